@@ -1,0 +1,150 @@
+"""Start depth_node and companion_node for one camera.
+
+ros2 launch tiekd_ros depth.launch.py image_topic:=/camera/image_raw teacher:=workstation:8001
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+
+# The arguments that set a parameter, with the parameters' own defaults. One that is left at its
+# default is not passed on, so that it does not hide what a file of parameters says.
+DEFAULTS = {
+    "device": "auto",
+    "teacher": "127.0.0.1:8001",
+    "state_dir": "",
+    "use_sim_time": "false",
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            *_arguments(),
+            # By default Fast DDS loses most camera images between processes; a setting of the
+            # user's own stays.
+            SetEnvironmentVariable(
+                TRANSPORTS,
+                EnvironmentVariable(
+                    TRANSPORTS, default_value="LARGE_DATA?max_msg_size=2MB&sockets_size=4MB"
+                ),
+            ),
+            OpaqueFunction(function=_nodes),
+        ]
+    )
+
+
+def _arguments() -> list[DeclareLaunchArgument]:
+    return [
+        DeclareLaunchArgument(
+            "namespace", default_value="tiekd", description="Namespace of both nodes."
+        ),
+        DeclareLaunchArgument(
+            "image_topic",
+            default_value="/camera/image_raw",
+            description="The camera's images.",
+        ),
+        DeclareLaunchArgument(
+            "camera_info_topic",
+            default_value="/camera/camera_info",
+            description="The camera's calibration (sensor_msgs/CameraInfo).",
+        ),
+        DeclareLaunchArgument(
+            "teacher",
+            default_value=DEFAULTS["teacher"],
+            description="host:port of the teacher server, or none.",
+        ),
+        DeclareLaunchArgument(
+            "device",
+            default_value=DEFAULTS["device"],
+            choices=["auto", "cpu", "cuda"],
+            description="Where the student runs; auto takes the GPU where there is one.",
+        ),
+        DeclareLaunchArgument(
+            "state_dir",
+            default_value=DEFAULTS["state_dir"],
+            description="Folder of the frame log and the students; empty for "
+            "$XDG_STATE_HOME/tiekd, usually ~/.local/state/tiekd.",
+        ),
+        DeclareLaunchArgument(
+            "companion",
+            default_value="true",
+            choices=["true", "false"],
+            description="Whether to log frames and learn from them; false only publishes depth.",
+        ),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value="",
+            description="YAML with parameters of either node or both; it wins over the files in "
+            "this package's config folder, and the arguments given here win over it.",
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value=DEFAULTS["use_sim_time"],
+            choices=["true", "false"],
+            description="Take the time from /clock, as with a simulator or a bag.",
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="Least severity that is logged.",
+        ),
+    ]
+
+
+def _nodes(context: LaunchContext) -> list[Node]:
+    nodes = [_node(context, "depth_node", own_arguments={"device": "device"})]
+    if LaunchConfiguration("companion").perform(context) == "true":
+        nodes.append(_node(context, "companion_node", own_arguments={"teacher": "teacher.url"}))
+    return nodes
+
+
+def _node(context: LaunchContext, name: str, own_arguments: dict[str, str]) -> Node:
+    defaults = Path(get_package_share_directory("tiekd_ros")) / "config" / f"{name}.yaml"
+    params_file = LaunchConfiguration("params_file").perform(context)
+    shared_arguments = {"state_dir": "state_dir", "use_sim_time": "use_sim_time"}
+    return Node(
+        package="tiekd_ros",
+        executable=name,
+        name=name,
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[  # later ones win
+            str(defaults),
+            *([params_file] if params_file else []),
+            *_parameters(context, shared_arguments | own_arguments),
+        ],
+        remappings=[
+            ("image", LaunchConfiguration("image_topic")),
+            ("image_info", LaunchConfiguration("camera_info_topic")),
+        ],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+    )
+
+
+def _parameters(
+    context: LaunchContext, argument_to_parameter: dict[str, str]
+) -> list[dict[str, ParameterValue | bool]]:
+    """Return the parameters whose arguments were given, typed as the nodes declare them."""
+    given: dict[str, ParameterValue | bool] = {}
+    for argument, parameter in argument_to_parameter.items():
+        value = LaunchConfiguration(argument).perform(context)
+        if value == DEFAULTS[argument]:
+            continue
+        if argument == "use_sim_time":
+            given[parameter] = value == "true"
+        elif argument == "teacher" and value == "none":
+            given[parameter] = ParameterValue("", value_type=str)
+        else:  # typed, or launch would read a folder called 12 as a number
+            given[parameter] = ParameterValue(value, value_type=str)
+    return [given] if given else []

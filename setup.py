@@ -1,0 +1,106 @@
+"""Packaging of tiekd_ros: the one home of its dependencies and entry points.
+
+Serves `pip install .`, `colcon build` and `colcon build --symlink-install` alike. Version,
+licence and maintainer stand in package.xml too, where ROS tools read them.
+"""
+
+from __future__ import annotations
+
+import sys
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "tiekd_ros"
+
+NODES = {
+    "depth_node": "tiekd_ros.nodes.depth_node:main",
+    "companion_node": "tiekd_ros.nodes.companion_node:main",
+    "camera_node": "tiekd_ros.nodes.camera_node:main",
+}
+
+# What every part needs: frames, data sets, the synthetic world, the command line. The lower
+# bounds are what Ubuntu 22.04 and 24.04 ship, typer's excepted (it needs Annotated options).
+CORE = [
+    "numpy>=1.21",
+    # Headless: plain opencv-python needs libGL, which a robot or a container lacks. Same cv2.
+    "opencv-python-headless>=4.5",
+    "pyyaml>=5.4",
+    "rich>=11",
+    "typer>=0.9",
+]
+
+# Run, train and evaluate students.
+STUDENT = ["torch>=2.1", "safetensors>=0.4"]
+
+# The teacher's wire, both ends: client and stubs come from tritonclient, the server from grpcio.
+TEACHER = ["grpcio>=1.50", "tritonclient[grpc]>=2.40"]
+
+# Real ROS 2 (Kilted) as wheels, for a machine without a ROS installation. Never among the
+# required packages: a ROS installation brings the same modules under other names.
+ROS = [
+    "ros-rclpy[fastrtps]==9.1.2",
+    "ros-diagnostic-msgs==5.5.1",
+    "ros-lifecycle-msgs==2.3.0",
+    "ros-rcl-interfaces==2.3.0",
+    "ros-sensor-msgs==5.5.1",
+    "ros-std-msgs==5.5.1",
+    "ros-std-srvs==5.5.1",
+]
+
+TEST = ["pytest>=7", "pytest-timeout>=2.1"]
+LINT = ["ruff>=0.17", "mypy>=2"]
+
+
+def ros_executables() -> list[tuple[str, list[str]]]:
+    """Return the data files that let `ros2 run` find the nodes of a pip installation.
+
+    ROS looks for executables in lib/<package>. setup.cfg puts the console scripts there for
+    colcon, but a wheel always has them in bin/; so a wheel carries small wrappers as well.
+    """
+    if not {"bdist_wheel", "editable_wheel", "dist_info"} & set(sys.argv):
+        return []
+    folder = Path("build") / "ros_executables"
+    folder.mkdir(parents=True, exist_ok=True)
+    for node in NODES:
+        wrapper = folder / node
+        wrapper.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/../../bin/{node}" "$@"\n')
+        wrapper.chmod(0o755)
+    return [(f"lib/{NAME}", [(folder / node).as_posix() for node in NODES])]
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Metric depth from one camera, kept good on the robot by distillation.",
+    license="Apache-2.0",
+    maintainer="tiekd_ros maintainers",
+    maintainer_email="maintainers@tiekd-ros.example.org",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
+        (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
+        *ros_executables(),
+    ],
+    zip_safe=True,  # colcon's installer would otherwise pack an egg
+    python_requires=">=3.10",
+    install_requires=CORE,
+    extras_require={
+        "student": STUDENT,
+        "teacher": TEACHER,
+        "robot": STUDENT + TEACHER,
+        "ros": ROS,
+        "test": TEST,
+        "lint": LINT,
+    },
+    entry_points={
+        "console_scripts": [
+            "tiekd = tiekd_ros.cli:main",
+            *(f"{node} = {target}" for node, target in NODES.items()),
+        ],
+    },
+)
