@@ -1,0 +1,64 @@
+"""Pinhole camera intrinsics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tiekd_ros.errors import BadIntrinsicsError
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Focal lengths and principal point of a pinhole camera, in pixels.
+
+    Pixel centres lie at whole coordinates: the centre of the top-left pixel is (0, 0).
+
+    Raises:
+        BadIntrinsicsError: a value is not finite, or a focal length is not positive.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    def __post_init__(self) -> None:
+        values = self.as_tuple()
+        if not all(math.isfinite(v) for v in values) or self.fx <= 0 or self.fy <= 0:
+            raise BadIntrinsicsError(
+                f"intrinsics (fx, fy, cx, cy) = {values} describe no camera: all must be finite "
+                "and the focal lengths positive; calibrate the camera, or fix its camera_info"
+            )
+
+    @classmethod
+    def from_matrix(cls, matrix: npt.ArrayLike) -> Intrinsics:
+        """Read from a 3x3 camera matrix K (also as 9 numbers, row by row)."""
+        k = np.asarray(matrix, dtype=np.float64)
+        if k.size != 9:
+            raise BadIntrinsicsError(f"a camera matrix has 9 numbers, got {k.size}")
+        k = k.reshape(3, 3)
+        return cls(float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]))
+
+    def as_tuple(self) -> tuple[float, float, float, float]:
+        """Return (fx, fy, cx, cy)."""
+        return (self.fx, self.fy, self.cx, self.cy)
+
+    def matrix(self) -> npt.NDArray[np.float64]:
+        """Return the 3x3 camera matrix K."""
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], np.float64)
+
+    def scaled(self, width_factor: float, height_factor: float) -> Intrinsics:
+        """Return the intrinsics of the same view resized by these factors.
+
+        With pixel centres at whole coordinates, x' = (x + 0.5) * s - 0.5.
+        """
+        return Intrinsics(
+            self.fx * width_factor,
+            self.fy * height_factor,
+            (self.cx + 0.5) * width_factor - 0.5,
+            (self.cy + 0.5) * height_factor - 0.5,
+        )

@@ -1,0 +1,120 @@
+"""Settings: frozen dataclasses that cannot exist in an invalid state.
+
+A setting has one home: a field made by `setting()` in a `Settings` dataclass of the room
+that uses it. ROS parameters and command-line options are made from the field's metadata
+(description, unit, range, choices), so that each is described and checked once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from tiekd_ros.errors import InvalidSettingError
+
+_KEY = "tiekd_setting"
+_T = TypeVar("_T", bound="Settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingInfo:
+    """What a person and a checker need to know about one setting."""
+
+    description: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    read_only: bool = False
+
+    def allowed(self) -> str:
+        """Say in words which values would do."""
+        if self.choices:
+            return "one of " + ", ".join(repr(c) for c in self.choices)
+        unit = f" {self.unit}" if self.unit else ""
+        if self.minimum is not None and self.maximum is not None:
+            return f"between {self.minimum:g} and {self.maximum:g}{unit}"
+        if self.minimum is not None:
+            return f"at least {self.minimum:g}{unit}"
+        if self.maximum is not None:
+            return f"at most {self.maximum:g}{unit}"
+        return f"a finite number{unit}"
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[str] = (),
+    read_only: bool = False,
+) -> Any:
+    """Declare one field of a `Settings` dataclass.
+
+    Types: bool, int, float and str, as the default's. Ranges are inclusive.
+    """
+    info = SettingInfo(description, unit, minimum, maximum, tuple(choices), read_only)
+    return dataclasses.field(default=default, metadata={_KEY: info})
+
+
+def setting_info(field: dataclasses.Field[Any]) -> SettingInfo:
+    """Return the description of a field that `setting()` made."""
+    info: SettingInfo = field.metadata[_KEY]
+    return info
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Base of all settings: checks every field on creation.
+
+    Raises:
+        InvalidSettingError: a value has the wrong type or lies outside its range; the
+            message names the setting, the value received and what would do.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Check what holds between fields; override where something does."""
+
+    @classmethod
+    def from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:
+        """Build from a mapping of names to values; unknown names are refused."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(names))
+        if unknown:
+            raise InvalidSettingError(
+                f"unknown setting {unknown[0]!r}: known are {', '.join(names)}"
+            )
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name, fit for JSON."""
+        return dataclasses.asdict(self)
+
+
+def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
+    info = setting_info(field)
+    kind: Any = type(field.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise InvalidSettingError(
+            f"{field.name} must be {kind.__name__}, got {value!r} ({type(value).__name__})"
+        )
+    if info.choices and value not in info.choices:
+        raise InvalidSettingError(f"{field.name} must be {info.allowed()}, got {value!r}")
+    if kind in (int, float):
+        low = info.minimum is not None and value < info.minimum
+        high = info.maximum is not None and value > info.maximum
+        if low or high or not math.isfinite(value):
+            raise InvalidSettingError(f"{field.name} must be {info.allowed()}, got {value!r}")
+    return value
