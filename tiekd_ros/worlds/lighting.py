@@ -1,0 +1,217 @@
+"""Bakes light into one small map per rectangle.
+
+Lamps are small areas: Lambert's cosines at both ends, inverse square of the distance, and
+soft shadows from several points on each lamp. To that comes the light that rooms and open
+doorways scatter, darkened in corners and under furniture by a cheap measure of occlusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tiekd_ros.worlds.atlas import LightAtlas
+from tiekd_ros.worlds.materials import Material
+from tiekd_ros.worlds.plan import FloorPlan
+from tiekd_ros.worlds.solids import ROOM_BODY, Box, Quad
+
+Light = npt.NDArray[np.float32]
+
+_TEXELS_PER_M = 9.0
+_MAX_TEXELS = 64
+_GAMMA = 1 / 2.2
+_WARM, _COOL = np.array([1.08, 0.94, 0.74]), np.array([0.95, 1.0, 1.04])
+_AMBIENT = 0.3  # scattered light, in units of the same white as the display's
+
+
+@dataclass(frozen=True)
+class _Lamp:
+    points: Light  # (S, 3)
+    normal: Light  # (3,); zero shines every way
+    power: Light  # (3,) per point
+
+
+def bake(
+    plan: FloorPlan,
+    boxes: Sequence[Box],
+    quads: Sequence[Quad],
+    materials: dict[str, Material],
+    rng: np.random.Generator,
+) -> LightAtlas:
+    """Return the light maps of all rectangles; `rng` gives each room its own lamps."""
+    tones = [_WARM + rng.random() * (_COOL - _WARM) for _ in plan.cells]
+    lamps = [
+        _lamps_of(cell, boxes, tone * rng.uniform(1.5, 2.5)) for cell, tone in enumerate(tones)
+    ]
+    for door in plan.doorways:
+        spill = [_spill(plan, door.cell, door.axis, side) for side in (1, -1)]
+        lamps[door.cell] += lamps[door.before] + lamps[door.after]
+        lamps[door.after].append(spill[0])
+        lamps[door.before].append(spill[1])
+
+    maps: list[Light] = [np.empty((0, 0, 3), np.float32)] * len(quads)
+    for cell in range(len(plan.cells)):
+        members = [i for i, q in enumerate(quads) if q.cell == cell]
+        texels = [_texels(quads[i]) for i in members]
+        bodies = [np.full(len(t), quads[i].body) for i, t in zip(members, texels, strict=True)]
+        normals = [
+            np.tile(_normal(quads[i]), (len(t), 1)) for i, t in zip(members, texels, strict=True)
+        ]
+        lit = _illuminate(
+            np.concatenate(texels),
+            np.concatenate(normals),
+            np.concatenate(bodies),
+            lamps[cell],
+            [(i, b) for i, b in enumerate(boxes) if b.cell == cell],
+            _closeness_of_walls(plan, cell),
+        )
+        cuts = np.cumsum([len(t) for t in texels])[:-1]
+        for i, part in zip(members, np.split(lit, cuts), strict=True):
+            columns, rows = _shape(quads[i])
+            maps[i] = np.ascontiguousarray(part.reshape(rows, columns, 3))
+            glow = materials[quads[i].material].glow
+            if glow > 0:
+                maps[i] = np.full_like(maps[i], glow)
+    return LightAtlas.build(maps)
+
+
+def _shape(quad: Quad) -> tuple[int, int]:
+    """Return (columns, rows) of a rectangle's light map."""
+    sides = [float(np.linalg.norm(e)) for e in (quad.edge_u, quad.edge_v)]
+    columns, rows = (min(max(2, round(s * _TEXELS_PER_M)), _MAX_TEXELS) for s in sides)
+    return columns, rows
+
+
+def _texels(quad: Quad) -> Light:
+    """Return the centres (rows * columns, 3) of a rectangle's light map."""
+    columns, rows = _shape(quad)
+    u = ((np.arange(columns) + 0.5) / columns)[None, :, None]
+    v = ((np.arange(rows) + 0.5) / rows)[:, None, None]
+    return (quad.origin + u * quad.edge_u + v * quad.edge_v).reshape(-1, 3).astype(np.float32)
+
+
+def _normal(quad: Quad) -> Light:
+    towards = np.cross(quad.edge_v, quad.edge_u)
+    normal: Light = (towards / np.linalg.norm(towards)).astype(np.float32)
+    return normal
+
+
+def _lamps_of(cell: int, boxes: Sequence[Box], panel: npt.NDArray[np.float64]) -> list[_Lamp]:
+    lamps = []
+    for box in boxes:
+        if box.cell != cell:
+            continue
+        center = np.array(box.center, np.float32)
+        if box.material == "lamp":
+            spread = np.array([[i, j, 0] for i in (-0.6, 0.6) for j in (-0.6, 0.6)])
+            points = center + spread * box.half - [0, 0, box.half[2] + 0.005]
+            lamps.append(_lamp(points, (0, 0, -1), panel))
+        elif box.material == "shade":
+            lamps.append(_lamp(center[None], (0, 0, 0), np.array([1.0, 0.78, 0.5]) * 0.5))
+        elif box.front.startswith("view"):
+            inward = np.array([np.sin(box.yaw), -np.cos(box.yaw), 0.0])
+            side = np.array([np.cos(box.yaw), np.sin(box.yaw), 0.0])
+            spread = np.array([i * 0.5 * side * box.half[0] for i in (-1, 1)])
+            points = center + spread + inward * 0.06
+            area = 4 * box.half[0] * box.half[2]
+            lamps.append(_lamp(points, inward, np.array([0.78, 0.9, 1.0]) * 0.75 * area))
+    return lamps
+
+
+def _lamp(points: npt.ArrayLike, normal: npt.ArrayLike, power: npt.ArrayLike) -> _Lamp:
+    spots = np.asarray(points, np.float32)
+    share = np.asarray(power, np.float32) / np.float32(len(spots))
+    return _Lamp(spots, np.asarray(normal, np.float32), share)
+
+
+def _spill(plan: FloorPlan, cell: int, axis: int, side: int) -> _Lamp:
+    """Return an open doorway as a weak lamp that shines to its high (+1) or low side (-1)."""
+    gap = plan.cells[cell]
+    middle = [(a + b) / 2 for a, b in zip(gap.low, gap.high, strict=True)]
+    normal = [0.0, 0.0, 0.0]
+    normal[axis] = float(side)
+    return _lamp([middle], normal, np.array([0.5, 0.48, 0.44]))
+
+
+def _closeness_of_walls(plan: FloorPlan, cell: int) -> list[tuple[int, float]]:
+    """Return (axis, coordinate) of the planes that close a cell in."""
+    box = plan.cells[cell]
+    planes = [(axis, end[axis]) for axis in range(3) for end in (box.low, box.high)]
+    door = next((d for d in plan.doorways if d.cell == cell), None)
+    return [p for p in planes if door is None or p[0] != door.axis]
+
+
+def _illuminate(
+    points: Light,
+    normals: Light,
+    bodies: npt.NDArray[np.int64],
+    lamps: Sequence[_Lamp],
+    boxes: Sequence[tuple[int, Box]],
+    planes: Sequence[tuple[int, float]],
+) -> Light:
+    """Return display-referred light (T, 3) at points (T, 3)."""
+    spots = np.concatenate([lamp.points for lamp in lamps])
+    clear = _unblocked(points + np.float32(0.01) * normals, spots, [b for _, b in boxes])
+    direct = np.zeros_like(points)
+    seen = 0
+    for lamp in lamps:
+        for spot in lamp.points:
+            to_lamp = spot - points
+            square = (to_lamp * to_lamp).sum(axis=1) + np.float32(0.05)
+            cosine = np.maximum((to_lamp * normals).sum(axis=1), 0)
+            facing = np.maximum(-(to_lamp @ lamp.normal), 0) if lamp.normal.any() else 1.0
+            gain = cosine * facing / square / (square if lamp.normal.any() else np.sqrt(square))
+            direct += (gain * clear[seen])[:, None] * lamp.power
+            seen += 1
+    open_sky = _openness(points, normals, bodies, boxes, planes)
+    mean = direct.mean(axis=0)
+    tint = 0.45 + 0.55 * mean / max(float(mean.mean()), 0.05)
+    scattered = (_AMBIENT * tint).astype(np.float32)
+    lit = direct + open_sky[:, None] * scattered
+    light: Light = np.power(lit, np.float32(_GAMMA))
+    return light
+
+
+def _unblocked(points: Light, spots: Light, boxes: Sequence[Box]) -> Light:
+    """Return (S, T): 1 where the line from a point to a lamp's spot meets no box, else 0."""
+    clear = np.ones((len(spots), len(points)), np.float32)
+    for box in boxes:
+        if not box.casts_shadow:
+            continue
+        starts, ends = box.to_local(points).T.copy(), box.to_local(spots)  # (3, T), (S, 3)
+        for row, end in zip(clear, ends, strict=True):
+            enter, leave = np.zeros_like(row), np.ones_like(row)
+            for start, stop, half in zip(starts, end, box.half, strict=True):
+                pace = stop - start
+                pace[np.abs(pace) < 1e-6] = 1e-6
+                middle, reach = -start / pace, np.float32(half) / np.abs(pace)
+                np.maximum(enter, middle - reach, out=enter)
+                np.minimum(leave, middle + reach, out=leave)
+            row[enter < leave] = 0
+    return clear
+
+
+def _openness(
+    points: Light,
+    normals: Light,
+    bodies: npt.NDArray[np.int64],
+    boxes: Sequence[tuple[int, Box]],
+    planes: Sequence[tuple[int, float]],
+) -> Light:
+    """Return (T,) in 0..1: how little walls and furniture close a point in."""
+    openness = np.ones(len(points), np.float32)
+    for axis, coordinate in planes:
+        away = np.abs(points[:, axis] - np.float32(coordinate))
+        own = (np.abs(normals[:, axis]) > 0.9) & (bodies == ROOM_BODY)
+        openness *= np.where(own, 1, 1 - 0.42 * np.exp(-away / np.float32(0.22)))
+    for number, box in boxes:
+        if not box.casts_shadow:
+            continue
+        gap = np.abs(box.to_local(points)) - np.array(box.half, np.float32)
+        away = np.linalg.norm(np.maximum(gap, 0), axis=1)
+        reach = np.float32(0.04 + 0.5 * min(box.half))
+        openness *= np.where(bodies == number, 1, 1 - 0.5 * np.exp(-away / reach))
+    return openness

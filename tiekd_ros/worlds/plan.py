@@ -1,0 +1,150 @@
+"""Floor plan: a corridor, rooms on both of its sides, the doorways that join them, a route.
+
+World frame: x east, y north, z up, metres; the floor is z = 0. Every cell is an
+axis-aligned box, so a straight line of sight never enters the same cell twice. Doorways are
+cells of their own, as thick as the wall that they pierce.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+WALL_M = 0.14
+DOOR_HEIGHT_M = 2.06
+_APPROACH_M = 0.75  # the route is straight this far before and behind a doorway
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One convex space: `low` and `high` are the (x, y, z) corners of its box, metres."""
+
+    kind: str  # "corridor", "room" or "doorway"
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+
+    def size(self, axis: int) -> float:
+        """Return the extent along an axis in metres."""
+        return self.high[axis] - self.low[axis]
+
+
+@dataclass(frozen=True)
+class Doorway:
+    """A passage along `axis` (0 = x, 1 = y) from cell `before` (lower side) to `after`."""
+
+    cell: int
+    before: int
+    after: int
+    axis: int
+
+
+@dataclass(frozen=True)
+class FloorPlan:
+    """Cells, the doorways between them, and the corners (N, 2) of a closed route, metres.
+
+    The corridor is cell 0, rooms follow, doorways come last.
+    """
+
+    cells: tuple[Cell, ...]
+    doorways: tuple[Doorway, ...]
+    route: Floats
+
+    def doorways_of(self, cell: int) -> list[Doorway]:
+        """Return the doorways that open into a cell."""
+        return [d for d in self.doorways if cell in (d.before, d.after)]
+
+    def cell_at(self, point: Floats) -> int:
+        """Return the cell that holds a point (3,), or the nearest one for a point in a wall."""
+        low = np.array([c.low for c in self.cells])
+        high = np.array([c.high for c in self.cells])
+        outside = np.maximum(np.maximum(low - point, point - high), 0).sum(axis=1)
+        return int(np.argmin(outside))
+
+
+def make_plan(rng: np.random.Generator) -> FloorPlan:
+    """Draw a floor plan: two or three rooms a side, chained by doorways, around a corridor."""
+    length, width = rng.uniform(9.0, 11.5), rng.uniform(1.55, 2.05)
+    draft = _Draft(rng, Cell("corridor", (0, 0, 0), (length, width, rng.uniform(2.35, 2.55))))
+    counts = [(2, 2), (2, 3), (3, 2)][int(rng.integers(3))]
+    sides = [(sign, draft.add_rooms(sign, n)) for sign, n in zip((+1, -1), counts, strict=True)]
+    route = np.array([corner for sign, rooms in sides for corner in draft.join(sign, rooms)])
+    if rng.random() < 0.5:
+        route = route[::-1].copy()
+    return FloorPlan(tuple(draft.cells), tuple(draft.doorways), route)
+
+
+class _Draft:
+    """A plan under construction."""
+
+    def __init__(self, rng: np.random.Generator, corridor: Cell) -> None:
+        self._rng = rng
+        self._corridor = corridor
+        self.cells: list[Cell] = [corridor]
+        self.doorways: list[Doorway] = []
+
+    def add_rooms(self, sign: int, count: int) -> list[int]:
+        """Add rooms north (+1) or south (-1) of the corridor, from west to east."""
+        rng, corridor = self._rng, self._corridor
+        shares = rng.uniform(0.85, 1.15, count)
+        lengths = shares / shares.sum() * (corridor.size(0) - WALL_M * (count - 1))
+        rooms, x = [], 0.0
+        for span in lengths:
+            depth, height = rng.uniform(3.3, 4.5), rng.uniform(2.45, 2.85)
+            near = corridor.high[1] + WALL_M if sign > 0 else -WALL_M
+            low_y, high_y = sorted((near, near + sign * depth))
+            rooms.append(len(self.cells))
+            self.cells.append(Cell("room", (x, low_y, 0.0), (x + float(span), high_y, height)))
+            x += float(span) + WALL_M
+        return rooms
+
+    def join(self, sign: int, rooms: list[int]) -> list[tuple[float, float]]:
+        """Chain the rooms of one side by doorways; return the walk through them."""
+        rng, corridor = self._rng, self._corridor
+        wall_y = corridor.high[1] if sign > 0 else -WALL_M
+        first, last = self.cells[rooms[0]], self.cells[rooms[-1]]
+        enter_x = first.low[0] + rng.uniform(0.25, 0.45) * first.size(0)
+        leave_x = last.high[0] - rng.uniform(0.25, 0.45) * last.size(0)
+        self._add_corridor_door(rooms[0], sign, enter_x, wall_y)
+        self._add_corridor_door(rooms[-1], sign, leave_x, wall_y)
+
+        middle = corridor.size(1) / 2
+        inner_y = wall_y + WALL_M / 2 + sign * (WALL_M / 2 + _APPROACH_M)
+        walk = [(enter_x, middle), (enter_x, inner_y), self._viewpoint(first)]
+        for here, after in pairwise(rooms):
+            wall_x, y = self._add_room_door(here, after)
+            walk += [(wall_x - _APPROACH_M, y), (wall_x + WALL_M + _APPROACH_M, y)]
+            if after != rooms[-1]:
+                walk.append(self._viewpoint(self.cells[after]))
+        walk += [self._viewpoint(last), (leave_x, inner_y), (leave_x, middle)]
+        return walk
+
+    def _add_corridor_door(self, room: int, sign: int, x: float, wall_y: float) -> None:
+        half = self._rng.uniform(0.48, 0.56)
+        low, high = (x - half, wall_y, 0.0), (x + half, wall_y + WALL_M, DOOR_HEIGHT_M)
+        before, after = (0, room) if sign > 0 else (room, 0)
+        self._add_doorway(Cell("doorway", low, high), before, after, 1)
+
+    def _add_room_door(self, west: int, east: int) -> tuple[float, float]:
+        """Join two rooms by a doorway; return its (x of the wall's west face, centre y)."""
+        one, two = self.cells[west], self.cells[east]
+        low, high = max(one.low[1], two.low[1]), min(one.high[1], two.high[1])
+        half = self._rng.uniform(0.48, 0.56)
+        y = low + self._rng.uniform(0.38, 0.62) * (high - low)
+        wall_x = one.high[0]
+        cell = Cell("doorway", (wall_x, y - half, 0), (wall_x + WALL_M, y + half, DOOR_HEIGHT_M))
+        self._add_doorway(cell, west, east, 0)
+        return wall_x, y
+
+    def _add_doorway(self, cell: Cell, before: int, after: int, axis: int) -> None:
+        self.doorways.append(Doorway(len(self.cells), before, after, axis))
+        self.cells.append(cell)
+
+    def _viewpoint(self, room: Cell) -> tuple[float, float]:
+        x = room.low[0] + self._rng.uniform(0.42, 0.58) * room.size(0)
+        y = room.low[1] + self._rng.uniform(0.38, 0.62) * room.size(1)
+        return float(x), float(y)
