@@ -1,0 +1,114 @@
+"""What is kept, and in which split: pure decisions."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tiekd_ros.errors import BadImageError, InvalidSettingError
+from tiekd_ros.frames import policy
+from tiekd_ros.frames.policy import Neighbours, choose_split, is_too_soon, quality_fault
+from tiekd_ros.frames.quality import look_at
+from tiekd_ros.frames.settings import FrameLogSettings, LabellerSettings
+
+S = 1_000_000_000
+WALL_TIME = 1_790_000_000 * S + 123_456_789
+ALONE = Neighbours(float("inf"), frozenset())
+
+
+def texture(low: int = 0, high: int = 256) -> np.ndarray:
+    pixels = np.random.default_rng(0).integers(low, high, (60, 80, 3), dtype=np.uint8)
+    return pixels.repeat(4, 0).repeat(4, 1)
+
+
+def test_a_sharp_well_exposed_image_has_no_fault() -> None:
+    assert quality_fault(FrameLogSettings(), look_at(texture())) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.full((240, 320, 3), 120, np.uint8), policy.BLURRED),
+        (texture(0, 10), policy.UNDEREXPOSED),
+        (texture(248, 256), policy.OVEREXPOSED),
+        (np.where(np.arange(240)[:, None, None] < 150, 0, texture()), policy.UNDEREXPOSED),
+        (np.where(np.arange(240)[:, None, None] < 150, 255, texture()), policy.OVEREXPOSED),
+    ],
+)
+def test_poor_images_are_refused_by_reason(image: np.ndarray, reason: str) -> None:
+    assert quality_fault(FrameLogSettings(), look_at(image.astype(np.uint8))) == reason
+
+
+def test_sharpness_is_measured_at_one_size() -> None:
+    image = texture()
+    enlarged = image.repeat(3, 0).repeat(3, 1)
+    assert look_at(enlarged).sharpness == pytest.approx(look_at(image).sharpness, rel=0.1)
+
+
+def test_an_array_that_is_no_image_is_refused() -> None:
+    with pytest.raises(BadImageError):
+        look_at(np.zeros((10, 10), np.uint8))
+
+
+def test_the_interval_counts_from_the_last_stamp_and_restarts_when_time_goes_back() -> None:
+    settings = FrameLogSettings(min_interval_s=0.5)
+    assert not is_too_soon(settings, WALL_TIME, None)
+    assert is_too_soon(settings, WALL_TIME + S // 2 - 1, WALL_TIME)
+    assert not is_too_soon(settings, WALL_TIME + S // 2, WALL_TIME)
+    assert not is_too_soon(settings, WALL_TIME - 1, WALL_TIME)
+    assert not is_too_soon(settings, 0, WALL_TIME)
+
+
+@pytest.mark.parametrize("origin", [0, WALL_TIME, -5 * S])
+def test_one_block_in_five_is_held_out_the_second_first(origin: int) -> None:
+    settings = FrameLogSettings(block_s=1.0, held_out_every=5)
+    splits = [
+        choose_split(settings, origin + block * S + S // 2, origin, ALONE).split
+        for block in range(-5, 10)
+    ]
+    assert splits == ["train", "held_out", "train", "train", "train"] * 3
+
+
+def test_neighbours_in_time_never_straddle_the_split() -> None:
+    settings = FrameLogSettings(block_s=1.0, guard_share=0.2)
+    stamps = range(WALL_TIME, WALL_TIME + 20 * S, S // 50)
+    choices = [(stamp, choose_split(settings, stamp, WALL_TIME, ALONE)) for stamp in stamps]
+    kept = [(stamp, choice.split) for stamp, choice in choices if choice.split]
+    gaps = [b - a for (a, one), (b, other) in itertools.pairwise(kept) if one != other]
+    assert len(gaps) == 8
+    assert min(gaps) >= 0.2 * S
+    refused = {choice.reason for _, choice in choices if choice.split is None}
+    assert refused == {policy.SPLIT_GUARD}
+
+
+def test_a_border_inside_one_split_is_not_guarded() -> None:
+    settings = FrameLogSettings(block_s=1.0)
+    assert choose_split(settings, 3 * S, 0, ALONE).split == "train"
+    assert choose_split(settings, 1 * S, 0, ALONE).reason == policy.SPLIT_GUARD
+
+
+def test_a_known_view_is_refused_or_brings_its_split_with_it() -> None:
+    held_out_time = 3 * S // 2
+    near = Neighbours(1.0, frozenset({"train"}))
+    keep_all = FrameLogSettings(block_s=1.0, min_novelty=0.0)
+    assert choose_split(keep_all, held_out_time, 0, ALONE).split == "held_out"
+    assert choose_split(keep_all, held_out_time, 0, near).split == "train"
+    default = FrameLogSettings(block_s=1.0)
+    assert choose_split(default, held_out_time, 0, near).reason == policy.NOT_NOVEL
+
+
+def test_a_view_between_both_splits_is_not_kept() -> None:
+    both = Neighbours(1.0, frozenset({"train", "held_out"}))
+    choice = choose_split(FrameLogSettings(min_novelty=0.0), 0, 0, both)
+    assert (choice.split, choice.reason) == (None, policy.SPLIT_GUARD)
+
+
+def test_settings_that_cannot_work_are_refused_with_a_way_out() -> None:
+    with pytest.raises(InvalidSettingError, match=r"min_novelty 1 .*identical_distance 1\.5"):
+        FrameLogSettings(min_novelty=1.0)
+    with pytest.raises(InvalidSettingError, match="min_brightness 200"):
+        FrameLogSettings(min_brightness=200.0, max_brightness=100.0)
+    with pytest.raises(InvalidSettingError, match="block_s must be between"):
+        FrameLogSettings(block_s=0.1)
+    with pytest.raises(InvalidSettingError, match="max_retry_s 1 "):
+        LabellerSettings(retry_s=2.0, max_retry_s=1.0)

@@ -1,0 +1,50 @@
+"""The frame log: what the robot saw, what the teacher said of it."""
+
+from tiekd_ros.frames.errors import (
+    FrameStoreError,
+    StoreCorruptError,
+    StoreFullError,
+    StoreLockedError,
+    StoreVersionError,
+    UnknownFrameError,
+)
+from tiekd_ros.frames.labelling import LabelAnswer, Labeller, LabellerSnapshot, RefusedLabel
+from tiekd_ros.frames.recorder import Recorder, RecorderSnapshot
+from tiekd_ros.frames.records import (
+    HELD_OUT,
+    TRAIN,
+    LoggedFrame,
+    Observation,
+    Split,
+    StoreStats,
+    TrainingFrame,
+    Verdict,
+)
+from tiekd_ros.frames.settings import FrameLogSettings, LabellerSettings
+from tiekd_ros.frames.store import FrameStore
+
+__all__ = [
+    "HELD_OUT",
+    "TRAIN",
+    "FrameLogSettings",
+    "FrameStore",
+    "FrameStoreError",
+    "LabelAnswer",
+    "Labeller",
+    "LabellerSettings",
+    "LabellerSnapshot",
+    "LoggedFrame",
+    "Observation",
+    "Recorder",
+    "RecorderSnapshot",
+    "RefusedLabel",
+    "Split",
+    "StoreCorruptError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreStats",
+    "StoreVersionError",
+    "TrainingFrame",
+    "UnknownFrameError",
+    "Verdict",
+]

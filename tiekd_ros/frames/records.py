@@ -1,0 +1,114 @@
+"""What goes into the frame log and what comes out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tiekd_ros.camera import Intrinsics
+from tiekd_ros.images import DepthMap, RgbImage
+
+Split = Literal["train", "held_out"]
+
+TRAIN: Split = "train"
+HELD_OUT: Split = "held_out"
+
+LOGGED = "logged"
+LABELLED = "labelled"
+REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One image as the camera gave it."""
+
+    image: RgbImage
+    """uint8 RGB, shape (H, W, 3)."""
+    stamp_ns: int
+    """When it was taken, in nanoseconds."""
+    frame_id: str
+    """The camera's coordinate frame, from the image's header."""
+    intrinsics: Intrinsics | None = None
+    """Of this image, in its pixels; None where no camera_info came."""
+    confidence: float | None = None
+    """The student's mean confidence in its depth of this image, 0..1."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of an observation."""
+
+    frame_id: int | None
+    """The stored frame's id; None where it was not kept."""
+    reason: str
+    """'kept', or why not: one of the constants of `frames.policy`."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the frame is stored."""
+        return self.frame_id is not None
+
+
+@dataclass(frozen=True)
+class LoggedFrame:
+    """A frame that waits for its label."""
+
+    id: int
+    stamp_ns: int
+    frame_id: str
+    """The camera's coordinate frame (not the frame's id)."""
+    jpeg: bytes
+    width: int
+    height: int
+    intrinsics: Intrinsics | None
+
+
+@dataclass(frozen=True)
+class TrainingFrame:
+    """An image with its label."""
+
+    id: int
+    image: RgbImage
+    """uint8 RGB, shape (H, W, 3)."""
+    depth: DepthMap
+    """float32 metres, NaN = unknown, shape (h, w): the same view at the teacher's size."""
+    intrinsics: Intrinsics | None
+    """Of `image`, in its pixels."""
+    stamp_ns: int
+    split: Split
+    confidence: npt.NDArray[np.float32] | None = None
+    """The teacher's confidence, 0..1, shape (h, w), where it gave one."""
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """A count of the frame log at one moment."""
+
+    frames: dict[str, dict[str, int]]
+    """Number of frames by state ('logged', 'labelled', 'rejected') and split."""
+    rejected: dict[str, int]
+    """Number of stored frames that the teacher or its checks refused, by reason."""
+    new_labels: int
+    """Labelled training frames that no round has used yet."""
+    bytes: int
+    """Space in use inside the file (its write-ahead log, some MB at most, comes on top)."""
+    max_bytes: int
+    first_stamp_ns: int | None
+    last_stamp_ns: int | None
+    teachers: dict[str, int]
+    """Number of labels by 'name version'."""
+    not_kept: dict[str, int] = field(default_factory=dict)
+    """Observations that this store object did not keep, by reason, since it was opened."""
+
+    @property
+    def total(self) -> int:
+        """Number of stored frames, in any state."""
+        return sum(sum(by_split.values()) for by_split in self.frames.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name, fit for JSON."""
+        return {**dataclasses.asdict(self), "total": self.total}

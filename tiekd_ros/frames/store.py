@@ -1,0 +1,284 @@
+"""The frame log: one SQLite file that holds what the robot saw and what the teacher said.
+
+A frame goes `logged -> labelled -> (used in round n)`, or is `rejected` with a reason. Every
+change is one transaction, so a process that is killed leaves whole frames only. One store
+object serves all threads of a process; other processes open the same file beside it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from tiekd_ros.errors import BadDepthError, BadImageError
+from tiekd_ros.frames import policy
+from tiekd_ros.frames.catalogue import Catalogue
+from tiekd_ros.frames.counting import count
+from tiekd_ros.frames.database import Database, used_bytes
+from tiekd_ros.frames.errors import StoreFullError, UnknownFrameError, corrupt
+from tiekd_ros.frames.eviction import NoRoomError, make_room
+from tiekd_ros.frames.labels import decode_confidence, encode_label
+from tiekd_ros.frames.nearest import Distances
+from tiekd_ros.frames.quality import Look, look_at
+from tiekd_ros.frames.records import (
+    LoggedFrame,
+    Observation,
+    Split,
+    StoreStats,
+    TrainingFrame,
+    Verdict,
+)
+from tiekd_ros.frames.rows import image_bytes, insert_frame, intrinsics_of, read_waiting
+from tiekd_ros.frames.settings import FrameLogSettings
+from tiekd_ros.images import DepthMap, decode_depth_png, decode_image, encode_jpeg
+
+
+class FrameStore:
+    """An open frame log. Every method may be called from any thread.
+
+    Every method raises, where the file is at fault, `StoreLockedError`, `StoreFullError`,
+    `StoreCorruptError` or their base `FrameStoreError`; nothing stored is lost by it, and
+    the same call works again once the fault is over.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: FrameLogSettings | None = None,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        """Open the file `path`; make it where it is missing and may be written.
+
+        Raises:
+            StoreCorruptError: it is no frame log or a damaged one; it is left as it is.
+            StoreVersionError: a newer version of this package wrote it.
+            FrameStoreError: it, or its folder, is missing or cannot be used.
+        """
+        self._settings = settings if settings is not None else FrameLogSettings()
+        self._db = Database(
+            Path(path), read_only=read_only, timeout_s=self._settings.lock_timeout_s
+        )
+        self._catalogue = Catalogue()
+        self._not_kept: Counter[str] = Counter()
+
+    def __enter__(self) -> FrameStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._db.path
+
+    @property
+    def settings(self) -> FrameLogSettings:
+        """What it keeps, and how much."""
+        return self._settings
+
+    def close(self) -> None:
+        """Close the file; waits for a change that is under way. Closing twice does no harm."""
+        self._db.close()
+
+    def add(self, observation: Observation) -> Verdict:
+        """Store an image if it is worth keeping; what is redundant may be evicted for it.
+
+        Raises:
+            BadImageError: the image is no uint8 array of shape (H, W, 3).
+        """
+        with self._db.write_lock:
+            with self._db.read() as connection:
+                self._catalogue.sync(connection)
+            verdict = self._add(observation)
+            if not verdict.kept:
+                self._not_kept[verdict.reason] += 1
+            return verdict
+
+    def unlabelled(self, limit: int, skip: Collection[int] = ()) -> list[LoggedFrame]:
+        """Return up to `limit` frames that wait for a label, in the order they were logged.
+
+        `skip` names frames to leave out (a few: those that are being asked for).
+        """
+        with self._db.read() as connection:
+            return read_waiting(connection, limit, skip)
+
+    def put_label(
+        self,
+        frame_id: int,
+        depth: DepthMap,
+        teacher_name: str,
+        teacher_version: str,
+        confidence: npt.NDArray[np.floating] | None = None,
+    ) -> None:
+        """Store what a teacher said of a frame; an earlier label is replaced.
+
+        `depth` is float (h, w) in metres, NaN = unknown; its size may differ from the
+        image's, its view must not. It is kept to 1/256 m, up to 255 m. `confidence` is
+        (h, w) in 0..1.
+
+        Raises:
+            UnknownFrameError: the frame was evicted meanwhile.
+            BadDepthError: no pixel is known, or the shapes differ.
+            StoreFullError: frame and label alone exceed `max_bytes_mb`, or the disk is full.
+        """
+        depth_png, confidence_png = encode_label(depth, confidence)
+        frame_id = int(frame_id)
+        with self._change() as connection:
+            jpeg_bytes = image_bytes(connection, frame_id)
+            connection.execute(
+                "INSERT OR REPLACE INTO labels VALUES (?, ?, ?)",
+                (frame_id, depth_png, confidence_png),
+            )
+            connection.execute(
+                "UPDATE frames SET state = 'labelled', reason = '', last_round = NULL, "
+                "teacher_name = ?, teacher_version = ?, byte_size = ? WHERE id = ?",
+                (
+                    teacher_name,
+                    teacher_version,
+                    jpeg_bytes + len(depth_png) + len(confidence_png or b""),
+                    frame_id,
+                ),
+            )
+            try:
+                self._fit(connection, keep=frame_id)
+            except NoRoomError:
+                raise StoreFullError(
+                    f"frame {frame_id} and its label alone exceed max_bytes_mb = "
+                    f"{self._settings.max_bytes_mb}; raise it"
+                ) from None
+
+    def reject(self, frame_id: int, reason: str) -> None:
+        """Mark a frame as not to be labelled or used; a label that it has is dropped.
+
+        Raises:
+            UnknownFrameError: the frame was evicted meanwhile.
+        """
+        frame_id = int(frame_id)
+        with self._change() as connection:
+            jpeg_bytes = image_bytes(connection, frame_id)
+            connection.execute("DELETE FROM labels WHERE frame_id = ?", (frame_id,))
+            connection.execute(
+                "UPDATE frames SET state = 'rejected', reason = ?, teacher_name = NULL, "
+                "teacher_version = NULL, last_round = NULL, byte_size = ? WHERE id = ?",
+                (reason, jpeg_bytes, frame_id),
+            )
+
+    def labelled_ids(self, split: Split | None = None) -> list[int]:
+        """Return the ids of all labelled frames, or of one split's, ordered by stamp."""
+        query = "SELECT id FROM frames WHERE state = 'labelled'"
+        if split is not None:
+            query += " AND split = :split"
+        with self._db.read() as connection:
+            rows = connection.execute(f"{query} ORDER BY stamp_ns, id", {"split": split})
+            return [int(row[0]) for row in rows]
+
+    def load(self, frame_id: int) -> TrainingFrame:
+        """Read a labelled frame.
+
+        Raises:
+            UnknownFrameError: it was evicted meanwhile, or has no label.
+            StoreCorruptError: its image or label cannot be decoded.
+        """
+        with self._db.read() as connection:
+            row = connection.execute(
+                "SELECT stamp_ns, split, fx, fy, cx, cy, jpeg, depth, confidence FROM frames "
+                "JOIN images ON images.frame_id = id JOIN labels ON labels.frame_id = id "
+                "WHERE id = ?",
+                (int(frame_id),),
+            ).fetchone()
+        if row is None:
+            raise UnknownFrameError(
+                f"frame {frame_id} has no label, or was evicted meanwhile; go on without it"
+            )
+        stamp_ns, split, *camera, jpeg, depth, confidence = row
+        try:
+            return TrainingFrame(
+                id=int(frame_id),
+                image=decode_image(jpeg),
+                depth=decode_depth_png(depth),
+                intrinsics=intrinsics_of(camera),
+                stamp_ns=stamp_ns,
+                split=split,
+                confidence=None if confidence is None else decode_confidence(confidence),
+            )
+        except (BadImageError, BadDepthError) as error:
+            raise corrupt(self.path, f"frame {frame_id}: {error}") from error
+
+    def mark_used(self, ids: Iterable[int], round_number: int) -> None:
+        """Note that a round trained on these frames; ids that are gone are passed over."""
+        rows = [(int(round_number), int(frame_id)) for frame_id in ids]
+        with self._change() as connection:
+            connection.executemany("UPDATE frames SET last_round = ? WHERE id = ?", rows)
+
+    def stats(self) -> StoreStats:
+        """Count what is stored. Waits for no writer."""
+        with self._db.read() as connection:
+            return count(connection, self._settings.max_bytes, self._not_kept)
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._db.write_lock:
+            newest_id = self._catalogue.newest_id
+            try:
+                with self._db.write() as connection:
+                    yield connection
+            except BaseException:
+                self._catalogue.distrust(newest_id)
+                raise
+
+    def _add(self, observation: Observation) -> Verdict:
+        settings, stamp_ns = self._settings, int(observation.stamp_ns)
+        if policy.is_too_soon(settings, stamp_ns, self._catalogue.last_ns):
+            return Verdict(None, policy.TOO_SOON)
+        look = look_at(observation.image)
+        fault = policy.quality_fault(settings, look)
+        if fault is not None:
+            return Verdict(None, fault)
+        choice, distances = self._choose(look, stamp_ns)
+        if choice.split is None:
+            return Verdict(None, choice.reason)
+        jpeg = encode_jpeg(observation.image, settings.jpeg_quality)
+        try:
+            with self._change() as connection:
+                if self._catalogue.sync(connection):  # another process was faster
+                    choice, distances = self._choose(look, stamp_ns)
+                if choice.split is None:
+                    return Verdict(None, choice.reason)
+                frame_id = insert_frame(
+                    connection, observation, look, jpeg, choice.split, distances
+                )
+                self._catalogue.add(
+                    connection, frame_id, stamp_ns, look.thumbnail, choice.split, distances
+                )
+                self._fit(connection, keep=frame_id)
+        except NoRoomError:
+            return Verdict(None, policy.NO_ROOM)
+        return Verdict(frame_id, policy.KEPT)
+
+    def _choose(self, look: Look, stamp_ns: int) -> tuple[policy.Choice, Distances]:
+        index, origin_ns = self._catalogue.index, self._catalogue.origin_ns
+        distances = index.distances(look.thumbnail)
+        neighbours = index.neighbours(distances, self._settings.identical_distance)
+        origin_ns = stamp_ns if origin_ns is None else origin_ns
+        return policy.choose_split(self._settings, stamp_ns, origin_ns, neighbours), distances
+
+    def _fit(self, connection: sqlite3.Connection, keep: int) -> None:
+        if used_bytes(connection) <= self._settings.max_bytes:
+            return
+        self._catalogue.sync(connection)
+        make_room(connection, self._catalogue.index, self._settings, keep)
+        self._catalogue.count_change(connection)
