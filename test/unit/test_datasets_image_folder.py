@@ -1,0 +1,136 @@
+"""Folders of images: order, intrinsics, stamps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tiekd_ros.datasets import DatasetError, ImageFolder
+
+WIDTH, HEIGHT = 40, 30
+CAMERA_YAML = """
+image_width: {width}
+image_height: {height}
+camera_name: front
+camera_matrix:
+  rows: 3
+  cols: 3
+  data: [100.0, 0.0, 39.5, 0.0, 102.0, 29.5, 0.0, 0.0, 1.0]
+distortion_model: plumb_bob
+distortion_coefficients: {{rows: 1, cols: 5, data: [0.0, 0.0, 0.0, 0.0, 0.0]}}
+"""
+
+
+def write_images(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        cv2.imwrite(str(folder / name), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    return folder
+
+
+def test_images_are_found_in_the_folder_or_in_its_images_subfolder(tmp_path):
+    assert ImageFolder(write_images(tmp_path / "a", "x.png")).names == ["x"]
+    write_images(tmp_path / "b" / "images", "y.png")
+    assert ImageFolder(write_images(tmp_path / "b", "preview.png")).names == ["y"]
+
+
+def test_numbers_in_names_order_by_value_and_hidden_files_are_left_out(tmp_path):
+    names = ("f10.png", "f9.PNG", "f1.jpg", "._f1.jpg", "notes.txt")
+    folder = write_images(tmp_path, *names[:3])
+    (folder / names[3]).write_bytes(b"")
+    (folder / names[4]).write_text("")
+    assert ImageFolder(folder).names == ["f1", "f9", "f10"]
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="share a name"):
+        ImageFolder(write_images(tmp_path, "a.png", "a.jpg"))
+
+
+def test_a_folder_without_calibration_has_no_intrinsics(tmp_path):
+    assert ImageFolder(write_images(tmp_path, "a.png")).intrinsics is None
+
+
+@pytest.mark.parametrize("name", ["camera.yaml", "camera_info.yaml"])
+def test_a_ros_calibration_is_read_and_scaled_to_the_images(tmp_path, name):
+    write_images(tmp_path, "a.png")
+    (tmp_path / name).write_text(CAMERA_YAML.format(width=80, height=60))
+    assert ImageFolder(tmp_path).intrinsics.as_tuple() == (50.0, 51.0, 19.5, 14.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (CAMERA_YAML.format(width=80, height=80), "80x80, those here are 40x30"),
+        (CAMERA_YAML.format(width=-80, height=-60), "not the same view"),
+        (CAMERA_YAML.format(width=80, height=60).replace("39.5", "139.5"), "principal point"),
+        ("image_width: 40\nimage_height: 30\n", "camera_matrix: {data"),
+        ("camera_matrix: 5\nimage_width: 40\nimage_height: 30\n", "no camera_calibration file"),
+    ],
+)
+def test_a_calibration_of_another_camera_or_none_is_refused(tmp_path, text, reason):
+    write_images(tmp_path, "a.png")
+    (tmp_path / "camera.yaml").write_text(text)
+    with pytest.raises(DatasetError, match=r"camera\.yaml") as raised:
+        ImageFolder(tmp_path)
+    assert reason in str(raised.value)
+
+
+def test_without_recorded_stamps_the_rate_makes_them(tmp_path):
+    images = ImageFolder(write_images(tmp_path, "00001.png", "00002.png", "00003.png"))
+    assert images.stamps_ns(30.0) == [0, 33_333_333, 66_666_667]
+    with pytest.raises(DatasetError, match="got 0"):
+        images.stamps_ns(0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "stamps"),
+    [
+        ("1690000000.000000001\n1690000000.5\n", [1690000000000000001, 1690000000500000000]),
+        ("1690000000000000001\n1690000000033333333\n", [1690000000000000001, 1690000000033333333]),
+        ("0\n33333333\n", [0, 33333333]),
+        ("# seconds, file\n0.0 a.png\n\n1 b.png\n", [0, 1_000_000_000]),
+        ("1.69e9\n1690000001\n", [1690000000000000000, 1690000001000000000]),
+    ],
+)
+@pytest.mark.parametrize("name", ["times.txt", "timestamps.txt"])
+def test_recorded_stamps_are_exact_in_seconds_and_nanoseconds(tmp_path, name, text, stamps):
+    write_images(tmp_path, "a.png", "b.png")
+    (tmp_path / name).write_text(text)
+    assert ImageFolder(tmp_path).stamps_ns(30.0) == stamps
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0\n", "1 stamps for 2 images"),
+        ("0\nnoon\n", "'noon' is no stamp"),
+        ("0\nnan\n", "finite"),
+        ("1.0\n0.5\n", "the stamp of b"),
+        ("1.0\n1.0\n", "must rise"),
+    ],
+)
+def test_stamps_that_do_not_fit_the_images_are_refused(tmp_path, text, reason):
+    write_images(tmp_path, "a.png", "b.png")
+    (tmp_path / "times.txt").write_text(text)
+    with pytest.raises(DatasetError, match=reason):
+        ImageFolder(tmp_path).stamps_ns(30.0)
+
+
+@pytest.mark.parametrize(
+    ("stems", "stamps"),
+    [
+        (("1690000000000001", "1690000000100001"), [1690000000000001000, 1690000000100001000]),
+        (("15569195938415230", "15569195939415230"), [1556919593841523000, 1556919593941523000]),
+        (
+            ("1690000000000000001", "1690000000100000001"),
+            [1690000000000000001, 1690000000100000001],
+        ),
+    ],
+)
+def test_numeric_names_are_stamps(tmp_path, stems, stamps):
+    write_images(tmp_path, *(f"{stem}.png" for stem in stems))
+    assert ImageFolder(tmp_path).stamps_ns(30.0) == stamps

@@ -1,0 +1,64 @@
+"""Width and height are read from headers alone."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+from tiekd_ros.errors import BadImageError
+from tiekd_ros.teacher.image_size import read_image_size
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (37, 91, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".png", []),
+        (".jpg", []),
+        (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
+        (".jpg", [cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2]),
+    ],
+)
+def test_the_header_agrees_with_the_decoder(suffix, options):
+    data = cv2.imencode(suffix, IMAGE, options)[1].tobytes()
+    assert read_image_size(data) == (91, 37)
+
+
+def test_segments_and_fill_bytes_before_the_frame_header_are_passed_over():
+    data = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+    # A comment that holds what looks like a frame header of 1x1, then fill bytes.
+    comment = b"\xff\xc0\x00\x11\x08\x00\x01\x00\x01"
+    segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
+    assert read_image_size(data[:2] + segment + b"\xff\xff" + data[2:]) == (91, 37)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GIF89a" + bytes(20),
+        b"\x89PNG\r\n\x1a\n",
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(8),
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rCgBI" + struct.pack(">II", 5, 5),
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xe0\xff\xff",
+        b"\xff\xd8\xff\xda\x00\x02",
+        b"\xff\xd8\xff\xe0\x00\x02garbage",
+        b"\xff\xd8\xff\xc0\x00\x11\x08\x00",
+    ],
+)
+def test_what_has_no_readable_header_is_refused(data):
+    with pytest.raises(BadImageError, match=f"{len(data)} bytes"):
+        read_image_size(data)
+
+
+def test_every_truncation_is_either_read_right_or_refused():
+    data = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+    for length in range(len(data)):
+        with contextlib.suppress(BadImageError):
+            assert read_image_size(data[:length]) == (91, 37)

@@ -1,0 +1,282 @@
+"""The server as a stranger meets it: plain tritonclient code and raw protocol messages."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+import time
+import zlib
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from tiekd_ros.images import encode_jpeg
+from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.errors import TeacherServerError
+from tiekd_ros.teacher.protocol import DepthAnswer
+from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.testing import SilentBackend, StubBackend, picture, ramp, serving
+
+PROMPT_S = 5.0
+FP16_RELATIVE_ERROR = 2.0**-11
+
+
+def image_input(data: bytes) -> triton.InferInput:
+    image = triton.InferInput("image", [1], "BYTES")
+    image.set_data_from_numpy(np.array([data], dtype=np.object_))
+    return image
+
+
+def infer(url: str, data: bytes, model: str = "depth_teacher", **arguments) -> triton.InferResult:
+    with triton.InferenceServerClient(url) as client:
+        return client.infer(model, [image_input(data)], client_timeout=5.0, **arguments)
+
+
+def refusal(url: str, data: bytes, **arguments) -> tuple[str, str]:
+    with pytest.raises(InferenceServerException) as raised:
+        infer(url, data, **arguments)
+    return raised.value.status().removeprefix("StatusCode."), raised.value.message()
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """Return a real 1-bit black PNG: small as a file, enormous when decoded."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((width // 8 + 1) * height), 9)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+def test_plain_tritonclient_code_gets_depth():
+    backend = StubBackend(DepthAnswer(ramp(), np.full((48, 64), 0.5, np.float32)))
+    with serving(backend) as url, triton.InferenceServerClient(url) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("depth_teacher")
+        assert not client.is_model_ready("depth_student")
+        intrinsics = triton.InferInput("intrinsics", [4], "FP32")
+        intrinsics.set_data_from_numpy(np.array([60, 60, 31.5, 23.5], np.float32))
+        result = client.infer(
+            "depth_teacher",
+            [image_input(encode_jpeg(picture())), intrinsics],
+            outputs=[
+                triton.InferRequestedOutput("confidence"),
+                triton.InferRequestedOutput("depth"),
+            ],
+            request_id="41",
+            parameters={"stamp_ns": 12, "frame_id": "camera"},
+        )
+    depth = result.as_numpy("depth")
+    assert depth.dtype == np.float16
+    np.testing.assert_allclose(depth.astype(np.float32), ramp(), rtol=FP16_RELATIVE_ERROR)
+    assert (result.as_numpy("confidence") == 0.5).all()
+    assert result.get_response().id == "41"
+    seen = backend.requests[0]
+    assert (seen.stamp_ns, seen.frame_id, seen.intrinsics.cx) == (12, "camera", 31.5)
+
+
+def test_metadata_and_configuration_name_the_teacher():
+    with serving(StubBackend()) as url, triton.InferenceServerClient(url) as client:
+        assert client.get_server_metadata().name == "tiekd_teacher"
+        metadata = client.get_model_metadata("depth_teacher")
+        config = client.get_model_config("depth_teacher").config
+    assert (metadata.platform, list(metadata.versions)) == ("stub", ["7"])
+    assert [tensor.name for tensor in metadata.outputs] == ["depth", "confidence"]
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert parameters == {"teacher": "stub", "teacher_version": "7", "metric": "true"}
+    assert [tensor.optional for tensor in config.input] == [False, True]
+
+
+def test_exact_depth_is_to_be_had_as_fp32():
+    with serving(StubBackend(), depth_type="FP32") as url:
+        depth = infer(url, encode_jpeg(picture())).as_numpy("depth")
+    assert depth.dtype == np.float32
+    np.testing.assert_array_equal(depth, ramp())
+
+
+def test_tensors_in_typed_contents_are_read_too():
+    backend = StubBackend()
+    message = service_pb2.ModelInferRequest(model_name="depth_teacher")
+    image = message.inputs.add(name="image", datatype="BYTES", shape=[1])
+    image.contents.bytes_contents.append(encode_jpeg(picture()))
+    intrinsics = message.inputs.add(name="intrinsics", datatype="FP32", shape=[4])
+    intrinsics.contents.fp32_contents.extend([60, 61, 31.5, 23.5])
+    with serving(backend) as url, grpc.insecure_channel(url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        response = stub.ModelInfer(message, timeout=5.0)
+    assert list(response.outputs[0].shape) == [48, 64]
+    assert backend.requests[0].intrinsics.fy == 61
+
+
+def test_statistics_count_what_went_well_and_what_did_not():
+    with serving(StubBackend()) as url, triton.InferenceServerClient(url) as client:
+        infer(url, encode_jpeg(picture()))
+        infer(url, encode_jpeg(picture()))
+        refusal(url, b"garbage")
+        (model,) = client.get_inference_statistics("depth_teacher").model_stats
+    stats = model.inference_stats
+    assert (model.inference_count, stats.success.count, stats.fail.count) == (2, 2, 1)
+    assert stats.success.ns > stats.compute_infer.ns > 0
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"garbage", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n" + bytes(40)]
+)
+def test_garbage_is_an_invalid_argument_and_never_reaches_the_backend(data):
+    backend = StubBackend()
+    with serving(backend) as url:
+        status, text = refusal(url, data)
+    assert status == "INVALID_ARGUMENT"
+    assert "JPEG" in text or "header" in text
+    assert backend.requests == []
+
+
+def test_a_jpeg_cut_off_behind_its_start_is_an_invalid_argument():
+    with serving(StubBackend()) as url:
+        assert refusal(url, encode_jpeg(picture())[:60])[0] == "INVALID_ARGUMENT"
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    bomb = huge_png(10_000, 10_000)
+    assert len(bomb) < 40_000
+    monkeypatch.setattr(
+        "tiekd_ros.teacher.service.decode_image", lambda data: pytest.fail("was decoded")
+    )
+    with serving(StubBackend()) as url:
+        status, text = refusal(url, bomb)
+    assert status == "INVALID_ARGUMENT"
+    assert "10000x10000" in text
+    assert "max_pixels" in text
+
+
+def test_another_model_or_version_is_not_found():
+    with serving(StubBackend()) as url:
+        status, text = refusal(url, encode_jpeg(picture()), model="resnet50")
+        assert status == "NOT_FOUND"
+        assert "'resnet50'" in text
+        assert "'depth_teacher'" in text
+        assert refusal(url, encode_jpeg(picture()), model_version="6")[0] == "NOT_FOUND"
+        infer(url, encode_jpeg(picture()), model_version="7")
+
+
+def test_an_unknown_output_is_an_invalid_argument():
+    with serving(StubBackend()) as url:
+        outputs = [triton.InferRequestedOutput("normals")]
+        status, text = refusal(url, encode_jpeg(picture()), outputs=outputs)
+    assert status == "INVALID_ARGUMENT"
+    assert "'normals'" in text
+
+
+def test_a_backends_refusal_keeps_its_text():
+    with serving(StubBackend(BackendRefusal("unknown image: try\nanother"))) as url:
+        status, text = refusal(url, encode_jpeg(picture()))
+    assert (status, text) == ("FAILED_PRECONDITION", "unknown image: try another")
+
+
+def test_a_broken_backend_is_logged_and_the_server_goes_on(caplog):
+    backend = StubBackend(ZeroDivisionError("oops\n" * 1000))
+    with serving(backend) as url, caplog.at_level(logging.ERROR, "tiekd_ros.teacher.service"):
+        status, text = refusal(url, encode_jpeg(picture()))
+        backend.answer = ramp()
+        assert infer(url, encode_jpeg(picture())).as_numpy("depth").shape == (48, 64)
+    assert status == "INTERNAL"
+    assert text.startswith("ZeroDivisionError: oops oops")
+    assert "\n" not in text
+    assert len(text) <= 500
+    assert caplog.records[0].exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.ClearField("inputs"), "raw contents"),
+        (lambda m: m.inputs.add(name="image"), "raw contents"),
+        (lambda m: setattr(m.inputs[0], "name", "picture"), "unexpected input 'picture'"),
+        (lambda m: setattr(m.inputs[0], "datatype", "UINT8"), "BYTES"),
+        (lambda m: m.inputs[0].shape.append(2), "BYTES"),
+        (lambda m: m.raw_input_contents.__setitem__(0, b"\xff\xd8\xff\xe0"), "little-endian"),
+        (lambda m: m.ClearField("raw_input_contents"), "exactly one element"),
+        (lambda m: setattr(m.parameters["stamp_ns"], "string_param", "now"), "stamp_ns"),
+        (lambda m: setattr(m.inputs[1], "datatype", "FP64"), "FP32"),
+        (lambda m: m.raw_input_contents.__setitem__(1, bytes(15)), "4 numbers"),
+        (lambda m: m.raw_input_contents.__setitem__(1, bytes(16)), "describe no camera"),
+    ],
+)
+def test_a_message_that_breaks_the_protocol_is_told_where(change, reason):
+    data = encode_jpeg(picture())
+    message = service_pb2.ModelInferRequest(model_name="depth_teacher")
+    message.inputs.add(name="image", datatype="BYTES", shape=[1])
+    message.inputs.add(name="intrinsics", datatype="FP32", shape=[4])
+    message.raw_input_contents.append(struct.pack("<I", len(data)) + data)
+    message.raw_input_contents.append(struct.pack("<4f", 60, 60, 32, 24))
+    change(message)
+    with serving(StubBackend()) as url, grpc.insecure_channel(url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.ModelInfer(message, timeout=5.0)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert reason in raised.value.details()
+
+
+def test_a_port_in_use_is_a_clear_error():
+    first = TeacherServer(StubBackend())
+    port = first.start()
+    try:
+        with pytest.raises(TeacherServerError, match=f"127.0.0.1:{port}.*another program"):
+            TeacherServer(StubBackend(), ServerSettings(port=port)).start()
+    finally:
+        first.stop(0.0)
+
+
+def test_health_answers_while_every_worker_is_busy_and_the_next_request_is_told_to_come_back():
+    backend = SilentBackend()
+    with (
+        serving(backend, workers=1, max_waiting=0) as url,
+        triton.InferenceServerClient(url) as client,
+    ):
+        waiting = threading.Thread(target=infer, args=(url, encode_jpeg(picture())))
+        waiting.start()
+        assert backend.asked.wait(PROMPT_S)
+        assert client.is_server_ready(client_timeout=PROMPT_S)
+        assert refusal(url, encode_jpeg(picture()))[0] == "RESOURCE_EXHAUSTED"
+        backend.released.set()
+        waiting.join(PROMPT_S)
+
+
+def test_a_request_whose_caller_gave_up_never_reaches_the_backend():
+    backend = SilentBackend()
+    with serving(backend, workers=1) as url, triton.InferenceServerClient(url) as client:
+        first = threading.Thread(target=infer, args=(url, encode_jpeg(picture())))
+        first.start()
+        assert backend.asked.wait(PROMPT_S)
+        with pytest.raises(InferenceServerException):
+            client.infer("depth_teacher", [image_input(encode_jpeg(picture()))], client_timeout=0.1)
+        time.sleep(0.1)
+        backend.released.set()
+        first.join(PROMPT_S)
+        infer(url, encode_jpeg(picture()))
+    assert len(backend.requests) == 2
+
+
+def test_a_caller_without_a_deadline_is_served():
+    with serving(StubBackend()) as url, triton.InferenceServerClient(url) as client:
+        result = client.infer("depth_teacher", [image_input(encode_jpeg(picture()))])
+    assert result.as_numpy("depth").shape == (48, 64)
+
+
+def test_waiting_for_a_server_ends_when_it_is_stopped():
+    server = TeacherServer(StubBackend())
+    server.start()
+    assert not server.wait(0.01)
+    server.stop(0.0)
+    assert server.wait(PROMPT_S)

@@ -1,0 +1,109 @@
+"""Camera intrinsics from the files that lie beside recorded images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tiekd_ros.camera import Intrinsics
+from tiekd_ros.datasets.errors import DatasetError
+from tiekd_ros.errors import BadIntrinsicsError
+
+K_FILE = "K.txt"
+CAMERA_FILES = ("camera.yaml", "camera_info.yaml")
+ASPECT_TOLERANCE = 0.01
+"""Relative difference of two aspect ratios up to which they show the same view."""
+
+# A lens outside these (field of view of about 170 and 2 degrees) is a wrong file, not a camera.
+_FOCAL_PER_SIDE = (0.05, 30.0)
+
+
+def same_aspect(one: tuple[int, int], other: tuple[int, int], tolerance: float) -> bool:
+    """Tell whether two (width, height) sizes agree in aspect ratio up to `tolerance`."""
+    return abs((one[0] * other[1]) / (one[1] * other[0]) - 1.0) <= tolerance
+
+
+def find_intrinsics(folder: Path, image_size: tuple[int, int]) -> Intrinsics | None:
+    """Return the intrinsics that lie in `folder`, in pixels of an image of `image_size`.
+
+    `K.txt` (3x3) comes first, then `camera.yaml` and `camera_info.yaml` (the file that ROS's
+    camera_calibration writes). None where there is no such file.
+
+    Raises:
+        DatasetError: a file is there and does not describe a camera of this image size.
+    """
+    if (folder / K_FILE).exists():
+        return _read_k(folder / K_FILE, image_size)
+    for name in CAMERA_FILES:
+        if (folder / name).exists():
+            return _read_camera_yaml(folder / name, image_size)
+    return None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping; an empty file is an empty mapping."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        line = str(error).splitlines()[0]
+        raise DatasetError(f"{path} is no readable YAML ({line}); mend or remove it") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} must hold `key: value` lines, got {type(content).__name__}")
+    return content
+
+
+def _read_k(path: Path, image_size: tuple[int, int]) -> Intrinsics:
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+        matrix = [[float(number) for number in row] for row in rows if row]
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DatasetError(f"{path} must hold 3 rows of 3 numbers: {error}") from error
+    if [len(row) for row in matrix] != [3, 3, 3]:
+        raise DatasetError(
+            f"{path} must hold 3 rows of 3 numbers (fx 0 cx / 0 fy cy / 0 0 1), got rows of "
+            f"{[len(row) for row in matrix]}"
+        )
+    if not np.allclose(matrix[2], (0, 0, 1)):
+        raise DatasetError(f"{path}: the last row of a camera matrix is 0 0 1, got {matrix[2]}")
+    return _plausible(path, [number for row in matrix for number in row], image_size)
+
+
+def _read_camera_yaml(path: Path, image_size: tuple[int, int]) -> Intrinsics:
+    content = read_yaml(path)
+    try:
+        size = (int(content["image_width"]), int(content["image_height"]))
+        numbers = [float(number) for number in content["camera_matrix"]["data"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{path} is no camera_calibration file ({error!r}): it needs image_width, "
+            "image_height and camera_matrix: {data: [9 numbers]}"
+        ) from error
+    if min(size) < 1 or not same_aspect(size, image_size, ASPECT_TOLERANCE):
+        raise DatasetError(
+            f"{path} describes images of {size[0]}x{size[1]}, those here are "
+            f"{image_size[0]}x{image_size[1]}: not the same view; use this camera's own file"
+        )
+    intrinsics = _plausible(path, numbers, size)
+    return intrinsics.scaled(image_size[0] / size[0], image_size[1] / size[1])
+
+
+def _plausible(path: Path, numbers: list[float], size: tuple[int, int]) -> Intrinsics:
+    try:
+        found = Intrinsics.from_matrix(numbers)
+    except BadIntrinsicsError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    width, height = size
+    low, high = (bound * max(size) for bound in _FOCAL_PER_SIDE)
+    inside = 0 < found.cx < width and 0 < found.cy < height
+    if not inside or not all(low <= focal <= high for focal in (found.fx, found.fy)):
+        raise DatasetError(
+            f"{path}: (fx, fy, cx, cy) = {found.as_tuple()} cannot belong to images of "
+            f"{width}x{height}: the principal point must lie inside the image and the focal "
+            f"lengths between {low:g} and {high:g} pixels; was K made for another image size?"
+        )
+    return found

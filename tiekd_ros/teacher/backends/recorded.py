@@ -1,0 +1,84 @@
+"""A teacher that has measured the answers: depth recorded with the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tiekd_ros.datasets import RgbdFolder
+from tiekd_ros.images import RgbImage, thumbnail, thumbnail_distances
+from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+
+# Mean grey-level differences of thumbnails, measured on 45 consecutive frames of a walk: a
+# frame after JPEG at quality 30, halving or noise of 8 grey levels is 0.2 to 0.9 from itself
+# (1.6 when halved without smoothing), and at least 2.1 from its neighbour.
+LARGEST_DISTANCE = 2.0
+# The best frame must beat the next different one by this factor: a picture taken between two
+# recorded ones is about equally far from both.
+LARGEST_RATIO = 0.7
+# Recorded frames this close to each other show the same: either will do.
+SAME_PICTURE = 0.5
+_ASPECT_TOLERANCE = 0.02
+
+
+class RecordedBackend:
+    """Answers from an RGB-D folder; finds the frame by its picture and refuses unknown ones.
+
+    The depth keeps the resolution at which it was recorded.
+
+    Raises:
+        DatasetError: the folder cannot be read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Read all images of `folder` once, to know them again."""
+        self._frames = RgbdFolder(folder)
+        self._thumbnails: npt.NDArray[np.float32] = np.stack(
+            [thumbnail(self._frames.image(index)) for index in range(len(self._frames))]
+        )
+        name = self._frames.path.resolve().name
+        self.identity = TeacherIdentity(
+            name="recorded", version=f"{name}-{len(self._frames)}", metric=True
+        )
+
+    def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
+        """Return the recorded depth of this picture, metres, NaN = unknown.
+
+        Raises:
+            BackendRefusal: the picture is none of the folder's.
+            DatasetError: the folder has changed on disk and cannot be read any more.
+        """
+        return DepthAnswer(self._frames.depth(self.find(image)))
+
+    def find(self, image: RgbImage) -> int:
+        """Return the index of the recorded frame that `image` is.
+
+        Raises:
+            BackendRefusal: the picture is none of the folder's, or cannot be told from two.
+        """
+        width, height = self._frames.image_size
+        aspect = (image.shape[1] * height) / (image.shape[0] * width)
+        if abs(aspect - 1.0) > _ASPECT_TOLERANCE:
+            raise BackendRefusal(
+                f"unknown image: it is {image.shape[1]}x{image.shape[0]}, the recorded ones are "
+                f"{width}x{height}, of another aspect ratio"
+            )
+        distances = thumbnail_distances(thumbnail(image), self._thumbnails)
+        best = int(distances.argmin())
+        if distances[best] > LARGEST_DISTANCE:
+            raise BackendRefusal(
+                f"unknown image: the most similar of {len(self._frames)} recorded frames, "
+                f"{self._frames.names[best]}, differs by {distances[best]:.1f} grey levels "
+                f"(at most {LARGEST_DISTANCE:g} for the same picture)"
+            )
+        others = thumbnail_distances(self._thumbnails[best], self._thumbnails) > SAME_PICTURE
+        if others.any() and distances[best] > LARGEST_RATIO * distances[others].min():
+            second = int(np.flatnonzero(others)[distances[others].argmin()])
+            raise BackendRefusal(
+                f"unknown image: it lies between the recorded frames {self._frames.names[best]} "
+                f"and {self._frames.names[second]}"
+            )
+        return best

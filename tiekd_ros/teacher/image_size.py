@@ -1,0 +1,70 @@
+"""Width and height of a JPEG or PNG from its header.
+
+A server must know how many pixels an image has before it decodes it: a PNG of a few kilobytes
+can unfold to gigabytes. Formats: PNG (ISO/IEC 15948) section 11.2.2; JPEG (ITU-T T.81) annex B.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from tiekd_ros.errors import BadImageError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_START = b"\xff\xd8\xff"
+
+_MARKER = 0xFF
+# SOF0..SOF15 carry the size; C4, C8 and CC in their midst are tables and extensions.
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = frozenset((*range(0xD0, 0xD8), 0x01))  # restart markers and TEM
+_SCAN, _END = 0xDA, 0xD9
+
+
+def read_image_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) in pixels as the header of a JPEG or PNG gives them.
+
+    Raises:
+        BadImageError: the bytes are neither, or the header is cut off or wrong.
+    """
+    if data.startswith(_PNG_SIGNATURE):
+        size = _png_size(data)
+    elif data.startswith(_JPEG_START):
+        size = _jpeg_size(data)
+    else:
+        raise BadImageError(
+            f"{len(data)} bytes that begin with {data[:4].hex(' ') or 'nothing'} are neither "
+            "JPEG nor PNG; send one encoded JPEG or PNG image"
+        )
+    if size is None or min(size) < 1:
+        raise BadImageError(
+            f"{len(data)} bytes begin like an image, but its header is cut off or damaged; "
+            "send the whole file"
+        )
+    return size
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    if len(data) < 24 or data[8:16] != b"\x00\x00\x00\rIHDR":
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    at = 2  # behind the start-of-image marker
+    while at + 4 <= len(data) and data[at] == _MARKER:
+        marker = data[at + 1]
+        if marker == _MARKER:  # fill byte
+            at += 1
+        elif marker in _WITHOUT_LENGTH:
+            at += 2
+        elif marker in _FRAME_HEADERS:
+            if at + 9 > len(data):
+                return None
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        elif marker in (_SCAN, _END):
+            return None
+        else:
+            at += 2 + int(struct.unpack(">H", data[at + 2 : at + 4])[0])
+    return None

@@ -1,0 +1,131 @@
+"""One connection to a teacher server, and what its failures mean."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from tiekd_ros.teacher.errors import (
+    TeacherError,
+    TeacherFailedError,
+    TeacherRefusedError,
+    TeacherUnreachableError,
+)
+from tiekd_ros.teacher.protocol import (
+    MODEL_NAME,
+    DepthAnswer,
+    DepthRequest,
+    TeacherIdentity,
+    infer_arguments,
+    message_size_options,
+    read_answer,
+)
+
+_TRANSIENT = frozenset(("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"))
+_REFUSALS = frozenset(("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE"))
+_BREAKDOWNS = frozenset(("INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED"))
+# gRPC reports a message over the size limit as RESOURCE_EXHAUSTED, with this in its text; a
+# server that is merely busy does not say it.
+_TOO_LARGE = "larger than max"
+
+
+class TransientError(TeacherError):
+    """Worth another try at once; `busy` tells a full server from a lost connection."""
+
+    def __init__(self, reason: str, *, busy: bool) -> None:
+        """Carry the gRPC status and text as `reason`."""
+        super().__init__(reason)
+        self.busy = busy
+
+
+class TeacherLink:
+    """One gRPC channel of its own; the teacher's identity is read once a link."""
+
+    def __init__(self, url: str, timeout_s: float, max_message_mb: int) -> None:
+        """Prepare the channel; it connects with the first call."""
+        self._timeout_s = timeout_s
+        self._url = url
+        self._lock = threading.Lock()
+        self._identity: TeacherIdentity | None = None
+        self._client = InferenceServerClient(
+            url,
+            channel_args=[
+                *message_size_options(max_message_mb),
+                # A new link must not inherit a dead connection from gRPC's shared pool.
+                ("grpc.use_local_subchannel_pool", 1),
+                # The teacher stands in the robot's own network, never behind a web proxy.
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+
+    def identity(self) -> TeacherIdentity:
+        """Return who answers here, asked for once.
+
+        Raises:
+            TransientError, TeacherUnreachableError: no answer, or no `depth_teacher` there.
+        """
+        with self._lock:
+            known = self._identity
+        return known if known is not None else self._read_identity()
+
+    def infer(self, request: DepthRequest) -> DepthAnswer:
+        """Ask for one image and read the answer, unchecked but for the protocol.
+
+        Raises:
+            TransientError, TeacherUnreachableError, TeacherRefusedError, TeacherAnswerError.
+        """
+        result = self._call(self._client.infer, **infer_arguments(request))
+        answer = read_answer(result.get_response())
+        if answer.teacher is not None:
+            with self._lock:  # a server replaced unnoticed says so in its answers
+                self._identity = answer.teacher
+        return answer
+
+    def close(self) -> None:
+        """Cut the connection; calls that wait for an answer end at once."""
+        self._client.close()
+
+    def _read_identity(self) -> TeacherIdentity:
+        try:
+            response = self._call(self._client.get_model_config, model_name=MODEL_NAME)
+        except TeacherRefusedError as error:
+            raise TeacherUnreachableError(
+                f"{self._url} does not say who it is ({error}); is it a depth teacher?"
+            ) from error
+        parameters = {key: value.string_value for key, value in response.config.parameters.items()}
+        found = TeacherIdentity.from_parameters(parameters)
+        if found is None:
+            found = TeacherIdentity(f"unnamed teacher at {self._url}", "", metric=False)
+        with self._lock:
+            self._identity = found
+        return found
+
+    def _call(self, method: Callable[..., Any], **arguments: Any) -> Any:
+        try:
+            return method(**arguments, client_timeout=self._timeout_s)
+        except InferenceServerException as error:
+            raise self._meaning(error) from error
+        except ValueError as error:  # grpc: the channel was closed in this moment
+            raise TransientError(str(error), busy=False) from error
+
+    def _meaning(self, error: InferenceServerException) -> TeacherError:
+        status = str(error.status()).removeprefix("StatusCode.")
+        text = str(error.message())
+        if _TOO_LARGE in text:
+            return TeacherRefusedError(
+                f"a message is too large ({text}); send a smaller image or raise max_message_mb "
+                "on both sides"
+            )
+        if status in _TRANSIENT:
+            return TransientError(f"{status}: {text}", busy=status == "RESOURCE_EXHAUSTED")
+        if status in _REFUSALS:
+            return TeacherRefusedError(text)
+        if status in _BREAKDOWNS:
+            return TeacherFailedError(f"the teacher at {self._url} broke on a request: {text}")
+        return TeacherUnreachableError(
+            f"{self._url} answers {status}: {text}; it must serve the model {MODEL_NAME!r}"
+        )
