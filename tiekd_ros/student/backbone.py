@@ -1,0 +1,135 @@
+"""MobileNetV2 encoder (Sandler et al. 2018, arXiv 1801.04381), without its classifier.
+
+Shapes: B batch, H and W the input's height and width. Parameter names follow the layout of
+the published TIE-KD students (`conv1`, `layer1` … `layer7`, each convolution with `conv` and
+`bn` inside), so that weights can be carried over by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch norm and, if asked for, ReLU6."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        activation: bool = True,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel - 1) // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False
+        )
+        self.bn: nn.Module = nn.BatchNorm2d(out_channels)
+        self.act: nn.Module = nn.ReLU6(inplace=True) if activation else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return act(bn(conv(x)))."""
+        out: Tensor = self.act(self.bn(self.conv(x)))
+        return out
+
+
+class InvertedResidual(nn.Module):
+    """Expand (1x1), filter each channel (3x3), project (1x1); residual where shapes allow."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, ratio: int, stride: int, dilation: int
+    ) -> None:
+        super().__init__()
+        hidden = in_channels * ratio
+        layers: list[nn.Module] = []
+        if ratio != 1:
+            layers.append(ConvNormAct(in_channels, hidden, 1))
+        layers.append(
+            ConvNormAct(hidden, hidden, 3, stride=stride, dilation=dilation, groups=hidden)
+        )
+        layers.append(ConvNormAct(hidden, out_channels, 1, activation=False))
+        self.conv = nn.Sequential(*layers)
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (B, out_channels, H / stride, W / stride)."""
+        out: Tensor = self.conv(x)
+        return x + out if self.residual else out
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of MobileNetV2's table; `stride` and `dilation` hold for its first block."""
+
+    ratio: int
+    channels: int
+    blocks: int
+    stride: int
+    dilation: int = 1
+
+
+STRIDE_32 = (
+    Stage(1, 16, 1, 1),
+    Stage(6, 24, 2, 2),
+    Stage(6, 32, 3, 2),
+    Stage(6, 64, 4, 2),
+    Stage(6, 96, 3, 1),
+    Stage(6, 160, 3, 2),
+    Stage(6, 320, 1, 1),
+)
+"""The stages of the original network: the last feature map is 1/32 of the input."""
+
+
+class MobileNetV2Backbone(nn.Module):
+    """Seven stages of inverted residuals after a strided stem."""
+
+    def __init__(
+        self, stages: Sequence[Stage] = STRIDE_32, returned: Sequence[int] = (2, 3, 5, 7)
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(3, 32, 3, stride=2)
+        self.returned = tuple(returned)
+        in_channels = 32
+        for number, stage in enumerate(stages, start=1):
+            self.add_module(f"layer{number}", _make_layer(in_channels, stage))
+            in_channels = stage.channels
+        self.channels = tuple(stages[number - 1].channels for number in self.returned)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps of the `returned` stages, fine to coarse.
+
+        With `STRIDE_32`: (B, 24, H/4, W/4), (B, 32, H/8, W/8), (B, 96, H/16, W/16) and
+        (B, 320, H/32, W/32).
+        """
+        x = self.conv1(x)
+        features = []
+        for number in range(1, max(self.returned) + 1):
+            x = getattr(self, f"layer{number}")(x)
+            if number in self.returned:
+                features.append(x)
+        return features
+
+
+def _make_layer(in_channels: int, stage: Stage) -> nn.Sequential:
+    blocks = []
+    for index in range(stage.blocks):
+        first = index == 0
+        blocks.append(
+            InvertedResidual(
+                in_channels,
+                stage.channels,
+                ratio=stage.ratio,
+                stride=stage.stride if first else 1,
+                dilation=stage.dilation if first else 1,
+            )
+        )
+        in_channels = stage.channels
+    return nn.Sequential(*blocks)

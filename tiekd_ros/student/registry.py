@@ -1,0 +1,187 @@
+"""The registry of student versions and the pointer to the live one.
+
+Layout: `students/000001/{student.safetensors, card.json}` and `students/live.json`. Versions
+are written to a temporary name, synced and renamed; the pointer is replaced atomically. So a
+process killed at any moment leaves whole versions and a valid pointer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tiekd_ros.student.card import REFUSED, CheckpointError, StudentCard
+from tiekd_ros.student.checkpoint import (
+    CARD,
+    Student,
+    load_card,
+    load_student,
+    save_student,
+    write_durably,
+)
+
+_LIVE = "live.json"
+_TEMPORARY = ".writing-"
+
+
+class StudentRegistry:
+    """All students of one state folder. Safe for several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def versions(self) -> list[str]:
+        """Return the versions, oldest first."""
+        if not self.root.is_dir():
+            return []
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and p.name.isdigit())
+
+    def card(self, version: str) -> StudentCard:
+        """Return the card of a version; CheckpointError where there is none."""
+        return load_card(self._folder(version))
+
+    def load(self, version: str) -> Student:
+        """Return a version, checked; CheckpointError where it cannot be used."""
+        return load_student(self._folder(version))
+
+    def add(self, student: Student) -> StudentCard:
+        """Store a student under the next free number and return its card.
+
+        Raises:
+            CheckpointError: not finite, or the disk refuses; nothing half-written stays.
+        """
+        temporary = self.root / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {self.root}: {error.strerror}") from error
+        try:
+            return self._store(temporary, student)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _store(self, temporary: Path, student: Student) -> StudentCard:
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        card = replace(student.card, created=student.card.created or created)
+        while True:
+            versions = self.versions()
+            version = f"{int(versions[-1]) + 1 if versions else 1:06d}"
+            stored = save_student(temporary, replace(student, card=replace(card, version=version)))
+            try:
+                temporary.rename(self.root / version)
+            except OSError:
+                if (self.root / version).exists():  # another process took this number
+                    continue
+                raise
+            _sync_folder(self.root)
+            return stored
+
+    def judge(self, version: str, status: str, reason: str, scores: dict[str, object]) -> None:
+        """Write the gate's verdict into a version's card."""
+        card = replace(self.card(version), status=status, reason=reason, scores=scores)
+        self._replace_file(self._folder(version) / CARD, card.to_json().encode())
+
+    def live(self) -> str | None:
+        """Return the live version, or None while there is none."""
+        return self._pointer()[0]
+
+    def history(self) -> list[str]:
+        """Return the versions that were live before, the latest last."""
+        return self._pointer()[1]
+
+    def promote(self, version: str, *, force: bool = False) -> None:
+        """Make a version the live one, after checking that it loads.
+
+        Raises:
+            CheckpointError: it cannot be used, or the gate refused it and `force` is not set.
+        """
+        student = self.load(version)
+        if student.card.status == REFUSED and not force:
+            raise CheckpointError(
+                f"version {version} was refused by the gate ({student.card.reason}); "
+                "promote it with --force if you know better"
+            )
+        live, history = self._pointer()
+        if live == version:
+            return
+        self._point(version, [*history, live] if live else history)
+
+    def rollback(self) -> str:
+        """Go back to the version that was live before and return it.
+
+        Raises:
+            CheckpointError: there is none, or it cannot be used any more.
+        """
+        _, history = self._pointer()
+        if not history:
+            raise CheckpointError("there is no earlier version to go back to")
+        previous = history[-1]
+        self.load(previous)
+        self._point(previous, history[:-1])
+        return previous
+
+    def clean(self) -> None:
+        """Remove what killed writers left behind."""
+        for leftover in self.root.glob(f"{_TEMPORARY}*"):
+            if _is_alive(leftover.name[len(_TEMPORARY) :].partition("-")[0]):
+                continue
+            shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+    def _folder(self, version: str) -> Path:
+        folder = self.root / version
+        if not version.isdigit() or not folder.is_dir():
+            known = ", ".join(self.versions()) or "none yet"
+            raise CheckpointError(f"there is no student {version!r}; versions: {known}")
+        return folder
+
+    def _pointer(self) -> tuple[str | None, list[str]]:
+        path = self.root / _LIVE
+        try:
+            values = json.loads(path.read_text())
+            return str(values["live"]), [str(v) for v in values["history"]]
+        except FileNotFoundError:
+            return None, []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}); remove it and promote a version by name"
+            ) from error
+
+    def _point(self, version: str, history: list[str]) -> None:
+        text = json.dumps({"live": version, "history": history}) + "\n"
+        self._replace_file(self.root / _LIVE, text.encode())
+
+    def _replace_file(self, path: Path, data: bytes) -> None:
+        temporary = self.root / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            write_durably(temporary, data)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
