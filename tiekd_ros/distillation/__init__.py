@@ -1,0 +1,1 @@
+"""The method: depth probability maps, losses, metrics, trainer, gate and worker."""

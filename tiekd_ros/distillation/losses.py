@@ -1,0 +1,120 @@
+"""The TIE-KD loss, mode `tiekd`: KL divergence between DPMs plus SSIM of depth.
+
+Shapes: B batch, C bins, h and w the network's output (1/4 of its input).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tiekd_ros.distillation.target import DepthTarget
+from tiekd_ros.settings import Settings, setting
+from tiekd_ros.student import DepthBins, TargetWidth
+
+_WINDOW = 11  # SSIM's window and sigma, Wang et al. 2004
+_WINDOW_SIGMA = 1.5
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings):
+    """Weights of the two terms and width of the target."""
+
+    kl_weight: float = setting(1.0, "weight of the KL term", minimum=0.0, maximum=100.0)
+    ssim_weight: float = setting(1.0, "weight of the SSIM term", minimum=0.0, maximum=100.0)
+    sigma_floor_m: float = setting(
+        0.04, "least width of the target's Gaussian", unit="m", minimum=1e-3, maximum=10.0
+    )
+    sigma_relative: float = setting(
+        0.05, "width of the target's Gaussian relative to depth", minimum=0.0, maximum=1.0
+    )
+
+    @property
+    def target_width(self) -> TargetWidth:
+        """The width as a student's card keeps it."""
+        return TargetWidth(self.sigma_floor_m, self.sigma_relative)
+
+
+class LossParts(NamedTuple):
+    """The loss and its parts, scalars."""
+
+    total: Tensor
+    kl: Tensor
+    ssim: Tensor
+
+
+class DistillationLoss:
+    """KL(teacher DPM || student DPM) + SSIM of the expectations, over valid pixels only."""
+
+    def __init__(self, bins: DepthBins, settings: LossSettings) -> None:
+        self.bins = bins
+        self.settings = settings
+        self.target = DepthTarget(bins, settings.target_width)
+        self._centres = bins.centres().view(1, -1, 1, 1)
+
+    def __call__(self, logits: Tensor, depth: Tensor) -> LossParts:
+        """Compare logits (B, C, h, w) with teacher depth (B, 1, h, w), NaN = unknown.
+
+        A batch without one valid pixel gives zero and no gradient.
+        """
+        valid = self.target.valid(depth)  # (B, 1, h, w)
+        log_student = logits.log_softmax(dim=1)
+        teacher = self.target.probabilities(depth)
+        divergence = (torch.xlogy(teacher, teacher) - teacher * log_student).sum(1, keepdim=True)
+        kl = (divergence * valid).sum() / valid.sum().clamp_min(1)
+        expected = (log_student.exp() * self._centres.to(logits)).sum(1, keepdim=True)
+        # Metres -> share of the range: SSIM's constants then mean what they were made for.
+        scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
+        similarity = masked_ssim(expected * scale, depth * scale, valid)
+        total = self.settings.kl_weight * kl + self.settings.ssim_weight * (1 - similarity)
+        return LossParts(total, kl, similarity)
+
+
+def masked_ssim(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean structural similarity of two maps over their valid pixels.
+
+    Wang et al. 2004, 11x11 Gaussian window, dynamic range 1, signed covariance. Local moments
+    are taken over the valid pixels of each window; a pixel counts where it is valid and at
+    least half of its window's weight is.
+
+    Args:
+        a: first map, (B, 1, h, w), values about 0..1.
+        b: second map; values where `valid` is False do not matter.
+        valid: bool, (B, 1, h, w).
+
+    Returns:
+        A scalar in -1..1; 1 where no pixel counts.
+    """
+    mask = valid.to(a)
+    a = torch.where(valid, a, torch.zeros_like(a))
+    b = torch.where(valid, b, torch.zeros_like(b))
+    maps = torch.cat((mask, a, b, a * a, b * b, a * b), dim=1)  # (B, 6, h, w)
+    weight, *sums = _blur(maps).split(1, dim=1)
+    reach = _blur(torch.ones_like(mask[:1]))  # less than 1 at the border
+    mean_a, mean_b, aa, bb, ab = (s / weight.clamp_min(1e-6) for s in sums)
+    var_a = (aa - mean_a**2).clamp_min(0)
+    var_b = (bb - mean_b**2).clamp_min(0)
+    covariance = ab - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+        (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+    )
+    counts = valid & (weight >= 0.5 * reach)
+    total = torch.where(counts, similarity, torch.zeros_like(similarity)).sum()
+    number = counts.sum()
+    return torch.where(number > 0, total / number.clamp_min(1), torch.ones_like(total))
+
+
+def _blur(maps: Tensor) -> Tensor:
+    offsets = torch.arange(_WINDOW, dtype=maps.dtype, device=maps.device) - _WINDOW // 2
+    kernel = torch.exp(-(offsets**2) / (2 * _WINDOW_SIGMA**2))
+    kernel = kernel / kernel.sum()
+    channels = maps.shape[1]
+    row = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    column = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    blurred = functional.conv2d(maps, row, padding=(0, _WINDOW // 2), groups=channels)
+    return functional.conv2d(blurred, column, padding=(_WINDOW // 2, 0), groups=channels)

@@ -1,0 +1,63 @@
+"""One round from the command line, with progress."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.distillation.round_log import RoundRecord
+from tiekd_ros.distillation.rounds import RoundRunner
+from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.frames import FrameStore
+from tiekd_ros.state import StateFolder
+
+
+def distill_once(state: StateFolder, settings: str, console: Console | None) -> RoundRecord:
+    """Run one round on a state folder and return its record.
+
+    Args:
+        state: an existing state folder with labelled frames.
+        settings: JSON, {group: {name: value}}.
+        console: where to show progress; None = nowhere.
+
+    Raises:
+        TiekdError: no frame log, bad settings, too few frames, or another round is running.
+    """
+    if not state.frames.exists():
+        raise TiekdError(f"there is no frame log {state.frames}; give the folder with --state")
+    try:
+        plan = RoundPlan.from_mapping(json.loads(settings))
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise InvalidSettingError(
+            f'settings must be JSON like {{"train": {{"iterations": 500}}}}, got {settings!r}'
+        ) from error
+    progress = _progress(console)
+    task = progress.add_task("starting", total=1.0)
+
+    def show(record: RoundRecord) -> None:
+        loss = "" if record.loss is None else f", loss {record.loss:.3f}"
+        text = f"round {record.number}: {record.stage} {record.step}/{record.steps}{loss}"
+        progress.update(task, description=text, completed=record.step / max(record.steps, 1))
+
+    with FrameStore(state.create().frames) as store:
+        runner = RoundRunner(state, store, plan, show)
+        record = runner.start()
+        with progress if console is not None else contextlib.nullcontext():
+            try:
+                runner.wait()
+            except KeyboardInterrupt:
+                runner.stop()
+                raise
+    record = runner.record or record
+    if console is not None:
+        console.print(f"round {record.number} {record.state}: {record.reason}", highlight=False)
+    return record
+
+
+def _progress(console: Console | None) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)

@@ -1,0 +1,84 @@
+"""The teacher's depth map as a depth probability map (DPM): mode `tiekd`.
+
+TIE-KD (arXiv 2402.14340) spreads each teacher depth d over the bins with a Gaussian around
+it. Here a bin's probability is the Gaussian's mass inside the bin, renormalised within the
+depth range. Cutting the Gaussian at the range's ends moves the expectation inwards, so the
+Gaussian is centred at mu(d), not at d, where mu is chosen such that the expectation is d.
+
+Shapes: B batch, C bins, h and w the map. Depth in metres, NaN = unknown.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tiekd_ros.student import DepthBins, TargetWidth
+
+_TABLE_SIZE = 4096  # steps of 2.4 mm over 10 m: far below a bin's width
+
+
+class DepthTarget:
+    """Turns teacher depth into the distribution that the student is to learn."""
+
+    def __init__(self, bins: DepthBins, width: TargetWidth) -> None:
+        self.bins = bins
+        self.width = width
+        # A Gaussian much narrower than a bin cannot represent a depth between two centres.
+        self._floor_m = max(width.floor_m, 0.5 * bins.width_m)
+        self._edges = bins.edges()
+        self._centre_table = self._make_centre_table()  # (_TABLE_SIZE,)
+
+    def sigma(self, depth: Tensor) -> Tensor:
+        """Return the Gaussian's standard deviation in metres at each depth."""
+        return (depth * self.width.relative).clamp_min(self._floor_m)
+
+    def valid(self, depth: Tensor) -> Tensor:
+        """Return where depth is known and inside the range, as bool of the same shape."""
+        return (depth >= self.bins.min_depth_m) & (depth <= self.bins.max_depth_m)
+
+    def probabilities(self, depth: Tensor) -> Tensor:
+        """Return the target distribution.
+
+        Args:
+            depth: metres, (B, 1, h, w); what is unknown or out of range gets some valid
+                distribution, to be masked by `valid`.
+
+        Returns:
+            Probabilities that sum to 1 over the bins, (B, C, h, w), with expectation `depth`
+            (up to half a bin at the range's ends).
+        """
+        inside = depth.nan_to_num(nan=self.bins.min_depth_m)
+        inside = inside.clamp(self.bins.min_depth_m, self.bins.max_depth_m)
+        return self._masses(self._centre(inside), self.sigma(inside))
+
+    def _masses(self, centre: Tensor, sigma: Tensor) -> Tensor:
+        edges = self._edges.to(centre).view(1, -1, 1, 1)  # (1, C + 1, 1, 1)
+        cumulative = torch.erf((edges - centre) / (sigma * math.sqrt(2.0)))
+        masses = cumulative[:, 1:] - cumulative[:, :-1]
+        return masses / masses.sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+    def _centre(self, depth: Tensor) -> Tensor:
+        low, high = self.bins.min_depth_m, self.bins.max_depth_m
+        position = (depth - low) / (high - low) * (_TABLE_SIZE - 1)
+        left = position.floor().clamp(0, _TABLE_SIZE - 2)
+        table = self._centre_table.to(depth)
+        index = left.long()
+        share = position - left
+        return table[index] * (1 - share) + table[index + 1] * share
+
+    def _make_centre_table(self) -> Tensor:
+        """Invert numerically: for each depth, the centre whose expectation is that depth."""
+        low, high = self.bins.min_depth_m, self.bins.max_depth_m
+        depth = torch.linspace(low, high, _TABLE_SIZE, dtype=torch.float64).view(-1, 1, 1, 1)
+        sigma = self.sigma(depth)
+        below, above = depth - 4 * sigma, depth + 4 * sigma
+        centres = self.bins.centres().double().view(1, -1, 1, 1)
+        for _ in range(40):  # bisection: the expectation grows with the centre
+            middle = 0.5 * (below + above)
+            expectation = (self._masses(middle, sigma) * centres).sum(dim=1, keepdim=True)
+            small = expectation < depth
+            below, above = torch.where(small, middle, below), torch.where(small, above, middle)
+        return (0.5 * (below + above)).flatten().float()
