@@ -1,0 +1,288 @@
+"""The `tiekd` command: thin, one function a verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tiekd_ros import __version__
+from tiekd_ros.errors import TiekdError
+from tiekd_ros.state import StateFolder
+
+app = typer.Typer(
+    help="Metric depth on a robot from one camera, kept good by distillation.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+students = typer.Typer(help="The student versions of a state folder.", no_args_is_help=True)
+frames = typer.Typer(help="The frame log of a state folder.", no_args_is_help=True)
+teacher = typer.Typer(help="The teacher's side: runs without ROS.", no_args_is_help=True)
+app.add_typer(students, name="students")
+app.add_typer(frames, name="frames")
+app.add_typer(teacher, name="teacher")
+
+State = Annotated[
+    str, typer.Option("--state", help="State folder.", show_default="$XDG_STATE_HOME/tiekd")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+console = Console()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tiekd_ros {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Metric depth on a robot from one camera, kept good by distillation."""
+
+
+@app.command()
+def up(
+    state: State = "",
+    namespace: Annotated[str, typer.Option(help="Namespace of the nodes.")] = "tiekd",
+    image_topic: Annotated[str, typer.Option(help="The camera's images.")] = "/camera/image_raw",
+    camera_info_topic: Annotated[
+        str, typer.Option(help="The camera's calibration.")
+    ] = "/camera/camera_info",
+    params_file: Annotated[
+        Path | None, typer.Option(help="YAML with ROS parameters.", exists=True, dir_okay=False)
+    ] = None,
+    teacher: Annotated[
+        str, typer.Option(help="host:port of the teacher server, or none.")
+    ] = "127.0.0.1:8001",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    camera: Annotated[
+        str,
+        typer.Option(
+            help="Also play a camera: 'synthetic', or a folder of images.", metavar="SOURCE"
+        ),
+    ] = "",
+    companion: Annotated[bool, typer.Option(help="Log frames and learn from them.")] = True,
+    use_sim_time: Annotated[bool, typer.Option(help="Take the time from /clock.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warn or error.")] = "info",
+) -> None:
+    """Run the nodes, as `ros2 launch tiekd_ros depth.launch.py` does, until Ctrl-C.
+
+    Subscribe to /tiekd/depth for depth in metres. Until a student has been accepted, depth
+    stays silent: log frames with a teacher and call /tiekd/distill.
+    """
+    from tiekd_ros.ros_environment import prepare_environment, require_ros
+    from tiekd_ros.supervisor import supervise
+    from tiekd_ros.up import UpOptions, node_programs
+
+    require_ros()
+    prepare_environment()
+    options = UpOptions(
+        namespace=namespace,
+        image_topic=image_topic,
+        camera_info_topic=camera_info_topic,
+        params_file=params_file,
+        teacher=teacher,
+        device=device,
+        state_dir=str(StateFolder.resolve(state).create().root),
+        use_sim_time=use_sim_time,
+        log_level=log_level,
+        companion=companion,
+        camera=camera,
+    )
+    supervise(node_programs(options), lambda line: console.print(line, highlight=False))
+
+
+@app.command()
+def demo(
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Play this RGB-D folder (images/, depth/, K.txt) instead of the synthetic world.",
+            metavar="DIR",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where results go.")] = Path("demo_output"),
+    headless: Annotated[bool, typer.Option("--headless", help="Plain lines, no live bar.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic world.", min=0)] = 0,
+    iterations: Annotated[int, typer.Option(help="Training steps of a round.", min=1)] = 300,
+    train_seconds: Annotated[
+        float, typer.Option(help="Training time of a round at most.", min=1.0)
+    ] = 100.0,
+    first_frames: Annotated[
+        int, typer.Option(help="Labelled frames before the first round.", min=8)
+    ] = 60,
+) -> None:
+    """Show the whole loop on this machine: camera, student, teacher, two distillation rounds.
+
+    Real ROS nodes and a real gRPC teacher, each a process. Writes a contact sheet and
+    demo.json; exits 0 only if depth got better than the best constant, the second round made
+    nothing worse, and no frame was dropped by a swap. Takes about six minutes on two cores.
+    """
+    from tiekd_ros.ros_environment import isolate, prepare_environment, require_ros
+
+    require_ros()
+    prepare_environment()
+    isolate()
+    from tiekd_ros.demo.run import DemoOptions, run_demo
+
+    options = DemoOptions(frames, output, headless, seed, iterations, train_seconds, first_frames)
+    result = run_demo(options, console)
+    raise typer.Exit(1 if result.failures else 0)
+
+
+@teacher.command("serve")
+def teacher_serve(
+    backend: Annotated[
+        str, typer.Option(help="recorded (depth from a folder) or synthetic (the demo's world).")
+    ],
+    port: Annotated[int, typer.Option(help="Port; 0 = any free one.", min=0, max=65535)] = 8001,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    frames: Annotated[
+        str, typer.Option(help="recorded: folder with images/, depth/, K.txt.", metavar="DIR")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="synthetic: the camera's seed.", min=0)] = 0,
+    period: Annotated[float, typer.Option(help="synthetic: the camera's period in s.")] = 60.0,
+) -> None:
+    """Answer depth requests (Open Inference Protocol v2 over gRPC) until Ctrl-C."""
+    from tiekd_ros.teacher.backends import BackendOptions, create_backend
+    from tiekd_ros.teacher.server import ServerSettings, serve
+
+    answering = create_backend(backend, BackendOptions(frames=frames, seed=seed, period_s=period))
+    serve(
+        answering,
+        ServerSettings(host=host, port=port),
+        lambda real: console.print(f"teacher {backend} listens on {host}:{real}", highlight=False),
+    )
+
+
+@app.command()
+def distill(
+    state: State = "",
+    settings: Annotated[
+        str,
+        typer.Option(help='Settings as JSON, for example {"train": {"iterations": 500}}.'),
+    ] = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Run one distillation round offline; promote the student if it is better.
+
+    Needs no ROS: labelled frames in, a judged student out, as the companion does it.
+    """
+    from tiekd_ros.distillation.offline import distill_once
+
+    folder = StateFolder.resolve(state)
+    record = distill_once(folder, settings, None if as_json else console)
+    if as_json:
+        from dataclasses import asdict
+
+        typer.echo(json.dumps(asdict(record), indent=2))
+    if record.state not in ("accepted", "refused"):
+        raise TiekdError(record.reason)
+
+
+@students.command("list")
+def students_list(state: State = "", as_json: AsJson = False) -> None:
+    """List the versions, the live one marked."""
+    from tiekd_ros.student import StudentRegistry
+
+    registry = StudentRegistry(StateFolder.resolve(state).students)
+    live = registry.live()
+    cards = [registry.card(version) for version in registry.versions()]
+    if as_json:
+        values = [{**json.loads(c.to_json()), "live": c.version == live} for c in cards]
+        typer.echo(json.dumps(values, indent=2))
+        return
+    table = Table("", "version", "verdict", "parent", "frames", "RMSE [m]", "AbsRel", "created")
+    for card in cards:
+        after = card.scores.get("after", {})
+        table.add_row(
+            "live" if card.version == live else "",
+            card.version,
+            card.status,
+            card.parent or "",
+            str(card.frames.get("train", "")),
+            f"{after['rmse']:.3f}" if "rmse" in after else "",
+            f"{after['abs_rel']:.3f}" if "abs_rel" in after else "",
+            card.created,
+        )
+    console.print(table if cards else "no student yet: run a distillation round first")
+
+
+@students.command("show")
+def students_show(version: str, state: State = "") -> None:
+    """Print a version's card (JSON)."""
+    from tiekd_ros.student import StudentRegistry
+
+    typer.echo(StudentRegistry(StateFolder.resolve(state).students).card(version).to_json())
+
+
+@students.command("promote")
+def students_promote(
+    version: str,
+    state: State = "",
+    force: Annotated[bool, typer.Option("--force", help="Even if the gate refused it.")] = False,
+) -> None:
+    """Make a version the live one; a running companion announces it within a second or two."""
+    from tiekd_ros.student import StudentRegistry
+
+    StudentRegistry(StateFolder.resolve(state).students).promote(version, force=force)
+    typer.echo(f"student {version} is live")
+
+
+@students.command("rollback")
+def students_rollback(state: State = "") -> None:
+    """Go back to the version that was live before."""
+    from tiekd_ros.student import StudentRegistry
+
+    version = StudentRegistry(StateFolder.resolve(state).students).rollback()
+    typer.echo(f"student {version} is live")
+
+
+@frames.command("stats")
+def frames_stats(state: State = "", as_json: AsJson = False) -> None:
+    """Show what the frame log holds."""
+    from tiekd_ros.frames import FrameStore
+
+    path = StateFolder.resolve(state).frames
+    if not path.exists():
+        raise TiekdError(f"there is no frame log {path}; give the folder with --state")
+    with FrameStore(path, read_only=True) as store:
+        stats = store.stats()
+    if as_json:
+        typer.echo(json.dumps(stats.as_dict(), indent=2))
+        return
+    table = Table("state", "train", "held out")
+    for name, splits in stats.frames.items():
+        table.add_row(name, str(splits.get("train", 0)), str(splits.get("held_out", 0)))
+    console.print(table)
+    console.print(
+        f"{stats.total} frames, {stats.bytes / 1e6:.1f} MB of {stats.max_bytes / 1e6:.0f} MB; "
+        f"{stats.new_labels} labels new since the last round; teachers: "
+        f"{', '.join(stats.teachers) or 'none'}"
+    )
+    for reason, count in stats.rejected.items():
+        console.print(f"rejected, {reason}: {count}")
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends with its message and status 1."""
+    try:
+        app()
+    except TiekdError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The demo's result: numbers for a program, a table and a picture for a person."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+from rich.console import Console
+from rich.table import Table
+
+from tiekd_ros.demo.score import Scoreboard, matching_views
+from tiekd_ros.report.pictures import Row, contact_sheet
+
+_ROWS = 6
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One round; `rmse` (m) and `abs_rel` are of the stream after it."""
+
+    accepted: bool
+    reason: str
+    version: str
+    held_out_before: dict[str, float]
+    held_out_after: dict[str, float]
+    baseline: str
+    frames: int
+    held_out_frames: int
+    train_seconds: float
+    trigger_to_live_seconds: float | None
+    rmse: float = math.nan
+    abs_rel: float = math.nan
+
+    @classmethod
+    def from_status(cls, status: dict[str, str], live: float | None) -> RoundResult:
+        """Read a finished round from distill/status."""
+
+        def scores(when: str) -> dict[str, float]:
+            prefix = f"{when}."
+            return {k[len(prefix) :]: float(v) for k, v in status.items() if k.startswith(prefix)}
+
+        return cls(
+            accepted=status["state"] == "accepted",
+            reason=status["reason"],
+            version=status["version"],
+            held_out_before=scores("before"),
+            held_out_after=scores("after"),
+            baseline=status["baseline"],
+            frames=int(status["train_frames"]),
+            held_out_frames=int(status["held_out_frames"]),
+            train_seconds=float(status["train_seconds"]),
+            trigger_to_live_seconds=live,
+        )
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What `demo.json` holds; depths in metres."""
+
+    scene: str
+    rounds: list[RoundResult]
+    frames_published: int
+    dropped_by_swap: int
+    student: str | None
+    state: str
+    rmse: float = math.nan
+    abs_rel: float = math.nan
+    constant_rmse: float = math.nan
+    frames_measured: int = 0
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong; empty where the demo succeeded."""
+        found = []
+        if not self.rmse < self.constant_rmse:
+            found.append("the published depth is not better than the best constant depth")
+        if self.dropped_by_swap:
+            found.append(f"{self.dropped_by_swap} frames were dropped by a swap")
+        last = self.rounds[-1] if self.rounds else None
+        if len(self.rounds) > 1 and last is not None and last.accepted:
+            before = self.rounds[-2].rmse
+            if math.isfinite(before) and last.rmse > before:
+                found.append(
+                    f"the last round made the stream worse: {before:.3f} -> {last.rmse:.3f} m"
+                )
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; what was not measured is null."""
+        values = _without_nan({**asdict(self), "failures": self.failures})
+        assert isinstance(values, dict)
+        return values
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return value
+
+
+def write_sheet(path: Path, result: DemoResult, board: Scoreboard) -> Path | None:
+    """Draw image, depth after each round, truth and error; None where there was no depth."""
+    accepted = [r for r in result.rounds if r.accepted]
+    if not accepted:
+        return None
+    last = board.of(accepted[-1].version).views
+    first = board.of(accepted[0].version).views
+    rows = []
+    for old, new in matching_views(first, last, _ROWS):
+        second = new.depth if len(accepted) > 1 else None
+        depths = [old.depth, second] if len(accepted) > 1 else [new.depth]
+        rows.append(Row(new.image, depths, new.truth))
+    if not rows:
+        return None
+    columns = [f"depth, student {r.version}" for r in accepted]
+    refused = len(result.rounds) - len(accepted)
+    title = f"tiekd_ros demo: {result.scene}"
+    subtitle = (
+        f"published depth: RMSE {result.rmse:.3f} m, AbsRel {result.abs_rel:.3f} "
+        f"(best constant: {result.constant_rmse:.3f} m)"
+    )
+    subtitle += f"; {refused} candidate(s) refused" if refused else ""
+    sheet = contact_sheet(rows, columns, title, subtitle)
+    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    return path
+
+
+def print_result(console: Console, result: DemoResult, output: Path, sheet: Path | None) -> None:
+    """Print the table and where the files are."""
+    table = Table(title=f"Published depth against the truth: {result.scene}")
+    for name in ("round", "frames", "verdict", "held-out RMSE", "stream RMSE", "stream AbsRel"):
+        table.add_column(name, justify="right")
+    table.add_column("training")
+    table.add_column("call to live")
+    table.add_row("(constant)", "", "", "", f"{result.constant_rmse:.3f} m", "", "", "")
+    for number, entry in enumerate(result.rounds, start=1):
+        before = entry.held_out_before.get("rmse", math.nan)
+        after = entry.held_out_after.get("rmse", math.nan)
+        live = entry.trigger_to_live_seconds
+        table.add_row(
+            str(number),
+            f"{entry.frames} + {entry.held_out_frames}",
+            "accepted" if entry.accepted else "refused",
+            f"{before:.3f} -> {after:.3f} m",
+            f"{entry.rmse:.3f} m",
+            f"{entry.abs_rel:.3f}",
+            f"{entry.train_seconds:.0f} s",
+            "" if live is None else f"{live:.0f} s",
+        )
+    console.print(table)
+    share = result.rmse / result.constant_rmse if result.constant_rmse else math.nan
+    console.print(
+        f"RMSE is {share:.2f} of the best constant's; {result.frames_published} depth images "
+        f"published, {result.dropped_by_swap} dropped by swaps; {result.seconds:.0f} s in all."
+    )
+    if sheet is not None:
+        console.print(f"picture:  {sheet}", soft_wrap=True, highlight=False)
+    console.print(f"numbers:  {output / 'demo.json'}", soft_wrap=True, highlight=False)
+    console.print(f"state:    {result.state}", soft_wrap=True, highlight=False)
+    for failure in result.failures:
+        console.print(f"[red]failed:[/red] {failure}", soft_wrap=True)

@@ -1,0 +1,86 @@
+"""What the demo plays: the synthetic world, or a folder of images with depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tiekd_ros.camera import Intrinsics
+from tiekd_ros.datasets import RgbdFolder
+from tiekd_ros.errors import TiekdError
+from tiekd_ros.images import DepthMap, RgbImage, encode_jpeg
+from tiekd_ros.teacher.backend import Backend
+from tiekd_ros.teacher.backends.recorded import RecordedBackend
+from tiekd_ros.teacher.backends.synthetic import SyntheticBackend
+from tiekd_ros.teacher.protocol import DepthRequest
+from tiekd_ros.worlds import IndoorWorld, WorldSettings
+
+_SIZE = (320, 240)  # of the synthetic camera
+_WORLD_RATE_HZ = 8.0
+_WORLD_TURN_S = 60.0
+
+
+class Truth(Protocol):
+    """Knows the true depth of what the camera shows."""
+
+    def __call__(self, image: RgbImage, stamp_ns: int) -> DepthMap | None:
+        """Return the depth in metres, None where it is not known for this image."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """How to play, label and judge it."""
+
+    title: str
+    camera: dict[str, object]  # parameters of camera_node
+    teacher: list[str]  # arguments of `tiekd teacher serve`
+    turn_s: float  # after this time the camera has shown everything
+    frames: int  # different frames worth logging, about
+    truth: Truth
+
+
+class _BackendTruth:
+    """Uses a teacher backend in this process as the truth to measure by."""
+
+    def __init__(self, backend: Backend, intrinsics: Intrinsics | None) -> None:
+        self._backend = backend
+        self._intrinsics = intrinsics
+
+    def __call__(self, image: RgbImage, stamp_ns: int) -> DepthMap | None:
+        request = DepthRequest(encode_jpeg(image), self._intrinsics, stamp_ns, "camera")
+        try:
+            return self._backend.infer(image, request).depth
+        except TiekdError:
+            return None
+
+
+def synthetic_scene(seed: int) -> Scene:
+    """Return the procedural world of this seed."""
+    settings = WorldSettings(seed=seed, period_s=_WORLD_TURN_S)
+    truth = _BackendTruth(SyntheticBackend(settings), IndoorWorld.default_intrinsics(*_SIZE))
+    camera = {
+        "source": "synthetic",
+        "seed": seed,
+        "period_s": _WORLD_TURN_S,
+        "rate_hz": _WORLD_RATE_HZ,
+        "width": _SIZE[0],
+        "height": _SIZE[1],
+    }
+    teacher = ["--backend", "synthetic", "--seed", str(seed), "--period", str(_WORLD_TURN_S)]
+    return Scene(f"synthetic world {seed}", camera, teacher, _WORLD_TURN_S, 120, truth)
+
+
+def folder_scene(path: Path) -> Scene:
+    """Return an RGB-D folder: `images/`, `depth/`, `K.txt`.
+
+    Raises:
+        DatasetError: the folder's layout or a file in it is not as it should be.
+    """
+    folder = RgbdFolder(path)
+    rate = min(10.0, max(3.0, len(folder) / 10.0))  # small folders: a loop of about ten seconds
+    truth = _BackendTruth(RecordedBackend(path), folder.intrinsics)
+    camera = {"source": str(path.absolute()), "rate_hz": rate, "loop": True}
+    teacher = ["--backend", "recorded", "--frames", str(path.absolute())]
+    title = f"{len(folder)} recorded frames of {path.name}"
+    return Scene(title, camera, teacher, len(folder) / rate, len(folder), truth)

@@ -1,0 +1,115 @@
+"""Scores of the published stream, student by student."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from tiekd_ros.images import DepthMap, RgbImage, thumbnail, thumbnail_distances
+
+_KEPT_VIEWS = 240  # of each student, for the pictures
+
+
+@dataclass(frozen=True)
+class View:
+    """One scored frame of the stream; depth maps in metres, (H, W)."""
+
+    stamp_ns: int
+    image: RgbImage
+    depth: DepthMap
+    truth: DepthMap
+
+
+@dataclass
+class StreamScore:
+    """Errors pooled over all valid pixels of all scored frames of one student."""
+
+    frames: int = 0
+    pixels: int = 0
+    views: list[View] = field(default_factory=list)
+    _truth: float = 0.0
+    _truth_squared: float = 0.0
+    _error_squared: float = 0.0
+    _relative_error: float = 0.0
+
+    def add(self, view: View) -> None:
+        """Score a frame; infinite depth counts as the nearest or farthest truth of the frame."""
+        known = np.isfinite(view.truth) & (view.truth > 0)
+        if not known.any():
+            return
+        truth = view.truth[known].astype(np.float64)
+        depth = view.depth[known].astype(np.float64).clip(truth.min(), truth.max())
+        depth = np.nan_to_num(depth, nan=float(truth.max()))
+        error = depth - truth
+        self.frames += 1
+        self.pixels += truth.size
+        self._truth += truth.sum()
+        self._truth_squared += (truth**2).sum()
+        self._error_squared += (error**2).sum()
+        self._relative_error += (np.abs(error) / truth).sum()
+        if len(self.views) < _KEPT_VIEWS:
+            self.views.append(view)
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square error in metres."""
+        return math.sqrt(self._error_squared / self.pixels) if self.pixels else math.nan
+
+    @property
+    def abs_rel(self) -> float:
+        """Mean of |error| / truth."""
+        return self._relative_error / self.pixels if self.pixels else math.nan
+
+    @property
+    def constant_rmse(self) -> float:
+        """RMSE in metres of the best constant depth on the same frames: the truth's spread."""
+        if not self.pixels:
+            return math.nan
+        mean = self._truth / self.pixels
+        return math.sqrt(max(self._truth_squared / self.pixels - mean * mean, 0.0))
+
+
+class Scoreboard:
+    """Scores by student version; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scores: dict[str, StreamScore] = {}
+
+    def add(self, version: str, view: View) -> None:
+        """Score a frame for a version."""
+        if view.depth.shape != view.truth.shape:
+            size = (view.truth.shape[1], view.truth.shape[0])
+            depth = cv2.resize(view.depth, size, interpolation=cv2.INTER_NEAREST)
+            view = View(view.stamp_ns, view.image, depth, view.truth)
+        with self._lock:
+            self._scores.setdefault(version, StreamScore()).add(view)
+
+    def of(self, version: str) -> StreamScore:
+        """Return the score of a version (an empty one where it never ran)."""
+        with self._lock:
+            return self._scores.get(version, StreamScore())
+
+
+def matching_views(before: list[View], after: list[View], count: int) -> list[tuple[View, View]]:
+    """Return pairs of views of the same place under two students, spread over the second's time.
+
+    For each of `count` equal stretches of `after`, the view that most resembles one in `before`.
+    """
+    if not before or not after:
+        return []
+    thumbnails = np.stack([thumbnail(v.image) for v in before])
+    nearest = []
+    for view in after:
+        distances = thumbnail_distances(thumbnail(view.image), thumbnails)
+        index = int(distances.argmin())
+        nearest.append((float(distances[index]), before[index], view))
+    pairs = []
+    for stretch in np.array_split(np.arange(len(nearest)), min(count, len(nearest))):
+        _, old, new = min((nearest[i] for i in stretch), key=lambda item: item[0])
+        pairs.append((old, new))
+    return pairs

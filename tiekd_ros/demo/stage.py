@@ -1,0 +1,117 @@
+"""The demo's processes: camera, depth node, companion and teacher, each on its own."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from tiekd_ros.demo.scene import Scene
+from tiekd_ros.errors import TiekdError
+from tiekd_ros.supervisor import Child, Program, stop_children
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.up import UpOptions, node_programs
+
+NAMESPACE = "tiekd"
+IMAGE_TOPIC = "/camera/image_raw"
+
+
+class Stage:
+    """Starts the programs on entry, stops them on exit.
+
+    Args:
+        scene: what to play.
+        state: state folder of the nodes.
+        iterations: training steps of a round at most.
+        seconds: training time of a round at most.
+    """
+
+    def __init__(self, scene: Scene, state: Path, iterations: int, seconds: float) -> None:
+        self._state = state
+        self._logs = state / "logs"
+        self._port = _free_port()
+        url = f"127.0.0.1:{self._port}"
+        turn = scene.turn_s
+        self._options = UpOptions(
+            namespace=NAMESPACE,
+            image_topic=IMAGE_TOPIC,
+            teacher=url,
+            state_dir=str(state),
+            camera=str(scene.camera["source"]),
+            camera_parameters=scene.camera,
+            depth_parameters={"threads": 1},
+            companion_parameters={
+                "frames.min_interval_s": min(0.5, turn / 60),
+                "frames.block_s": min(20.0, max(0.5, turn / 15 if turn > 30 else turn / 5)),
+                "distill.min_frames": 8,
+                "distill.min_held_out": 2,
+                "train.iterations": iterations,
+                "train.seconds": seconds,
+                "train.threads": 2,
+                "labels.retry_s": 0.5,
+                "teacher.timeout_s": 5.0,
+            },
+        )
+        command = [sys.executable, "-m", "tiekd_ros.cli", "teacher", "serve"]
+        command += ["--port", str(self._port), *scene.teacher]
+        self._teacher = Program("teacher", command, self._logs / "teacher.log")
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Stage:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._children.append(Child(self._teacher))
+            self._wait_for_teacher()
+            self._children += [Child(p) for p in node_programs(self._options, self._logs)]
+        except BaseException:
+            stop_children(self._children)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # The nodes first: a companion without its teacher has nothing to complain of then.
+        stop_children(self._children[1:])
+        stop_children(self._children[:1])
+
+    def check(self) -> None:
+        """Raise TiekdError where a program has ended that should not have."""
+        for child in self._children:
+            if child.ended:
+                log = child.program.log
+                tail = "" if log is None else _last_lines(log)
+                raise TiekdError(f"{child.program.name} {child.ended} (log: {log})\n{tail}")
+
+    def _wait_for_teacher(self, timeout_s: float = 60.0) -> None:
+        settings = ClientSettings(url=f"127.0.0.1:{self._port}", timeout_s=2.0, attempts=1)
+        deadline = time.monotonic() + timeout_s
+        with TeacherClient(settings) as client:
+            while True:
+                self.check()
+                try:
+                    client.identity()
+                    return
+                except TiekdError:
+                    if time.monotonic() > deadline:
+                        raise
+                time.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _last_lines(path: Path, count: int = 5) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""ROS nodes: the only room that imports rclpy or message packages."""

@@ -1,0 +1,124 @@
+"""What depth_node says of itself on /diagnostics."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import CameraInfo
+
+from tiekd_ros.nodes.conversions import intrinsics_of
+from tiekd_ros.nodes.reporting import ERROR, WARN, Report
+from tiekd_ros.nodes.statistics import Percentiles, Rate
+from tiekd_ros.student import LiveStudent, StudentCard
+
+_FOCAL_TOLERANCE = 0.05
+"""A student learnt depth for one focal length; this much off, its scale is off as much."""
+
+
+@dataclass
+class DepthCounters:
+    """What depth_node counts."""
+
+    received: Rate = field(default_factory=Rate)
+    published: Rate = field(default_factory=Rate)
+    latency_ms: Percentiles = field(default_factory=Percentiles)
+    without_student: int = 0
+    refused: int = 0
+    last_refusal: str = ""
+    last_refusal_s: float = -1e9
+    image_size: tuple[int, int] | None = None
+    dropped_by_swap: int = 0
+    _replaced_before_swap: int | None = None
+
+    def refuse(self, reason: str) -> None:
+        """Count an image that could not be used."""
+        self.refused += 1
+        self.last_refusal, self.last_refusal_s = reason, time.monotonic()
+
+    def note_swap(self, replaced: int) -> None:
+        """A swap begins; `replaced` is the mailbox's count of frames lost so far."""
+        self._replaced_before_swap = replaced
+
+    def end_swap(self, replaced: int) -> None:
+        """The swap is over: what was lost meanwhile counts as lost by it."""
+        if self._replaced_before_swap is not None:
+            self.dropped_by_swap += replaced - self._replaced_before_swap
+            self._replaced_before_swap = None
+
+
+def depth_report(
+    name: str,
+    counters: DepthCounters,
+    student: LiveStudent,
+    info: CameraInfo | None,
+    *,
+    dropped: int,
+    active: bool,
+) -> DiagnosticStatus:
+    """Return the node's diagnostics: findings with their remedies, then the numbers."""
+    now = time.monotonic()
+    live, report = student.state, Report(name, hardware_id="depth")
+    card = student.runtime.card if student.runtime is not None else None
+    if not active:
+        report.find(WARN, "not active; activate the node")
+    if card is None:
+        report.find(
+            WARN, "no accepted student, so no depth; log frames and call the distill service"
+        )
+    if live.error:
+        report.find(ERROR, live.error)
+    if active and counters.received.value(now) == 0:
+        report.find(WARN, "no image arrives; check the image topic's name, its QoS and the camera")
+    if now - counters.last_refusal_s < 5.0:
+        report.find(ERROR, counters.last_refusal)
+    _check_camera(report, counters, info, card)
+    report.add(
+        {
+            "student": live.version or "none",
+            "image rate [Hz]": counters.received.value(now),
+            "depth rate [Hz]": counters.published.value(now),
+            "latency p50 [ms]": counters.latency_ms.at(50),
+            "latency p99 [ms]": counters.latency_ms.at(99),
+            "images received": counters.received.total,
+            "depth published": counters.published.total,
+            "dropped (newest wins)": dropped,
+            "dropped by swap": counters.dropped_by_swap,
+            "images without student": counters.without_student,
+            "images refused": counters.refused,
+            "swaps": live.swaps,
+            "loading": live.loading,
+        }
+    )
+    return report.status("publishing depth")
+
+
+def _check_camera(
+    report: Report, counters: DepthCounters, info: CameraInfo | None, card: StudentCard | None
+) -> None:
+    if counters.image_size is None:
+        return
+    width, height = counters.image_size
+    if info is None:
+        report.find(WARN, "no camera_info arrives; depth is published without its camera_info")
+        return
+    intrinsics = intrinsics_of(info, width, height)
+    if intrinsics is None:
+        report.find(WARN, "camera_info is uncalibrated (K[0] = 0); calibrate the camera")
+        return
+    if info.width and (info.width, info.height) != (width, height):
+        report.find(
+            WARN,
+            f"camera_info is for {info.width} x {info.height}, images are {width} x {height}; "
+            "K and P are scaled",
+        )
+    if card is not None and card.focal_px is not None:
+        focal = intrinsics.fx * card.input_size.width / width
+        if abs(focal / card.focal_px[0] - 1) > _FOCAL_TOLERANCE:
+            report.find(
+                WARN,
+                f"the student was trained for a focal length of {card.focal_px[0]:.0f} px, this "
+                f"camera's is {focal:.0f} px at its input size: depth is off by that ratio; "
+                "distil with this camera's frames",
+            )

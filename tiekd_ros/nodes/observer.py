@@ -1,0 +1,196 @@
+"""A client of the running nodes: watches the stream as a user's program would."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+
+from tiekd_ros.errors import TiekdError
+from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.mailbox import Mailbox
+from tiekd_ros.nodes import conversions, qos
+
+_KEPT_IMAGES = 64
+_KEPT_STAMPS = 4000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A published depth image and the camera's image with the same stamp."""
+
+    stamp_ns: int
+    image: RgbImage
+    depth: DepthMap
+    version: str
+    """The student that was live when the depth arrived."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """The depth node announced another student."""
+
+    version: str
+    at_ns: int  # clock of the stamps
+    monotonic_s: float
+
+
+class StreamObserver:
+    """Subscribes to image, depth, diagnostics and round status; calls distill.
+
+    Args:
+        namespace: of the nodes.
+        image_topic: the camera's.
+        on_pair: called from a thread of its own with the newest pair; slow is fine.
+    """
+
+    def __init__(self, namespace: str, image_topic: str, on_pair: Callable[[Pair], None]) -> None:
+        rclpy.init()
+        self._node = Node("tiekd_observer", namespace=namespace)
+        self._on_pair = on_pair
+        self._pairs: Mailbox[tuple[Image, Image, str]] = Mailbox()
+        self._images: OrderedDict[int, Image] = OrderedDict()
+        self._image_stamps: OrderedDict[int, None] = OrderedDict()
+        self._depth_stamps: OrderedDict[int, None] = OrderedDict()
+        self._diagnostics: dict[str, dict[str, str]] = {}
+        self._messages: dict[str, str] = {}
+        self.status: dict[str, str] = {}
+        self.swaps: list[Swap] = []
+        self.depth_count = 0
+        self.first_depth_s: dict[str, float] = {}
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._subscribe(image_topic)
+        self._distill = self._node.create_client(Trigger, "distill")
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("observer", self._spin), ("pairs", self._hand_out_pairs))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _subscribe(self, image_topic: str) -> None:
+        node = self._node
+        node.create_subscription(Image, image_topic, self._on_image, qos.RELIABLE)
+        node.create_subscription(Image, "depth", self._on_depth, qos.RELIABLE)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        node.create_subscription(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
+
+    def __enter__(self) -> StreamObserver:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pairs.close()
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def diagnostics(self, node: str) -> dict[str, str]:
+        """Return the last diagnostics values of a node, empty while there are none."""
+        return next((v for k, v in self._diagnostics.items() if k.endswith(node)), {})
+
+    def message(self, node: str) -> str:
+        """Return the text of a node's last diagnostics."""
+        return next((v for k, v in self._messages.items() if k.endswith(node)), "")
+
+    def call_distill(self, timeout_s: float = 10.0) -> tuple[bool, str]:
+        """Call the distill service and return its answer.
+
+        Raises:
+            TiekdError: nobody offers the service, or it does not answer in time.
+        """
+        if not self._distill.wait_for_service(timeout_s):
+            raise TiekdError("nobody offers the distill service; is companion_node running?")
+        future = self._distill.call_async(Trigger.Request())
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(timeout_s):
+            raise TiekdError(f"the distill service did not answer in {timeout_s:g} s")
+        answer = future.result()
+        return bool(answer.success), str(answer.message)
+
+    def lost_around(self, swap: Swap, before_s: float = 1.0, after_s: float = 1.0) -> int:
+        """Return how many images around a swap got no depth although the stream was running.
+
+        Looks at the stamps that the camera published from `before_s` before the swap to
+        `after_s` after it, between the first and the last that did get depth.
+        """
+        low, high = swap.at_ns - int(before_s * 1e9), swap.at_ns + int(after_s * 1e9)
+        with_depth = [s for s in list(self._depth_stamps) if low <= s <= high]
+        if not with_depth:
+            return 0
+        images = [s for s in list(self._image_stamps) if with_depth[0] <= s <= with_depth[-1]]
+        return len(set(images) - set(with_depth))
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+    def _on_image(self, message: Image) -> None:
+        stamp = conversions.stamp_ns(message.header)
+        self._images[stamp] = message
+        _remember(self._image_stamps, stamp)
+        while len(self._images) > _KEPT_IMAGES:
+            self._images.popitem(last=False)
+
+    def _on_depth(self, message: Image) -> None:
+        stamp = conversions.stamp_ns(message.header)
+        self.depth_count += 1
+        _remember(self._depth_stamps, stamp)
+        version = self.swaps[-1].version if self.swaps else "?"
+        self.first_depth_s.setdefault(version, time.monotonic())
+        image = self._images.get(stamp)
+        if image is not None:
+            self._pairs.put((image, message, version))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {v.key: v.value for v in status.values}
+            self._diagnostics[status.name] = values
+            self._messages[status.name] = status.message
+            student = values.get("student", "none")
+            if student != "none" and (not self.swaps or self.swaps[-1].version != student):
+                now_ns = self._node.get_clock().now().nanoseconds
+                self.swaps.append(Swap(student, now_ns, time.monotonic()))
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        self.status = {v.key: v.value for v in message.values}
+
+    def _hand_out_pairs(self) -> None:
+        while not self._pairs.closed:
+            item = self._pairs.take()
+            if item is None:
+                continue
+            image, depth, version = item
+            self._on_pair(
+                Pair(
+                    conversions.stamp_ns(depth.header),
+                    conversions.image_to_rgb(image),
+                    np.array(conversions.image_to_float(depth)),
+                    version,
+                )
+            )
+
+
+def _remember(stamps: OrderedDict[int, None], stamp: int) -> None:
+    stamps[stamp] = None
+    while len(stamps) > _KEPT_STAMPS:
+        stamps.popitem(last=False)

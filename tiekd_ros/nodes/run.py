@@ -1,0 +1,84 @@
+"""Starting a node as a program: arguments, self-start, signals, a clean end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.node import Node
+
+from tiekd_ros.errors import TiekdError
+
+_RCL_LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
+
+
+def run_node(
+    make: Callable[[], Node], autostart: Callable[[Node], bool], arguments: Sequence[str] | None
+) -> int:
+    """Run a node until it is told to stop.
+
+    Args:
+        make: builds the node; a TiekdError from it is printed and ends the program with 1.
+        autostart: says of the node whether to configure and activate it at once.
+        arguments: command line, `sys.argv` where None.
+
+    Returns:
+        The exit status: 0 after a stop, 1 where the node could not start.
+    """
+    rclpy.init(args=list(arguments) if arguments is not None else None)
+    node: Node | None = None
+    try:
+        node = make()
+        _forward_logging(node)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if isinstance(node, LifecycleNode) and autostart(node) and not _start(node):
+            return 1
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except TiekdError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    finally:
+        if node is not None:
+            _end(node)
+        rclpy.try_shutdown()
+    return 0
+
+
+def _start(node: LifecycleNode) -> bool:
+    steps = (node.trigger_configure, node.trigger_activate)
+    return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
+
+
+def _end(node: Node) -> None:
+    release = getattr(node, "release", None)
+    if release is not None:
+        release()
+    node.destroy_node()
+
+
+class _RosHandler(logging.Handler):
+    """Passes the rooms' log records on to the node's logger (and so to /rosout)."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for level, method in _RCL_LEVELS:
+            if record.levelno >= level:
+                getattr(self._logger, method)(record.getMessage())
+                return
+
+
+def _forward_logging(node: Node) -> None:
+    root = logging.getLogger("tiekd_ros")
+    root.setLevel(logging.INFO)
+    root.handlers = [_RosHandler(node)]
+    root.propagate = False

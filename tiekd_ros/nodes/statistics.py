@@ -1,0 +1,50 @@
+"""Rates and latencies of a stream, for diagnostics."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+import numpy as np
+
+
+class Rate:
+    """Events a second over the last few seconds."""
+
+    def __init__(self, window_s: float = 5.0) -> None:
+        self._window_s = window_s
+        self._times: deque[float] = deque()
+        self._lock = threading.Lock()
+        self.total = 0
+
+    def tick(self, now_s: float) -> None:
+        """Count one event at a monotonic time."""
+        with self._lock:
+            self.total += 1
+            self._times.append(now_s)
+            while self._times and now_s - self._times[0] > self._window_s:
+                self._times.popleft()
+
+    def value(self, now_s: float) -> float:
+        """Return events a second; 0 where there was none in the window."""
+        with self._lock:
+            recent = [t for t in self._times if now_s - t <= self._window_s]
+        if len(recent) < 2:
+            return len(recent) / self._window_s
+        return (len(recent) - 1) / max(recent[-1] - recent[0], 1e-9)
+
+
+class Percentiles:
+    """Percentiles of the last values."""
+
+    def __init__(self, window: int = 300) -> None:
+        self._values: deque[float] = deque(maxlen=window)
+
+    def add(self, value: float) -> None:
+        """Remember a value."""
+        self._values.append(value)
+
+    def at(self, percent: float) -> float:
+        """Return a percentile; NaN while there is no value."""
+        values = list(self._values)
+        return float(np.percentile(values, percent)) if values else float("nan")
