@@ -35,12 +35,16 @@ class SettingInfo:
             return "one of " + ", ".join(repr(c) for c in self.choices)
         unit = f" {self.unit}" if self.unit else ""
         if self.minimum is not None and self.maximum is not None:
-            return f"between {self.minimum:g} and {self.maximum:g}{unit}"
+            return f"between {_plain(self.minimum)} and {_plain(self.maximum)}{unit}"
         if self.minimum is not None:
-            return f"at least {self.minimum:g}{unit}"
+            return f"at least {_plain(self.minimum)}{unit}"
         if self.maximum is not None:
-            return f"at most {self.maximum:g}{unit}"
+            return f"at most {_plain(self.maximum)}{unit}"
         return f"a finite number{unit}"
+
+
+def _plain(limit: float) -> str:
+    return f"{limit:.0f}" if limit == int(limit) else f"{limit:g}"
 
 
 def setting(

@@ -28,7 +28,8 @@ class GateSettings(Settings):
 
     first_margin: float = setting(
         0.8,
-        "a first student's RMSE must be at most this share of the best constant's",
+        "a first student's errors must be at most this share of the best constant's (mean of "
+        "AbsRel and RMSE; neither may be larger)",
         minimum=0.05,
         maximum=1.0,
     )
@@ -85,12 +86,14 @@ def judge_first(
     candidate: DepthMetrics, constant: DepthMetrics, settings: GateSettings
 ) -> GateVerdict:
     """Compare a first student with the best constant depth."""
-    share = candidate.rmse / max(constant.rmse, 1e-9)
-    accepted = share <= settings.first_margin and candidate.abs_rel < constant.abs_rel
+    rmse = candidate.rmse / max(constant.rmse, 1e-9)
+    abs_rel = candidate.abs_rel / max(constant.abs_rel, 1e-9)
+    share = 0.5 * (rmse + abs_rel)
+    accepted = share <= settings.first_margin and max(rmse, abs_rel) < 1
     reason = (
-        f"held-out RMSE {candidate.rmse:.3f} m is {share:.2f} of the best constant's "
-        f"{constant.rmse:.3f} m (at most {settings.first_margin:g} is asked), AbsRel "
-        f"{candidate.abs_rel:.3f} against {constant.abs_rel:.3f}"
+        f"held-out errors are {share:.2f} of the best constant's (at most "
+        f"{settings.first_margin:g} is asked): AbsRel {candidate.abs_rel:.3f} against "
+        f"{constant.abs_rel:.3f}, RMSE {candidate.rmse:.3f} against {constant.rmse:.3f} m"
     )
     return GateVerdict(accepted, reason, constant, candidate, "best constant")
 

@@ -124,7 +124,8 @@ def _load(
     teacher = ", ".join(sorted(store.stats().teachers))
     data = RoundData(load(train_ids), load(held_ids), train_ids, teacher)
     if incumbent is not None:
-        return Student(incumbent.card, copy.deepcopy(incumbent.network)), data
+        card = replace(incumbent.card, target=plan.loss.target_width)
+        return Student(card, copy.deepcopy(incumbent.network)), data
     bins = first_bins([s.depth for s in data.train], plan.student)
     card = StudentCard(bins=bins, input_size=size, target=plan.loss.target_width)
     return Student.fresh(card), data
@@ -187,5 +188,5 @@ def _final_card(
             "before": verdict.before.as_dict(),
             "after": verdict.after.as_dict(),
         },
-        training=asdict(result),
+        training={**asdict(result), "frame_ids": data.train_ids},
     )

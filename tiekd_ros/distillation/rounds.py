@@ -178,9 +178,14 @@ class RoundRunner:
         self._change(record)
         with self._spawn(record.number, log) as process:
             self._process = process
+            if self._stopping:  # asked while the process was being made
+                process.terminate()
             assert process.stdout is not None
             for line in process.stdout:
-                event = json.loads(line)
+                try:
+                    event = json.loads(line)
+                except json.JSONDecodeError:  # cut short by a kill
+                    continue
                 if event["event"] == "result":
                     result = event
                 elif event["event"] == "error":
@@ -219,6 +224,8 @@ class RoundRunner:
         if accepted:
             self._registry.promote(version)
         state = PROMOTED if accepted else REFUSED
+        with contextlib.suppress(TiekdError):  # as in _conclude
+            self._store.mark_used(card.training.get("frame_ids", []), record.number)
         adopted = replace(record, state=state, stage="done", version=version, reason=card.reason)
         self._log.save(adopted)
         self._change(adopted)

@@ -24,13 +24,13 @@ class AugmentSettings(Settings):
     """How far a training sample may differ from the frame it came from."""
 
     flip: float = setting(0.5, "share of samples mirrored left to right", minimum=0.0, maximum=1.0)
-    zoom: float = setting(1.2, "largest random magnification", minimum=1.0, maximum=2.0)
+    zoom: float = setting(1.1, "largest random magnification", minimum=1.0, maximum=2.0)
     brightness: float = setting(
-        0.2, "largest relative change of brightness", minimum=0.0, maximum=0.9
+        0.1, "largest relative change of brightness", minimum=0.0, maximum=0.9
     )
-    gamma: float = setting(0.2, "largest relative change of gamma", minimum=0.0, maximum=0.9)
+    gamma: float = setting(0.1, "largest relative change of gamma", minimum=0.0, maximum=0.9)
     colour: float = setting(
-        0.1, "largest relative change of each channel", minimum=0.0, maximum=0.9
+        0.05, "largest relative change of each channel", minimum=0.0, maximum=0.9
     )
 
 

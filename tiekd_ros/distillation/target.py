@@ -26,8 +26,7 @@ class DepthTarget:
     def __init__(self, bins: DepthBins, width: TargetWidth) -> None:
         self.bins = bins
         self.width = width
-        # A Gaussian much narrower than a bin cannot represent a depth between two centres.
-        self._floor_m = max(width.floor_m, 0.5 * bins.width_m)
+        self._floor_m = width.least_m(bins)
         self._edges = bins.edges()
         self._centre_table = self._make_centre_table()  # (_TABLE_SIZE,)
 
@@ -48,7 +47,7 @@ class DepthTarget:
 
         Returns:
             Probabilities that sum to 1 over the bins, (B, C, h, w), with expectation `depth`
-            (up to half a bin at the range's ends).
+            (within half a bin at the near end of the range, within 1.2 % at the far one).
         """
         inside = depth.nan_to_num(nan=self.bins.min_depth_m)
         inside = inside.clamp(self.bins.min_depth_m, self.bins.max_depth_m)

@@ -34,10 +34,10 @@ class TrainSettings(Settings):
     )
     batch_size: int = setting(4, "images per step", minimum=1, maximum=1024)
     learning_rate: float = setting(
-        2e-3, "peak learning rate of a student trained from scratch", minimum=1e-7, maximum=1.0
+        8e-3, "peak learning rate of a student trained from scratch", minimum=1e-7, maximum=1.0
     )
     fine_tune_rate: float = setting(
-        1e-3, "peak learning rate of a student that has a parent", minimum=1e-7, maximum=1.0
+        2e-3, "peak learning rate of a student that has a parent", minimum=1e-7, maximum=1.0
     )
     weight_decay: float = setting(0.01, "AdamW's weight decay", minimum=0.0, maximum=1.0)
     clip_norm: float = setting(10.0, "gradients are clipped to this norm", minimum=0.0, maximum=1e6)

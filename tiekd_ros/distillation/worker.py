@@ -21,8 +21,8 @@ from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.state import StateFolder
 
-NICENESS = 15
-"""A busy process of normal niceness gets about thirty times the worker's share of a core."""
+NICENESS = 10
+"""A busy process of normal niceness gets about nine times the worker's share of a core."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from tiekd_ros.student.network import ARCHITECTURE, InputSize
 
 FORMAT = 1
 CANDIDATE, ACCEPTED, REFUSED = "candidate", "accepted", "refused"
+
+_TEXTS = ("architecture", "version", "created", "status", "reason", "teacher", "weights_sha256")
+_TABLES = ("frames", "scores", "training")
 
 
 class CheckpointError(TiekdError):
@@ -28,6 +32,17 @@ class TargetWidth:
 
     floor_m: float = 0.04
     relative: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (0 < self.floor_m < math.inf and 0 <= self.relative < math.inf):
+            raise ValueError(f"target width {self} must have a positive floor, in metres")
+
+    def least_m(self, bins: DepthBins) -> float:
+        """Return the least width in metres that `bins` can represent.
+
+        A Gaussian much narrower than a bin cannot stand for a depth between two centres.
+        """
+        return max(self.floor_m, 0.5 * bins.width_m)
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,7 @@ class StudentCard:
             if fields.get("focal_px") is not None:
                 fx, fy = fields["focal_px"]
                 fields["focal_px"] = (float(fx), float(fy))
+            _check_kinds(fields)
             return cls(**fields)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InvalidSettingError):
@@ -88,3 +104,10 @@ class StudentCard:
                 f"{source} is no valid student card ({type(error).__name__}: {error}); "
                 "promote another version, or remove this one's folder"
             ) from error
+
+
+def _check_kinds(fields: Mapping[str, Any]) -> None:
+    for names, kind in ((_TEXTS, str), (_TABLES, dict)):
+        for name in names:
+            if name in fields and not isinstance(fields[name], kind):
+                raise TypeError(f"{name} must be {kind.__name__}, got {fields[name]!r}")

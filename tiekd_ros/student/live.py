@@ -74,11 +74,10 @@ class LiveStudent:
         except TiekdError as error:
             candidates, problems = [], [str(error)]
         for version in candidates:
-            try:
-                self._exchange(version)
+            problem = self._attempt(version)
+            if not problem:
                 break
-            except TiekdError as error:
-                problems.append(str(error))
+            problems.append(problem)
         self._state = replace(self._state, error="; ".join(problems), loading=False)
 
     def request(self, version: str) -> None:
@@ -93,16 +92,26 @@ class LiveStudent:
     def _load_wanted(self) -> None:
         while not self._wanted.closed:
             version = self._wanted.take()
-            if version is None or version == self._state.version:
+            if version is None:
                 continue
-            try:
-                self._exchange(version)
-            except TiekdError as error:
-                self._fail(str(error))
-            except (RuntimeError, MemoryError) as error:  # the device is full, for instance
-                self._fail(f"student {version} cannot run on {self._device}: {error}")
+            if version == self._state.version:  # a rollback to it: what failed is not wanted now
+                self._state = replace(self._state, error="")
+                continue
+            problem = self._attempt(version)
+            if problem:
+                self._fail(problem)
             with contextlib.suppress(Exception):
                 self._on_change(self._state)
+
+    def _attempt(self, version: str) -> str:
+        """Go live with a version; return what prevented it, or an empty string."""
+        try:
+            self._exchange(version)
+        except TiekdError as error:
+            return str(error)
+        except (RuntimeError, MemoryError) as error:  # the device is full, for instance
+            return f"student {version} cannot run on {self._device}: {error}"
+        return ""
 
     def _exchange(self, version: str) -> None:
         old, started = self._state, time.monotonic()

@@ -75,10 +75,10 @@ class StudentRegistry:
             stored = save_student(temporary, replace(student, card=replace(card, version=version)))
             try:
                 temporary.rename(self.root / version)
-            except OSError:
+            except OSError as error:
                 if (self.root / version).exists():  # another process took this number
                     continue
-                raise
+                raise CheckpointError(f"cannot write to {self.root}: {error.strerror}") from error
             _sync_folder(self.root)
             return stored
 

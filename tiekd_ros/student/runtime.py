@@ -103,7 +103,8 @@ class TorchRuntime:
         resized = resize_image(image, self.card.input_size)
         batch = torch.from_numpy(resized).to(self.device)[None]  # (1, Hn, Wn, 3)
         moments = self._network.moments(self._network(normalise(batch)))
-        sigma = (moments.mean * self.card.target.relative).clamp_min(self.card.target.floor_m)
+        target = self.card.target
+        sigma = (moments.mean * target.relative).clamp_min(target.least_m(self.card.bins))
         confidence = (sigma / moments.std.clamp_min(1e-6)).clamp_max(1.0)
         maps = torch.cat((moments.mean, confidence), dim=1)  # (1, 2, h, w)
         if maps.shape[2:] != (height, width):
