@@ -63,11 +63,14 @@ class Child:
         return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
 
 
-def stop_children(children: Sequence[Child], patience_s: float = 8.0) -> None:
-    """Ask all to stop (SIGINT), wait, then kill what is left."""
+def stop_children(children: Sequence[Child], patience_s: float = 20.0) -> None:
+    """Ask all to stop (SIGTERM), wait, then kill what is left.
+
+    Not SIGINT: a Python that is still importing answers that with a traceback.
+    """
     for child in children:
         with contextlib.suppress(ProcessLookupError):
-            child.process.send_signal(signal.SIGINT)
+            child.process.terminate()
     deadline = time.monotonic() + patience_s
     for child in children:
         try:

@@ -87,7 +87,8 @@ def choose_split(
     block_ns = round(settings.block_s * _NS_PER_S)
     block, into_block_ns = divmod(stamp_ns - origin_ns, block_ns)
     split = _split_of_block(settings, block)
-    guarded = into_block_ns < settings.guard_share * block_ns
+    # Not the first frame: nothing lies before it, and an empty store would stay empty for ever.
+    guarded = into_block_ns < settings.guard_share * block_ns and stamp_ns != origin_ns
     if guarded and split != _split_of_block(settings, block - 1):
         return Choice(None, SPLIT_GUARD)
     return Choice(split)

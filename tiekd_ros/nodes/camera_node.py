@@ -15,10 +15,11 @@ from std_msgs.msg import Header
 
 from tiekd_ros.camera import Intrinsics
 from tiekd_ros.datasets.image_folder import ImageFolder
+from tiekd_ros.errors import TiekdError
 from tiekd_ros.images import RgbImage
 from tiekd_ros.nodes import conversions, qos
 from tiekd_ros.nodes.parameters import SettingsParameters
-from tiekd_ros.nodes.run import run_node
+from tiekd_ros.nodes.run import run_node, until_shutdown
 from tiekd_ros.nodes.settings import CameraSettings
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
@@ -88,12 +89,15 @@ class CameraNode(Node):
         due = time.monotonic()
         while not self._stop.is_set():
             now_ns = self.get_clock().now().nanoseconds
-            frame = self._source.frame(number, now_ns)
-            if frame is None:
-                self.get_logger().info(f"all {number} images played")
-                return
-            if not self._stop.is_set():
-                self._publish(*frame)
+            try:
+                frame = self._source.frame(number, now_ns)
+                if frame is None:
+                    self.get_logger().info(f"all {number} images played")
+                    return
+                with until_shutdown(self):
+                    self._publish(*frame)
+            except TiekdError as error:  # one bad file must not end the stream
+                self.get_logger().error(str(error), throttle_duration_sec=10.0)
             number += 1
             due += period
             late = time.monotonic() - due

@@ -48,7 +48,8 @@ def image_to_rgb(message: Image) -> RgbImage:
         An array of its own: the message may be reused.
 
     Raises:
-        BadImageError: zero size, an unsupported encoding, or fewer bytes than the header says.
+        BadImageError: zero size, an unsupported encoding, a size that the encoding cannot have,
+            or fewer bytes than the header says.
     """
     encoding = message.encoding
     if message.height == 0 or message.width == 0:
@@ -61,14 +62,25 @@ def image_to_rgb(message: Image) -> RgbImage:
         pixels = rows.reshape(message.height, message.width, channels)
         if conversion is None:
             return np.ascontiguousarray(pixels).copy()
-        converted: RgbImage = cv2.cvtColor(np.ascontiguousarray(pixels), conversion)
-        return converted
+        return _converted(np.ascontiguousarray(pixels), conversion, encoding)
     if encoding in _MONO16:
         order = ">u2" if message.is_bigendian else "<u2"
         values = np.ascontiguousarray(_rows(message, 2)).view(order)
         grey: RgbImage = cv2.cvtColor((values >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
         return grey
     return _by_cv_bridge(message)
+
+
+def _converted(pixels: npt.NDArray[np.uint8], conversion: int, encoding: str) -> RgbImage:
+    try:
+        rgb: RgbImage = cv2.cvtColor(pixels, conversion)
+    except cv2.error as error:  # packed YUV of odd width, for instance
+        height, width = pixels.shape[:2]
+        raise BadImageError(
+            f"an image of {width} x {height} {encoding} cannot be converted ({error.err}); "
+            "change the camera's image size or encoding"
+        ) from error
+    return rgb
 
 
 def _rows(message: Image, bytes_per_pixel: int) -> npt.NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from std_msgs.msg import String
 from tiekd_ros.errors import BadImageError, TiekdError
 from tiekd_ros.mailbox import Mailbox
 from tiekd_ros.nodes import conversions, qos
+from tiekd_ros.nodes.camera_input import CameraInput
 from tiekd_ros.nodes.depth_report import DepthCounters, depth_report
 from tiekd_ros.nodes.parameters import SettingsParameters
 from tiekd_ros.nodes.reporting import diagnostics
@@ -55,7 +56,7 @@ class DepthNode(LifecycleNode):
         self._info: CameraInfo | None = None
         self._counters = DepthCounters()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._timer = self.create_timer(1.0, self._report)
+        self._timer = self.create_timer(1.0, self._tick)
 
     def _apply(self, group: str, settings: Settings) -> None:
         if isinstance(settings, DepthSettings):
@@ -89,19 +90,15 @@ class DepthNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the camera."""
-        profile = qos.image_input(self.settings.input_reliability)
-        self._camera = [
-            self.create_subscription(Image, "image", self._on_image, profile),
-            self.create_subscription(CameraInfo, "image_info", self._on_info, profile),
-        ]
+        reliability = self.settings.input_reliability
+        self._camera = CameraInput(self, reliability, self._on_image, self._on_info)
         self._active = True
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening to the camera."""
         self._active = False
-        for subscription in self._camera:
-            self.destroy_subscription(subscription)
+        self._camera.close()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -151,7 +148,7 @@ class DepthNode(LifecycleNode):
             except Exception as error:  # one bad frame must not end the stream
                 text = f"a frame failed: {type(error).__name__}: {error}"
                 self._counters.refuse(text)
-                if self._active:
+                if self._active and self.context.ok():  # Ctrl-C shuts rclpy down at once
                     self.get_logger().error(text, throttle_duration_sec=10.0)
 
     def _process(self, student: LiveStudent, message: Image, arrived: float) -> None:
@@ -207,6 +204,11 @@ class DepthNode(LifecycleNode):
                 "no student has been accepted yet: depth stays silent until a distillation round "
                 "brings one (ros2 service call /tiekd/distill std_srvs/srv/Trigger)"
             )
+
+    def _tick(self) -> None:
+        if self._active:
+            self._camera.check()
+        self._report()
 
     def _report(self) -> None:
         resources = self._resources

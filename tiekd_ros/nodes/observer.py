@@ -98,6 +98,8 @@ class StreamObserver:
     ) -> None:
         self._pairs.close()
         self._executor.shutdown()
+        for thread in self._threads:
+            thread.join(5.0)
         self._node.destroy_node()
         rclpy.try_shutdown()
 

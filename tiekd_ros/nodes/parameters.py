@@ -36,8 +36,10 @@ class SettingsParameters:
         self._groups: dict[str, Settings] = {}
         node.add_on_set_parameters_callback(self._on_set)
 
-    def declare(self, group: str, kind: type[_S]) -> _S:
+    def declare(self, group: str, kind: type[_S], *, read_only: bool = False) -> _S:
         """Declare the fields of `kind` as `group.field` (or `field` where group is empty).
+
+        With `read_only` all of them are, whatever the fields say.
 
         Raises:
             InvalidSettingError: a value given at start does not fit; names the parameter.
@@ -46,7 +48,9 @@ class SettingsParameters:
         for field in dataclasses.fields(kind):
             name = _name(group, field.name)
             try:
-                parameter = self._node.declare_parameter(name, field.default, _descriptor(field))
+                descriptor = _descriptor(field)
+                descriptor.read_only |= read_only
+                parameter = self._node.declare_parameter(name, field.default, descriptor)
             except ParameterException as error:
                 raise InvalidSettingError(f"parameter {name}: {error}") from error
             values[field.name] = parameter.value

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -49,6 +50,19 @@ def run_node(
             _end(node)
         rclpy.try_shutdown()
     return 0
+
+
+@contextmanager
+def until_shutdown(node: Node) -> Iterator[None]:
+    """Publish within this from a thread of one's own.
+
+    Ctrl-C shuts rclpy down at once, while such a thread may be in the middle of a message.
+    """
+    try:
+        yield
+    except RuntimeError:  # rclpy's RCLError and InvalidHandle
+        if node.context.ok():
+            raise
 
 
 def _start(node: LifecycleNode) -> bool:

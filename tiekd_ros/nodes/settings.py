@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.settings import Settings, setting
 
 
@@ -18,9 +19,10 @@ class CommonSettings(Settings):
         True, "configure and activate at start, without a lifecycle manager", read_only=True
     )
     input_reliability: str = setting(
-        "best_effort",
-        "quality of service of the image subscription; best_effort receives from every camera",
-        choices=("best_effort", "reliable"),
+        "auto",
+        "quality of service of the image subscription; auto = reliable where the camera is, "
+        "best_effort elsewhere",
+        choices=("auto", "best_effort", "reliable"),
         read_only=True,
     )
 
@@ -64,6 +66,14 @@ class DepthSettings(CommonSettings):
     min_confidence: float = setting(
         0.0, "depth of lower confidence becomes NaN", minimum=0.0, maximum=1.0
     )
+
+    def check(self) -> None:
+        """Refuse a range that holds no depth."""
+        if 0 < self.max_range_m <= self.min_range_m:
+            raise InvalidSettingError(
+                f"max_range_m must be greater than min_range_m = {self.min_range_m:g} m (or 0 for "
+                f"the student's own), got {self.max_range_m:g} m"
+            )
 
 
 @dataclass(frozen=True)
