@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,10 +18,13 @@ from tiekd_ros.demo.show import Show
 from tiekd_ros.demo.stage import IMAGE_TOPIC, NAMESPACE, Stage
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.nodes.observer import Pair, StreamObserver
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry
 
-_SCORE_EVERY_S = 0.4  # rendering the truth takes processor time that the loop needs
 _START_TIMEOUT_S = 60.0
 _NO_NEWS_S = 15.0
+_LEAST_WATCH_S = 25.0
+_MARKER = ".made-by-tiekd-demo"
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class DemoOptions:
     output: Path = Path("demo_output")
     headless: bool = False
     seed: int = 0
-    iterations: int = 300
-    train_seconds: float = 100.0
+    iterations: int = 240
+    train_seconds: float = 180.0
     first_frames: int = 60
 
 
@@ -57,10 +61,10 @@ def run_demo(options: DemoOptions, console: Console) -> DemoResult:
     """
     start = time.monotonic()
     output = options.output.absolute()
-    state = output / f"state-{time.strftime('%Y%m%d-%H%M%S')}"
+    state = _fresh_state(output / "state")
     scene = folder_scene(options.frames) if options.frames else synthetic_scene(options.seed)
     board = Scoreboard()
-    scorer = _Scorer(scene, board)
+    scorer = _Scorer(scene, board, StudentRegistry(StateFolder(state).students))
     with (
         Show(console, options.headless) as show,
         Stage(scene, state, options.iterations, options.train_seconds) as stage,
@@ -84,22 +88,36 @@ def run_demo(options: DemoOptions, console: Console) -> DemoResult:
     return result
 
 
+def _fresh_state(state: Path) -> Path:
+    """Return an empty state folder; an earlier demo's is removed, anybody else's is not."""
+    marker = state / _MARKER
+    if state.exists() and not marker.exists():
+        raise TiekdError(f"{state} is not a demo's state folder; give another --output")
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True)
+    marker.touch()
+    return state
+
+
 class _Scorer:
     """Compares pairs with the truth, a few a second."""
 
-    def __init__(self, scene: Scene, board: Scoreboard) -> None:
-        self._truth = scene.truth
+    def __init__(self, scene: Scene, board: Scoreboard, students: StudentRegistry) -> None:
+        self._scene = scene
         self._board = board
+        self._students = students
         self._last = 0.0
 
     def __call__(self, pair: Pair) -> None:
         now = time.monotonic()
-        if now - self._last < _SCORE_EVERY_S:
+        if now - self._last < self._scene.score_every_s:
             return
         self._last = now
-        truth = self._truth(pair.image, pair.stamp_ns)
-        if truth is not None:
-            self._board.add(pair.version, View(pair.stamp_ns, pair.image, pair.depth, truth))
+        truth = self._scene.truth(pair.image, pair.stamp_ns)
+        if truth is not None and pair.version in self._students.versions():
+            bins = self._students.card(pair.version).bins
+            view = View(pair.stamp_ns, pair.image, pair.depth, truth)
+            self._board.add(pair.version, view, bins.min_depth_m, bins.max_depth_m)
 
 
 def _perform(run: _Run) -> None:
@@ -173,7 +191,7 @@ def _watch(run: _Run, title: str) -> None:
         return
     run.show.step(title)
     swap = run.observer.swaps[-1]
-    seconds = run.scene.turn_s + 2.0
+    seconds = max(run.scene.turn_s + 2.0, _LEAST_WATCH_S)
     while (watched := time.monotonic() - swap.monotonic_s) < seconds:
         score = run.board.of(swap.version)
         run.show.update(watched / seconds, f"{score.frames} frames, RMSE {score.rmse:.3f} m")

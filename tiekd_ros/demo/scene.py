@@ -9,7 +9,7 @@ from typing import Protocol
 from tiekd_ros.camera import Intrinsics
 from tiekd_ros.datasets import RgbdFolder
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.images import DepthMap, RgbImage, encode_jpeg
+from tiekd_ros.images import DepthMap, RgbImage
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends.recorded import RecordedBackend
 from tiekd_ros.teacher.backends.synthetic import SyntheticBackend
@@ -37,6 +37,7 @@ class Scene:
     teacher: list[str]  # arguments of `tiekd teacher serve`
     turn_s: float  # after this time the camera has shown everything
     frames: int  # different frames worth logging, about
+    score_every_s: float  # rendering a truth takes processor time that the loop needs
     truth: Truth
 
 
@@ -48,7 +49,7 @@ class _BackendTruth:
         self._intrinsics = intrinsics
 
     def __call__(self, image: RgbImage, stamp_ns: int) -> DepthMap | None:
-        request = DepthRequest(encode_jpeg(image), self._intrinsics, stamp_ns, "camera")
+        request = DepthRequest(b"", self._intrinsics, stamp_ns, "camera")
         try:
             return self._backend.infer(image, request).depth
         except TiekdError:
@@ -68,7 +69,7 @@ def synthetic_scene(seed: int) -> Scene:
         "height": _SIZE[1],
     }
     teacher = ["--backend", "synthetic", "--seed", str(seed), "--period", str(_WORLD_TURN_S)]
-    return Scene(f"synthetic world {seed}", camera, teacher, _WORLD_TURN_S, 120, truth)
+    return Scene(f"synthetic world {seed}", camera, teacher, _WORLD_TURN_S, 120, 0.4, truth)
 
 
 def folder_scene(path: Path) -> Scene:
@@ -83,4 +84,4 @@ def folder_scene(path: Path) -> Scene:
     camera = {"source": str(path.absolute()), "rate_hz": rate, "loop": True}
     teacher = ["--backend", "recorded", "--frames", str(path.absolute())]
     title = f"{len(folder)} recorded frames of {path.name}"
-    return Scene(title, camera, teacher, len(folder) / rate, len(folder), truth)
+    return Scene(title, camera, teacher, len(folder) / rate, len(folder), 0.1, truth)

@@ -12,6 +12,7 @@ import numpy as np
 from tiekd_ros.images import DepthMap, RgbImage, thumbnail, thumbnail_distances
 
 _KEPT_VIEWS = 240  # of each student, for the pictures
+_SAME_VIEW = 3.0  # grey levels between thumbnails: less shows nothing new
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,12 @@ class StreamScore:
     _relative_error: float = 0.0
 
     def add(self, view: View) -> None:
-        """Score a frame; infinite depth counts as the nearest or farthest truth of the frame."""
+        """Score a frame over the pixels whose truth is known; its depth must be finite there."""
         known = np.isfinite(view.truth) & (view.truth > 0)
         if not known.any():
             return
         truth = view.truth[known].astype(np.float64)
-        depth = view.depth[known].astype(np.float64).clip(truth.min(), truth.max())
-        depth = np.nan_to_num(depth, nan=float(truth.max()))
+        depth = view.depth[known].astype(np.float64)
         error = depth - truth
         self.frames += 1
         self.pixels += truth.size
@@ -80,8 +80,17 @@ class Scoreboard:
         self._lock = threading.Lock()
         self._scores: dict[str, StreamScore] = {}
 
-    def add(self, version: str, view: View) -> None:
-        """Score a frame for a version."""
+    def add(self, version: str, view: View, near_m: float, far_m: float) -> None:
+        """Score a frame for a version.
+
+        Args:
+            version: the student that was live.
+            view: what was published; -Inf counts as `near_m`, +Inf as `far_m`, and so does NaN.
+            near_m: near end of the student's range.
+            far_m: far end of the student's range.
+        """
+        depth = np.nan_to_num(view.depth, nan=far_m, posinf=far_m, neginf=near_m)
+        view = View(view.stamp_ns, view.image, depth, view.truth)
         if view.depth.shape != view.truth.shape:
             size = (view.truth.shape[1], view.truth.shape[0])
             depth = cv2.resize(view.depth, size, interpolation=cv2.INTER_NEAREST)
@@ -96,20 +105,24 @@ class Scoreboard:
 
 
 def matching_views(before: list[View], after: list[View], count: int) -> list[tuple[View, View]]:
-    """Return pairs of views of the same place under two students, spread over the second's time.
+    """Return pairs of views of the same place under two students, at most `count`.
 
-    For each of `count` equal stretches of `after`, the view that most resembles one in `before`.
+    Each view of `after` is paired with the one in `before` that resembles it most. Of the pairs
+    that resemble best, those are taken that differ most from the ones taken already, so that a
+    looped recording does not show one place twice.
     """
     if not before or not after:
         return []
-    thumbnails = np.stack([thumbnail(v.image) for v in before])
-    nearest = []
-    for view in after:
-        distances = thumbnail_distances(thumbnail(view.image), thumbnails)
-        index = int(distances.argmin())
-        nearest.append((float(distances[index]), before[index], view))
-    pairs = []
-    for stretch in np.array_split(np.arange(len(nearest)), min(count, len(nearest))):
-        _, old, new = min((nearest[i] for i in stretch), key=lambda item: item[0])
-        pairs.append((old, new))
-    return pairs
+    old = np.stack([thumbnail(v.image) for v in before])
+    new = np.stack([thumbnail(v.image) for v in after])
+    distances = np.stack([thumbnail_distances(one, old) for one in new])  # (after, before)
+    partner = distances.argmin(axis=1)
+    resemblance = distances.min(axis=1)
+    good = np.flatnonzero(resemblance <= np.median(resemblance))
+    chosen: list[int] = []
+    apart = np.full(len(good), np.inf)
+    while len(chosen) < min(count, len(good)) and apart.max() > _SAME_VIEW:
+        index = int(good[int(apart.argmax())])
+        chosen.append(index)
+        apart = np.minimum(apart, thumbnail_distances(new[index], new[good]))
+    return [(before[int(partner[i])], after[i]) for i in sorted(chosen)]

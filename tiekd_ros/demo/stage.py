@@ -16,6 +16,7 @@ from tiekd_ros.up import UpOptions, node_programs
 
 NAMESPACE = "tiekd"
 IMAGE_TOPIC = "/camera/image_raw"
+_PIXELS = 38_000  # half of the default: a demo's students have to learn within two minutes
 
 
 class Stage:
@@ -50,6 +51,7 @@ class Stage:
                 "train.iterations": iterations,
                 "train.seconds": seconds,
                 "train.threads": 2,
+                "student.pixels": _PIXELS,
                 "labels.retry_s": 0.5,
                 "teacher.timeout_s": 5.0,
             },
