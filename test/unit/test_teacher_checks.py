@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.teachers import METRIC, ramp
 from tiekd_ros.teacher.checks import AnswerChecks, check_answer
 from tiekd_ros.teacher.errors import TeacherAnswerError
 from tiekd_ros.teacher.protocol import DepthAnswer, read_answer, write_answer
-from tiekd_ros.teacher.testing import METRIC, ramp
 
 
 def check(depth, confidence=None, size=(64, 48), checks=None):

@@ -14,11 +14,8 @@ import time
 
 import pytest
 
-from tiekd_ros.teacher.client import ClientSettings, TeacherClient
-from tiekd_ros.teacher.errors import TeacherUnreachableError
-from tiekd_ros.teacher.protocol import TeacherIdentity
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
-from tiekd_ros.teacher.testing import (
+from helpers.children import child_environment
+from helpers.teachers import (
     METRIC,
     SilentBackend,
     StubBackend,
@@ -27,6 +24,10 @@ from tiekd_ros.teacher.testing import (
     ramp,
     serving,
 )
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.errors import TeacherUnreachableError
+from tiekd_ros.teacher.protocol import TeacherIdentity
+from tiekd_ros.teacher.server import ServerSettings, TeacherServer
 
 PROMPT_S = 5.0  # what must end at once ends within this on a busy machine
 DEADLINE_S = 0.3
@@ -79,7 +80,7 @@ def test_a_restart_during_the_retries_goes_unnoticed():
 
 SLOW_SERVER = """
 import sys, time
-from tiekd_ros.teacher.testing import StubBackend, ramp
+from helpers.teachers import StubBackend, ramp
 from tiekd_ros.teacher.server import ServerSettings, serve
 def answer(image, request):
     print("asked", flush=True)
@@ -93,6 +94,7 @@ def start_process(seconds_per_answer: float) -> tuple[subprocess.Popen[str], str
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_SERVER, str(seconds_per_answer)],
         stdout=subprocess.PIPE,
+        env=child_environment(),
         text=True,
     )
     return process, f"127.0.0.1:{int(process.stdout.readline())}"

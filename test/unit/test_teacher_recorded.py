@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers.teachers import depth_request, picture, ramp, serving
 from tiekd_ros.datasets import DatasetError, RgbdFolder
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.images import decode_image, encode_jpeg
@@ -17,7 +18,6 @@ from tiekd_ros.teacher.backends.recorded import RecordedBackend
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthRequest
-from tiekd_ros.teacher.testing import depth_request, picture, ramp, serving
 
 HOLOLENS = Path(__file__).resolve().parents[3] / "shared" / "data" / "hololens"
 needs_hololens = pytest.mark.skipif(

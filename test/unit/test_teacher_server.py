@@ -15,12 +15,12 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from helpers.teachers import SilentBackend, StubBackend, picture, ramp, serving
 from tiekd_ros.images import encode_jpeg
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.errors import TeacherServerError
 from tiekd_ros.teacher.protocol import DepthAnswer
 from tiekd_ros.teacher.server import ServerSettings, TeacherServer
-from tiekd_ros.teacher.testing import SilentBackend, StubBackend, picture, ramp, serving
 
 PROMPT_S = 5.0
 FP16_RELATIVE_ERROR = 2.0**-11

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.teachers import serving
 from tiekd_ros.images import encode_jpeg
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthRequest
-from tiekd_ros.teacher.testing import serving
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 SEED = 3

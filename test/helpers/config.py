@@ -1,0 +1,95 @@
+"""The parameter files of `config/`, written from the settings that they describe.
+
+PYTHONPATH=.:test python -m helpers.config     write them anew
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from pathlib import Path
+
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.frames import FrameLogSettings, LabellerSettings
+from tiekd_ros.nodes.settings import CameraSettings, CommonSettings, DepthSettings
+from tiekd_ros.settings import Settings, setting_info
+from tiekd_ros.teacher.client import ClientSettings
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+
+NODES: dict[str, dict[str, type[Settings]]] = {
+    "depth_node": {"": DepthSettings},
+    "companion_node": {
+        "": CommonSettings,
+        "frames": FrameLogSettings,
+        "labels": LabellerSettings,
+        "teacher": ClientSettings,
+        **RoundPlan.groups(),
+    },
+    "camera_node": {"": CameraSettings},
+}
+"""Groups of parameters by node; the group '' stands at the top."""
+
+_USES = {
+    "depth_node": """\
+#   ros2 launch tiekd_ros depth.launch.py params_file:=my.yaml
+#   tiekd up --params-file my.yaml
+""",
+    "companion_node": """\
+#   ros2 launch tiekd_ros depth.launch.py params_file:=my.yaml
+#   tiekd up --params-file my.yaml
+""",
+    "camera_node": """\
+#   ros2 run tiekd_ros camera_node --ros-args --params-file my.yaml
+""",
+}
+
+_TITLES = {
+    "frames": "The frame log: what is worth keeping, and how much of it. [all at start]",
+    "labels": "Asking the teacher for labels, in the background. [all at start]",
+    "teacher": "Where the teacher is, and how patiently it is asked. [all at start]",
+    "distill": "Distillation rounds: when one may start, and on which frames.",
+    "student": "The shape of a first student; later ones inherit it.",
+    "train": "The training of one round.",
+    "loss": "The TIE-KD loss.",
+    "augment": "How far a training sample may differ from its frame.",
+    "gate": "What a candidate has to show before it goes live.",
+}
+
+
+def render(node: str) -> str:
+    """Return the text of a node's parameter file."""
+    lines = [f"# Parameters of {node}, all at their defaults. Copy what you change:\n#\n"]
+    lines.append(_USES[node])
+    lines.append(
+        "#\n# [at start] = read when the node starts; the others can be changed while it runs,\n"
+        "# with `ros2 param set`. A value out of range is refused, and the message says why.\n"
+        "/**:\n  ros__parameters:\n"
+    )
+    for group, kind in NODES[node].items():
+        indent = " " * (6 if group else 4)
+        if group:
+            lines.append(f"\n    # {_TITLES[group]}\n    {group}:\n")
+        for field in dataclasses.fields(kind):
+            lines.append(_comment(field, indent))
+            lines.append(f"{indent}{field.name}: {json.dumps(field.default)}\n")
+    return "".join(lines)
+
+
+def _comment(field: dataclasses.Field, indent: str) -> str:
+    info = setting_info(field)
+    text = info.description
+    if info.choices or type(field.default) in (int, float):
+        text += f" ({info.allowed()})"
+    if info.read_only:
+        text += " [at start]"
+    return (
+        textwrap.fill(text, 96, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    for name in NODES:
+        (CONFIG / f"{name}.yaml").write_text(render(name))

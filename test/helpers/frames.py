@@ -1,0 +1,83 @@
+"""Small frame logs with real pictures and depth, and a plan for rounds of a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.distillation.samples import Sample, fit_sample
+from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import InputSize
+from tiekd_ros.worlds import IndoorWorld, View, WorldSettings
+
+WIDTH, HEIGHT = 96, 72
+SIZE = InputSize(64, 96)
+"""The network's input for these frames with 4096 pixels."""
+
+_S = 10**9
+_STEP_NS = 2 * _S
+_EVERYTHING = FrameLogSettings(
+    min_interval_s=0.0, min_sharpness=0.0, min_novelty=0.0, guard_share=0.0, block_s=6.0,
+    held_out_every=2,
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def views() -> tuple[View, ...]:
+    """Return 24 views of the synthetic world, 96x72, 2 s apart along the camera's walk."""
+    world = IndoorWorld(WorldSettings(seed=1))
+    return tuple(world.render(k * _STEP_NS, WIDTH, HEIGHT) for k in range(24))
+
+
+def samples(count: int = 24) -> list[Sample]:
+    """Return the views as training samples at the network's size."""
+    camera = IndoorWorld.default_intrinsics(WIDTH, HEIGHT)
+    return [fit_sample(v.image, v.depth, camera, SIZE) for v in views()[:count]]
+
+
+def fill_store(path: Path, seen: Sequence[View] | None = None) -> None:
+    """Make a frame log whose frames are all labelled with their exact depth.
+
+    Of the default 24 views, 12 are held out.
+    """
+    with FrameStore(path, _EVERYTHING) as store:
+        for number, view in enumerate(views() if seen is None else seen):
+            camera = IndoorWorld.default_intrinsics(WIDTH, HEIGHT)
+            seen_at = (number + 1) * _STEP_NS
+            frame_id = store.add(Observation(view.image, seen_at, "camera", camera)).frame_id
+            assert frame_id is not None
+            store.put_label(frame_id, view.depth, "exact", "1")
+
+
+def filled_state(root: Path) -> StateFolder:
+    """Return a state folder with a frame log of 24 labelled frames and nothing else."""
+    state = StateFolder(root).create()
+    fill_store(state.frames)
+    return state
+
+
+def small_settings(**groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings of a round that takes a few seconds and accepts what it trained.
+
+    Args:
+        groups: settings by group that replace these.
+    """
+    small: dict[str, dict[str, Any]] = {
+        "distill": {"min_frames": 8, "min_held_out": 2},
+        "student": {"pixels": 4096, "bins": 33},
+        "train": {"iterations": 25, "learning_rate": 0.015, "threads": 1, "device": "cpu"},
+        "augment": {"zoom": 1.0},
+        "gate": {"first_margin": 1.0, "min_gain": 0.0, "max_loss": 1.0},
+    }
+    for name, values in groups.items():
+        small[name] = {**small.get(name, {}), **values}
+    return small
+
+
+def small_plan(**groups: dict[str, Any]) -> RoundPlan:
+    """Return `small_settings` as a plan."""
+    return RoundPlan.from_mapping(small_settings(**groups))

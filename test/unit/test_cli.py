@@ -1,0 +1,129 @@
+"""The `tiekd` command: helps, JSON for programs, one clear line for a mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from helpers.children import run_python
+from helpers.frames import filled_state, small_settings
+from helpers.students import small_student
+from tiekd_ros import __version__
+from tiekd_ros.cli import app
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import REFUSED, StudentRegistry
+
+VERBS = [
+    [], ["up"], ["demo"], ["distill"], ["teacher"], ["teacher", "serve"], ["students"],
+    ["students", "list"], ["students", "show"], ["students", "promote"],
+    ["students", "rollback"], ["frames"], ["frames", "stats"],
+]  # fmt: skip
+
+
+def run(*arguments: str) -> str:
+    """Run the command in this process and return what it printed."""
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def state(tmp_path) -> StateFolder:
+    """A state folder with three students, the second of them refused."""
+    state = StateFolder(tmp_path / "state").create()
+    registry = StudentRegistry(state.students)
+    for seed in range(3):
+        registry.add(small_student(seed, frames={"train": 10 + seed}))
+    registry.judge("000002", REFUSED, "worse", {"after": {"rmse": 0.5, "abs_rel": 0.1}})
+    return state
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_explains_itself(verb):
+    text = run(*verb, "--help")
+    assert "Usage" in text
+    assert "--help" in text
+    if verb and verb[-1] not in ("teacher", "students", "frames", "serve", "demo", "up", "show"):
+        assert "--state" in text
+
+
+def test_help_knows_every_verb():
+    text = run("--help")
+    for name in ("up", "demo", "distill", "teacher", "students", "frames"):
+        assert name in text
+
+
+def test_the_version_is_printed():
+    assert run("--version").strip() == f"tiekd_ros {__version__}"
+
+
+def test_students_are_listed_shown_promoted_and_rolled_back(state):
+    folder = ["--state", str(state.root)]
+    assert not any(s["live"] for s in json.loads(run("students", "list", "--json", *folder)))
+    assert "000001 is live" in run("students", "promote", "000001", *folder)
+    assert "000003 is live" in run("students", "promote", "000003", *folder)
+    listed = json.loads(run("students", "list", "--json", *folder))
+    assert [(s["version"], s["status"], s["live"]) for s in listed] == [
+        ("000001", "candidate", False),
+        ("000002", "refused", False),
+        ("000003", "candidate", True),
+    ]
+    table = run("students", "list", *folder)
+    assert "000003" in table
+    assert "live" in table
+    card = json.loads(run("students", "show", "000002", *folder))
+    assert (card["reason"], card["frames"]) == ("worse", {"train": 11})
+    assert "000001 is live" in run("students", "rollback", *folder)
+    assert StudentRegistry(state.students).live() == "000001"
+    assert "000002 is live" in run("students", "promote", "000002", "--force", *folder)
+
+
+def test_a_folder_without_students_says_what_to_do(tmp_path):
+    assert "run a distillation round first" in run("students", "list", "--state", str(tmp_path))
+    assert json.loads(run("students", "list", "--json", "--state", str(tmp_path))) == []
+
+
+def test_a_round_runs_offline_and_the_log_counts_it(tmp_path):
+    state = filled_state(tmp_path / "state")
+    folder = ["--state", str(state.root)]
+    before = json.loads(run("frames", "stats", "--json", *folder))
+    assert (before["total"], before["new_labels"]) == (24, 12)
+    assert before["frames"]["labelled"] == {"train": 12, "held_out": 12}
+    settings = json.dumps(small_settings())
+    record = json.loads(run("distill", "--json", "--settings", settings, *folder))
+    assert record["state"] == "accepted", record["reason"]
+    assert record["version"] == StudentRegistry(state.students).live() == "000001"
+    assert json.loads(run("frames", "stats", "--json", *folder))["new_labels"] == 0
+    assert "0 labels new" in " ".join(run("frames", "stats", *folder).split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frames", "stats", "--state", "{state}/gone"], "there is no frame log"),
+        (["distill", "--state", "{state}/gone"], "there is no frame log"),
+        (["students", "promote", "000002", "--state", "{state}"], "refused by the gate (worse)"),
+        (["teacher", "serve", "--backend", "oracle"], "oracle"),
+    ],
+    ids=["stats", "distill", "promote", "serve"],
+)
+def test_a_mistake_ends_with_one_clear_line_and_code_1(state, arguments, message):
+    done = run_python("-m", "tiekd_ros.cli", *(a.format(state=state.root) for a in arguments))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("settings", ["{", "[[]]", '{"train": 5}', "nonsense"])
+def test_settings_that_are_no_json_object_are_refused_with_an_example(tmp_path, settings):
+    from tiekd_ros.distillation.offline import distill_once
+    from tiekd_ros.errors import InvalidSettingError
+
+    state = StateFolder(tmp_path)
+    state.frames.touch()
+    with pytest.raises(InvalidSettingError, match="settings must be JSON like"):
+        distill_once(state, settings, None)

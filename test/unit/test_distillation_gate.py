@@ -1,0 +1,195 @@
+"""The gate and the choice of frames: what has to be shown, and on what."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from helpers.frames import samples
+from helpers.students import BINS, small_student
+from tiekd_ros.camera import Intrinsics
+from tiekd_ros.distillation.gate import (
+    GateSettings,
+    judge_against_incumbent,
+    judge_first,
+    score_best_constant,
+    score_student,
+)
+from tiekd_ros.distillation.metrics import DepthMetrics, best_constant, depth_metrics, mean_metrics
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.distillation.replay import (
+    RoundRefusedError,
+    RoundSettings,
+    StudentSettings,
+    check_enough,
+    choose_frames,
+    first_bins,
+    first_input_size,
+    median_focal,
+)
+from tiekd_ros.distillation.samples import Sample
+from tiekd_ros.errors import BadDepthError, InvalidSettingError
+from tiekd_ros.student import InputSize, TorchRuntime
+
+PERFECT = DepthMetrics(0, 0, 0, 0, 0, 0, 1, 1, 1)
+
+
+def scored(rmse: float, abs_rel: float) -> DepthMetrics:
+    return dataclasses.replace(PERFECT, rmse=rmse, abs_rel=abs_rel)
+
+
+@pytest.mark.parametrize(
+    ("rmse", "abs_rel", "accepted"),
+    [
+        (0.8, 0.40, True),  # both at the margin
+        (0.9, 0.34, True),  # their mean below it
+        (0.8, 0.41, False),
+        (0.1, 0.50, False),  # one much better, the other no better
+        (1.0, 0.05, False),
+        (math.nan, 0.1, False),
+    ],
+)
+def test_a_first_student_must_beat_the_best_constant_clearly(rmse, abs_rel, accepted):
+    verdict = judge_first(scored(rmse, abs_rel), scored(1.0, 0.5), GateSettings())
+    assert verdict.accepted is accepted
+    assert verdict.baseline == "best constant"
+    assert f"RMSE {rmse:.3f} against 1.000 m" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("rmse", "abs_rel", "accepted"),
+    [
+        (0.99, 0.0990, True),  # both a little better
+        (1.00, 0.1000, False),  # the same is not better
+        (0.996, 0.0999, False),  # mean gain 0.25 %: below min_gain
+        (0.90, 0.1019, True),  # one much better, the other within max_loss
+        (0.80, 0.1025, False),  # the other 2.5 % worse
+        (1.10, 0.1100, False),
+        (math.nan, 0.09, False),
+    ],
+)
+def test_a_candidate_must_be_better_than_the_incumbent_and_worse_in_nothing(
+    rmse, abs_rel, accepted
+):
+    verdict = judge_against_incumbent(scored(rmse, abs_rel), scored(1.0, 0.1), GateSettings())
+    assert verdict.accepted is accepted
+    assert verdict.baseline == "incumbent"
+    assert "1.000 ->" in verdict.reason
+
+
+def test_margins_are_settings():
+    easy = GateSettings(first_margin=1.0, min_gain=0.0, max_loss=1.0)
+    assert judge_first(scored(0.99, 0.49), scored(1.0, 0.5), easy).accepted
+    assert judge_against_incumbent(scored(1.0, 0.1), scored(1.0, 0.1), easy).accepted
+    strict = GateSettings(min_gain=1.0)
+    assert not judge_against_incumbent(scored(0.1, 0.01), scored(1.0, 0.1), strict).accepted
+
+
+def test_scores_are_the_mean_over_frames_within_the_students_range():
+    runtime, seen = TorchRuntime(small_student()), samples(3)
+    each = [depth_metrics(runtime.predict(s.image).depth, s.depth, 0.1, 10.0) for s in seen]
+    done = []
+    assert score_student(runtime, seen, BINS, done.append) == mean_metrics(each)
+    assert done == [1, 2, 3]
+
+
+def test_the_best_constant_is_judged_like_a_student():
+    seen = samples(3)
+    constant = best_constant([s.depth for s in seen], 0.1, 10.0)
+    each = [depth_metrics(np.full_like(s.depth, constant), s.depth, 0.1, 10.0) for s in seen]
+    assert score_best_constant(seen, BINS) == mean_metrics(each)
+
+
+def test_frames_without_a_known_pixel_are_passed_over_but_not_all_of_them():
+    blank = Sample(np.zeros((64, 96, 3), np.uint8), np.full((64, 96), np.nan, np.float32))
+    runtime, seen = TorchRuntime(small_student()), samples(1)
+    assert score_student(runtime, [blank, *seen], BINS) == score_student(runtime, seen, BINS)
+    with pytest.raises(BadDepthError, match="valid pixel"):
+        score_student(runtime, [blank], BINS)
+
+
+def test_all_frames_are_taken_while_they_are_few():
+    assert choose_frames([3, 1, 2], 3, seed=0) == [3, 1, 2]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 9, 10])
+def test_half_the_places_go_to_the_newest_and_the_rest_to_a_draw_of_the_older(limit):
+    ids = list(range(100, 200))
+    chosen = choose_frames(ids, limit, seed=1)
+    newest = (limit + 1) // 2
+    assert len(set(chosen)) == limit
+    assert chosen[-newest:] == ids[-newest:]
+    assert all(i in ids[:-newest] for i in chosen[:-newest])
+    assert chosen == choose_frames(ids, limit, seed=1)
+
+
+def test_another_seed_draws_other_old_frames():
+    ids = list(range(1000))
+    assert choose_frames(ids, 100, seed=1) != choose_frames(ids, 100, seed=2)
+
+
+@pytest.mark.parametrize(("train", "held_out"), [(39, 4), (40, 3), (0, 0)])
+def test_too_few_frames_are_refused_with_the_numbers(train, held_out):
+    with pytest.raises(RoundRefusedError) as refused:
+        check_enough(train, held_out, RoundSettings())
+    assert f"{train} for training (need 40)" in str(refused.value)
+    assert f"{held_out} held out (need 4)" in str(refused.value)
+    check_enough(40, 4, RoundSettings())
+
+
+@pytest.mark.parametrize(
+    ("deepest", "far"), [(2.0, 10.0), (10.0, 10.0), (15.0, 20.0), (75.0, 80.0), (250.0, 200.0)]
+)
+def test_the_first_range_holds_the_labels(deepest, far):
+    depth = np.linspace(0.5, deepest, 64 * 64, dtype=np.float32).reshape(64, 64)
+    depth[0] = np.nan
+    assert first_bins([depth], StudentSettings()).max_depth_m == far
+
+
+def test_a_few_stray_labels_do_not_stretch_the_range():
+    depth = np.full((64, 640), 4.0, np.float32)
+    depth[0, :100] = 150.0  # 0.2 %
+    assert first_bins([depth], StudentSettings()).max_depth_m == 10.0
+
+
+def test_a_range_that_was_given_is_taken():
+    settings = StudentSettings(max_depth_m=33.0, min_depth_m=0.3, bins=65)
+    bins = first_bins([np.full((8, 8), np.nan, np.float32)], settings)
+    assert (bins.count, bins.min_depth_m, bins.max_depth_m) == (65, 0.3, 33.0)
+
+
+@pytest.mark.parametrize("depths", [[], [np.full((8, 8), np.nan, np.float32)]])
+def test_labels_without_any_known_depth_are_refused(depths):
+    with pytest.raises(RoundRefusedError, match="look at the teacher"):
+        first_bins(depths, StudentSettings())
+
+
+def test_the_first_input_has_the_cameras_aspect():
+    assert first_input_size(480, 640, StudentSettings(pixels=4096)) == InputSize(64, 96)
+
+
+def test_the_focal_length_of_a_student_is_the_median_of_its_frames():
+    image, depth = np.zeros((64, 96, 3), np.uint8), np.ones((64, 96), np.float32)
+    seen = [Sample(image, depth, Intrinsics(f, 2 * f, 1, 1)) for f in (50.0, 60.0, 900.0)]
+    assert median_focal([*seen, Sample(image, depth)]) == (60.0, 120.0)
+    assert median_focal([Sample(image, depth)]) is None
+
+
+def test_a_plan_survives_its_way_to_the_worker_and_back():
+    plan = RoundPlan.from_mapping({"train": {"iterations": 7}, "gate": {"min_gain": 0.5}})
+    assert plan.train.iterations == 7
+    assert RoundPlan.from_mapping(plan.as_dict()) == plan
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"trian": {}}, "unknown group of settings 'trian': known are distill, student, train"),
+        ({"train": {"iteration": 1}}, "unknown setting 'iteration'"),
+        ({"train": {"iterations": 0}}, "iterations must be between 1"),
+    ],
+)
+def test_a_plan_with_a_mistake_is_refused_by_name(groups, message):
+    with pytest.raises(InvalidSettingError, match=message):
+        RoundPlan.from_mapping(groups)

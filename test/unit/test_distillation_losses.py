@@ -1,0 +1,167 @@
+"""The loss against a slow implementation of its definition, and against unknown pixels.
+
+The slow one is written from the formulas, pixel by pixel in float64, and shares no code.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tiekd_ros.distillation.losses import DistillationLoss, LossSettings, masked_ssim
+from tiekd_ros.student import DepthBins
+
+BINS = DepthBins(count=65, min_depth_m=0.1, max_depth_m=10.0)
+SHAPE = (14, 17)
+
+
+def slow_target(depth: float, sigma: float, bins: DepthBins) -> np.ndarray:
+    """Return the mass per bin of the Gaussian whose expectation within the range is `depth`."""
+    edges = np.linspace(bins.min_depth_m, bins.max_depth_m, bins.count + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+
+    def masses(mu: float) -> np.ndarray:
+        cdf = np.array([0.5 * (1 + math.erf((e - mu) / (sigma * math.sqrt(2)))) for e in edges])
+        return np.diff(cdf) / (cdf[-1] - cdf[0])
+
+    low, high = depth - 4 * sigma, depth + 4 * sigma
+    for _ in range(60):
+        mu = (low + high) / 2
+        low, high = (mu, high) if masses(mu) @ centres < depth else (low, mu)
+    return masses((low + high) / 2)
+
+
+def slow_ssim(a: np.ndarray, b: np.ndarray, valid: np.ndarray) -> float:
+    """Return SSIM of one pair of maps, Wang et al. 2004, over valid pixels; window 11x11."""
+    height, width = a.shape
+    offsets = np.arange(-5, 6)
+    gauss = np.exp(-(offsets**2) / (2 * 1.5**2))
+    gauss /= gauss.sum()
+    values = []
+    for y in range(height):
+        for x in range(width):
+            if not valid[y, x]:
+                continue
+            weights, pairs, reach = [], [], 0.0
+            for dy, wy in zip(offsets, gauss, strict=True):
+                for dx, wx in zip(offsets, gauss, strict=True):
+                    v, u = y + dy, x + dx
+                    if 0 <= v < height and 0 <= u < width:
+                        reach += wy * wx
+                        if valid[v, u]:
+                            weights.append(wy * wx)
+                            pairs.append((a[v, u], b[v, u]))
+            w, p = np.array(weights), np.array(pairs)
+            if w.sum() < 0.5 * reach:
+                continue
+            w = w / w.sum()
+            mean = w @ p
+            var = w @ (p - mean) ** 2
+            cov = w @ ((p[:, 0] - mean[0]) * (p[:, 1] - mean[1]))
+            c1, c2 = 0.01**2, 0.03**2
+            top = (2 * mean[0] * mean[1] + c1) * (2 * cov + c2)
+            values.append(top / ((mean[0] ** 2 + mean[1] ** 2 + c1) * (var.sum() + c2)))
+    return float(np.mean(values))
+
+
+def maps(seed: int = 0, unknown: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits (1, C, h, w), and smooth depth (1, 1, h, w) of which a share is unknown."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : SHAPE[0], 0 : SHAPE[1]]
+    depth = 4 + 3 * np.sin(x / 4 + rng.uniform()) * np.cos(y / 5) + rng.normal(0, 0.1, SHAPE)
+    depth[rng.uniform(size=SHAPE) < unknown] = np.nan
+    depth[0, 0], depth[0, 1], depth[0, 2] = 0.05, 12.0, np.inf
+    logits = rng.normal(0, 2, (BINS.count, *SHAPE))
+    return torch.tensor(logits[None]).float(), torch.tensor(depth[None, None]).float()
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.3, 0.7])
+def test_both_terms_equal_the_slow_implementation(unknown):
+    settings = LossSettings(kl_weight=2.0, ssim_weight=3.0, sigma_floor_m=0.15, sigma_relative=0.05)
+    logits, depth = maps(unknown=unknown)
+    parts = DistillationLoss(BINS, settings)(logits, depth)
+    z, d = logits[0].double().numpy(), depth[0, 0].double().numpy()
+    q = np.exp(z - z.max(0))
+    q /= q.sum(0)
+    valid = np.nan_to_num(d, nan=-1, posinf=-1)
+    valid = (valid >= BINS.min_depth_m) & (valid <= BINS.max_depth_m)
+    divergences = []
+    for y, x in np.argwhere(valid):
+        p = slow_target(d[y, x], max(0.15, 0.05 * d[y, x]), BINS)
+        some = p > 1e-30
+        divergences.append((p[some] * (np.log(p[some]) - np.log(q[some, y, x]))).sum())
+    edges = np.linspace(BINS.min_depth_m, BINS.max_depth_m, BINS.count + 1)
+    expected = np.tensordot((edges[1:] + edges[:-1]) / 2, q, axes=1)
+    scale = BINS.max_depth_m - BINS.min_depth_m
+    ssim = slow_ssim(expected / scale, np.where(valid, d, 0) / scale, valid)
+    assert parts.kl.item() == pytest.approx(np.mean(divergences), rel=1e-3)
+    assert parts.ssim.item() == pytest.approx(ssim, abs=1e-4)
+    assert parts.total.item() == pytest.approx(2 * np.mean(divergences) + 3 * (1 - ssim), rel=1e-3)
+
+
+def test_unknown_pixels_get_no_gradient():
+    logits, depth = maps()
+    logits.requires_grad_()
+    loss = DistillationLoss(BINS, LossSettings())
+    loss(logits, depth).total.backward()
+    valid = loss.target.valid(depth)[0, 0]
+    strength = logits.grad[0].abs().sum(0)
+    assert strength[~valid].max() == 0
+    assert (strength[valid] > 0).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("value", [math.nan, 0.0, 50.0, math.inf])
+def test_a_batch_without_a_valid_pixel_gives_zero_and_a_finite_gradient(value):
+    logits = maps()[0].requires_grad_()
+    parts = DistillationLoss(BINS, LossSettings())(logits, torch.full((1, 1, *SHAPE), value))
+    parts.total.backward()
+    assert parts.total.item() == parts.kl.item() == 0
+    assert parts.ssim.item() == 1
+    assert logits.grad.abs().max() == 0
+
+
+def test_a_student_that_says_what_the_teacher_says_has_no_loss():
+    _, depth = maps(unknown=0.0)
+    depth = depth.nan_to_num(posinf=5.0).clamp(1.0, 9.0)
+    loss = DistillationLoss(BINS, LossSettings(sigma_floor_m=0.2))
+    logits = loss.target.probabilities(depth).clamp_min(1e-30).log()
+    parts = loss(logits, depth)
+    assert parts.kl.item() == pytest.approx(0, abs=1e-4)
+    assert parts.ssim.item() == pytest.approx(1, abs=1e-3)
+
+
+def pair_of(structure_a, structure_b) -> float:
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    a, b = (0.5 + 0.2 * f(x, y) for f in (structure_a, structure_b))
+    return masked_ssim(a[None, None], b[None, None], torch.ones(1, 1, 32, 32, dtype=bool)).item()
+
+
+def stripes(x, y):
+    return torch.sin(x)
+
+
+def other_stripes(x, y):
+    return torch.sin(y)
+
+
+def test_ssim_ranks_structure():
+    same = pair_of(stripes, stripes)
+    uncorrelated = pair_of(stripes, other_stripes)
+    opposed = pair_of(stripes, lambda x, y: -stripes(x, y))
+    assert same == pytest.approx(1, abs=1e-5)
+    assert -1 <= opposed < -0.5 < uncorrelated < 0.3
+
+
+def test_ssim_ignores_what_the_mask_hides():
+    a, b = torch.rand(2, 1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    valid = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(1)) > 0.3
+    spoiled = torch.where(valid, b, torch.tensor(math.nan))
+    assert torch.equal(masked_ssim(a, spoiled, valid), masked_ssim(a, b, valid))
+
+
+def test_pixels_among_mostly_unknown_ones_do_not_count():
+    a, b = torch.zeros(1, 1, 24, 24), torch.ones(1, 1, 24, 24)
+    valid = torch.zeros(1, 1, 24, 24, dtype=bool)
+    valid[..., 12, 12] = True
+    assert masked_ssim(a, b, valid).item() == 1

@@ -1,0 +1,115 @@
+"""One round in this process: what a second student inherits, and what it is judged against."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.frames import SIZE, filled_state, small_plan
+from helpers.students import small_student
+from tiekd_ros.distillation.round import run_round
+from tiekd_ros.frames import FrameStore
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import CheckpointError, DepthBins, Student, StudentCard, StudentRegistry
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> StateFolder:
+    return filled_state(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture
+def state(labelled, tmp_path) -> StateFolder:
+    state = StateFolder(tmp_path / "state").create()
+    shutil.copy(labelled.frames, state.frames)
+    return state
+
+
+@pytest.fixture
+def live(state) -> StudentRegistry:
+    """A registry whose live student, untrained, has other bins than the plan asks for."""
+    registry = StudentRegistry(state.students)
+    torch.manual_seed(0)
+    bins = DepthBins(count=17, max_depth_m=20.0)
+    registry.add(Student.fresh(StudentCard(bins, SIZE, status="accepted")))
+    registry.promote("000001")
+    return registry
+
+
+def run(state: StateFolder, **groups: dict[str, Any]) -> dict[str, Any]:
+    events: list[dict[str, Any]] = []
+    few = {"iterations": 3, **groups.pop("train", {})}
+    run_round(state, small_plan(train=few, **groups), 2, events.append)
+    assert events[-1]["event"] == "result"
+    return events[-1]
+
+
+def test_a_second_student_inherits_its_shape_and_is_judged_against_the_first(state, live):
+    before = live.load("000001")
+    result = run(state, loss={"sigma_relative": 0.08})
+    assert result["baseline"] == "incumbent"
+    after = live.load(result["version"])
+    assert (after.card.version, after.card.parent, after.card.round) == ("000002", "000001", 2)
+    assert (after.card.bins, after.card.input_size) == (before.card.bins, before.card.input_size)
+    assert after.card.target.relative == 0.08  # as it was taught, not as its parent was
+    assert after.card.created != "" != after.card.weights_sha256
+    statistics = "backbone.conv1.bn.running_mean"  # frozen with a parent
+    one, other = before.network.state_dict(), after.network.state_dict()
+    assert torch.equal(one[statistics], other[statistics])
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_the_incumbent_stays_as_it_is(state, live):
+    files = sorted((live.root / "000001").iterdir())
+    before = [path.read_bytes() for path in files]
+    run(state)
+    assert [path.read_bytes() for path in files] == before
+    assert live.live() == "000001"
+
+
+def test_a_candidate_without_enough_gain_is_refused_and_kept(state, live):
+    result = run(state, gate={"min_gain": 1.0})
+    assert not result["accepted"]
+    card = live.card(result["version"])
+    assert card.status == "refused"
+    assert card.reason == result["reason"]
+    assert card.scores["baseline"] == "incumbent"
+    with pytest.raises(CheckpointError, match="refused by the gate"):
+        live.promote(result["version"])
+
+
+def test_a_damaged_incumbent_ends_the_round_before_it_starts(state, live):
+    (live.root / "000001" / "student.safetensors").write_bytes(b"spoiled")
+    with pytest.raises(CheckpointError, match="000001"):
+        run(state)
+    assert live.versions() == ["000001"]
+
+
+def test_a_round_trains_on_no_more_frames_than_asked(state):
+    result = run(state, distill={"max_frames": 6, "max_held_out": 3})
+    assert (result["train_frames"], result["held_out_frames"]) == (6, 3)
+    with FrameStore(state.frames) as store:
+        ids = store.labelled_ids("train")
+    assert set(result["train_ids"]) <= set(ids)
+    assert result["train_ids"][-3:] == ids[-3:]
+
+
+def test_held_out_frames_are_never_trained_on(state):
+    result = run(state)
+    with FrameStore(state.frames) as store:
+        assert not set(result["train_ids"]) & set(store.labelled_ids("held_out"))
+
+
+def test_the_same_seed_on_the_same_frames_gives_the_same_scores(state, live):
+    one, other = run(state), run(state)
+    assert one["after"] == other["after"]
+    assert np.isfinite(list(one["after"].values())).all()
+
+
+def test_a_student_of_another_round_is_no_incumbent_until_it_is_live(state):
+    StudentRegistry(state.students).add(small_student())
+    assert run(state)["baseline"] == "best constant"

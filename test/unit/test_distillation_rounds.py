@@ -1,0 +1,220 @@
+"""Rounds as a long-lived process runs them: with a real worker, and with the worker's death."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from helpers.children import start_python, wait_until
+from helpers.frames import filled_state, small_plan
+from helpers.students import small_student
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.distillation.replay import RoundRefusedError
+from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
+from tiekd_ros.distillation.rounds import RoundRunner
+from tiekd_ros.frames import FrameStore
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry
+
+ENDLESS = small_plan(train={"iterations": 10**6})
+SHORT = small_plan(train={"iterations": 1}, gate={"first_margin": 0.05})  # trains, is refused
+
+HOLD_LOCK = """
+import sys
+from pathlib import Path
+from tiekd_ros.distillation.round_log import RoundLog
+lock = RoundLog(Path(sys.argv[1])).lock()
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> StateFolder:
+    return filled_state(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture
+def state(labelled, tmp_path) -> StateFolder:
+    """A state folder with labelled frames, no student and no round."""
+    state = StateFolder(tmp_path / "state").create()
+    shutil.copy(labelled.frames, state.frames)
+    return state
+
+
+class House:
+    """A runner on an open store, with all that it said."""
+
+    def __init__(self, state: StateFolder, plan: RoundPlan) -> None:
+        self.seen: list[RoundRecord] = []
+        self.store = FrameStore(state.frames)
+        self.runner = RoundRunner(state, self.store, plan, self.seen.append)
+        self.registry = StudentRegistry(state.students)
+        self.log = RoundLog(state.rounds)
+
+    def in_training(self) -> bool:
+        return any(record.step > 0 for record in self.seen)
+
+    def states(self) -> list[str]:
+        return [record.state for record in self.log.records()]
+
+
+@pytest.fixture
+def enter(state):
+    """Return a function that opens a house on the state folder with a plan."""
+    houses = []
+
+    def enter(plan: RoundPlan) -> House:
+        houses.append(House(state, plan))
+        return houses[-1]
+
+    yield enter
+    for house in houses:
+        house.runner.stop()
+        house.store.close()
+
+
+def leave_record(state: StateFolder, number: int, word: str = "running") -> None:
+    RoundLog(state.rounds).save(RoundRecord(number, state=word, stage="training"))
+
+
+def test_an_accepted_round_goes_live_and_its_frames_count_as_used(enter):
+    house = enter(small_plan())
+    assert house.store.stats().new_labels == 12
+    record = house.runner.start()
+    assert (record.number, record.state, record.train_frames) == (1, "running", 12)
+    with pytest.raises(RoundRefusedError, match="busy: round 1 is"):
+        house.runner.start()
+    house.runner.wait()
+    assert not house.runner.busy
+    done = house.runner.record
+    assert done.state == "accepted", done.reason
+    assert done.stage == "done"
+    assert done.after["rmse"] < done.before["rmse"]
+    assert house.registry.live() == done.version == "000001"
+    assert house.store.stats().new_labels == 0
+    assert list(house.log.records()) == [done]
+    stages = list(dict.fromkeys(r.stage for r in house.seen))
+    assert stages == ["starting", "loading", "training", "judging", "done"]
+
+
+def test_a_round_with_too_few_frames_is_refused_and_leaves_no_record(enter):
+    house = enter(small_plan(distill={"min_frames": 13}))
+    with pytest.raises(RoundRefusedError, match="12 for training"):
+        house.runner.start()
+    assert house.log.numbers() == []
+    assert not house.runner.busy
+
+
+def test_a_round_of_another_process_is_respected(state, enter):
+    other = start_python("-c", HOLD_LOCK, str(state.rounds), stdin=subprocess.PIPE)
+    assert other.stdout.readline() == "locked\n"
+    house = enter(SHORT)
+    with pytest.raises(RoundRefusedError, match="busy: another process"):
+        house.runner.start()
+    with pytest.raises(RoundRefusedError, match="busy: another process"):
+        house.runner.resume()
+    assert house.log.numbers() == []
+    other.send_signal(signal.SIGKILL)
+    other.communicate()
+    house.log.lock().close()  # the dead hold no lock
+
+
+def test_a_killed_worker_fails_its_round_and_the_next_one_works(enter):
+    house = enter(ENDLESS)
+    house.runner.start()
+    wait_until(house.in_training)
+    os.kill(house.runner.worker_pid, signal.SIGKILL)
+    house.runner.wait()
+    assert house.runner.record.state == "failed"
+    assert "killed by signal 9" in house.runner.record.reason
+    assert house.registry.versions() == []
+    assert house.store.stats().new_labels == 12
+    house.runner.set_plan(SHORT)
+    assert house.runner.start().number == 2
+    house.runner.wait()
+    assert house.states() == ["failed", "refused"]
+    assert "at most 0.05 is asked" in house.runner.record.reason
+    assert house.registry.versions() == ["000001"]
+    assert house.registry.live() is None
+
+
+def test_a_round_that_was_stopped_is_taken_up_again(state, enter):
+    house = enter(ENDLESS)
+    house.runner.start()
+    wait_until(house.in_training)
+    house.runner.stop()
+    assert not house.runner.busy
+    assert house.states() == ["running"]  # as a killed process would leave it
+    house = enter(SHORT)
+    assert house.runner.resume().number == 2
+    house.runner.wait()
+    assert house.states() == ["interrupted", "refused"]
+
+
+def test_a_round_can_be_stopped_before_its_worker_runs(enter):
+    house = enter(ENDLESS)
+    house.runner.start()
+    house.runner.stop()
+    assert not house.runner.busy
+    assert house.states() == ["running"]
+
+
+def test_an_accepted_candidate_of_a_killed_process_is_adopted_and_goes_live(state, enter):
+    house = enter(SHORT)
+    leave_record(state, 4)
+    house.registry.add(small_student(round=3, status="accepted"))
+    card = house.registry.add(small_student(round=4, status="accepted", reason="much better"))
+    record = house.runner.resume()
+    assert (record.number, record.state, record.version) == (4, "accepted", card.version)
+    assert record.reason == "much better"
+    assert house.registry.live() == card.version
+    assert house.states() == ["accepted"]
+    assert not house.runner.busy
+    assert house.runner.resume() is None
+
+
+def test_a_refused_candidate_of_a_killed_process_is_adopted_as_refused(state, enter):
+    house = enter(SHORT)
+    leave_record(state, 1)
+    house.registry.add(small_student(round=1, status="refused", reason="worse"))
+    assert house.runner.resume().state == "refused"
+    assert house.registry.live() is None
+
+
+def test_a_round_that_keeps_being_interrupted_is_not_started_for_ever(state, enter):
+    leave_record(state, 1, "interrupted")
+    leave_record(state, 2, "interrupted")
+    leave_record(state, 3)
+    house = enter(SHORT)
+    assert house.runner.resume() is None
+    assert house.states() == ["interrupted"] * 3
+    assert house.runner.resume() is None
+
+
+def test_nothing_is_taken_up_where_nothing_was_left(enter):
+    assert enter(SHORT).runner.resume() is None
+
+
+def test_a_damaged_record_is_passed_over_and_its_number_not_used_again(state, enter):
+    leave_record(state, 1, "refused")
+    (state.rounds / "000002.json").write_text('{"number": 2, "sta')
+    house = enter(small_plan(distill={"min_frames": 13}))
+    assert house.runner.resume() is None
+    assert house.log.numbers() == [1, 2]
+    assert [r.number for r in house.log.records()] == [1]
+
+
+def test_a_record_survives_its_file(tmp_path):
+    log = RoundLog(tmp_path)
+    record = RoundRecord(7, state="accepted", loss=1.5, before={"rmse": 2.0}, version="000003")
+    log.save(record)
+    assert list(log.records()) == [record]
+    log.save(dataclasses.replace(record, step=9))
+    assert [r.step for r in log.records()] == [9]
+    assert [p.name for p in tmp_path.iterdir()] == ["000007.json"]

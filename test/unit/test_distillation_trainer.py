@@ -1,0 +1,208 @@
+"""The trainer: it learns, it keeps to its budget, and a bad step changes nothing."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers.frames import samples
+from tiekd_ros.distillation.losses import LossSettings
+from tiekd_ros.distillation.samples import AugmentSettings, Sample
+from tiekd_ros.distillation.trainer import Trainer, TrainingError, TrainSettings
+from tiekd_ros.student import DepthBins, FastStudent, normalise
+
+BINS = DepthBins(count=33)
+STILL = AugmentSettings(flip=0.0, zoom=1.0, brightness=0.0, gamma=0.0, colour=0.0)
+
+
+def network(seed: int = 0) -> FastStudent:
+    torch.manual_seed(seed)
+    return FastStudent(BINS)
+
+
+def small(count: int = 2) -> list[Sample]:
+    """Return samples of 64x64 pixels."""
+    return [Sample(s.image[:, :64].copy(), s.depth[:, :64].copy()) for s in samples(count)]
+
+
+def trainer_for(
+    student: FastStudent, data: list[Sample], *, has_parent: bool = False, **settings
+) -> Trainer:
+    defaults = {
+        "iterations": 3,
+        "batch_size": 2,
+        "learning_rate": 2e-3,
+        "threads": 1,
+    }
+    return Trainer(
+        student,
+        data,
+        TrainSettings(device="cpu", **{**defaults, **settings}),
+        loss=LossSettings(),
+        augmentation=STILL,
+        has_parent=has_parent,
+    )
+
+
+def state_of(student: FastStudent) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in student.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def ignore(progress):
+    pass
+
+
+def test_two_samples_are_learnt_by_heart():
+    result = trainer_for(network(), small(), iterations=40).run(ignore)
+    assert result.steps == 40
+    assert result.skipped == 0
+    assert result.last_loss < 0.75 * result.first_loss
+
+
+def test_progress_counts_steps_and_names_both_terms():
+    seen = []
+    trainer_for(network(), small(), iterations=3).run(seen.append)
+    assert [p.step for p in seen] == [1, 2, 3]
+    assert {p.steps for p in seen} == {3}
+    for p in seen:
+        assert p.loss == pytest.approx(p.kl + 1 - p.ssim, rel=1e-4)
+        assert p.seconds > 0
+
+
+def test_the_first_answer_is_the_distribution_of_the_labels():
+    student, data = network(), small()
+    data[1].depth[:] = 2.0
+    data[0].depth[:] = 2.0
+    trainer_for(student, data)
+    probability = student.head.bias.softmax(0)
+    nearest = int((BINS.centres() - 2.0).abs().argmin())
+    assert int(probability.argmax()) == nearest
+    assert probability[nearest] > 0.9
+
+
+def test_without_a_frame_there_is_no_training():
+    with pytest.raises(TrainingError, match="no frame"):
+        trainer_for(network(), [])
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_steps_that_are_not_finite_change_nothing_and_end_the_training_after_five(poison):
+    student = network()
+    trainer = trainer_for(student, small(), iterations=100, batch_norm="frozen")
+    if poison == "loss":
+        with torch.no_grad():
+            student.head.weight[3] = math.inf
+    else:
+        student.head.bias.register_hook(lambda gradient: gradient * math.inf)
+    before, seen = state_of(student), []
+    with pytest.raises(TrainingError, match=r"5 steps in a row \(step 5\); lower learning_rate"):
+        trainer.run(seen.append)
+    assert seen == []
+    assert same(before, state_of(student))
+
+
+def test_a_single_bad_step_is_skipped_and_the_training_goes_on():
+    student = network()
+    trainer = trainer_for(student, small(), iterations=6, batch_norm="frozen")
+    states, calls = [], []
+
+    def spoil_third(gradient):
+        calls.append(1)
+        states.append(state_of(student))
+        return gradient * math.nan if len(calls) == 3 else gradient
+
+    student.head.bias.register_hook(spoil_third)
+    result = trainer.run(ignore)
+    assert (result.steps, result.skipped) == (6, 1)
+    assert not same(states[1], states[2])  # the second step changed something,
+    assert same(states[2], states[3])  # the third nothing,
+    assert not same(states[3], states[4])  # the fourth again
+    assert all(torch.isfinite(v).all() for v in student.state_dict().values())
+
+
+def test_samples_without_any_known_depth_change_only_by_weight_decay():
+    student, data = network(), small()
+    for sample in data:
+        sample.depth[:] = np.nan
+    trainer = trainer_for(student, data, weight_decay=0.0, batch_norm="frozen", iterations=2)
+    before = state_of(student)
+    trainer.run(ignore)
+    assert same(before, state_of(student))
+
+
+def test_the_seconds_end_the_training():
+    result = trainer_for(network(), small(), iterations=10**6, seconds=0.5).run(ignore)
+    assert 0.5 <= result.seconds < 10.0
+    assert 0 < result.steps < 10**4
+
+
+def norms_of(student: FastStudent) -> list[nn.BatchNorm2d]:
+    return [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_frozen_batch_norms_keep_their_statistics():
+    student = network()
+    for norm in norms_of(student):
+        norm.running_mean.normal_()
+    before = state_of(student)
+    trainer_for(student, small(), has_parent=True).run(ignore)  # auto = frozen with a parent
+    after = state_of(student)
+    statistics = [name for name in before if "running" in name or "tracked" in name]
+    assert len(statistics) > 100
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    assert not same(before, after)
+
+
+def test_averaged_statistics_are_those_of_the_training_frames():
+    student, data = network(), small(8)
+    trainer_for(student, data, iterations=2).run(ignore)
+    measured = {}
+
+    def note(module, inputs):
+        measured[module] = inputs[0]
+
+    # The statistics of the first norm depend on no other norm: on the first convolution only.
+    norm = student.backbone.conv1.bn
+    handle = norm.register_forward_pre_hook(note)
+    student.eval()
+    with torch.no_grad():
+        images = normalise(torch.from_numpy(np.stack([s.image for s in data])))
+        student(images)
+    handle.remove()
+    activations = measured[norm].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(norm.running_mean, activations.mean(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, activations.var(1), rtol=1e-3, atol=1e-4)
+    # All the others: in train mode a forward over the same frames must find the same again.
+    copied = copy.deepcopy(student)
+    for other in norms_of(copied):
+        other.reset_running_stats()
+        other.momentum = None
+    copied.train()
+    with torch.no_grad():
+        copied(images)
+    for one, other in zip(norms_of(student), norms_of(copied), strict=True):
+        assert one.momentum == 0.1
+        torch.testing.assert_close(one.running_mean, other.running_mean, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one.running_var, other.running_var, rtol=1e-3, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_student():
+    students = [network() for _ in range(3)]
+    for student, seed in zip(students, (5, 5, 6), strict=True):
+        trainer_for(student, small(4), seed=seed).run(ignore)
+    one, two, other = map(state_of, students)
+    assert same(one, two)
+    assert not same(one, other)
+
+
+def test_the_trained_student_is_left_ready_to_judge():
+    student = network()
+    trainer_for(student, small(), iterations=1).run(ignore)
+    assert not student.training

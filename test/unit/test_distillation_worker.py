@@ -1,0 +1,156 @@
+"""The training process itself: what it says, what it leaves, and how it ends.
+
+Each test runs `python -m tiekd_ros.distillation.worker`, as the companion and `tiekd distill`
+do, on a small frame log of the synthetic world.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.children import PATIENCE_S, start_python
+from helpers.frames import SIZE, fill_store, filled_state, small_settings, views
+from tiekd_ros.distillation.worker import NICENESS
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry, TorchRuntime
+
+ENDLESS = {"iterations": 10**6, "threads": 1, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> StateFolder:
+    return filled_state(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture
+def state(labelled, tmp_path) -> StateFolder:
+    """A state folder with labelled frames and no student."""
+    state = StateFolder(tmp_path / "state").create()
+    shutil.copy(labelled.frames, state.frames)
+    return state
+
+
+def start_worker(
+    state: StateFolder, plan: dict[str, Any] | str, *options: str
+) -> subprocess.Popen[str]:
+    text = plan if isinstance(plan, str) else json.dumps(plan)
+    arguments = ["--state", str(state.root), "--round", "3", "--plan", text, *options]
+    worker = ["-m", "tiekd_ros.distillation.worker", *arguments]
+    return start_python(*worker, stdin=subprocess.PIPE)
+
+
+def events_of(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert errors == ""
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def wait_for_training(process: subprocess.Popen[str]) -> None:
+    for line in process.stdout:
+        if json.loads(line)["event"] == "progress":
+            return
+    pytest.fail(f"the worker ended: {process.stderr.read()}")
+
+
+def test_a_round_comes_to_a_verdict_and_stores_its_candidate(state):
+    process = start_worker(state, small_settings())
+    events = events_of(process)
+    assert process.returncode == 0
+    stages = [e["stage"] for e in events if e["event"] == "stage"]
+    assert stages == ["loading", "training", "judging"]
+    progress = [e for e in events if e["event"] == "progress"]
+    assert progress[0]["step"] == 1
+    assert {"steps", "loss", "kl", "ssim", "seconds"} <= set(progress[0])
+    result = events[-1]
+    assert result["event"] == "result"
+    assert result["accepted"], result["reason"]
+    assert result["baseline"] == "best constant"
+    assert result["after"]["rmse"] < result["before"]["rmse"]
+    assert (result["train_frames"], result["held_out_frames"], result["steps"]) == (12, 12, 25)
+    assert len(result["train_ids"]) == 12
+
+    registry = StudentRegistry(state.students)
+    assert registry.versions() == [result["version"]] == ["000001"]
+    assert registry.live() is None  # whoever started the round promotes
+    student = registry.load("000001")
+    card = student.card
+    assert (card.round, card.status, card.parent) == (3, "accepted", None)
+    assert card.reason == result["reason"]
+    assert card.teacher == "exact 1"
+    assert card.frames == {"train": 12, "held_out": 12}
+    assert card.scores["after"] == result["after"]
+    assert card.input_size == SIZE
+    assert (card.bins.count, card.bins.max_depth_m) == (33, 10.0)
+    assert card.training["steps"] == 25
+    # 62.6 px for 96x72 at 75 degrees, scaled to 96x64
+    assert card.focal_px == pytest.approx((62.56, 62.56 * 64 / 72), rel=1e-3)
+    assert TorchRuntime(student).predict(views()[0].image).depth.shape == (72, 96)
+
+
+def test_too_few_frames_end_with_one_error_line(tmp_path):
+    state = StateFolder(tmp_path).create()
+    fill_store(state.frames, views()[:4])
+    process = start_worker(state, small_settings())
+    events = events_of(process)
+    assert process.returncode == 2
+    assert events[-1]["event"] == "error"
+    assert "too few labelled frames: 3 for training (need 8), 1 held out" in events[-1]["message"]
+    assert StudentRegistry(state.students).versions() == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [('{"x": {}}', "'x'")],
+)
+def test_settings_with_a_mistake_end_with_one_error_line(tmp_path, plan, message):
+    process = start_worker(StateFolder(tmp_path), plan)
+    (event,) = events_of(process)
+    assert process.returncode == 2
+    assert event["event"] == "error"
+    assert message in event["message"]
+
+
+def test_a_damaged_frame_log_ends_with_one_error_line(state):
+    state.frames.write_bytes(b"no database at all" * 100)
+    process = start_worker(state, small_settings())
+    events = events_of(process)
+    assert process.returncode == 2
+    assert events[-1]["event"] == "error"
+    assert "frames.sqlite3" in events[-1]["message"]
+
+
+def test_it_gives_way_to_others_ends_with_its_parent_and_leaves_nothing(state):
+    process = start_worker(state, small_settings(train=ENDLESS), "--with-parent")
+    wait_for_training(process)
+    # utime, nice and policy are fields 14, 19 and 41 of proc(5); after the name come 3 onwards
+    stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    assert int(stat[19 - 3]) >= NICENESS
+    process.stdin.close()
+    assert process.wait(PATIENCE_S) == 3
+    process.stdout.close()
+    process.stderr.close()
+    assert StudentRegistry(state.students).versions() == []
+
+
+def test_a_worker_killed_in_mid_training_leaves_everything_whole(state):
+    process = start_worker(state, small_settings(train=ENDLESS))
+    wait_for_training(process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=PATIENCE_S)
+    registry = StudentRegistry(state.students)
+    registry.clean()
+    assert list(state.students.iterdir()) == []
+    plan = small_settings(train={"iterations": 1}, gate={"first_margin": 0.05})
+    process = start_worker(state, plan)
+    result = events_of(process)[-1]
+    assert process.returncode == 0  # refused is a verdict too
+    assert not result["accepted"]
+    assert registry.card("000001").status == "refused"
+    assert registry.live() is None

@@ -1,0 +1,84 @@
+"""The one-slot mailbox and the state folder."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from helpers.children import wait_until
+from tiekd_ros.errors import TiekdError
+from tiekd_ros.mailbox import Mailbox
+from tiekd_ros.state import StateFolder
+
+
+def test_the_newest_item_wins_and_the_older_ones_are_counted():
+    box = Mailbox()
+    for item in range(5):
+        box.put(item)
+    assert box.take() == 4
+    assert box.replaced == 4
+    assert box.take(0.01) is None
+
+
+def test_a_waiting_taker_is_woken_by_an_item_and_by_closing():
+    box, taken = Mailbox(), []
+
+    def take_all():
+        while not box.closed:
+            taken.append(box.take())
+
+    thread = threading.Thread(target=take_all)
+    thread.start()
+    box.put("first")
+    wait_until(lambda: taken)
+    box.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert taken == ["first", None]
+
+
+def test_what_was_put_before_closing_is_handed_out_once():
+    box = Mailbox()
+    box.put("last")
+    box.close()
+    assert box.take() == "last"
+    assert box.take() is None
+
+
+def test_the_default_state_folder_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert StateFolder.resolve().root == tmp_path / "tiekd"
+    assert StateFolder.resolve("").root == tmp_path / "tiekd"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert StateFolder.resolve().root == tmp_path / ".local" / "state" / "tiekd"
+
+
+def test_a_relative_folder_and_a_home_become_absolute(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert StateFolder.resolve("~/robot").root == tmp_path / "robot"
+    assert StateFolder.resolve("robot").root == Path(tmp_path / "robot")
+
+
+def test_creating_twice_does_no_harm(tmp_path):
+    state = StateFolder(tmp_path / "a" / "b").create().create()
+    assert state.students.is_dir()
+    assert state.rounds.is_dir()
+    assert state.logs.is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_its_name(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TiekdError, match=r"file.*--state"):
+        StateFolder(tmp_path / "file" / "state").create()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
+    for name in ("students", "rounds", "logs"):
+        (tmp_path / name).mkdir()
+    tmp_path.chmod(0o500)
+    with pytest.raises(TiekdError, match="not writable"):
+        StateFolder(tmp_path).create()

@@ -1,0 +1,166 @@
+"""Students on disk: exact when whole, refused with file and fault when not."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from helpers.students import small_student
+from tiekd_ros.student import CheckpointError, StudentRegistry, TargetWidth, TorchRuntime
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def registry(tmp_path) -> StudentRegistry:
+    """A registry with a live version 1 and a version 2 for a test to spoil."""
+    registry = StudentRegistry(tmp_path / "students")
+    registry.add(small_student(1))
+    registry.add(small_student(2))
+    registry.promote("000001")
+    return registry
+
+
+def spoil_weights(folder: Path, change) -> None:
+    """Change the tensors and make the card's hash match, as a foreign program would."""
+    weights, card = folder / "student.safetensors", folder / "card.json"
+    state = safetensors.torch.load_file(weights)
+    change(state)
+    data = safetensors.torch.save(state)
+    weights.write_bytes(data)
+    spoil_card(card, weights_sha256=hashlib.sha256(data).hexdigest())
+
+
+def spoil_card(path: Path, **values) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def refusal(registry: StudentRegistry) -> str:
+    """Return why version 2 is refused, after checking that the pointer stays."""
+    with pytest.raises(CheckpointError) as loading:
+        registry.load("000002")
+    with pytest.raises(CheckpointError):
+        registry.promote("000002", force=True)
+    assert registry.live() == "000001"
+    assert registry.history() == []
+    assert "000002" in str(loading.value)
+    return str(loading.value)
+
+
+def test_a_student_comes_back_with_its_card_and_identical_depth(tmp_path):
+    registry = StudentRegistry(tmp_path)
+    student = small_student(
+        3, focal_px=(60.5, 61.0), target=TargetWidth(0.1, 0.02), frames={"train": 7}, round=4
+    )
+    stored = registry.add(student)
+    loaded = registry.load(stored.version)
+    assert loaded.card == stored
+    assert dataclasses.replace(stored, version="", created="", weights_sha256="") == student.card
+    before, after = TorchRuntime(student), TorchRuntime(loaded)
+    np.testing.assert_array_equal(before.predict(IMAGE).depth, after.predict(IMAGE).depth)
+    np.testing.assert_array_equal(before.predict(IMAGE).confidence, after.predict(IMAGE).confidence)
+
+
+def test_truncated_weights_are_refused(registry):
+    path = registry.root / "000002" / "student.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    message = refusal(registry)
+    assert "student.safetensors" in message
+    assert "truncated" in message
+
+
+def test_weights_with_one_flipped_byte_are_refused(registry):
+    path = registry.root / "000002" / "student.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "not the file its card describes" in refusal(registry)
+
+
+def test_missing_weights_are_refused(registry):
+    (registry.root / "000002" / "student.safetensors").unlink()
+    assert "cannot read" in refusal(registry)
+
+
+def test_bytes_that_are_no_safetensors_are_refused(registry):
+    folder = registry.root / "000002"
+    (folder / "student.safetensors").write_bytes(b"junk" * 100)
+    spoil_card(folder / "card.json", weights_sha256=hashlib.sha256(b"junk" * 100).hexdigest())
+    assert "no safetensors file" in refusal(registry)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(registry, bad):
+    def change(state):
+        state["head.weight"][0, 0] = bad
+
+    spoil_weights(registry.root / "000002", change)
+    assert "weight head.weight has values that are not finite" in refusal(registry)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda s: s.pop("head.bias"), "1 missing (first: head.bias)"),
+        (lambda s: s.update(extra=torch.zeros(1)), "1 unknown (first: extra)"),
+        (
+            lambda s: s.update({"head.bias": torch.zeros(5)}),
+            "1 misshapen (first: head.bias (5,) instead of (33,))",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_the_architecture_are_refused(registry, change, fault):
+    spoil_weights(registry.root / "000002", change)
+    message = refusal(registry)
+    assert "student.safetensors does not fit" in message
+    assert fault in message
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"architecture": "resnet50"}, "holds a 'resnet50' student"),
+        ({"format": 2}, "card format 2, this program reads 1"),
+        ({"format": None}, "card format None"),
+        ({"bins": {"count": -1}}, "count must be between 2 and 4096, got -1"),
+        ({"bins": 33}, "no valid student card"),
+        ({"target": {"floor_m": "wide"}}, "no valid student card"),
+        ({"target": {"floor_m": -1.0}}, "no valid student card"),
+        ({"version": 2}, "version must be str, got 2"),
+        ({"scores": None}, "scores must be dict, got None"),
+        ({"frames": [1]}, "frames must be dict, got [1]"),
+        ({"focal_px": [60.0]}, "no valid student card"),
+        ({"input_size": {"height": 65, "width": 96}}, "height must be a multiple of 32"),
+        ({"surprise": 1}, "no valid student card"),
+    ],
+)
+def test_a_card_that_cannot_be_right_is_refused(registry, values, fault):
+    spoil_card(registry.root / "000002" / "card.json", **values)
+    assert fault in refusal(registry)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"card"', '{"format": 1}', "\x00\x01"])
+def test_a_card_that_is_no_card_is_refused(registry, text):
+    (registry.root / "000002" / "card.json").write_text(text)
+    assert "card.json" in refusal(registry)
+
+
+def test_a_card_that_is_no_text_is_refused(registry):
+    (registry.root / "000002" / "card.json").write_bytes(b"\xff\xfe\x00")
+    assert "card.json" in refusal(registry)
+
+
+def test_a_student_with_weights_that_are_not_finite_is_not_stored(registry):
+    student = small_student(3)
+    with torch.no_grad():
+        student.network.head.weight[0, 0] = math.nan
+    with pytest.raises(CheckpointError, match=r"head\.weight"):
+        registry.add(student)
+    assert registry.versions() == ["000001", "000002"]
+    assert sorted(p.name for p in registry.root.iterdir()) == ["000001", "000002", "live.json"]
