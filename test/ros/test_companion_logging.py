@@ -1,0 +1,170 @@
+"""companion_node logs what the camera shows, whatever happens to store and camera."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+
+from helpers.teachers import StubBackend, serving
+from ros_helpers.companion import (
+    LOGGING,
+    PATIENT_TEACHER,
+    STEP_NS,
+    await_frames,
+    log_pictures,
+    stats,
+)
+from ros_helpers.messages import FIRST_NS, FRAME_ID, camera_info, image_message
+from ros_helpers.peer import ACTIVE, UNCONFIGURED, Peer, running
+from tiekd_ros.nodes.companion_node import CompanionNode
+from tiekd_ros.state import StateFolder
+
+NODE = "companion_node"
+
+
+@contextmanager
+def companion(peer: Peer, state: StateFolder, url: str = "", **more: Any) -> Iterator[None]:
+    parameters = {**LOGGING, **PATIENT_TEACHER, "teacher__url": url, **more}
+    with running(CompanionNode, peer, state_dir=str(state.root), **parameters):
+        yield
+
+
+def test_frames_are_logged_and_labelled_and_the_counts_are_in_diagnostics(
+    peer: Peer, state: StateFolder
+) -> None:
+    backend = StubBackend()
+    with serving(backend) as url, companion(peer, state, url):
+        log_pictures(peer, state, range(6))
+        await_frames(state, "labelled", 6)
+        peer.await_value(NODE, "labels received", "6")
+        values = peer.diagnosis(NODE).values
+        assert values["frames kept"] == values["frames stored"] == "6"
+        assert values["labelled for training"] == "4"  # two blocks of 2 s, and one between
+        assert values["labelled held out"] == "2"
+        assert values["labels new since last round"] == "4"
+        assert values["waiting for labels"] == "0"
+        peer.await_diagnosis(NODE, "logging frames", DiagnosticStatus.OK)
+
+
+def test_the_teacher_is_told_stamp_frame_and_intrinsics(peer: Peer, state: StateFolder) -> None:
+    backend = StubBackend()
+    with serving(backend) as url, companion(peer, state, url):
+        log_pictures(peer, state, [0, 3])  # the first may come before its camera_info
+        await_frames(state, "labelled", 2)
+    request = backend.requests[-1]
+    assert (request.stamp_ns, request.frame_id) == (FIRST_NS + 3 * STEP_NS, FRAME_ID)
+    assert request.intrinsics is not None
+    assert request.intrinsics.as_tuple() == (60.0, 61.0, 47.5, 35.5)
+
+
+def test_without_a_configured_teacher_frames_are_logged_only(
+    peer: Peer, state: StateFolder
+) -> None:
+    with companion(peer, state):
+        log_pictures(peer, state, range(2))
+        peer.await_diagnosis(NODE, "no teacher is configured", DiagnosticStatus.WARN)
+        peer.await_value(NODE, "waiting for labels", "2")
+
+
+def test_logging_pauses_and_resumes(peer: Peer, state: StateFolder) -> None:
+    with companion(peer, state):
+        log_pictures(peer, state, [0])
+        assert peer.switch("log_frames", False) == (True, "logging is paused")
+        peer.show(image_message(1, step_ns=STEP_NS), camera_info())
+        peer.await_value(NODE, "logging", "paused")
+        assert peer.switch("log_frames", True) == (True, "logging frames")
+        peer.await_value(NODE, "logging", "on")
+        log_pictures(peer, state, [2])
+        assert stats(state).total == 2
+
+
+def test_near_duplicates_are_not_kept_and_counted_by_reason(peer: Peer, state: StateFolder) -> None:
+    with companion(peer, state):
+        log_pictures(peer, state, [0])
+        again = image_message(9, step_ns=STEP_NS)
+        again.data = image_message(0).data
+        peer.show(again)
+        peer.await_value(NODE, "not kept: not_novel", "1")
+        assert stats(state).total == 1
+
+
+@pytest.mark.parametrize("fault", ["encoding", "length", "odd"])
+def test_a_bad_image_is_reported_and_logging_goes_on(
+    peer: Peer, state: StateFolder, fault: str
+) -> None:
+    bad = image_message(1, step_ns=STEP_NS)
+    if fault == "encoding":
+        bad.encoding = reason = "bayer_rggb16"
+    elif fault == "length":
+        bad.data, reason = bad.data[:100], "truncated"
+    else:
+        bad.encoding, bad.width, bad.step, reason = "yuyv", 95, 190, "95 x 72 yuyv"
+    with companion(peer, state):
+        log_pictures(peer, state, [0])
+        peer.show(bad)
+        peer.await_diagnosis(NODE, reason, DiagnosticStatus.ERROR)
+        log_pictures(peer, state, [2])
+        peer.await_diagnosis(NODE, "no teacher", DiagnosticStatus.WARN)
+
+
+@pytest.mark.parametrize("k", [[0.0] * 9, [np.nan] * 9])
+def test_frames_of_an_uncalibrated_camera_are_logged_without_intrinsics(
+    peer: Peer, state: StateFolder, k: list[float]
+) -> None:
+    backend = StubBackend()
+    with serving(backend) as url, companion(peer, state, url):
+        log_pictures(peer, state, range(2), camera_info(k))
+        await_frames(state, "labelled", 2)
+    assert backend.requests[-1].intrinsics is None
+
+
+def test_a_locked_frame_log_costs_frames_and_nothing_else(peer: Peer, state: StateFolder) -> None:
+    with companion(peer, state, frames__lock_timeout_s=0.1):
+        log_pictures(peer, state, [0])
+        other = sqlite3.connect(state.frames, isolation_level=None)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            peer.show(image_message(1, step_ns=STEP_NS))
+            peer.await_diagnosis(NODE, "is held by another program", DiagnosticStatus.ERROR)
+            other.execute("ROLLBACK")
+        finally:
+            other.close()
+        log_pictures(peer, state, [2])
+        peer.await_diagnosis(NODE, "no teacher", DiagnosticStatus.WARN)
+
+
+def test_a_corrupt_frame_log_fails_configure_and_is_left_as_it_is(
+    peer: Peer, state: StateFolder
+) -> None:
+    rubbish = b"no frame log " * 1000
+    state.frames.write_bytes(rubbish)
+    with companion(peer, state, until=UNCONFIGURED):
+        assert not peer.change_state(NODE, Transition.TRANSITION_CONFIGURE)
+        assert peer.state_of(NODE) == UNCONFIGURED
+        assert state.frames.read_bytes() == rubbish
+        state.frames.unlink()  # as its message says: moved away, and started again
+        assert peer.change_state(NODE, Transition.TRANSITION_CONFIGURE)
+
+
+def test_cleaned_up_and_configured_again_it_logs_into_the_same_file(
+    peer: Peer, state: StateFolder
+) -> None:
+    with companion(peer, state):
+        log_pictures(peer, state, [0])
+        for transition in (
+            Transition.TRANSITION_DEACTIVATE,
+            Transition.TRANSITION_CLEANUP,
+            Transition.TRANSITION_CONFIGURE,
+            Transition.TRANSITION_ACTIVATE,
+        ):
+            assert peer.change_state(NODE, transition)
+        assert peer.state_of(NODE) == ACTIVE
+        log_pictures(peer, state, [2])
+        assert stats(state).total == 2

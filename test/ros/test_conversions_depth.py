@@ -1,0 +1,110 @@
+"""Depth and calibration to messages and back."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo
+
+from ros_helpers.messages import K, camera_info, header
+from tiekd_ros.errors import BadImageError
+from tiekd_ros.nodes.conversions import (
+    camera_info_for,
+    depth_to_image,
+    image_to_float,
+    intrinsics_of,
+    rgb_to_image,
+)
+
+DEPTH = np.array([[0.5, 1.2346, np.nan], [np.inf, -np.inf, 70.0]], np.float32)
+
+
+def test_metres_come_back_as_they_went_with_nan_and_both_infinities() -> None:
+    sent = depth_to_image(DEPTH, header(1))
+    assert (sent.encoding, sent.width, sent.height, sent.step) == ("32FC1", 3, 2, 12)
+    assert sent.header == header(1)
+    np.testing.assert_array_equal(image_to_float(sent), DEPTH)
+
+
+def test_millimetres_are_rounded_and_zero_where_there_is_no_depth_below_65_m() -> None:
+    sent = depth_to_image(DEPTH, header(), "16UC1")
+    assert (sent.encoding, sent.step, len(sent.data)) == ("16UC1", 6, 12)
+    values = np.frombuffer(sent.data, "<u2").reshape(2, 3)
+    assert values.tolist() == [[500, 1235, 0], [0, 0, 0]]
+
+
+def test_making_a_message_leaves_the_depth_as_it_was() -> None:
+    depth = DEPTH.copy()
+    for encoding in ("32FC1", "16UC1"):
+        depth_to_image(depth, header(), encoding)
+    np.testing.assert_array_equal(depth, DEPTH)
+
+
+def test_depth_in_the_other_byte_order_is_read() -> None:
+    sent = depth_to_image(DEPTH, header())
+    swapped = np.frombuffer(sent.data, np.float32).byteswap().tobytes()
+    sent.data, sent.is_bigendian = swapped, 1
+    np.testing.assert_array_equal(image_to_float(sent), DEPTH)
+
+
+def test_reading_depth_refuses_another_encoding() -> None:
+    with pytest.raises(BadImageError, match="'rgb8'"):
+        image_to_float(rgb_to_image(np.zeros((2, 2, 3), np.uint8), header()))
+
+
+def test_the_sibling_calibration_is_scaled_about_the_pixels_corners() -> None:
+    info = camera_info()  # 96 x 72
+    info.p[3] = -12.0
+    before = copy.deepcopy(info)
+    sibling = camera_info_for(info, header(7), 48, 144)
+    assert info == before
+    assert (sibling.width, sibling.height, sibling.header) == (48, 144, header(7))
+    # x' = (x + 0.5) * 0.5 - 0.5, y' = (y + 0.5) * 2 - 0.5: the image's centre stays its centre.
+    assert list(sibling.k) == [30.0, 0.0, 23.5, 0.0, 122.0, 71.5, 0.0, 0.0, 1.0]
+    expected_p = [30.0, 0.0, 23.5, -6.0, 0.0, 122.0, 71.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    assert list(sibling.p) == expected_p
+    assert (list(sibling.d), list(sibling.r)) == (list(info.d), list(info.r))
+
+
+def test_the_sibling_calibration_of_the_same_size_differs_in_its_header_only() -> None:
+    info = camera_info()
+    sibling = camera_info_for(info, header(7), 96, 72)
+    assert sibling.header == header(7)
+    assert (list(sibling.k), list(sibling.p)) == (list(info.k), list(info.p))
+    assert info.header == header()
+
+
+def test_an_uncalibrated_camera_stays_uncalibrated_when_scaled() -> None:
+    info = CameraInfo(width=96, height=72)
+    sibling = camera_info_for(info, header(), 48, 36)
+    assert not sibling.k.any()
+    assert not sibling.p.any()
+
+
+def test_intrinsics_are_read_and_scaled_to_the_image() -> None:
+    same = intrinsics_of(camera_info(), 96, 72)
+    half = intrinsics_of(camera_info(), 48, 36)
+    assert same is not None
+    assert half is not None
+    assert same.as_tuple() == (60.0, 61.0, 47.5, 35.5)
+    assert half.as_tuple() == (30.0, 30.5, 23.5, 17.5)
+
+
+def test_a_calibration_without_its_image_size_is_taken_as_it_is() -> None:
+    found = intrinsics_of(camera_info(width=0, height=0), 48, 36)
+    assert found is not None
+    assert found.as_tuple() == (60.0, 61.0, 47.5, 35.5)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(0, 0.0), (0, -60.0), (4, 0.0), (0, np.nan), (2, np.inf), (5, np.nan)],
+)
+def test_no_intrinsics_are_read_from_a_matrix_that_describes_no_camera(
+    place: int, value: float
+) -> None:
+    k = list(K)
+    k[place] = value
+    assert intrinsics_of(camera_info(k), 96, 72) is None

@@ -1,0 +1,142 @@
+"""Students come, change and fail while depth_node runs; no frame is lost by it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from helpers.students import small_student
+from ros_helpers.messages import camera_info, image_message
+from ros_helpers.peer import Peer, running
+from ros_helpers.waiting import wait_for
+from tiekd_ros.nodes.conversions import image_to_float, stamp_ns
+from tiekd_ros.nodes.depth_node import DepthNode
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry
+
+NODE = "depth_node"
+SWAPS = 24
+WEIGHTS = "student.safetensors"
+
+
+@pytest.fixture
+def registry(state: StateFolder) -> StudentRegistry:
+    return StudentRegistry(state.students)
+
+
+@pytest.fixture
+def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
+    """Run the node on a registry without students."""
+    # Reliable, so that a frame that is missing was lost by the node and not on its way.
+    with running(DepthNode, peer, state_dir=str(state.root), input_reliability="reliable") as node:
+        yield node
+
+
+@pytest.mark.usefixtures("depth_node")
+class TestStartedWithoutStudent:
+    def test_there_is_no_depth_and_diagnostics_say_what_to_do(self, peer: Peer) -> None:
+        image = image_message()
+        peer.await_diagnosis(NODE, "no accepted student", DiagnosticStatus.WARN)
+        wait_for(
+            lambda: int(peer.diagnosis(NODE).values.get("images without student", "0")),
+            "an image without student",
+            nudge=lambda: peer.show(image),
+        )
+        report = peer.diagnosis(NODE)
+        assert report.level == DiagnosticStatus.WARN
+        assert "call the distill service" in report.message
+        assert report.values["student"] == "none"
+        assert not peer.depth
+
+    def test_an_announced_student_goes_live(self, peer: Peer, registry: StudentRegistry) -> None:
+        version = registry.add(small_student()).version
+        peer.announce(version)
+        peer.depth_of(image_message())
+        peer.await_value(NODE, "student", version)
+
+    def test_the_latest_of_many_announcements_wins(
+        self, peer: Peer, registry: StudentRegistry
+    ) -> None:
+        versions = [registry.add(small_student(seed)).version for seed in range(4)]
+        for version in versions:
+            peer.announce(version)
+        peer.await_value(NODE, "student", versions[-1])
+
+    def test_no_frame_is_lost_by_many_swaps_at_full_rate(
+        self, peer: Peer, registry: StudentRegistry
+    ) -> None:
+        """Each image is shown once, as soon as the one before has its depth."""
+        versions = [registry.add(small_student(seed)).version for seed in (1, 2)]
+        peer.announce(versions[0])
+        peer.depth_of(image_message(0), camera_info())
+        peer.await_value(NODE, "student", versions[0])
+        numbers = itertools.count(1)
+        depths = set()
+        for turn in range(SWAPS):
+            wanted = versions[(turn + 1) % 2]
+            peer.announce(wanted)
+            while peer.diagnosis(NODE).values["student"] != wanted:
+                depth = self._next_depth(peer, next(numbers))
+                depths.add(bytes(image_to_float(depth)[:4, :4]))
+        peer.await_value(NODE, "swaps", str(SWAPS))
+        assert peer.diagnosis(NODE).values["dropped by swap"] == "0"
+        assert peer.diagnosis(NODE).values["dropped (newest wins)"] == "0"
+        assert len(depths) == 2  # both students answered, and nothing in between
+
+    @staticmethod
+    def _next_depth(peer: Peer, number: int) -> object:
+        pixels = image_message(0)
+        image = image_message(number)
+        image.data = pixels.data  # the same picture, so that only the student makes a difference
+        peer.show(image, camera_info())
+        return wait_for(lambda: peer.depth.get(stamp_ns(image.header)), f"depth of image {number}")
+
+
+def test_the_live_student_runs_from_the_start(
+    peer: Peer, state: StateFolder, registry: StudentRegistry
+) -> None:
+    version = registry.add(small_student()).version
+    registry.promote(version)
+    with running(DepthNode, peer, state_dir=str(state.root)):
+        peer.depth_of(image_message())
+        peer.await_value(NODE, "student", version)
+
+
+@pytest.mark.usefixtures("depth_node")
+@pytest.mark.parametrize("damage", ["truncated", "no card", "unknown version"])
+def test_a_damaged_student_is_refused_and_the_old_one_goes_on(
+    peer: Peer, registry: StudentRegistry, damage: str
+) -> None:
+    good, bad = (registry.add(small_student(seed)).version for seed in (1, 2))
+    peer.announce(good)
+    peer.await_value(NODE, "student", good)
+    weights = registry.root / bad / WEIGHTS
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "no card":
+        (registry.root / bad / "card.json").unlink()
+    else:
+        bad = "000099"
+    peer.announce(bad)
+    report = peer.await_diagnosis(NODE, bad, DiagnosticStatus.ERROR)
+    assert report.values["student"] == good
+    peer.depth_of(image_message(7))
+    peer.announce(good)  # as a rollback does
+    peer.await_diagnosis(NODE, "", DiagnosticStatus.WARN)  # no camera_info, and no error more
+    assert peer.diagnosis(NODE).values["student"] == good
+
+
+def test_a_damaged_live_student_gives_way_to_the_one_before(
+    peer: Peer, state: StateFolder, registry: StudentRegistry
+) -> None:
+    for seed in (1, 2):
+        registry.promote(registry.add(small_student(seed)).version)
+    weights = registry.root / "000002" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with running(DepthNode, peer, state_dir=str(state.root)):
+        report = peer.await_diagnosis(NODE, "000002", DiagnosticStatus.ERROR)
+        assert report.values["student"] == "000001"
+        peer.depth_of(image_message())
