@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -16,6 +17,7 @@ from ros_helpers.waiting import wait_for
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
 
+_BETWEEN_SIGNALS_S = 0.05
 SMALL_CAMERA = {"width": 96, "height": 72, "rate_hz": 20.0}
 
 
@@ -25,9 +27,16 @@ def promoted(state: StateFolder) -> None:
     registry.promote(registry.add(small_student()).version)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (signal.SIGINT,),
+        (signal.SIGTERM,),
+        (signal.SIGINT, signal.SIGINT),  # as under `ros2 launch`, from the terminal and from launch
+    ],
+)
 def test_a_signal_ends_every_node_cleanly_in_full_work(
-    peer: Peer, processes: Processes, state: StateFolder, number: int
+    peer: Peer, processes: Processes, state: StateFolder, signals: tuple[int, ...]
 ) -> None:
     shared = {"state_dir": str(state.root)}
     nodes = [
@@ -43,8 +52,10 @@ def test_a_signal_ends_every_node_cleanly_in_full_work(
         "a logged frame",
         explain=lambda: nodes[2].output,
     )
-    for node in nodes:
-        node.child.process.send_signal(number)
+    for number in signals:
+        for node in nodes:
+            node.child.process.send_signal(number)
+        time.sleep(_BETWEEN_SIGNALS_S)
     for node in nodes:
         assert node.wait() == 0, node.output
         for word in ("Traceback", "ERROR", "Exception"):

@@ -109,8 +109,8 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _number(value: float, unit: str = "") -> str:
-    return f"{value:.3f}{unit}" if math.isfinite(value) else "-"
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def write_sheet(path: Path, result: DemoResult, board: Scoreboard) -> Path | None:
@@ -143,10 +143,10 @@ def write_sheet(path: Path, result: DemoResult, board: Scoreboard) -> Path | Non
 def print_result(console: Console, result: DemoResult, output: Path, sheet: Path | None) -> None:
     """Print the table and where the files are."""
     table = Table(title=f"Published depth against the truth, {result.scene}", box=SIMPLE)
-    for name in ("round", "frames", "verdict", "held-out RMSE", "RMSE", "AbsRel"):
-        table.add_column(name, justify="right")
-    table.add_column("call to live", justify="right")
-    table.add_row("(constant)", "", "", "", _number(result.constant_rmse, " m"), "", "")
+    names = ("round", "frames", "verdict", "held-out [m]", "RMSE [m]", "AbsRel", "to live")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("constant", "", "", "", _number(result.constant_rmse), "", "")
     for number, entry in enumerate(result.rounds, start=1):
         before = entry.held_out_before.get("rmse", math.nan)
         after = entry.held_out_after.get("rmse", math.nan)
@@ -155,8 +155,8 @@ def print_result(console: Console, result: DemoResult, output: Path, sheet: Path
             str(number),
             f"{entry.frames} + {entry.held_out_frames}",
             "accepted" if entry.accepted else "refused",
-            f"{_number(before)} > {_number(after)}",
-            _number(entry.rmse, " m"),
+            f"{before:.2f} > {after:.2f}",
+            _number(entry.rmse),
             _number(entry.abs_rel),
             "" if live is None else f"{live:.0f} s",
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -46,6 +48,7 @@ def run_node(
         sys.stderr.write(f"error: {error}\n")
         return 1
     finally:
+        _ignore_further_signals()
         if node is not None:
             _end(node)
         rclpy.try_shutdown()
@@ -68,6 +71,12 @@ def until_shutdown(node: Node) -> Iterator[None]:
 def _start(node: LifecycleNode) -> bool:
     steps = (node.trigger_configure, node.trigger_activate)
     return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
+
+
+def _ignore_further_signals() -> None:
+    """From here to the end of the process: under `ros2 launch` a node gets Ctrl-C twice."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end(node: Node) -> None:
