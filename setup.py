@@ -92,6 +92,7 @@ setup(
     extras_require={
         "student": STUDENT,
         "teacher": TEACHER,
+        "train": STUDENT,
         "robot": STUDENT + TEACHER,
         "ros": ROS,
         "test": TEST,

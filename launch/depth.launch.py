@@ -66,8 +66,8 @@ def _arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             "device",
             default_value=DEFAULTS["device"],
-            choices=["auto", "cpu", "cuda"],
-            description="Where the student runs; auto takes the GPU where there is one.",
+            description="Where the student runs: auto (the GPU where there is one), cpu, cuda, "
+            "cuda:1 and so on.",
         ),
         DeclareLaunchArgument(
             "state_dir",

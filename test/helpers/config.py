@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.frames import FrameLogSettings, LabellerSettings
-from tiekd_ros.nodes.settings import CameraSettings, CommonSettings, DepthSettings
+from tiekd_ros.nodes.settings import CameraSettings, CompanionSettings, DepthSettings
 from tiekd_ros.settings import Settings, setting_info
 from tiekd_ros.teacher.client import ClientSettings
 
@@ -21,7 +21,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "config"
 NODES: dict[str, dict[str, type[Settings]]] = {
     "depth_node": {"": DepthSettings},
     "companion_node": {
-        "": CommonSettings,
+        "": CompanionSettings,
         "frames": FrameLogSettings,
         "labels": LabellerSettings,
         "teacher": ClientSettings,

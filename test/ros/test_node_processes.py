@@ -65,13 +65,11 @@ def test_a_signal_ends_every_node_cleanly_in_full_work(
 def test_what_cannot_start_says_why_in_one_line_and_ends_with_status_1(
     processes: Processes, state: StateFolder
 ) -> None:
-    rubbish = b"no frame log " * 1000
-    state.frames.write_bytes(rubbish)
     shared = {"state_dir": str(state.root)}
     cases = [
         (processes.node("depth_node", **shared, encoding="64FC1"), "'32FC1', '16UC1'"),
         (processes.node("depth_node", **shared, device="tpu"), "device must be auto, cpu or cuda"),
-        (processes.node("companion_node", **shared), "cannot be read as a frame log"),
+        (processes.node("companion_node", **shared, frames__jpeg_quality=7), "jpeg_quality"),
         (processes.node("camera_node", source=str(state.root / "none")), "does not exist"),
         (processes.node("camera_node", rate_hz=0.0), "rate_hz"),
     ]
@@ -80,7 +78,20 @@ def test_what_cannot_start_says_why_in_one_line_and_ends_with_status_1(
         assert reason in process.output
         assert "Traceback" not in process.output
         assert len(process.output.splitlines()) == 1, process.output
+
+
+def test_a_companion_without_a_usable_frame_log_says_so_and_starts_when_it_is_mended(
+    peer: Peer, processes: Processes, state: StateFolder
+) -> None:
+    rubbish = b"no frame log " * 1000
+    state.frames.write_bytes(rubbish)
+    node = processes.node("companion_node", state_dir=str(state.root))
+    reason = "cannot be read as a frame log"
+    peer.await_diagnosis("companion_node", reason, DiagnosticStatus.ERROR)
     assert state.frames.read_bytes() == rubbish
+    state.frames.unlink()
+    peer.await_active("companion_node")
+    assert "Traceback" not in node.output
 
 
 def test_without_autostart_a_node_waits_for_a_lifecycle_manager(

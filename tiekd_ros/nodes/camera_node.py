@@ -126,7 +126,7 @@ def _camera_info(intrinsics: Intrinsics, header: Header, width: int, height: int
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node (`ros2 run tiekd_ros camera_node`)."""
-    return run_node(CameraNode, lambda node: False, arguments)
+    return run_node(CameraNode, lambda node: True, arguments)
 
 
 if __name__ == "__main__":

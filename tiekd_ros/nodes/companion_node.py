@@ -28,14 +28,16 @@ from tiekd_ros.nodes.announcing import StudentAnnouncer
 from tiekd_ros.nodes.companion_report import companion_report, round_status
 from tiekd_ros.nodes.intake import FrameIntake
 from tiekd_ros.nodes.parameters import SettingsParameters
-from tiekd_ros.nodes.reporting import diagnostics
-from tiekd_ros.nodes.run import run_node, until_shutdown
-from tiekd_ros.nodes.settings import CommonSettings
+from tiekd_ros.nodes.reporting import ERROR, Report, diagnostics
+from tiekd_ros.nodes.run import run_node, start_managed, until_shutdown
+from tiekd_ros.nodes.settings import CompanionSettings
 from tiekd_ros.nodes.teaching import TeacherDesk
 from tiekd_ros.settings import Settings
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+
+_TRY_AGAIN_S = 10.0
 
 
 @dataclass
@@ -57,7 +59,7 @@ class CompanionNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("companion_node", **options)
         parameters = SettingsParameters(self, self._apply)
-        self.settings = parameters.declare("", CommonSettings)
+        self.settings = parameters.declare("", CompanionSettings)
         self._log = parameters.declare("frames", FrameLogSettings, read_only=True)
         self._labelling = parameters.declare("labels", LabellerSettings, read_only=True)
         self._teacher = parameters.declare("teacher", ClientSettings, read_only=True)
@@ -66,6 +68,8 @@ class CompanionNode(LifecycleNode):
         )
         self._resources: _Resources | None = None
         self._intake: FrameIntake | None = None
+        self._obstacle = ""  # what keeps the node from being configured
+        self._tried = time.monotonic()
         self._last_round = time.monotonic()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timer = self.create_timer(1.0, self._tick)
@@ -84,8 +88,10 @@ class CompanionNode(LifecycleNode):
         try:
             self._open()
         except TiekdError as error:
-            self.get_logger().error(f"cannot configure: {error}")
+            self._obstacle = str(error)
+            self.get_logger().error(f"cannot configure: {error}", throttle_duration_sec=60.0)
             return TransitionCallbackReturn.FAILURE
+        self._obstacle = ""
         self._status_pub = self.create_publisher(DiagnosticStatus, "distill/status", qos.LATCHED)
         self._offered = [
             self.create_service(Trigger, "distill", self._on_distill),
@@ -130,6 +136,7 @@ class CompanionNode(LifecycleNode):
             self.settings.input_reliability,
             self._resources.recorder,
             self._log.min_interval_s,
+            confidence=self.settings.log_confidence,
         )
         return super().on_activate(state)
 
@@ -160,6 +167,8 @@ class CompanionNode(LifecycleNode):
             return
         resources.runner.stop()
         resources.recorder.stop()
+        if resources.labeller is not None:
+            resources.labeller.stop(timeout=0)  # ask no more, before the client is closed
         if resources.client is not None:
             resources.client.close()
         if resources.labeller is not None:
@@ -225,9 +234,10 @@ class CompanionNode(LifecycleNode):
     def _tick(self) -> None:
         resources = self._resources
         if resources is None:
+            self._try_again()
             return
         resources.announcer.check()
-        fault = self._intake.check() if self._intake is not None else ""
+        findings = self._intake.check() if self._intake is not None else []
         period = self._plan.distill.period_s
         if period > 0 and time.monotonic() - self._last_round >= period:
             self._start_by_period(resources)
@@ -237,9 +247,20 @@ class CompanionNode(LifecycleNode):
             resources.recorder,
             resources.labeller,
             resources.runner,
-            fault,
+            findings,
         )
         self._diagnostics.publish(diagnostics(self, status))
+
+    def _try_again(self) -> None:
+        """Say why there is no frame log; look now and then whether it can be opened meanwhile."""
+        if not self._obstacle:
+            return
+        report = Report(self.get_fully_qualified_name(), hardware_id="companion")
+        report.find(ERROR, self._obstacle)
+        self._diagnostics.publish(diagnostics(self, report.status()))
+        if self.settings.autostart and time.monotonic() - self._tried >= _TRY_AGAIN_S:
+            self._tried = time.monotonic()
+            start_managed(self)
 
     def _start_by_period(self, resources: _Resources) -> None:
         self._last_round = time.monotonic()
@@ -253,9 +274,16 @@ class CompanionNode(LifecycleNode):
             self.get_logger().info(f"by period: {message}")
 
 
+def _start(node: CompanionNode) -> bool:
+    """Start if asked to; a frame log that cannot be opened yet is tried again, and reported."""
+    if node.settings.autostart:
+        start_managed(node)
+    return True
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node (`ros2 run tiekd_ros companion_node`)."""
-    return run_node(CompanionNode, lambda node: node.settings.autostart, arguments)
+    return run_node(CompanionNode, _start, arguments)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from tiekd_ros.distillation.round_log import FAILED, REFUSED, RoundRecord
@@ -17,12 +19,12 @@ def companion_report(
     recorder: Recorder,
     labeller: Labeller | None,
     runner: RoundRunner,
-    fault: str,
+    findings: Sequence[tuple[bytes, str]],
 ) -> DiagnosticStatus:
     """Return the node's diagnostics: findings with their remedies, then the numbers."""
     report = Report(name, hardware_id="companion")
-    if fault:
-        report.find(ERROR, fault)
+    for level, text in findings:
+        report.find(level, text)
     _add_recorder(report, recorder)
     _add_store(report, store)
     if labeller is None:

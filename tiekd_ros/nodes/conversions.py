@@ -61,7 +61,7 @@ def image_to_rgb(message: Image) -> RgbImage:
         rows = _rows(message, channels)
         pixels = rows.reshape(message.height, message.width, channels)
         if conversion is None:
-            return np.ascontiguousarray(pixels).copy()
+            return pixels.copy()
         return _converted(np.ascontiguousarray(pixels), conversion, encoding)
     if encoding in _MONO16:
         order = ">u2" if message.is_bigendian else "<u2"
@@ -104,7 +104,7 @@ def _rows(message: Image, bytes_per_pixel: int) -> npt.NDArray[np.uint8]:
 
 def _by_cv_bridge(message: Image) -> RgbImage:
     try:
-        from cv_bridge import CvBridge, CvBridgeError
+        from cv_bridge import CvBridge
     except ImportError:
         known = ", ".join([*_EIGHT_BIT, *_MONO16])
         raise BadImageError(
@@ -114,7 +114,7 @@ def _by_cv_bridge(message: Image) -> RgbImage:
     try:
         rgb: RgbImage = CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
         return rgb
-    except CvBridgeError as error:
+    except Exception as error:  # a short buffer comes as numpy's own error, for instance
         raise BadImageError(f"cv_bridge cannot convert {message.encoding!r}: {error}") from error
 
 

@@ -23,7 +23,7 @@ from tiekd_ros.nodes.camera_input import CameraInput
 from tiekd_ros.nodes.depth_report import DepthCounters, depth_report
 from tiekd_ros.nodes.parameters import SettingsParameters
 from tiekd_ros.nodes.reporting import diagnostics
-from tiekd_ros.nodes.run import run_node
+from tiekd_ros.nodes.run import run_node, start_managed
 from tiekd_ros.nodes.settings import DepthSettings
 from tiekd_ros.settings import Settings
 from tiekd_ros.state import StateFolder
@@ -225,9 +225,13 @@ class DepthNode(LifecycleNode):
         self._diagnostics.publish(diagnostics(self, status))
 
 
+def _start(node: DepthNode) -> bool:
+    return not node.settings.autostart or start_managed(node)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node (`ros2 run tiekd_ros depth_node`)."""
-    return run_node(DepthNode, lambda node: node.settings.autostart, arguments)
+    return run_node(DepthNode, _start, arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tiekd_ros.frames import Observation, Recorder
 from tiekd_ros.nodes import conversions, qos
 from tiekd_ros.nodes.camera_input import CameraInput
 from tiekd_ros.nodes.confidence import ConfidenceListener
+from tiekd_ros.nodes.reporting import ERROR, WARN
 
 _OFFERS_AN_INTERVAL = 4
 """Images offered to the log in one minimum interval; converting every one would be waste."""
@@ -19,17 +20,24 @@ _SILENCE_S = 5.0
 
 
 class FrameIntake:
-    """Listens to image, camera_info and confidence from creation until `close`.
+    """Listens to image, camera_info and, if asked, confidence from creation until `close`.
 
     Args:
         node: who listens.
         reliability: as for `CameraInput`.
         recorder: receives the observations.
         min_interval_s: shortest time between two logged frames.
+        confidence: whether to listen to the confidence too.
     """
 
     def __init__(
-        self, node: Node, reliability: str, recorder: Recorder, min_interval_s: float
+        self,
+        node: Node,
+        reliability: str,
+        recorder: Recorder,
+        min_interval_s: float,
+        *,
+        confidence: bool,
     ) -> None:
         self._node = node
         self._recorder = recorder
@@ -40,21 +48,26 @@ class FrameIntake:
         self._last_image_s = time.monotonic()
         self._fault = ""
         self._camera = CameraInput(node, reliability, self._on_image, self._on_info)
-        self._confidence_sub = node.create_subscription(
-            Image, "confidence", self._confidence.hear, qos.image_input("best_effort")
-        )
+        self._confidence_sub = None
+        if confidence:
+            self._confidence_sub = node.create_subscription(
+                Image, "confidence", self._confidence.hear, qos.image_input("best_effort")
+            )
 
-    def check(self) -> str:
-        """Look after the subscriptions; return what is wrong with the stream, empty if nothing."""
+    def check(self) -> list[tuple[bytes, str]]:
+        """Look after the subscriptions; return what is wrong with the stream, as findings."""
         self._camera.check()
+        findings = [(ERROR, self._fault)] if self._fault else []
         if time.monotonic() - self._last_image_s > _SILENCE_S:
-            return "no image arrives; check the image topic's name, its QoS and the camera"
-        return self._fault
+            silence = "no image arrives; check the image topic's name, its QoS and the camera"
+            findings.append((WARN, silence))
+        return findings
 
     def close(self) -> None:
         """Stop listening."""
         self._camera.close()
-        self._node.destroy_subscription(self._confidence_sub)
+        if self._confidence_sub is not None:
+            self._node.destroy_subscription(self._confidence_sub)
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -19,27 +20,30 @@ from tiekd_ros.errors import TiekdError
 _RCL_LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
 
 
+_N = TypeVar("_N", bound=Node)
+
+
 def run_node(
-    make: Callable[[], Node], autostart: Callable[[Node], bool], arguments: Sequence[str] | None
+    make: Callable[[], _N], start: Callable[[_N], bool], arguments: Sequence[str] | None
 ) -> int:
     """Run a node until it is told to stop.
 
     Args:
         make: builds the node; a TiekdError from it is printed and ends the program with 1.
-        autostart: says of the node whether to configure and activate it at once.
+        start: called once with the node; False = it cannot start.
         arguments: command line, `sys.argv` where None.
 
     Returns:
         The exit status: 0 after a stop, 1 where the node could not start.
     """
     rclpy.init(args=list(arguments) if arguments is not None else None)
-    node: Node | None = None
+    node: _N | None = None
     try:
         node = make()
         _forward_logging(node)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        if isinstance(node, LifecycleNode) and autostart(node) and not _start(node):
+        if not start(node):
             return 1
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -68,7 +72,8 @@ def until_shutdown(node: Node) -> Iterator[None]:
             raise
 
 
-def _start(node: LifecycleNode) -> bool:
+def start_managed(node: LifecycleNode) -> bool:
+    """Configure and activate a node; return whether both went well."""
     steps = (node.trigger_configure, node.trigger_activate)
     return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
 

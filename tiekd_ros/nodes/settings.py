@@ -77,6 +77,17 @@ class DepthSettings(CommonSettings):
 
 
 @dataclass(frozen=True)
+class CompanionSettings(CommonSettings):
+    """What companion_node has beside the settings of its rooms."""
+
+    log_confidence: bool = setting(
+        False,
+        "keep the student's mean confidence with each frame; makes depth_node publish confidence",
+        read_only=True,
+    )
+
+
+@dataclass(frozen=True)
 class CameraSettings(Settings):
     """What camera_node plays."""
 
