@@ -14,6 +14,7 @@ from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.frames import FrameLogSettings, LabellerSettings
 from tiekd_ros.nodes.settings import CameraSettings, CompanionSettings, DepthSettings
 from tiekd_ros.settings import Settings, setting_info
+from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -25,6 +26,7 @@ NODES: dict[str, dict[str, type[Settings]]] = {
         "frames": FrameLogSettings,
         "labels": LabellerSettings,
         "teacher": ClientSettings,
+        "checks": AnswerChecks,
         **RoundPlan.groups(),
     },
     "camera_node": {"": CameraSettings},
@@ -49,6 +51,7 @@ _TITLES = {
     "frames": "The frame log: what is worth keeping, and how much of it. [all at start]",
     "labels": "Asking the teacher for labels, in the background. [all at start]",
     "teacher": "Where the teacher is, and how patiently it is asked. [all at start]",
+    "checks": "What a label must look like before it is believed. [all at start]",
     "distill": "Distillation rounds: when one may start, and on which frames.",
     "student": "The shape of a first student; later ones inherit it.",
     "train": "The training of one round.",

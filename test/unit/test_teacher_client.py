@@ -114,7 +114,7 @@ def test_a_relative_teacher_is_refused_unless_allowed():
     with serving(StubBackend(identity=RELATIVE)) as url:
         with client_for(url) as client, pytest.raises(RelativeTeacherError, match="metres"):
             client.infer(depth_request())
-        with client_for(url, allow_relative=True) as client:
+        with TeacherClient(ClientSettings(url=url), allow_relative=True) as client:
             assert client.infer(depth_request()).teacher == RELATIVE
 
 

@@ -35,6 +35,7 @@ from tiekd_ros.nodes.teaching import TeacherDesk
 from tiekd_ros.settings import Settings
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
+from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 
 _TRY_AGAIN_S = 10.0
@@ -63,6 +64,7 @@ class CompanionNode(LifecycleNode):
         self._log = parameters.declare("frames", FrameLogSettings, read_only=True)
         self._labelling = parameters.declare("labels", LabellerSettings, read_only=True)
         self._teacher = parameters.declare("teacher", ClientSettings, read_only=True)
+        self._checks = parameters.declare("checks", AnswerChecks, read_only=True)
         self._plan = RoundPlan(
             **{name: parameters.declare(name, kind) for name, kind in RoundPlan.groups().items()}
         )
@@ -106,7 +108,7 @@ class CompanionNode(LifecycleNode):
         store = FrameStore(folder.frames, self._log)
         client, labeller = None, None
         if self._teacher.url:
-            client = TeacherClient(self._teacher)
+            client = TeacherClient(self._teacher, self._checks)
             labeller = Labeller(store, TeacherDesk(client), self._labelling)
             labeller.start()
         on_kept = (lambda frame_id: labeller.notify()) if labeller is not None else None

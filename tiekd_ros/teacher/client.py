@@ -56,9 +56,6 @@ class ClientSettings(Settings):
     max_message_mb: int = setting(
         64, "largest message of either direction", unit="MiB", minimum=1, maximum=1024
     )
-    allow_relative: bool = setting(
-        False, "take answers of a teacher that does not say it is metric; the caller scales them"
-    )
 
     def check(self) -> None:
         """Check the address and the order of the pauses."""
@@ -79,9 +76,19 @@ class TeacherClient:
     """Asks one teacher server; safe to use from several threads."""
 
     def __init__(
-        self, settings: ClientSettings | None = None, checks: AnswerChecks | None = None
+        self,
+        settings: ClientSettings | None = None,
+        checks: AnswerChecks | None = None,
+        *,
+        allow_relative: bool = False,
     ) -> None:
         """Prepare; nothing connects before the first call.
+
+        Args:
+            settings: where the teacher is.
+            checks: what its answers must look like.
+            allow_relative: take answers of a teacher that does not say it is metric; for
+                callers that scale them.
 
         Raises:
             InvalidSettingError: the settings name no teacher.
@@ -90,6 +97,7 @@ class TeacherClient:
         if not self.settings.url:
             raise InvalidSettingError("url is empty: a client needs the teacher's host:port")
         self._checks = checks or AnswerChecks()
+        self._allow_relative = allow_relative
         self._state = threading.Condition()  # guards all that follows
         self._closed = False
         self._in_flight = 0
@@ -161,11 +169,11 @@ class TeacherClient:
         return answer
 
     def _accepted(self, identity: TeacherIdentity) -> TeacherIdentity:
-        if not identity.metric and not self.settings.allow_relative:
+        if not identity.metric and not self._allow_relative:
             raise RelativeTeacherError(
                 f"the teacher {identity.name!r} at {self.settings.url} does not say that its "
                 "depth is in metres (parameter `metric` of its model configuration); use a "
-                "metric teacher, or set allow_relative and scale its depth"
+                "metric teacher"
             )
         return identity
 
