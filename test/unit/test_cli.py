@@ -34,9 +34,12 @@ def state(tmp_path) -> StateFolder:
     """A state folder with three students, the second of them refused."""
     state = StateFolder(tmp_path / "state").create()
     registry = StudentRegistry(state.students)
-    for seed in range(3):
-        registry.add(small_student(seed, frames={"train": 10 + seed}))
-    registry.judge("000002", REFUSED, "worse", {"after": {"rmse": 0.5, "abs_rel": 0.1}})
+    scores = {"after": {"rmse": 0.5, "abs_rel": 0.1}}
+    registry.add(small_student(0, frames={"train": 10}))
+    registry.add(
+        small_student(1, frames={"train": 11}, status=REFUSED, reason="worse", scores=scores)
+    )
+    registry.add(small_student(2, frames={"train": 12}))
     return state
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from helpers.frames import SIZE, filled_state, small_plan
 from helpers.students import small_student
+from tiekd_ros.distillation.replay import RoundRefusedError
 from tiekd_ros.distillation.round import run_round
 from tiekd_ros.frames import FrameStore
 from tiekd_ros.state import StateFolder
@@ -40,18 +43,31 @@ def live(state) -> StudentRegistry:
     return registry
 
 
-def run(state: StateFolder, **groups: dict[str, Any]) -> dict[str, Any]:
+def events_of(
+    state: StateFolder, number: int = 2, **groups: dict[str, Any]
+) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     few = {"iterations": 3, **groups.pop("train", {})}
-    run_round(state, small_plan(train=few, **groups), 2, events.append)
-    assert events[-1]["event"] == "result"
-    return events[-1]
+    run_round(state, small_plan(train=few, **groups), number, events.append)
+    return events
+
+
+def run(state: StateFolder, number: int = 2, **groups: dict[str, Any]) -> dict[str, Any]:
+    result = events_of(state, number, **groups)[-1]
+    assert result["event"] == "result"
+    return result
+
+
+def spoil(state: StateFolder, ids: list[int]) -> None:
+    with closing(sqlite3.connect(state.frames)) as connection, connection:
+        for frame_id in ids:
+            connection.execute("UPDATE images SET jpeg = x'00' WHERE frame_id = ?", (frame_id,))
 
 
 def test_a_second_student_inherits_its_shape_and_is_judged_against_the_first(state, live):
     before = live.load("000001")
     result = run(state, loss={"sigma_relative": 0.08})
-    assert result["baseline"] == "incumbent"
+    assert (result["baseline"], result["parent"]) == ("incumbent", "000001")
     after = live.load(result["version"])
     assert (after.card.version, after.card.parent, after.card.round) == ("000002", "000001", 2)
     assert (after.card.bins, after.card.input_size) == (before.card.bins, before.card.input_size)
@@ -96,6 +112,48 @@ def test_a_round_trains_on_no_more_frames_than_asked(state):
         ids = store.labelled_ids("train")
     assert set(result["train_ids"]) <= set(ids)
     assert result["train_ids"][-3:] == ids[-3:]
+
+
+def test_each_round_draws_anew(state):
+    few = {"max_frames": 6}
+    assert run(state, 2, distill=few)["train_ids"] == run(state, 2, distill=few)["train_ids"]
+    draws = {tuple(run(state, number, distill=few)["train_ids"]) for number in range(2, 6)}
+    assert len(draws) > 1
+
+
+def test_judging_tells_its_progress_over_both_students(state, live):
+    events = events_of(state)
+    judging = [e for e in events if e["event"] == "progress" and e["stage"] == "judging"]
+    assert [(e["step"], e["steps"]) for e in (judging[0], judging[-1])] == [(1, 24), (24, 24)]
+    assert len(judging) < 24  # throttled
+
+
+def test_damaged_frames_are_passed_over_and_named(state):
+    with FrameStore(state.frames) as store:
+        train, held_out = store.labelled_ids("train"), store.labelled_ids("held_out")
+    spoil(state, [train[0], held_out[0]])
+    events = events_of(state)
+    assert {"event": "undecodable", "ids": [train[0], held_out[0]]} in events
+    assert events[-1]["train_ids"] == train[1:]
+    assert events[-1]["held_out_frames"] == 11
+
+
+def test_a_round_with_too_few_sound_frames_is_refused_and_names_the_others(state):
+    with FrameStore(state.frames) as store:
+        spoilt = store.labelled_ids("train")[:5]
+    spoil(state, spoilt)
+    events: list[dict[str, Any]] = []
+    with pytest.raises(RoundRefusedError, match=r"7 for training \(need 8\)"):
+        run_round(state, small_plan(), 2, events.append)
+    assert events[-1] == {"event": "undecodable", "ids": spoilt}
+
+
+def test_a_draw_of_damaged_frames_only_is_refused(state):
+    with FrameStore(state.frames) as store:
+        newest = store.labelled_ids("train")[-1:]
+    spoil(state, newest)
+    with pytest.raises(RoundRefusedError, match="another draw"):
+        run(state, distill={"max_frames": 1})
 
 
 def test_held_out_frames_are_never_trained_on(state):

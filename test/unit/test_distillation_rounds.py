@@ -12,17 +12,12 @@ import pytest
 
 from helpers.children import start_python, wait_until
 from helpers.frames import filled_state, small_plan
+from helpers.rounds import ENDLESS, SHORT, House
 from helpers.students import small_student
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.distillation.replay import RoundRefusedError
 from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
-from tiekd_ros.distillation.rounds import RoundRunner
-from tiekd_ros.frames import FrameStore
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
-
-ENDLESS = small_plan(train={"iterations": 10**6})
-SHORT = small_plan(train={"iterations": 1}, gate={"first_margin": 0.05})  # trains, is refused
 
 HOLD_LOCK = """
 import sys
@@ -45,23 +40,6 @@ def state(labelled, tmp_path) -> StateFolder:
     state = StateFolder(tmp_path / "state").create()
     shutil.copy(labelled.frames, state.frames)
     return state
-
-
-class House:
-    """A runner on an open store, with all that it said."""
-
-    def __init__(self, state: StateFolder, plan: RoundPlan) -> None:
-        self.seen: list[RoundRecord] = []
-        self.store = FrameStore(state.frames)
-        self.runner = RoundRunner(state, self.store, plan, self.seen.append)
-        self.registry = StudentRegistry(state.students)
-        self.log = RoundLog(state.rounds)
-
-    def in_training(self) -> bool:
-        return any(record.step > 0 for record in self.seen)
-
-    def states(self) -> list[str]:
-        return [record.state for record in self.log.records()]
 
 
 @pytest.fixture
@@ -129,7 +107,7 @@ def test_a_killed_worker_fails_its_round_and_the_next_one_works(enter):
     house = enter(ENDLESS)
     house.runner.start()
     wait_until(house.in_training)
-    os.kill(house.runner.worker_pid, signal.SIGKILL)
+    os.kill(house.worker_pid(), signal.SIGKILL)
     house.runner.wait()
     assert house.runner.record.state == "failed"
     assert "killed by signal 9" in house.runner.record.reason
@@ -155,6 +133,26 @@ def test_a_round_that_was_stopped_is_taken_up_again(state, enter):
     assert house.runner.resume().number == 2
     house.runner.wait()
     assert house.states() == ["interrupted", "refused"]
+
+
+def test_a_round_that_a_person_stopped_is_remembered_as_interrupted(state, enter):
+    house = enter(ENDLESS)
+    house.runner.start()
+    wait_until(house.in_training)
+    house.runner.stop(resumable=False)
+    assert house.states() == ["interrupted"]
+    assert house.seen[-1] == house.runner.record
+    assert (house.seen[-1].stage, house.seen[-1].reason) == ("done", "stopped by hand")
+    assert house.runner.resume() is None
+
+
+def test_labels_that_a_round_could_have_drawn_are_not_new_after_it(enter):
+    house = enter(small_plan(train={"iterations": 1}, distill={"max_frames": 6}))
+    assert house.store.stats().new_labels == 12
+    house.runner.start()
+    house.runner.wait()
+    assert house.runner.record.train_frames == 6
+    assert house.store.stats().new_labels == 0
 
 
 def test_a_round_can_be_stopped_before_its_worker_runs(enter):

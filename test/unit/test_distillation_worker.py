@@ -66,7 +66,9 @@ def test_a_round_comes_to_a_verdict_and_stores_its_candidate(state):
     stages = [e["stage"] for e in events if e["event"] == "stage"]
     assert stages == ["loading", "training", "judging"]
     progress = [e for e in events if e["event"] == "progress"]
-    assert progress[0]["step"] == 1
+    assert (progress[0]["stage"], progress[0]["step"]) == ("training", 1)
+    last = progress[-1]
+    assert (last["stage"], last["step"], last["steps"]) == ("judging", 12, 12)
     assert {"steps", "loss", "kl", "ssim", "seconds"} <= set(progress[0])
     result = events[-1]
     assert result["event"] == "result"

@@ -97,6 +97,17 @@ def test_rejected_then_used_frames_go_before_unlabelled_ones(tmp_path: Path) -> 
         assert len({*twins} & stored_ids(store)) == 1
 
 
+def test_frames_that_a_round_passed_over_do_not_count_as_used(tmp_path: Path) -> None:
+    with FrameStore(tmp_path / "f.sqlite3", SMALL) as store:
+        used, passed_over = (put(store, view(k), 1.0 + k) for k in range(2))
+        store.put_label(used, DEPTH, "t", "1")
+        store.put_label(passed_over, DEPTH, "t", "1")
+        store.mark_seen()
+        store.mark_used([used], 1)
+        fill(store, 300, 15.0)
+        assert {used, passed_over} & stored_ids(store) == {passed_over}
+
+
 def test_the_held_out_split_keeps_its_share(tmp_path: Path) -> None:
     settings = FrameLogSettings(
         max_bytes_mb=1, min_interval_s=0.0, guard_share=0.0, block_s=1.0, held_out_every=5

@@ -182,6 +182,23 @@ def test_one_frame_that_always_fails_does_not_block_the_others(store, labeller_o
     assert [frame.id for frame in store.unlabelled(9)] == [1]
 
 
+def test_no_fault_in_looking_for_frames_ends_the_thread(store, labeller_of, monkeypatch) -> None:
+    faults = iter([ValueError("a bug"), StoreLockedError("held")])
+    real = store.unlabelled
+
+    def unlabelled(limit: int, skip: set[int]) -> list[LoggedFrame]:
+        fault = next(faults, None)
+        if fault is not None:
+            raise fault
+        return real(limit, skip)
+
+    monkeypatch.setattr(store, "unlabelled", unlabelled)
+    log(store, 0)
+    labeller = labeller_of(answer, LabellerSettings(poll_s=0.02, in_flight=1))
+    eventually(lambda: labeller.snapshot().labelled == 1)
+    assert labeller.snapshot().failed == 2
+
+
 def test_an_answer_outlives_a_locked_store(store, labeller_of, monkeypatch) -> None:
     asked: list[int] = []
     faults = iter([StoreLockedError("held"), StoreLockedError("held")])

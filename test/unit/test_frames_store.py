@@ -1,6 +1,8 @@
 """The life of a frame in a real file."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tiekd_ros.frames import (
     FrameStore,
     FrameStoreError,
     Observation,
+    UndecodableFrameError,
     UnknownFrameError,
     policy,
 )
@@ -115,6 +118,23 @@ def test_a_new_label_replaces_the_old_one_and_counts_as_new(path: Path) -> None:
         assert store.load(1).depth[0, 0] == 2
         assert store.stats().new_labels == 1
         assert store.stats().teachers == {"t 2": 1}
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("images", "jpeg"), ("labels", "depth"), ("labels", "confidence")]
+)
+def test_one_damaged_frame_is_told_from_a_damaged_file(path: Path, table: str, column: str) -> None:
+    with FrameStore(path) as store:
+        for k in range(2):
+            store.add(seen(k, k))
+            store.put_label(k + 1, DEPTH, "t", "1", np.ones((2, 2), np.float32))
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(f"UPDATE {table} SET {column} = x'ffd8ff' WHERE frame_id = 1")
+        with pytest.raises(UndecodableFrameError, match=r"frame 1 .*is damaged"):
+            store.load(1)
+        assert store.load(2).id == 2
+        store.reject(1, "undecodable")
+        assert store.labelled_ids() == [2]
 
 
 def test_unusable_labels_and_frames_are_refused_before_anything_changes(path: Path) -> None:

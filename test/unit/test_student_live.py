@@ -117,6 +117,24 @@ def test_a_bad_version_leaves_the_old_one_running_and_says_why(registry, live, v
     assert live.state.error == ""
 
 
+@pytest.mark.parametrize("fault", [OSError("disk gone"), ValueError("odd"), KeyError("bins")])
+def test_no_fault_ends_the_loading_thread(registry, live, monkeypatch, fault):
+    load = registry.load
+
+    def faulty(version):
+        if version == "000002":
+            raise fault
+        return load(version)
+
+    monkeypatch.setattr(registry, "load", faulty)
+    live.request("000002")
+    wait_until(lambda: live.state.error and not live.state.loading)
+    assert f"{type(fault).__name__}: {fault}" in live.state.error
+    live.request("000003")
+    wait_until(lambda: live.state.version == "000003")
+    assert live.state.error == ""
+
+
 def test_asking_for_the_running_version_again_ends_the_complaint_about_another(registry, live):
     registry.promote("000001")
     live.load_pointer()

@@ -1,17 +1,21 @@
 """The registry: numbers, the pointer, and several writers, some of whom die."""
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from helpers.children import child_environment, start_python
 from helpers.students import small_student
-from tiekd_ros.student import REFUSED, CheckpointError, StudentRegistry
+from tiekd_ros.student import REFUSED, CheckpointError, LiveChangedError, StudentRegistry
+from tiekd_ros.student import registry as registry_module
 
 ADD = """
 import sys
@@ -25,6 +29,20 @@ print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[3])):
     print(registry.add(student).version, flush=True)
+"""
+
+PROMOTE = """
+import sys
+from pathlib import Path
+from tiekd_ros.student import LiveChangedError, StudentRegistry
+registry = StudentRegistry(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    registry.promote(sys.argv[2], expected_live="000001")
+    print("promoted")
+except LiveChangedError:
+    print("LiveChangedError")
 """
 
 
@@ -88,12 +106,103 @@ def test_rolling_back_to_a_version_that_is_gone_leaves_the_pointer(registry):
 
 
 def test_a_refused_version_goes_live_only_by_force(registry):
-    registry.judge("000002", REFUSED, "worse than before", {})
+    registry.add(small_student(status=REFUSED, reason="worse than before"))
     with pytest.raises(CheckpointError, match=r"refused by .*\(worse than before\).*--force"):
-        registry.promote("000002")
+        registry.promote("000004")
     assert registry.live() is None
-    registry.promote("000002", force=True)
-    assert registry.live() == "000002"
+    registry.promote("000004", force=True)
+    assert registry.live() == "000004"
+
+
+@pytest.mark.parametrize("expected", ["000002", None])
+def test_a_promotion_over_another_student_than_expected_is_refused(registry, expected):
+    registry.promote("000001")
+    with pytest.raises(LiveChangedError, match=f"from {expected or 'none'} to 000001 meanwhile"):
+        registry.promote("000003", expected_live=expected)
+    assert (registry.live(), registry.history()) == ("000001", [])
+
+
+def test_a_promotion_over_the_expected_student_works(registry):
+    registry.promote("000001", expected_live=None)
+    registry.promote("000003", expected_live="000001")
+    registry.promote("000003", expected_live="000001")  # is live already: said again after a crash
+    assert (registry.live(), registry.history()) == ("000003", ["000001"])
+
+
+def test_promotions_at_the_same_time_lose_none_of_them(tmp_path):
+    registry = StudentRegistry(tmp_path / "students")
+    versions = [registry.add(small_student(seed)).version for seed in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(registry.promote, versions))
+    assert sorted([*registry.history(), registry.live()]) == versions
+
+
+def test_only_one_of_several_promotions_over_the_same_student_succeeds(registry):
+    registry.promote("000001")
+    processes = [
+        start_python("-c", PROMOTE, str(registry.root), version, stdin=subprocess.PIPE)
+        for version in ("000002", "000003")
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    said = [process.communicate("go\n", timeout=60)[0].strip() for process in processes]
+    assert sorted(said) == ["LiveChangedError", "promoted"]
+    assert registry.history() == ["000001"]
+
+
+def test_promoting_waits_for_a_rollback_that_is_under_way(registry, monkeypatch):
+    registry.promote("000001")
+    registry.promote("000002")
+    loading, go_on, load = threading.Event(), threading.Event(), registry.load
+
+    def slow_load(version):
+        loading.set()
+        assert go_on.wait(30)
+        return load(version)
+
+    monkeypatch.setattr(registry, "load", slow_load)
+    with ThreadPoolExecutor(2) as pool:
+        back = pool.submit(registry.rollback)
+        assert loading.wait(30)
+        other = StudentRegistry(registry.root)
+        promotion = pool.submit(other.promote, "000003", expected_live="000002")
+        time.sleep(0.2)
+        assert not promotion.done()
+        go_on.set()
+        assert back.result(30) == "000001"
+        with pytest.raises(LiveChangedError):
+            promotion.result(30)
+    assert registry.live() == "000001"
+
+
+def test_a_version_is_on_the_disk_before_it_has_its_name(registry, student, monkeypatch):
+    synced, sync = [], registry_module._sync_folder
+
+    def note(folder):
+        synced.append((folder.name.partition("-")[0], registry.versions()[-1]))
+        sync(folder)
+
+    monkeypatch.setattr(registry_module, "_sync_folder", note)
+    registry.add(student)
+    assert synced == [(".writing", "000003"), ("students", "000004")]
+
+
+def test_a_disk_that_refuses_to_sync_a_folder_is_told_and_nothing_is_left(
+    registry, student, monkeypatch
+):
+    def refuse(folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(registry_module, "_sync_folder", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot write to .*Input/output error"):
+        registry.add(student)
+    assert [p.name for p in registry.root.iterdir() if p.name.startswith(".writing")] == []
+    assert registry.versions() == ["000001", "000002", "000003"]
+
+
+def test_a_registry_that_cannot_be_locked_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match=r"cannot change what is live in .*No such file"):
+        StudentRegistry(tmp_path / "nowhere").rollback()
 
 
 @pytest.mark.parametrize("version", ["000009", "9", "", "../000001", "newest"])
@@ -108,12 +217,6 @@ def test_a_damaged_pointer_says_what_to_do(registry, text):
     (registry.root / "live.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"live.json is damaged.*remove it and promote"):
         registry.live()
-
-
-def test_a_judgement_is_kept_in_the_card_and_the_weights_stay(registry):
-    registry.judge("000002", REFUSED, "no better", {"rmse": 1.0})
-    card = registry.load("000002").card
-    assert (card.status, card.reason, card.scores) == (REFUSED, "no better", {"rmse": 1.0})
 
 
 def test_writers_at_the_same_time_get_numbers_of_their_own(tmp_path):

@@ -61,7 +61,7 @@ def score_student(
     bins: DepthBins,
     report: Callable[[int], None] = lambda done: None,
 ) -> DepthMetrics:
-    """Judge a student on samples, within the range of `bins`.
+    """Judge a student on samples, within the range of `bins`; `report` gets how many are done.
 
     Raises:
         BadDepthError: no sample has a valid pixel.

@@ -45,12 +45,12 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
 
     with FrameStore(state.create().frames) as store:
         runner = RoundRunner(state, store, plan, show)
-        record = runner.start()
         with progress if console is not None else contextlib.nullcontext():
             try:
+                record = runner.start()
                 runner.wait()
-            except KeyboardInterrupt:
-                runner.stop()
+            except KeyboardInterrupt:  # a person's wish: no companion takes the round up again
+                runner.stop(resumable=False)
                 raise
     record = runner.record or record
     if console is not None:

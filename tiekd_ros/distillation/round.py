@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from tiekd_ros.distillation.gate import (
@@ -16,22 +15,17 @@ from tiekd_ros.distillation.gate import (
     score_best_constant,
     score_student,
 )
+from tiekd_ros.distillation.metrics import DepthMetrics
 from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.replay import (
-    check_enough,
-    choose_frames,
-    first_bins,
-    first_input_size,
-    median_focal,
-)
-from tiekd_ros.distillation.samples import Sample, fit_sample
+from tiekd_ros.distillation.replay import first_bins, median_focal
+from tiekd_ros.distillation.round_data import RoundData, RoundLoader
+from tiekd_ros.distillation.samples import Sample
 from tiekd_ros.distillation.trainer import Progress, Trainer, TrainResult
-from tiekd_ros.frames import FrameStore, TrainingFrame, UnknownFrameError
+from tiekd_ros.frames import FrameStore
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import (
     ACCEPTED,
     REFUSED,
-    InputSize,
     Student,
     StudentCard,
     StudentRegistry,
@@ -39,19 +33,9 @@ from tiekd_ros.student import (
 )
 
 Emit = Callable[[dict[str, Any]], None]
-"""Receives one event: a dict with `event` (stage, progress, result) and plain values."""
+"""Receives an event: `event` (stage, progress, undecodable, result) and plain values."""
 
 _REPORT_EVERY_S = 0.5
-
-
-@dataclass(frozen=True)
-class RoundData:
-    """Frames of a round at the network's size."""
-
-    train: list[Sample]
-    held_out: list[Sample]
-    train_ids: list[int]
-    teacher: str
 
 
 def run_round(state: StateFolder, plan: RoundPlan, number: int, emit: Emit) -> None:
@@ -63,76 +47,47 @@ def run_round(state: StateFolder, plan: RoundPlan, number: int, emit: Emit) -> N
         state: where frames are read from and the candidate is stored.
         plan: all settings.
         number: the round's number, kept in the candidate's card.
-        emit: receives stage, progress and result events.
+        emit: receives stage, progress, undecodable and result events.
 
     Raises:
         TiekdError: too few frames, a damaged store or incumbent, training that diverges.
     """
     emit({"event": "stage", "stage": "loading"})
+    seed = (plan.train.seed + number) % 2**31  # a refused round is not repeated as it was
+    plan = replace(plan, train=replace(plan.train, seed=seed))
     registry = StudentRegistry(state.students)
     live = registry.live()
     incumbent = registry.load(live) if live is not None else None
-    with FrameStore(state.frames, read_only=True) as store:
-        start, data = _load(store, plan, incumbent)
+    data = _load(state, plan, incumbent, emit)
+    student = _start_from(incumbent, data, plan)
     emit({"event": "stage", "stage": "training", "frames": len(data.train)})
-    result = _train(start, data, plan, incumbent is not None, emit)
+    result = _train(student, data, plan, incumbent is not None, emit)
     emit({"event": "stage", "stage": "judging", "frames": len(data.held_out)})
-    verdict = _judge(start, incumbent, data.held_out, plan)
+    verdict = _judge(student, incumbent, data.held_out, plan, emit)
     card = registry.add(
-        Student(_final_card(start.card, number, data, result, verdict), start.network)
+        Student(_final_card(student.card, number, data, result, verdict), student.network)
     )
-    emit(
-        {
-            "event": "result",
-            "version": card.version,
-            "accepted": verdict.accepted,
-            "reason": verdict.reason,
-            "baseline": verdict.baseline,
-            "before": verdict.before.as_dict(),
-            "after": verdict.after.as_dict(),
-            "train_frames": len(data.train),
-            "held_out_frames": len(data.held_out),
-            "train_ids": data.train_ids,
-            "steps": result.steps,
-            "train_seconds": round(result.seconds, 2),
-        }
-    )
+    emit(_result(card, verdict, data, result))
 
 
-def _load(
-    store: FrameStore, plan: RoundPlan, incumbent: Student | None
-) -> tuple[Student, RoundData]:
-    """Read the frames and make the student to train: a copy of the incumbent, or a fresh one."""
-    train_ids, held_ids = store.labelled_ids("train"), store.labelled_ids("held_out")
-    check_enough(len(train_ids), len(held_ids), plan.distill)
-    seed = plan.train.seed
-    train_ids = choose_frames(train_ids, plan.distill.max_frames, seed)
-    held_ids = choose_frames(held_ids, plan.distill.max_held_out, seed)
-    first = store.load(train_ids[0])
+def _load(state: StateFolder, plan: RoundPlan, incumbent: Student | None, emit: Emit) -> RoundData:
+    with FrameStore(state.frames, read_only=True) as store:
+        loader = RoundLoader(store, plan)
+        try:
+            return loader.load(incumbent.card.input_size if incumbent is not None else None)
+        finally:
+            if loader.bad_ids:
+                emit({"event": "undecodable", "ids": loader.bad_ids})
+
+
+def _start_from(incumbent: Student | None, data: RoundData, plan: RoundPlan) -> Student:
+    """Make the student to train: a copy of the incumbent, or a fresh one."""
+    target = plan.loss.target_width
     if incumbent is not None:
-        size = incumbent.card.input_size
-    else:
-        size = first_input_size(first.image.shape[0], first.image.shape[1], plan.student)
-
-    def load(ids: Sequence[int]) -> list[Sample]:
-        samples = []
-        for frame_id in ids:
-            with contextlib.suppress(UnknownFrameError):  # evicted meanwhile
-                samples.append(_fit(store.load(frame_id), size))
-        return samples
-
-    teacher = ", ".join(sorted(store.stats().teachers))
-    data = RoundData(load(train_ids), load(held_ids), train_ids, teacher)
-    if incumbent is not None:
-        card = replace(incumbent.card, target=plan.loss.target_width)
-        return Student(card, copy.deepcopy(incumbent.network)), data
+        card = replace(incumbent.card, target=target)
+        return Student(card, copy.deepcopy(incumbent.network))
     bins = first_bins([s.depth for s in data.train], plan.student)
-    card = StudentCard(bins=bins, input_size=size, target=plan.loss.target_width)
-    return Student.fresh(card), data
-
-
-def _fit(frame: TrainingFrame, size: InputSize) -> Sample:
-    return fit_sample(frame.image, frame.depth, frame.intrinsics, size)
+    return Student.fresh(StudentCard(bins=bins, input_size=data.size, target=target))
 
 
 def _train(
@@ -146,27 +101,71 @@ def _train(
         augmentation=plan.augment,
         has_parent=has_parent,
     )
-    reported = -_REPORT_EVERY_S
+    throttled = _Throttle(emit)
 
     def report(progress: Progress) -> None:
-        nonlocal reported
-        now = time.monotonic()
-        if now - reported >= _REPORT_EVERY_S:
-            reported = now
-            emit({"event": "progress", "stage": "training", **asdict(progress)})
+        throttled({"event": "progress", "stage": "training", **asdict(progress)})
 
     return trainer.run(report)
 
 
 def _judge(
-    candidate: Student, incumbent: Student | None, held_out: Sequence[Sample], plan: RoundPlan
+    candidate: Student,
+    incumbent: Student | None,
+    held_out: Sequence[Sample],
+    plan: RoundPlan,
+    emit: Emit,
 ) -> GateVerdict:
     bins = candidate.card.bins
-    after = score_student(TorchRuntime(candidate), held_out, bins)
+    throttled = _Throttle(emit)
+    steps = len(held_out) * (1 if incumbent is None else 2)
+
+    def score(student: Student, before: int) -> DepthMetrics:
+        def report(done: int) -> None:
+            step = before + done
+            throttled({"event": "progress", "stage": "judging", "step": step, "steps": steps})
+
+        return score_student(TorchRuntime(student), held_out, bins, report)
+
+    after = score(candidate, 0)
     if incumbent is None:
         return judge_first(after, score_best_constant(held_out, bins), plan.gate)
-    before = score_student(TorchRuntime(incumbent), held_out, bins)
+    before = score(incumbent, len(held_out))
     return judge_against_incumbent(after, before, plan.gate)
+
+
+class _Throttle:
+    """Passes progress on at most twice a second, but always the first and the last step."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._passed_at = -_REPORT_EVERY_S
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._passed_at >= _REPORT_EVERY_S or event["step"] >= event["steps"]:
+            self._passed_at = now
+            self._emit(event)
+
+
+def _result(
+    card: StudentCard, verdict: GateVerdict, data: RoundData, result: TrainResult
+) -> dict[str, Any]:
+    return {
+        "event": "result",
+        "version": card.version,
+        "parent": card.parent,
+        "accepted": verdict.accepted,
+        "reason": verdict.reason,
+        "baseline": verdict.baseline,
+        "before": verdict.before.as_dict(),
+        "after": verdict.after.as_dict(),
+        "train_frames": len(data.train),
+        "held_out_frames": len(data.held_out),
+        "train_ids": data.train_ids,
+        "steps": result.steps,
+        "train_seconds": round(result.seconds, 2),
+    }
 
 
 def _final_card(

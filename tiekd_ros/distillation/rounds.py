@@ -7,14 +7,12 @@ after a crash knows what was going on.
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, Any
 
 from tiekd_ros.distillation.plan import RoundPlan
@@ -28,11 +26,21 @@ from tiekd_ros.distillation.round_log import (
     RoundLog,
     RoundRecord,
 )
+from tiekd_ros.distillation.worker_process import (
+    cause_of_death,
+    read_events,
+    spawn_worker,
+    worker_log,
+)
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.frames import FrameStore
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import ACCEPTED, StudentRegistry
+from tiekd_ros.student import ACCEPTED, LiveChangedError, StudentRegistry
 
+UNDECODABLE = "undecodable"
+"""Why a frame is rejected that a worker could not read."""
+
+_LOG = logging.getLogger(__name__)
 _TRIES = 3
 """A round interrupted this often in a row is not started again by itself."""
 
@@ -44,7 +52,8 @@ class RoundRunner:
         state: the state folder.
         store: the open frame log; used for counting and for marking frames as used.
         plan: settings; `set_plan` changes them for the next round.
-        on_change: called with the record at every change, from the runner's thread.
+        on_change: called with the record at every change, from the runner's thread; what it
+            raises is logged and does the round no harm.
     """
 
     def __init__(
@@ -63,20 +72,15 @@ class RoundRunner:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
+        self._busy = False
         self._stopping = False
+        self._resumable = True
         self.record: RoundRecord | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a round is running here."""
-        thread = self._thread
-        return thread is not None and thread.is_alive()
-
-    @property
-    def worker_pid(self) -> int | None:
-        """Process id of the training worker while one runs."""
-        process = self._process
-        return process.pid if process is not None else None
+        """Whether a round is running here; no longer when its end is announced."""
+        return self._busy
 
     def set_plan(self, plan: RoundPlan) -> None:
         """Use these settings from the next round on."""
@@ -90,7 +94,7 @@ class RoundRunner:
             TiekdError: the frame log cannot be read, or the record not be written.
         """
         with self._starting:
-            if self.busy and self.record is not None:
+            if self._busy and self.record is not None:
                 raise RoundRefusedError(
                     f"busy: round {self.record.number} is {self.record.stage} "
                     f"(step {self.record.step} of {self.record.steps}); call again when it is over"
@@ -102,13 +106,16 @@ class RoundRunner:
             try:
                 number = max(self._log.numbers(), default=0) + 1
                 record = RoundRecord(number, train_frames=train, held_out_frames=held_out)
+                self._store.mark_seen()
                 self._log.save(record)
             except TiekdError:
                 lock.close()
                 raise
             self._stopping = False
+            self._busy = True
             self.record = record
-            self._thread = threading.Thread(target=self._run, args=(record, lock), name="round")
+            arguments = (record, lock, self._thread)
+            self._thread = threading.Thread(target=self._run, args=arguments, name="round")
             self._thread.start()
             return record
 
@@ -139,12 +146,18 @@ class RoundRunner:
         return self.start()
 
     def wait(self) -> None:
-        """Wait until the running round, if any, is over."""
+        """Wait until the running round, if any, is over and announced."""
         if self._thread is not None:
             self._thread.join()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End the running round, if any; `resume` takes it up again."""
+    def stop(self, *, resumable: bool = True, timeout_s: float = 5.0) -> None:
+        """End the running round, if any.
+
+        Args:
+            resumable: `resume` takes it up again; else it is remembered as interrupted.
+            timeout_s: how long the worker may take to end before it is killed.
+        """
+        self._resumable = resumable
         self._stopping = True
         process, thread = self._process, self._thread
         if process is not None:
@@ -155,81 +168,98 @@ class RoundRunner:
                 process.kill()
                 thread.join(timeout_s)
 
-    def _run(self, record: RoundRecord, lock: IO[str]) -> None:
+    def _run(self, record: RoundRecord, lock: IO[str], before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()  # the last word of that round comes before the first of this one
         start = time.monotonic()
+        done = None
         with lock:
-            try:
-                record = self._follow_worker(record)
-            except TiekdError as error:
-                record = replace(self.record or record, state=FAILED, reason=str(error))
-            except OSError as error:
-                record = replace(record, state=FAILED, reason=f"cannot run the worker: {error}")
-            if self._stopping and record.state == FAILED:
-                return  # its record stays `running`: `resume` takes it up
-            record = replace(record, stage="done", seconds=round(time.monotonic() - start, 2))
-            with contextlib.suppress(TiekdError):
-                self._log.save(record)
-        self._change(record)
+            record = self._outcome(record)
+            if self._stopping and not self._resumable and record.state == FAILED:
+                record = replace(record, state=INTERRUPTED, reason="stopped by hand")
+            if not (self._stopping and record.state == FAILED):  # else `resume` takes it up
+                done = replace(record, stage="done", seconds=round(time.monotonic() - start, 2))
+                with contextlib.suppress(TiekdError):
+                    self._log.save(done)
+        with self._starting:
+            self.record = done or self.record
+            self._busy = False
+        if done is not None:  # whoever hears of it may start the next round at once
+            self._announce(done)
+
+    def _outcome(self, record: RoundRecord) -> RoundRecord:
+        try:
+            return self._follow_worker(record)
+        except TiekdError as error:
+            reason = str(error)
+        except Exception as error:  # a thread that dies leaves a round that runs for ever
+            _LOG.exception("round %d", record.number)
+            reason = f"{type(error).__name__}: {error}"
+        return replace(self.record or record, state=FAILED, reason=reason)
 
     def _follow_worker(self, record: RoundRecord) -> RoundRecord:
-        log = self._state.logs / "worker.log"
         result: dict[str, Any] | None = None
         message = ""
         self._change(record)
-        with self._spawn(record.number, log) as process:
-            self._process = process
-            if self._stopping:  # asked while the process was being made
-                process.terminate()
-            assert process.stdout is not None
-            for line in process.stdout:
-                try:
-                    event = json.loads(line)
-                except json.JSONDecodeError:  # cut short by a kill
-                    continue
-                if event["event"] == "result":
-                    result = event
-                elif event["event"] == "error":
-                    message = event["message"]
-                else:
-                    record = _updated(record, event)
-                    self._change(record)
-        self._process = None
+        try:
+            with spawn_worker(self._state, self._plan, record.number) as process:
+                self._process = process
+                if self._stopping:  # asked while the process was being made
+                    process.terminate()
+                assert process.stdout is not None
+                for event in read_events(process.stdout):
+                    if event["event"] == "result":
+                        result = event
+                    elif event["event"] == "error":
+                        message = event["message"]
+                    elif event["event"] == "undecodable":
+                        self._reject(event["ids"])
+                    else:
+                        record = _updated(record, event)
+                        self._change(record)
+        finally:
+            self._process = None
         if result is None:
-            raise TiekdError(message or _death(process.returncode, log))
+            raise TiekdError(message or cause_of_death(process.returncode, worker_log(self._state)))
         return self._conclude(record, result)
 
-    def _spawn(self, number: int, log: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tiekd_ros.distillation.worker", "--with-parent"]
-        command += ["--state", str(self._state.root), "--round", str(number)]
-        command += ["--plan", json.dumps(self._plan.as_dict())]
-        with log.open("a") as errors:
-            return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
+    def _reject(self, ids: list[int]) -> None:
+        for frame_id in ids:  # else every later round could draw them again
+            with contextlib.suppress(TiekdError):
+                self._store.reject(frame_id, UNDECODABLE)
 
     def _conclude(self, record: RoundRecord, result: dict[str, Any]) -> RoundRecord:
-        accepted = bool(result["accepted"])
-        if accepted:
-            self._registry.promote(result["version"])
-        with contextlib.suppress(TiekdError):  # bookkeeping must not undo a verdict
-            self._store.mark_used(result["train_ids"], record.number)
-        names = ["version", "reason", "baseline", "before", "after"]
+        state, reason = REFUSED, result["reason"]
+        if result["accepted"]:
+            state, reason = self._promote(result["version"], result["parent"], reason)
+        self._mark_used(result["train_ids"], record.number)
+        names = ["version", "baseline", "before", "after"]
         names += ["train_frames", "held_out_frames", "train_seconds"]
-        state = PROMOTED if accepted else REFUSED
-        return replace(record, state=state, **{name: result[name] for name in names})
+        values = {name: result[name] for name in names}
+        return replace(record, state=state, reason=reason, **values)
 
     def _adopt(self, record: RoundRecord, version: str) -> RoundRecord:
         card = self._registry.card(version)
-        accepted = card.status == ACCEPTED
-        if accepted:
-            self._registry.promote(version)
-        state = PROMOTED if accepted else REFUSED
-        with contextlib.suppress(TiekdError):  # as in _conclude
-            self._store.mark_used(card.training.get("frame_ids", []), record.number)
-        adopted = replace(record, state=state, stage="done", version=version, reason=card.reason)
+        state, reason = REFUSED, card.reason
+        if card.status == ACCEPTED:
+            state, reason = self._promote(version, card.parent, reason)
+        self._mark_used(card.training.get("frame_ids", []), record.number)
+        adopted = replace(record, state=state, stage="done", version=version, reason=reason)
         self._log.save(adopted)
         self._change(adopted)
         return adopted
+
+    def _promote(self, version: str, parent: str | None, reason: str) -> tuple[str, str]:
+        """Promote a candidate that was judged better than `parent`; return state and reason."""
+        try:
+            self._registry.promote(version, expected_live=parent)
+        except LiveChangedError as error:  # someone's wish, which outweighs a verdict
+            return REFUSED, f"{error} (its verdict: {reason})"
+        return PROMOTED, reason
+
+    def _mark_used(self, ids: list[int], number: int) -> None:
+        with contextlib.suppress(TiekdError):  # bookkeeping must not undo a verdict
+            self._store.mark_used(ids, number)
 
     def _version_of_round(self, number: int) -> str | None:
         for version in reversed(self._registry.versions()):
@@ -240,15 +270,17 @@ class RoundRunner:
 
     def _change(self, record: RoundRecord) -> None:
         self.record = record
-        self._on_change(record)
+        self._announce(record)
+
+    def _announce(self, record: RoundRecord) -> None:
+        try:
+            self._on_change(record)
+        except Exception:  # whoever listens must not break the round
+            _LOG.exception("round %d: %s cannot be announced", record.number, record.stage)
 
 
 def _updated(record: RoundRecord, event: dict[str, Any]) -> RoundRecord:
     if event["event"] == "progress":
-        return replace(record, step=event["step"], steps=event["steps"], loss=event["loss"])
-    return replace(record, stage=event["stage"])
-
-
-def _death(code: int, log: Path) -> str:
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    return f"the training worker {how}; nothing is lost, call again (its log: {log})"
+        loss = event.get("loss", record.loss)  # judging has none
+        return replace(record, step=event["step"], steps=event["steps"], loss=loss)
+    return replace(record, stage=event["stage"], step=0, steps=0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -72,32 +73,35 @@ def augment(sample: Sample, settings: AugmentSettings, rng: np.random.Generator)
     # x' = sign * zoom * (x + 0.5 - left) - 0.5 (+ width when mirrored)
     shift_x = -sign * zoom * (left - 0.5) - 0.5 + (width if mirrored else 0)
     shift_y = -zoom * (top - 0.5) - 0.5
-    matrix = np.array([[sign * zoom, 0, shift_x], [0, zoom, shift_y]])
+    moved = _move(sample, np.array([[sign * zoom, 0, shift_x], [0, zoom, shift_y]]))
+    closer = (moved.depth / np.float32(zoom)).astype(np.float32)
+    return Sample(_recolour(moved.image, settings, rng), closer, moved.intrinsics)
+
+
+def _move(sample: Sample, matrix: npt.NDArray[np.float64]) -> Sample:
+    """Move pixels by a (2, 3) matrix without shear: x' = matrix @ (x, y, 1)."""
+    size = sample.depth.shape[::-1]
     image = cv2.warpAffine(
-        sample.image,
-        matrix,
-        (width, height),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
+        sample.image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     depth = cv2.warpAffine(
         sample.depth,
         matrix,
-        (width, height),
+        size,
         flags=cv2.INTER_NEAREST,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=float("nan"),
     )
     intrinsics = sample.intrinsics
     if intrinsics is not None:
+        (scale_x, _, shift_x), (_, scale_y, shift_y) = matrix
         intrinsics = Intrinsics(
             intrinsics.fx,
             intrinsics.fy,
-            sign * zoom * intrinsics.cx + shift_x,
-            zoom * intrinsics.cy + shift_y,
+            scale_x * intrinsics.cx + shift_x,
+            scale_y * intrinsics.cy + shift_y,
         )
-    closer = (depth / np.float32(zoom)).astype(np.float32)
-    return Sample(_recolour(image, settings, rng), closer, intrinsics)
+    return Sample(image, depth, intrinsics)
 
 
 def _recolour(image: RgbImage, settings: AugmentSettings, rng: np.random.Generator) -> RgbImage:

@@ -118,26 +118,19 @@ class Trainer:
             TrainingError: several such steps in a row.
         """
         start = time.monotonic()
-        step = skipped = in_a_row = 0
         losses: list[float] = []
-        while True:
-            elapsed = time.monotonic() - start
-            done = self._share_done(step, elapsed)
-            if done >= 1.0:
-                break
+        step, elapsed = 0, 0.0
+        in_a_row = 0  # steps that were skipped
+        while (done := self._share_done(step, elapsed)) < 1.0:
             parts = self._step(*self._draw_batch(), self._rate(done))
             step += 1
+            elapsed = time.monotonic() - start
             if parts is None:
-                skipped, in_a_row = skipped + 1, in_a_row + 1
-                if in_a_row >= _BAD_STEPS_IN_A_ROW:
-                    raise TrainingError(
-                        f"loss or gradient not finite in {in_a_row} steps in a row (step {step}); "
-                        "lower learning_rate, or look at the labels"
-                    )
+                in_a_row += 1
+                self._check_sane(in_a_row, step)
                 continue
             in_a_row = 0
             losses.append(parts.total.item())
-            elapsed = time.monotonic() - start
             steps = self._expected_steps(step, elapsed)
             report(Progress(step, steps, losses[-1], parts.kl.item(), parts.ssim.item(), elapsed))
         if not losses:
@@ -146,13 +139,15 @@ class Trainer:
             self._average_batch_norms()
         self.network.eval()
         few = max(1, len(losses) // 20)
-        return TrainResult(
-            step,
-            skipped,
-            time.monotonic() - start,
-            float(np.mean(losses[:few])),
-            float(np.mean(losses[-few:])),
-        )
+        first, last = float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
+        return TrainResult(step, step - len(losses), time.monotonic() - start, first, last)
+
+    def _check_sane(self, in_a_row: int, step: int) -> None:
+        if in_a_row >= _BAD_STEPS_IN_A_ROW:
+            raise TrainingError(
+                f"loss or gradient not finite in {in_a_row} steps in a row (step {step}); "
+                "lower learning_rate, or look at the labels"
+            )
 
     def _share_done(self, step: int, elapsed: float) -> float:
         by_steps = step / self.settings.iterations

@@ -6,6 +6,7 @@ from tiekd_ros.frames.errors import (
     StoreFullError,
     StoreLockedError,
     StoreVersionError,
+    UndecodableFrameError,
     UnknownFrameError,
 )
 from tiekd_ros.frames.labelling import LabelAnswer, Labeller, LabellerSnapshot, RefusedLabel
@@ -45,6 +46,7 @@ __all__ = [
     "StoreStats",
     "StoreVersionError",
     "TrainingFrame",
+    "UndecodableFrameError",
     "UnknownFrameError",
     "Verdict",
 ]

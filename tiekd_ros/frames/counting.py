@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from tiekd_ros.frames.database import used_bytes
 from tiekd_ros.frames.records import HELD_OUT, LABELLED, LOGGED, REJECTED, TRAIN, StoreStats
+from tiekd_ros.frames.rows import IN_SIGHT
 
 
 def count(
@@ -33,7 +34,8 @@ def count(
     )
     new_labels = connection.execute(
         "SELECT COUNT(*) FROM frames WHERE state = 'labelled' AND split = 'train' "
-        "AND last_round IS NULL"
+        "AND (last_round IS NULL OR last_round = ?)",
+        (IN_SIGHT,),
     ).fetchone()[0]
     first, last = connection.execute("SELECT MIN(stamp_ns), MAX(stamp_ns) FROM frames").fetchone()
     return StoreStats(

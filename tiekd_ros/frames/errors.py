@@ -33,6 +33,10 @@ class StoreVersionError(FrameStoreError):
     """A newer version of this package wrote the file."""
 
 
+class UndecodableFrameError(FrameStoreError):
+    """One frame's image or label is damaged; the rest of the frame log is sound."""
+
+
 class UnknownFrameError(FrameStoreError):
     """No frame of that id (it may have been evicted), or it has no label."""
 

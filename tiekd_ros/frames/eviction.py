@@ -1,6 +1,6 @@
 """Making room: which frames go when the frame log is full.
 
-First those that were rejected; then labelled training frames that a round has used; then
+First those that were rejected; then labelled training frames that a round trained on; then
 the rest, from the split that has more than its share (1 / held_out_every for held-out): no
 student could be judged without held-out frames, nor trained without the others. Within a
 class the most redundant goes first: the one whose nearest other frame is nearest.
@@ -21,7 +21,7 @@ _MOST_PER_WRITE = 64
 
 _RANK = """CASE
     WHEN state = 'rejected' THEN 0
-    WHEN split = 'train' AND state = 'labelled' AND last_round IS NOT NULL THEN 1
+    WHEN split = 'train' AND state = 'labelled' AND last_round > 0 THEN 1
     WHEN split = :surplus THEN 2
     ELSE 3 END"""
 

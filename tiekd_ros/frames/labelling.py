@@ -183,7 +183,7 @@ class Labeller:
             if not frames and self._set_back:
                 self._set_back.clear()
                 frames = self._store.unlabelled(1, skip=self._in_flight)
-        except TiekdError as error:
+        except Exception as error:  # whatever it is, the thread must go on
             self._note(error)
             return None
         if frames:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +49,10 @@ def decode_confidence(data: bytes) -> npt.NDArray[np.float32]:
     Raises:
         BadDepthError: the bytes are no such PNG.
     """
-    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    raw = None
+    if data:
+        with contextlib.suppress(cv2.error):
+            raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype != np.uint8 or raw.ndim != 2:
         raise BadDepthError(f"{len(data)} bytes are no readable 8-bit PNG confidence")
     confidence: npt.NDArray[np.float32] = raw.astype(np.float32) / np.float32(_CONFIDENCE_UNITS)

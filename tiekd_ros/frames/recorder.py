@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.frames.records import Observation
 from tiekd_ros.frames.store import FrameStore
+from tiekd_ros.mailbox import Mailbox
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,11 +45,10 @@ class Recorder:
         """Prepare; `start()` starts. `on_kept` gets each stored frame's id, in the thread."""
         self._store = store
         self._on_kept = on_kept
-        self._wake = threading.Condition()  # guards all below
-        self._slot: Observation | None = None
-        self._stopping = False
+        self._offers: Mailbox[Observation] = Mailbox()
+        self._lock = threading.Lock()  # guards all below
         self._paused = False
-        self._offered = self._replaced = self._kept = self._errors = 0
+        self._offered = self._kept = self._errors = 0
         self._not_kept: Counter[str] = Counter()
         self._last_error = ""
         self._healthy = True
@@ -61,42 +61,39 @@ class Recorder:
 
     def offer(self, observation: Observation) -> None:
         """Offer an image; returns at once. The image must not be changed afterwards."""
-        with self._wake:
-            if self._paused or self._stopping:
+        with self._lock:
+            if self._paused or self._offers.closed:
                 return
             self._offered += 1
-            self._replaced += self._slot is not None
-            self._slot = observation
-            self._wake.notify()
+            self._offers.put(observation)
 
     def pause(self) -> None:
         """Take no more images; one that waits is dropped."""
-        with self._wake:
+        with self._lock:
             self._paused = True
-            self._slot = None
+            self._offers.take(0.0)
 
     def resume(self) -> None:
         """Take images again."""
-        with self._wake:
+        with self._lock:
             self._paused = False
 
     def stop(self, timeout: float = 2.0) -> bool:
         """Drop what waits, let the write under way end; return whether it did in time."""
-        with self._wake:
-            self._stopping = True
-            self._slot = None
-            self._wake.notify()
+        with self._lock:
+            self._offers.take(0.0)
+            self._offers.close()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def snapshot(self) -> RecorderSnapshot:
         """Return the present state."""
-        with self._wake:
+        with self._lock:
             return RecorderSnapshot(
                 paused=self._paused,
                 offered=self._offered,
-                replaced=self._replaced,
+                replaced=self._offers.replaced,
                 kept=self._kept,
                 not_kept=dict(self._not_kept),
                 errors=self._errors,
@@ -105,21 +102,15 @@ class Recorder:
             )
 
     def _work(self) -> None:
-        while (observation := self._next()) is not None:
+        while (observation := self._offers.take()) is not None:
             try:
                 self._record(observation)
             except Exception as error:  # whatever it is, the thread must go on
                 self._note(error)
 
-    def _next(self) -> Observation | None:
-        with self._wake:
-            self._wake.wait_for(lambda: self._stopping or self._slot is not None)
-            observation, self._slot = self._slot, None
-            return None if self._stopping else observation
-
     def _record(self, observation: Observation) -> None:
         verdict = self._store.add(observation)
-        with self._wake:
+        with self._lock:
             self._healthy = True
             if verdict.frame_id is None:
                 self._not_kept[verdict.reason] += 1
@@ -130,7 +121,7 @@ class Recorder:
 
     def _note(self, error: Exception) -> None:
         text = str(error) if isinstance(error, TiekdError) else f"{type(error).__name__}: {error}"
-        with self._wake:
+        with self._lock:
             self._errors += 1
             self._healthy = False
             is_new, self._last_error = text != self._last_error, text

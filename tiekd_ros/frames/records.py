@@ -93,7 +93,7 @@ class StoreStats:
     rejected: dict[str, int]
     """Number of stored frames that the teacher or its checks refused, by reason."""
     new_labels: int
-    """Labelled training frames that no round has used yet."""
+    """Labelled training frames whose label came after the last finished round had begun."""
     bytes: int
     """Space in use inside the file (its write-ahead log, some MB at most, comes on top)."""
     max_bytes: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,22 @@ from tiekd_ros.frames.nearest import Distances
 from tiekd_ros.frames.quality import Look
 from tiekd_ros.frames.records import LoggedFrame, Observation, Split
 
+IN_SIGHT = -1
+"""`last_round` of a label that there was when the round under way began."""
+PASSED_OVER = 0
+"""`last_round` of a label that a finished round could have drawn, but did not.
+
+Where a round trained on it, `last_round` is that round's number (from 1 on); NULL: it is new.
+"""
+
 _WAITING = """
 SELECT id, stamp_ns, camera_frame, jpeg, width, height, fx, fy, cx, cy
 FROM frames JOIN images ON frame_id = id
 WHERE state = 'logged' AND id NOT IN ({marks}) ORDER BY id LIMIT ?
+"""
+_LABELLED = """
+SELECT stamp_ns, split, fx, fy, cx, cy, jpeg, depth, confidence FROM frames
+JOIN images ON images.frame_id = id JOIN labels ON labels.frame_id = id WHERE id = ?
 """
 _INSERT = """
 INSERT INTO frames (stamp_ns, camera_frame, width, height, fx, fy, cx, cy, split, state,
@@ -78,6 +91,58 @@ def insert_frame(
     frame_id = int(cursor.lastrowid or 0)
     connection.execute("INSERT INTO images VALUES (?, ?, ?)", (frame_id, thumbnail, jpeg))
     return frame_id
+
+
+def write_label(
+    connection: sqlite3.Connection,
+    frame_id: int,
+    depth_png: bytes,
+    confidence_png: bytes | None,
+    teacher: tuple[str, str],
+) -> None:
+    """Give a frame its label; an earlier one is replaced. `teacher` is (name, version).
+
+    Raises:
+        UnknownFrameError: no such frame is stored.
+    """
+    size = image_bytes(connection, frame_id) + len(depth_png) + len(confidence_png or b"")
+    connection.execute(
+        "INSERT OR REPLACE INTO labels VALUES (?, ?, ?)", (frame_id, depth_png, confidence_png)
+    )
+    connection.execute(
+        "UPDATE frames SET state = 'labelled', reason = '', last_round = NULL, "
+        "teacher_name = ?, teacher_version = ?, byte_size = ? WHERE id = ?",
+        (*teacher, size, frame_id),
+    )
+
+
+def write_rejection(connection: sqlite3.Connection, frame_id: int, reason: str) -> None:
+    """Mark a frame as rejected and drop its label.
+
+    Raises:
+        UnknownFrameError: no such frame is stored.
+    """
+    size = image_bytes(connection, frame_id)
+    connection.execute("DELETE FROM labels WHERE frame_id = ?", (frame_id,))
+    connection.execute(
+        "UPDATE frames SET state = 'rejected', reason = ?, teacher_name = NULL, "
+        "teacher_version = NULL, last_round = NULL, byte_size = ? WHERE id = ?",
+        (reason, size, frame_id),
+    )
+
+
+def read_labelled(connection: sqlite3.Connection, frame_id: int) -> tuple[Any, ...]:
+    """Read (stamp_ns, split, fx, fy, cx, cy, jpeg, depth, confidence) of a labelled frame.
+
+    Raises:
+        UnknownFrameError: no such frame is stored, or it has no label.
+    """
+    row: tuple[Any, ...] | None = connection.execute(_LABELLED, (frame_id,)).fetchone()
+    if row is None:
+        raise UnknownFrameError(
+            f"frame {frame_id} has no label, or was evicted meanwhile; go on without it"
+        )
+    return row
 
 
 def image_bytes(connection: sqlite3.Connection, frame_id: int) -> int:

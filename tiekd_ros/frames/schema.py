@@ -37,7 +37,7 @@ CREATE TABLE frames (
     student_confidence REAL,
     teacher_name TEXT,
     teacher_version TEXT,
-    last_round INTEGER,                                -- NULL: no round has used its label
+    last_round INTEGER,                                -- that trained on its label; see rows.py
     byte_size INTEGER NOT NULL,                        -- of all its blobs
     nearest_id INTEGER,                                -- the nearest other frame, and how far
     nearest_distance REAL

@@ -17,12 +17,12 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.errors import BadDepthError, BadImageError
+from tiekd_ros.errors import BadDepthError, BadImageError, BadIntrinsicsError
 from tiekd_ros.frames import policy
 from tiekd_ros.frames.catalogue import Catalogue
 from tiekd_ros.frames.counting import count
 from tiekd_ros.frames.database import Database, used_bytes
-from tiekd_ros.frames.errors import StoreFullError, UnknownFrameError, corrupt
+from tiekd_ros.frames.errors import StoreFullError, UndecodableFrameError
 from tiekd_ros.frames.eviction import NoRoomError, make_room
 from tiekd_ros.frames.labels import decode_confidence, encode_label
 from tiekd_ros.frames.nearest import Distances
@@ -35,7 +35,16 @@ from tiekd_ros.frames.records import (
     TrainingFrame,
     Verdict,
 )
-from tiekd_ros.frames.rows import image_bytes, insert_frame, intrinsics_of, read_waiting
+from tiekd_ros.frames.rows import (
+    IN_SIGHT,
+    PASSED_OVER,
+    insert_frame,
+    intrinsics_of,
+    read_labelled,
+    read_waiting,
+    write_label,
+    write_rejection,
+)
 from tiekd_ros.frames.settings import FrameLogSettings
 from tiekd_ros.images import DepthMap, decode_depth_png, decode_image, encode_jpeg
 
@@ -138,21 +147,8 @@ class FrameStore:
         depth_png, confidence_png = encode_label(depth, confidence)
         frame_id = int(frame_id)
         with self._change() as connection:
-            jpeg_bytes = image_bytes(connection, frame_id)
-            connection.execute(
-                "INSERT OR REPLACE INTO labels VALUES (?, ?, ?)",
-                (frame_id, depth_png, confidence_png),
-            )
-            connection.execute(
-                "UPDATE frames SET state = 'labelled', reason = '', last_round = NULL, "
-                "teacher_name = ?, teacher_version = ?, byte_size = ? WHERE id = ?",
-                (
-                    teacher_name,
-                    teacher_version,
-                    jpeg_bytes + len(depth_png) + len(confidence_png or b""),
-                    frame_id,
-                ),
-            )
+            teacher = (teacher_name, teacher_version)
+            write_label(connection, frame_id, depth_png, confidence_png, teacher)
             try:
                 self._fit(connection, keep=frame_id)
             except NoRoomError:
@@ -167,15 +163,8 @@ class FrameStore:
         Raises:
             UnknownFrameError: the frame was evicted meanwhile.
         """
-        frame_id = int(frame_id)
         with self._change() as connection:
-            jpeg_bytes = image_bytes(connection, frame_id)
-            connection.execute("DELETE FROM labels WHERE frame_id = ?", (frame_id,))
-            connection.execute(
-                "UPDATE frames SET state = 'rejected', reason = ?, teacher_name = NULL, "
-                "teacher_version = NULL, last_round = NULL, byte_size = ? WHERE id = ?",
-                (reason, jpeg_bytes, frame_id),
-            )
+            write_rejection(connection, int(frame_id), reason)
 
     def labelled_ids(self, split: Split | None = None) -> list[int]:
         """Return the ids of all labelled frames, or of one split's, ordered by stamp."""
@@ -191,23 +180,15 @@ class FrameStore:
 
         Raises:
             UnknownFrameError: it was evicted meanwhile, or has no label.
-            StoreCorruptError: its image or label cannot be decoded.
+            UndecodableFrameError: its image or label is damaged; the others are not.
         """
+        frame_id = int(frame_id)
         with self._db.read() as connection:
-            row = connection.execute(
-                "SELECT stamp_ns, split, fx, fy, cx, cy, jpeg, depth, confidence FROM frames "
-                "JOIN images ON images.frame_id = id JOIN labels ON labels.frame_id = id "
-                "WHERE id = ?",
-                (int(frame_id),),
-            ).fetchone()
-        if row is None:
-            raise UnknownFrameError(
-                f"frame {frame_id} has no label, or was evicted meanwhile; go on without it"
-            )
+            row = read_labelled(connection, frame_id)
         stamp_ns, split, *camera, jpeg, depth, confidence = row
         try:
             return TrainingFrame(
-                id=int(frame_id),
+                id=frame_id,
                 image=decode_image(jpeg),
                 depth=decode_depth_png(depth),
                 intrinsics=intrinsics_of(camera),
@@ -215,14 +196,35 @@ class FrameStore:
                 split=split,
                 confidence=None if confidence is None else decode_confidence(confidence),
             )
-        except (BadImageError, BadDepthError) as error:
-            raise corrupt(self.path, f"frame {frame_id}: {error}") from error
+        except (BadImageError, BadDepthError, BadIntrinsicsError) as error:
+            raise UndecodableFrameError(
+                f"frame {frame_id} in {self.path} is damaged ({error}); go on without it"
+            ) from error
+
+    def mark_seen(self) -> None:
+        """Note which labels there are as a round begins; all but these count as new after it.
+
+        Until `mark_used` says that the round is over they count as new as well: a round that
+        was killed has seen nothing.
+        """
+        with self._change() as connection:
+            connection.execute(
+                "UPDATE frames SET last_round = ? "
+                "WHERE state = 'labelled' AND split = 'train' AND last_round IS NULL",
+                (IN_SIGHT,),
+            )
 
     def mark_used(self, ids: Iterable[int], round_number: int) -> None:
-        """Note that a round trained on these frames; ids that are gone are passed over."""
+        """Note that a round is over and trained on these frames; ids that are gone do no harm.
+
+        No label that `mark_seen` noted counts as new from now on.
+        """
         rows = [(int(round_number), int(frame_id)) for frame_id in ids]
         with self._change() as connection:
             connection.executemany("UPDATE frames SET last_round = ? WHERE id = ?", rows)
+            connection.execute(
+                "UPDATE frames SET last_round = ? WHERE last_round = ?", (PASSED_OVER, IN_SIGHT)
+            )
 
     def stats(self) -> StoreStats:
         """Count what is stored. Waits for no writer."""

@@ -12,7 +12,7 @@ from tiekd_ros.student.card import (
 from tiekd_ros.student.checkpoint import Student, load_student, save_student
 from tiekd_ros.student.live import LiveState, LiveStudent
 from tiekd_ros.student.network import ARCHITECTURE, FastStudent, InputSize, build_network
-from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.registry import LiveChangedError, StudentRegistry
 from tiekd_ros.student.runtime import (
     Prediction,
     TorchRuntime,
@@ -30,6 +30,7 @@ __all__ = [
     "DepthBins",
     "FastStudent",
     "InputSize",
+    "LiveChangedError",
     "LiveState",
     "LiveStudent",
     "Prediction",

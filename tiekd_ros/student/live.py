@@ -109,8 +109,9 @@ class LiveStudent:
             self._exchange(version)
         except TiekdError as error:
             return str(error)
-        except (RuntimeError, MemoryError) as error:  # the device is full, for instance
-            return f"student {version} cannot run on {self._device}: {error}"
+        except Exception as error:  # the device is full, for instance; the thread must go on
+            text = f"{type(error).__name__}: {error}"
+            return f"student {version} cannot run on {self._device}: {text}"
         return ""
 
     def _exchange(self, version: str) -> None:

@@ -8,17 +8,19 @@ process killed at any moment leaves whole versions and a valid pointer.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import EllipsisType
 
 from tiekd_ros.student.card import REFUSED, CheckpointError, StudentCard
 from tiekd_ros.student.checkpoint import (
-    CARD,
     Student,
     load_card,
     load_student,
@@ -27,7 +29,12 @@ from tiekd_ros.student.checkpoint import (
 )
 
 _LIVE = "live.json"
+_LOCK = ".lock"
 _TEMPORARY = ".writing-"
+
+
+class LiveChangedError(CheckpointError):
+    """Another student is live than the one that a promotion was to replace."""
 
 
 class StudentRegistry:
@@ -74,18 +81,22 @@ class StudentRegistry:
             version = f"{int(versions[-1]) + 1 if versions else 1:06d}"
             stored = save_student(temporary, replace(student, card=replace(card, version=version)))
             try:
-                temporary.rename(self.root / version)
+                if self._publish(temporary, version):
+                    return stored
             except OSError as error:
-                if (self.root / version).exists():  # another process took this number
-                    continue
                 raise CheckpointError(f"cannot write to {self.root}: {error.strerror}") from error
-            _sync_folder(self.root)
-            return stored
 
-    def judge(self, version: str, status: str, reason: str, scores: dict[str, object]) -> None:
-        """Write the gate's verdict into a version's card."""
-        card = replace(self.card(version), status=status, reason=reason, scores=scores)
-        self._replace_file(self._folder(version) / CARD, card.to_json().encode())
+    def _publish(self, temporary: Path, version: str) -> bool:
+        """Give a written folder its number; return whether no other process took it before."""
+        _sync_folder(temporary)  # the name must not last longer than what it names
+        try:
+            temporary.rename(self.root / version)
+        except OSError:
+            if (self.root / version).exists():
+                return False
+            raise
+        _sync_folder(self.root)
+        return True
 
     def live(self) -> str | None:
         """Return the live version, or None while there is none."""
@@ -95,10 +106,22 @@ class StudentRegistry:
         """Return the versions that were live before, the latest last."""
         return self._pointer()[1]
 
-    def promote(self, version: str, *, force: bool = False) -> None:
+    def promote(
+        self,
+        version: str,
+        *,
+        force: bool = False,
+        expected_live: str | EllipsisType | None = ...,
+    ) -> None:
         """Make a version the live one, after checking that it loads.
 
+        Args:
+            version: what is to go live.
+            force: even where the gate refused it.
+            expected_live: what must be live until then (None: no student); `...` = anything.
+
         Raises:
+            LiveChangedError: another student than `expected_live` is live.
             CheckpointError: it cannot be used, or the gate refused it and `force` is not set.
         """
         student = self.load(version)
@@ -107,10 +130,17 @@ class StudentRegistry:
                 f"version {version} was refused by the gate ({student.card.reason}); "
                 "promote it with --force if you know better"
             )
-        live, history = self._pointer()
-        if live == version:
-            return
-        self._point(version, [*history, live] if live else history)
+        with self._exclusive():
+            live, history = self._pointer()
+            if live == version:
+                return
+            if expected_live is not ... and live != expected_live:
+                raise LiveChangedError(
+                    f"the live student changed from {expected_live or 'none'} to "
+                    f"{live or 'none'} meanwhile; version {version} was not promoted, promote it "
+                    "by name if you want it"
+                )
+            self._point(version, [*history, live] if live else history)
 
     def rollback(self) -> str:
         """Go back to the version that was live before and return it.
@@ -118,13 +148,14 @@ class StudentRegistry:
         Raises:
             CheckpointError: there is none, or it cannot be used any more.
         """
-        _, history = self._pointer()
-        if not history:
-            raise CheckpointError("there is no earlier version to go back to")
-        previous = history[-1]
-        self.load(previous)
-        self._point(previous, history[:-1])
-        return previous
+        with self._exclusive():
+            _, history = self._pointer()
+            if not history:
+                raise CheckpointError("there is no earlier version to go back to")
+            previous = history[-1]
+            self.load(previous)
+            self._point(previous, history[:-1])
+            return previous
 
     def clean(self) -> None:
         """Remove what killed writers left behind."""
@@ -141,6 +172,19 @@ class StudentRegistry:
             known = ", ".join(self.versions()) or "none yet"
             raise CheckpointError(f"there is no student {version!r}; versions: {known}")
         return folder
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Let no other thread or process move the pointer during the block."""
+        with contextlib.ExitStack() as held:  # closing gives the lock back, and so does a kill
+            try:
+                file = held.enter_context((self.root / _LOCK).open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot change what is live in {self.root}: {error.strerror}"
+                ) from error
+            yield
 
     def _pointer(self) -> tuple[str | None, list[str]]:
         path = self.root / _LIVE
@@ -165,7 +209,8 @@ class StudentRegistry:
             temporary.replace(path)
             _sync_folder(path.parent)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
 
 

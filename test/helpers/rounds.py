@@ -1,0 +1,86 @@
+"""A runner of rounds on an open frame log, and workers that only say what they are told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers.frames import small_plan
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
+from tiekd_ros.distillation.rounds import RoundRunner
+from tiekd_ros.frames import FrameStore
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry
+
+ENDLESS = small_plan(train={"iterations": 10**6})
+SHORT = small_plan(train={"iterations": 1}, gate={"first_margin": 0.05})  # trains, is refused
+
+
+class House:
+    """A runner on an open store, with all that it said."""
+
+    def __init__(self, state: StateFolder, plan: RoundPlan) -> None:
+        self.seen: list[RoundRecord] = []
+        self.state = state
+        self.store = FrameStore(state.frames)
+        self.runner = RoundRunner(state, self.store, plan, self.hear)
+        self.registry = StudentRegistry(state.students)
+        self.log = RoundLog(state.rounds)
+
+    def hear(self, record: RoundRecord) -> None:
+        self.seen.append(record)
+
+    def in_training(self) -> bool:
+        return any(record.step > 0 for record in self.seen)
+
+    def states(self) -> list[str]:
+        return [record.state for record in self.log.records()]
+
+    def worker_pid(self) -> int:
+        """Return the process id of the round's worker."""
+        (pid,) = worker_pids(self.state)
+        return pid
+
+
+def worker_pids(state: StateFolder) -> list[int]:
+    """Return the process ids of the workers on a state folder."""
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # ended meanwhile
+            continue
+        if "tiekd_ros.distillation.worker" in words and str(state.root) in words:
+            pids.append(int(path.parent.name))
+    return pids
+
+
+def said(*events: dict[str, Any] | str) -> Callable[..., subprocess.Popen[str]]:
+    """Return a stand-in for `spawn_worker`: a process that prints these lines and ends."""
+    lines = [e if isinstance(e, str) else json.dumps(e) for e in events]
+
+    def spawn(*_: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", f"print({chr(10).join(lines)!r})"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    return spawn
+
+
+def verdict(version: str, parent: str | None, ids: Sequence[int], **more: Any) -> dict[str, Any]:
+    """Return the result event of a worker whose candidate was accepted."""
+    scores = {"rmse": 1.0, "abs_rel": 0.1}
+    return {
+        "event": "result", "version": version, "parent": parent, "accepted": True,
+        "reason": "much better", "baseline": "incumbent", "before": scores, "after": scores,
+        "train_frames": len(ids), "held_out_frames": 1, "train_ids": list(ids),
+        "train_seconds": 1.0, **more,
+    }  # fmt: skip

@@ -1,0 +1,246 @@
+"""Rounds when others misbehave: listeners, workers, terminals, and people with wishes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from helpers.children import child_environment, wait_until
+from helpers.frames import filled_state
+from helpers.rounds import ENDLESS, SHORT, House, said, verdict, worker_pids
+from helpers.students import small_student
+from tiekd_ros.distillation import offline, rounds
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
+from tiekd_ros.distillation.rounds import RoundRunner
+from tiekd_ros.state import StateFolder
+
+COMPANION = """
+import signal, sys, threading
+from pathlib import Path
+from helpers.rounds import ENDLESS, House
+from tiekd_ros.state import StateFolder
+interrupted = threading.Event()
+signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+house = House(StateFolder(Path(sys.argv[1])), ENDLESS)
+house.runner.start()
+while not house.in_training():
+    interrupted.wait(0.05)
+print("training", flush=True)
+interrupted.wait()
+house.runner._thread.join(1.0)  # a worker that got the signal too would be dead by then
+print("busy" if house.runner.busy else house.runner.record.reason, flush=True)
+house.runner.stop()
+print(*house.states(), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> StateFolder:
+    return filled_state(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture
+def state(labelled, tmp_path) -> StateFolder:
+    """A state folder with labelled frames, no student and no round."""
+    state = StateFolder(tmp_path / "state").create()
+    shutil.copy(labelled.frames, state.frames)
+    return state
+
+
+@pytest.fixture
+def enter(state):
+    """Return a function that opens a house on the state folder with a plan."""
+    houses = []
+
+    def enter(plan: RoundPlan = SHORT) -> House:
+        houses.append(House(state, plan))
+        return houses[-1]
+
+    yield enter
+    for house in houses:
+        house.runner.stop()
+        house.store.close()
+
+
+def with_students(house: House) -> None:
+    """Give the registry a live student and an accepted candidate of round 1."""
+    house.registry.add(small_student(status="accepted"))
+    house.registry.add(small_student(round=1, status="accepted", parent="000001"))
+    house.registry.promote("000001")
+
+
+def test_a_live_student_that_changed_during_a_round_stays_live(enter, monkeypatch):
+    house = enter()
+    with_students(house)
+    house.registry.add(small_student(status="accepted"))
+    house.registry.promote("000003")  # a person's wish, while the worker was judging
+    monkeypatch.setattr(rounds, "spawn_worker", said(verdict("000002", "000001", [1])))
+    house.runner.start()
+    house.runner.wait()
+    assert house.runner.record.state == "refused"
+    assert "changed from 000001 to 000003 meanwhile" in house.runner.record.reason
+    assert "much better" in house.runner.record.reason
+    assert house.registry.live() == "000003"
+    assert house.registry.history() == ["000001"]
+    assert house.registry.card("000002").status == "accepted"
+    assert house.store.stats().new_labels == 0
+
+
+def test_a_first_student_does_not_displace_one_that_came_meanwhile(enter, monkeypatch):
+    house = enter()
+    with_students(house)
+    monkeypatch.setattr(rounds, "spawn_worker", said(verdict("000002", None, [1])))
+    house.runner.start()
+    house.runner.wait()
+    assert "changed from none to 000001" in house.runner.record.reason
+    assert house.registry.live() == "000001"
+
+
+def test_an_adopted_candidate_does_not_displace_another_live_student(state, enter):
+    house = enter()
+    with_students(house)
+    house.registry.add(small_student(status="accepted"))
+    house.registry.promote("000003")
+    RoundLog(state.rounds).save(RoundRecord(1))
+    record = house.runner.resume()
+    assert (record.state, record.version) == ("refused", "000002")
+    assert house.runner.record == record
+    assert house.registry.live() == "000003"
+
+
+@pytest.mark.parametrize("noise", ["5", "[]", "null", '"text"', "{}", '{"event": "st', "a warning"])
+def test_lines_that_are_no_events_are_passed_over(enter, monkeypatch, noise):
+    house = enter()
+    with_students(house)
+    spawn = said(noise, {"event": "stage", "stage": "judging"}, verdict("000002", "000001", [1]))
+    monkeypatch.setattr(rounds, "spawn_worker", spawn)
+    house.runner.start()
+    house.runner.wait()
+    assert house.states() == ["accepted"], house.runner.record.reason
+    assert house.registry.live() == "000002"
+
+
+@pytest.mark.parametrize(
+    "event", [{"event": "progress"}, {"event": "result"}, {"event": "error"}, {"event": 5}]
+)
+def test_an_event_that_makes_no_sense_fails_the_round_and_says_so(enter, monkeypatch, event):
+    house = enter()
+    monkeypatch.setattr(rounds, "spawn_worker", said(event))
+    house.runner.start()
+    house.runner.wait()
+    assert not house.runner.busy
+    assert house.states() == ["failed"]
+    assert house.runner.record.reason.startswith("KeyError: ")
+    assert house.seen[-1].stage == "done"
+
+
+def test_a_worker_that_cannot_be_started_fails_the_round(enter, monkeypatch):
+    house = enter()
+
+    def spawn(*_: object) -> subprocess.Popen[str]:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(rounds, "spawn_worker", spawn)
+    house.runner.start()
+    house.runner.wait()
+    assert house.states() == ["failed"]
+    assert "OSError: too many open files" in house.runner.record.reason
+
+
+def test_a_listener_that_raises_does_not_break_the_round(enter, monkeypatch):
+    house = enter()
+    with_students(house)
+    monkeypatch.setattr(rounds, "spawn_worker", said(verdict("000002", "000001", [1])))
+
+    def raise_it(record: RoundRecord) -> None:
+        raise RuntimeError("the publisher is gone")
+
+    monkeypatch.setattr(house, "seen", type("Deaf", (), {"append": staticmethod(raise_it)}))
+    house.runner.start()
+    house.runner.wait()
+    assert house.states() == ["accepted"]
+    assert not house.runner.busy
+
+
+def test_a_client_may_start_the_next_round_as_soon_as_it_hears_of_the_end(enter, monkeypatch):
+    house = enter()
+    monkeypatch.setattr(rounds, "spawn_worker", said({"event": "error", "message": "no"}))
+    hear, answers = house.hear, []
+
+    def call_again(record: RoundRecord) -> None:
+        hear(record)
+        if record.stage == "done" and record.number < 4:
+            answers.append(house.runner.start().number)
+
+    runner = RoundRunner(house.state, house.store, SHORT, call_again)
+    monkeypatch.setattr(house, "runner", runner)
+    runner.start()
+    wait_until(lambda: house.seen and house.seen[-1].number == 4 and not runner.busy)
+    runner.wait()
+    assert answers == [2, 3, 4]
+    told = [(r.number, r.stage) for r in house.seen]
+    assert told == [(n, stage) for n in (1, 2, 3, 4) for stage in ("starting", "done")]
+
+
+def test_ctrl_c_reaches_the_worker_through_its_parent_only(state):
+    companion = subprocess.Popen(
+        [sys.executable, "-c", COMPANION, str(state.root)],
+        stdout=subprocess.PIPE,
+        env=child_environment(),
+        text=True,
+        start_new_session=True,  # a terminal of its own
+    )
+    assert companion.stdout.readline() == "training\n"
+    os.killpg(companion.pid, signal.SIGINT)
+    output, _ = companion.communicate(timeout=60)
+    assert output.splitlines() == ["busy", "running"]  # the next start takes it up
+    assert worker_pids(state) == []
+
+
+def test_a_worker_ends_with_a_parent_that_was_killed(state):
+    companion = subprocess.Popen(
+        [sys.executable, "-c", COMPANION, str(state.root)],
+        stdout=subprocess.PIPE,
+        env=child_environment(),
+        text=True,
+    )
+    assert companion.stdout.readline() == "training\n"
+    companion.kill()
+    companion.communicate()
+    wait_until(lambda: not worker_pids(state))
+
+
+def test_a_round_that_was_aborted_offline_is_not_taken_up_by_a_companion(state, enter, monkeypatch):
+    def ctrl_c(runner: RoundRunner) -> None:
+        wait_until(lambda: runner.record.step > 0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RoundRunner, "wait", ctrl_c)
+    settings = '{"distill": {"min_frames": 8}, "student": {"pixels": 4096, "bins": 33}}'
+    with pytest.raises(KeyboardInterrupt):
+        offline.distill_once(state, settings, None)
+    house = enter(ENDLESS)
+    assert house.states() == ["interrupted"]
+    assert house.runner.resume() is None
+    assert worker_pids(state) == []
+
+
+def test_a_damaged_frame_is_rejected_and_the_round_goes_on(state, enter):
+    house = enter()
+    first, held_out = house.store.labelled_ids("train")[0], house.store.labelled_ids("held_out")[3]
+    with closing(sqlite3.connect(state.frames)) as connection, connection:
+        connection.execute("UPDATE images SET jpeg = x'00' WHERE frame_id = ?", (first,))
+        connection.execute("UPDATE labels SET depth = x'00' WHERE frame_id = ?", (held_out,))
+    house.runner.start()
+    house.runner.wait()
+    assert house.states() == ["refused"], house.runner.record.reason
+    assert (house.runner.record.train_frames, house.runner.record.held_out_frames) == (11, 11)
+    assert house.store.stats().rejected == {"undecodable": 2}
