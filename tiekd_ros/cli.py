@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tiekd_ros import __version__
+from tiekd_ros import up as running
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.state import StateFolder
 
@@ -55,27 +56,16 @@ def _root(
 @app.command()
 def up(
     state: State = "",
-    namespace: Annotated[str, typer.Option(help="Namespace of the nodes.")] = "tiekd",
-    image_topic: Annotated[str, typer.Option(help="The camera's images.")] = "/camera/image_raw",
-    camera_info_topic: Annotated[
-        str, typer.Option(help="The camera's calibration.")
-    ] = "/camera/camera_info",
-    params_file: Annotated[
-        Path | None, typer.Option(help="YAML with ROS parameters.", exists=True, dir_okay=False)
-    ] = None,
-    teacher: Annotated[
-        str, typer.Option(help="host:port of the teacher server, or none.")
-    ] = "127.0.0.1:8001",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    camera: Annotated[
-        str,
-        typer.Option(
-            help="Also play a camera: 'synthetic', or a folder of images.", metavar="SOURCE"
-        ),
-    ] = "",
-    companion: Annotated[bool, typer.Option(help="Log frames and learn from them.")] = True,
-    use_sim_time: Annotated[bool, typer.Option(help="Take the time from /clock.")] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warn or error.")] = "info",
+    namespace: running.Namespace = "tiekd",
+    image_topic: running.ImageTopic = "/camera/image_raw",
+    camera_info_topic: running.CameraInfoTopic = "/camera/camera_info",
+    params_file: running.ParamsFile = None,
+    teacher: running.Teacher = None,
+    device: running.Device = None,
+    camera: running.Camera = "",
+    companion: running.Companion = True,
+    use_sim_time: running.UseSimTime = None,
+    log_level: running.LogLevel = "info",
 ) -> None:
     """Run the nodes, as `ros2 launch tiekd_ros depth.launch.py` does, until Ctrl-C.
 
@@ -84,24 +74,23 @@ def up(
     """
     from tiekd_ros.ros_environment import prepare_environment, require_ros
     from tiekd_ros.supervisor import supervise
-    from tiekd_ros.up import UpOptions, node_programs
 
     require_ros()
     prepare_environment()
-    options = UpOptions(
+    options = running.UpOptions(
         namespace=namespace,
         image_topic=image_topic,
         camera_info_topic=camera_info_topic,
         params_file=params_file,
         teacher=teacher,
         device=device,
-        state_dir=str(StateFolder.resolve(state).create().root),
+        state_dir=str(StateFolder.resolve(state).create().root) if state else None,
         use_sim_time=use_sim_time,
         log_level=log_level,
         companion=companion,
         camera=camera,
     )
-    supervise(node_programs(options), lambda line: console.print(line, highlight=False))
+    supervise(running.node_programs(options), lambda line: console.print(line, highlight=False))
 
 
 @app.command()
@@ -131,14 +120,16 @@ def demo(
     nothing worse, and no frame was dropped by a swap. Takes about seven minutes on two cores.
     """
     from tiekd_ros.ros_environment import isolate, prepare_environment, require_ros
+    from tiekd_ros.supervisor import ended_by_signals
 
     require_ros()
     prepare_environment()
     isolate()
-    from tiekd_ros.demo.run import DemoOptions, run_demo
+    with ended_by_signals():
+        from tiekd_ros.demo.run import DemoOptions, run_demo
 
-    options = DemoOptions(frames, output, headless, seed, iterations, train_seconds, first_frames)
-    result = run_demo(options, console)
+        training = (iterations, train_seconds, first_frames)
+        result = run_demo(DemoOptions(frames, output, headless, seed, *training), console)
     raise typer.Exit(1 if result.failures else 0)
 
 

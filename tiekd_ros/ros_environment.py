@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import sys
 
 from tiekd_ros.errors import TiekdError
@@ -35,4 +36,4 @@ def isolate() -> int:
         The domain's number; a ROS_DOMAIN_ID that the user set is kept.
     """
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return int(os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101)))
+    return int(os.environ.setdefault("ROS_DOMAIN_ID", str(secrets.randbelow(101) + 1)))

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from tiekd_ros.errors import TiekdError
 
 _RESTART_S = (1.0, 30.0)  # first and longest wait before a child is started again
 _STEADY_S = 60.0  # a child that ran this long starts again with the first wait
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CLOSING_S = 10.0  # so long a program that was asked to end is left alone
+_INTERRUPTED = 130  # the exit status that shells give to Ctrl-C
+
+# Runs in the child before its program does. Not a `preexec_fn`: that forks, which is unsafe
+# where there are threads (ROS, gRPC). 1 is PR_SET_PDEATHSIG of prctl(2); the second line is for
+# a parent that died before it.
+_BEGINNING = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -30,29 +46,34 @@ class Program:
 
 
 class Child:
-    """A running child process in a session of its own, so that Ctrl-C reaches only us."""
+    """A running child process in a session of its own, so that Ctrl-C reaches only us.
+
+    On Linux it is asked to end (SIGTERM) when the thread that made it is no more, however that
+    came about: make it in the main thread.
+
+    Raises:
+        TiekdError: the program is not there, or cannot be run.
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.started = time.monotonic()
         environment = {**os.environ, **program.environment}
-        try:
-            if program.log is None:
+        if shutil.which(program.command[0], path=environment.get("PATH")) is None:
+            raise TiekdError(f"cannot start {program.name}: there is no {program.command[0]}")
+        with contextlib.ExitStack() as files:
+            try:
+                log = None if program.log is None else files.enter_context(program.log.open("a"))
                 self.process = subprocess.Popen(
-                    program.command, env=environment, start_new_session=True
+                    _ending_with_us(program.command),
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
-            else:
-                with program.log.open("a") as log:
-                    self.process = subprocess.Popen(
-                        program.command,
-                        env=environment,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        start_new_session=True,
-                    )
-        except OSError as error:
-            raise TiekdError(f"cannot start {program.name}: {error}") from error
+            except OSError as error:
+                raise TiekdError(f"cannot start {program.name}: {error}") from error
 
     @property
     def ended(self) -> str:
@@ -61,6 +82,12 @@ class Child:
         if code is None:
             return ""
         return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
+def _ending_with_us(command: Sequence[str]) -> list[str]:
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _BEGINNING, str(os.getpid()), *command]
 
 
 def stop_children(children: Sequence[Child], patience_s: float = 20.0) -> None:
@@ -80,39 +107,92 @@ def stop_children(children: Sequence[Child], patience_s: float = 20.0) -> None:
             child.process.wait()
 
 
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP end the program in order: what is open is closed first.
+
+    Then one line tells of it, and the exit status is 130. A second Ctrl-C does not disturb the
+    closing, unless that takes very long.
+    """
+    heard_s = -math.inf
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal heard_s
+        if time.monotonic() - heard_s > _CLOSING_S:
+            heard_s = time.monotonic()
+            raise KeyboardInterrupt
+
+    with _handling(end):
+        try:
+            yield
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            sys.exit(_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals that end a program; one that is ignored (nohup) stays so."""
+    heard = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+class _Watched:
+    """A program that is to run: its child, and when to start it again."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.child: Child | None = None
+        self.done = False
+        self._due = 0.0
+        self._wait = _RESTART_S[0]
+
+    def look(self, say: Callable[[str], None]) -> None:
+        """Start the program where it is due; note its end."""
+        now, child = time.monotonic(), self.child
+        if child is None:
+            if not self.done and now >= self._due:
+                self.child = Child(self.program)
+            return
+        if not child.ended:
+            return
+        self.child = None
+        if child.process.returncode == 0:
+            self.done = True
+            say(f"{self.program.name} is done")
+            return
+        if now - child.started > _STEADY_S:
+            self._wait = _RESTART_S[0]
+        self._due = now + self._wait
+        say(f"{self.program.name} {child.ended}; again in {self._wait:.0f} s")
+        self._wait = min(2 * self._wait, _RESTART_S[1])
+
+
 def supervise(programs: Sequence[Program], say: Callable[[str], None]) -> None:
-    """Run programs until SIGINT or SIGTERM; start one that ends again, with growing waits.
+    """Run programs until SIGINT, SIGTERM or SIGHUP, or until all are done.
+
+    One that ends with status 0 is done; one that ends otherwise is started again, with growing
+    waits.
 
     Args:
         programs: what to run.
         say: receives one line for each event worth knowing.
     """
     asked: list[int] = []
-    before = {
-        number: signal.signal(number, lambda received, frame: asked.append(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    children: dict[str, Child] = {}
-    waits = {p.name: _RESTART_S[0] for p in programs}
-    due = {p.name: 0.0 for p in programs}
-    try:
-        while not asked:
-            for program in programs:
-                child, now = children.get(program.name), time.monotonic()
-                if child is not None and child.ended:
-                    del children[program.name]
-                    steady = now - child.started > _STEADY_S
-                    waits[program.name] = _RESTART_S[0] if steady else waits[program.name]
-                    due[program.name] = now + waits[program.name]
-                    say(f"{program.name} {child.ended}; again in {waits[program.name]:.0f} s")
-                    waits[program.name] = min(2 * waits[program.name], _RESTART_S[1])
-                elif child is None and now >= due[program.name]:
-                    children[program.name] = Child(program)
-            time.sleep(0.1)
-    finally:
-        stop_children(list(children.values()))
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    watched = [_Watched(program) for program in programs]
+    with _handling(lambda number, frame: asked.append(number)):
+        try:
+            while not asked and not all(one.done for one in watched):
+                for one in watched:
+                    one.look(say)
+                time.sleep(0.1)
+        finally:
+            stop_children([one.child for one in watched if one.child is not None])
 
 
 def node_command(name: str, arguments: Sequence[str]) -> list[str]:

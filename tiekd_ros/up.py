@@ -4,22 +4,54 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from tiekd_ros.supervisor import Program, node_command
+
+Namespace = Annotated[str, typer.Option(help="Namespace of the nodes.")]
+ImageTopic = Annotated[str, typer.Option(help="The camera's images.")]
+CameraInfoTopic = Annotated[str, typer.Option(help="The camera's calibration.")]
+ParamsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML with ROS parameters; the options given here win over it.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(help="host:port of the teacher server, or none.", show_default="127.0.0.1:8001"),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")]
+Camera = Annotated[
+    str,
+    typer.Option(help="Also play a camera: 'synthetic', or a folder of images.", metavar="SOURCE"),
+]
+Companion = Annotated[bool, typer.Option(help="Log frames and learn from them.")]
+UseSimTime = Annotated[
+    bool | None, typer.Option(help="Take the time from /clock.", show_default="no-use-sim-time")
+]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warn or error.")]
 
 
 @dataclass(frozen=True)
 class UpOptions:
-    """The arguments that `launch/depth.launch.py` has, and a camera to play where there is none."""
+    """The arguments that `launch/depth.launch.py` has, and a camera to play where there is none.
+
+    None leaves a parameter to the file of parameters and to the nodes' own default.
+    """
 
     namespace: str = "tiekd"
     image_topic: str = "/camera/image_raw"
     camera_info_topic: str = "/camera/camera_info"
     params_file: Path | None = None
-    teacher: str = "127.0.0.1:8001"
-    device: str = "auto"
-    state_dir: str = ""
-    use_sim_time: bool = False
+    teacher: str | None = None
+    device: str | None = None
+    state_dir: str | None = None
+    use_sim_time: bool | None = None
     log_level: str = "info"
     companion: bool = True
     camera: str = ""
@@ -39,8 +71,8 @@ def node_programs(options: UpOptions, logs: Path | None = None) -> list[Program]
     depth = {**shared, "device": options.device, **options.depth_parameters}
     programs = [_program("depth_node", options, depth, logs)]
     if options.companion:
-        teacher = "" if options.teacher == "none" else options.teacher
-        companion = {**shared, "teacher.url": teacher, **options.companion_parameters}
+        url = "" if options.teacher == "none" else options.teacher
+        companion = {**shared, "teacher.url": url, **options.companion_parameters}
         programs.append(_program("companion_node", options, companion, logs))
     if options.camera:
         parameters = {"source": options.camera, **options.camera_parameters}
@@ -54,8 +86,6 @@ def _program(
     arguments = ["-r", f"__ns:=/{options.namespace.strip('/')}"]
     arguments += ["-r", f"image:={options.image_topic}"]
     arguments += ["-r", f"image_info:={options.camera_info_topic}"]
-    if options.params_file is not None:
-        arguments += ["--params-file", str(options.params_file)]
     return Program(name, _command(name, arguments, options, parameters), _log(name, logs))
 
 
@@ -71,8 +101,11 @@ def _camera_program(
 def _command(
     name: str, arguments: list[str], options: UpOptions, parameters: dict[str, object]
 ) -> list[str]:
+    if options.params_file is not None:
+        arguments += ["--params-file", str(options.params_file)]
     for key, value in parameters.items():
-        arguments += ["-p", f"{key}:={_yaml(value)}"]
+        if value is not None:
+            arguments += ["-p", f"{key}:={_yaml(value)}"]
     return node_command(name, [*arguments, "--log-level", options.log_level])
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import Image
 
 from helpers.students import small_student
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer, running
+from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
 from tiekd_ros.nodes.conversions import image_to_float, stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
@@ -19,6 +24,10 @@ from tiekd_ros.student import StudentRegistry
 
 NODE = "depth_node"
 SWAPS = 24
+RATE_HZ = 15
+LONGEST_GAP_S = 1.0
+"""Between two depth images: 15 periods of the camera, as the tests may run on a busy machine."""
+
 WEIGHTS = "student.safetensors"
 
 
@@ -65,34 +74,65 @@ class TestStartedWithoutStudent:
             peer.announce(version)
         peer.await_value(NODE, "student", versions[-1])
 
-    def test_no_frame_is_lost_by_many_swaps_at_full_rate(
-        self, peer: Peer, registry: StudentRegistry
-    ) -> None:
-        """Each image is shown once, as soon as the one before has its depth."""
-        versions = [registry.add(small_student(seed)).version for seed in (1, 2)]
-        peer.announce(versions[0])
-        peer.depth_of(image_message(0), camera_info())
-        peer.await_value(NODE, "student", versions[0])
-        numbers = itertools.count(1)
-        depths = set()
-        for turn in range(SWAPS):
-            wanted = versions[(turn + 1) % 2]
-            peer.announce(wanted)
-            while peer.diagnosis(NODE).values["student"] != wanted:
-                depth = self._next_depth(peer, next(numbers))
-                depths.add(bytes(image_to_float(depth)[:4, :4]))
-        peer.await_value(NODE, "swaps", str(SWAPS))
-        assert peer.diagnosis(NODE).values["dropped by swap"] == "0"
-        assert peer.diagnosis(NODE).values["dropped (newest wins)"] == "0"
-        assert len(depths) == 2  # both students answered, and nothing in between
 
-    @staticmethod
-    def _next_depth(peer: Peer, number: int) -> object:
-        pixels = image_message(0)
-        image = image_message(number)
-        image.data = pixels.data  # the same picture, so that only the student makes a difference
-        peer.show(image, camera_info())
-        return wait_for(lambda: peer.depth.get(stamp_ns(image.header)), f"depth of image {number}")
+def test_no_frame_is_lost_by_many_swaps_at_full_rate(
+    peer: Peer, processes: Processes, state: StateFolder, registry: StudentRegistry
+) -> None:
+    """The camera waits for nobody: it shows its next image whether or not depth has come.
+
+    The node is a process of its own, so that nothing of this test delays it.
+    """
+    versions = [registry.add(small_student(seed)).version for seed in (1, 2)]
+    registry.promote(versions[0])
+    # Reliable, so that a frame that is missing was lost by the node and not on its way.
+    node = processes.node(NODE, state_dir=str(state.root), input_reliability="reliable", threads=1)
+    peer.depth_of(image_message(0), camera_info())
+    arrivals: list[float] = []
+    peer.node.create_subscription(Image, "depth", lambda _: arrivals.append(time.monotonic()), 1000)
+    with SteadyCamera(peer) as camera:
+        wait_for(lambda: len(arrivals) > 3, "a steady stream")
+        for turn in range(SWAPS):
+            peer.announce(versions[(turn + 1) % 2])
+            peer.await_value(NODE, "student", versions[(turn + 1) % 2])
+    wait_for(lambda: camera.shown[-1] in peer.depth, "the last image's depth")
+    peer.await_value(NODE, "swaps", str(SWAPS))
+    values = peer.diagnosis(NODE).values
+    assert [stamp for stamp in camera.shown if stamp not in peer.depth] == [], values
+    assert max(after - before for before, after in pairwise(arrivals)) < LONGEST_GAP_S
+    assert (values["dropped by swap"], values["dropped (newest wins)"]) == ("0", "0")
+    depths = {bytes(image_to_float(peer.depth[stamp])[:4, :4]) for stamp in camera.shown}
+    assert len(depths) == 2  # both students answered, and nothing in between
+    assert "Traceback" not in node.output
+
+
+class SteadyCamera:
+    """Shows the same picture at a fixed rate from a thread of its own."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.shown: list[int] = []
+        self._peer = peer
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._play, name="camera")
+
+    def __enter__(self) -> SteadyCamera:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _play(self) -> None:
+        pixels = image_message(0).data
+        due = time.monotonic()
+        for number in itertools.count(1):
+            image = image_message(number)
+            image.data = pixels  # the same picture, so that only the student makes a difference
+            self._peer.show(image, camera_info())
+            self.shown.append(stamp_ns(image.header))
+            due += 1 / RATE_HZ
+            if self._stop.wait(max(0.0, due - time.monotonic())):
+                return
 
 
 def test_the_live_student_runs_from_the_start(

@@ -1,13 +1,19 @@
-"""`tiekd up` runs the nodes, starts a killed one again, and ends them all on Ctrl-C."""
+"""`tiekd up` runs the nodes, starts a killed one again, and ends them all with itself."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
+from pathlib import Path
+
+import pytest
+from rcl_interfaces.srv import GetParameters
 
 from helpers.students import small_student
 from ros_helpers.peer import Peer
-from ros_helpers.processes import Processes, find_process
+from ros_helpers.processes import Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
@@ -49,3 +55,32 @@ def test_up_restarts_a_killed_node_and_ends_all_on_sigint(
     assert up.stop(signal.SIGINT) == 0, up.output
     assert not any(pid_of(node) for node in NODES)
     assert "Traceback" not in up.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for it")
+def test_the_nodes_take_the_file_of_parameters_and_end_with_an_up_that_is_killed(
+    peer: Peer, processes: Processes, tmp_path: Path
+) -> None:
+    in_file = tmp_path / "from_file"
+    topic = f"{peer.namespace}/image"
+    file = tmp_path / "params.yaml"
+    values = {"state_dir": str(in_file), "teacher.url": "127.0.0.1:9", "rate_hz": 3.0}
+    file.write_text(json.dumps({"/**": {"ros__parameters": values}}))
+    up = processes.tiekd(
+        "up", "--namespace", peer.namespace, "--params-file", str(file),
+        "--camera", "synthetic", "--image-topic", topic,
+    )  # fmt: skip
+
+    def value_of(node: str, name: str) -> object:
+        request = GetParameters.Request(names=[name])
+        return peer.call(GetParameters, f"{node}/get_parameters", request).values[0]
+
+    for node in ("depth_node", "companion_node"):
+        peer.await_diagnosis(node, "")
+        assert value_of(node, "state_dir").string_value == str(in_file)
+    assert value_of("companion_node", "teacher.url").string_value == "127.0.0.1:9"
+    assert value_of("/camera_node", "rate_hz").double_value == 3.0
+    pids = [find_process(f"tiekd_ros.nodes.{node}", topic) for node in NODES]
+    assert all(pids), up.output
+    up.kill()
+    wait_for(lambda: not any(is_running(pid) for pid in pids), "the end of the nodes")

@@ -17,7 +17,6 @@ import pytest
 from helpers.children import PATIENCE_S, start_python, wait_until
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.supervisor import Child, Program, stop_children, supervise
-from tiekd_ros.up import UpOptions, node_programs
 
 SUPERVISOR = """
 import sys
@@ -43,14 +42,18 @@ def pids(folder: Path, name: str) -> list[int]:
 
 
 def alive(pid: int) -> bool:
+    """Say whether a process is there and is no zombie (an orphan's end may have no witness)."""
     try:
         os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    return True
+    except OSError:  # no /proc, or it ended just now
+        return Path("/proc/self").exists() is False
+    return state != "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_all_children_end_with_the_supervisor(tmp_path, number):
     process = start(tmp_path, one="exec sleep 100", two="exec sleep 100")
     wait_until(lambda: pids(tmp_path, "one") and pids(tmp_path, "two"))
@@ -110,22 +113,54 @@ def test_output_and_environment_are_the_programs_own(tmp_path):
     assert sorted(log.read_text().split()) == ["fault", "hello"]
 
 
-def test_up_starts_the_nodes_that_the_launch_file_starts():
-    programs = node_programs(UpOptions(state_dir="/s", teacher="w:1", use_sim_time=True))
-    assert [p.name for p in programs] == ["depth_node", "companion_node"]
-    for program in programs:
-        command = list(program.command)
-        assert command[:3] == [sys.executable, "-m", f"tiekd_ros.nodes.{program.name}"]
-        for argument in ("__ns:=/tiekd", 'state_dir:="/s"', "use_sim_time:=true"):
-            assert argument in command
-    assert 'teacher.url:="w:1"' in programs[1].command
-    assert 'device:="auto"' in programs[0].command
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for it")
+def test_children_end_with_a_supervisor_that_is_killed(tmp_path):
+    process = start(tmp_path, one="exec sleep 100", two="exec sleep 100")
+    wait_until(lambda: pids(tmp_path, "one") and pids(tmp_path, "two"))
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+    wait_until(lambda: not any(alive(p) for n in ("one", "two") for p in pids(tmp_path, n)))
 
 
-def test_up_without_teacher_companion_or_with_a_camera(tmp_path):
-    (depth,) = node_programs(UpOptions(companion=False), tmp_path)
-    assert depth.log == tmp_path / "depth_node.log"
-    _, companion, camera = node_programs(UpOptions(teacher="none", camera="synthetic"))
-    assert 'teacher.url:=""' in companion.command
-    assert 'source:="synthetic"' in camera.command
-    assert "image_raw:=/camera/image_raw" in camera.command
+def test_a_program_that_ends_well_is_done_and_so_is_the_supervisor_with_the_last(tmp_path):
+    process = start(tmp_path, quick="exit 0", slow="sleep 1")
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert output.splitlines() == ["quick is done", "slow is done", "over"]
+    assert (len(pids(tmp_path, "quick")), len(pids(tmp_path, "slow"))) == (1, 1)
+
+
+def test_children_do_not_read_our_input(tmp_path):
+    log = tmp_path / "child.log"
+    for where in (log, None):
+        child = Child(Program("child", ["sh", "-c", 'test "$(wc -c)" = 0'], where))
+        assert child.process.wait(PATIENCE_S) == 0
+
+
+ENDED = """
+import sys, time
+from tiekd_ros.supervisor import Child, Program, ended_by_signals, stop_children
+with ended_by_signals():
+    child = Child(Program("child", ["sh", "-c", f"echo $$ >> {sys.argv[1]}/child; exec sleep 100"]))
+    try:
+        print("begun", flush=True)
+        time.sleep(100)
+    finally:
+        print("closing", flush=True)
+        time.sleep(1)
+        stop_children([child])
+        print("closed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_program_in_order_and_a_second_one_does_not_disturb_it(tmp_path, number):
+    process = start_python("-c", ENDED, str(tmp_path))
+    wait_until(lambda: pids(tmp_path, "child"))
+    process.send_signal(number)
+    assert [process.stdout.readline() for _ in range(2)] == ["begun\n", "closing\n"]
+    for again in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(again)
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (output, errors, process.returncode) == ("closed\n", "interrupted\n", 130)
+    assert not any(alive(pid) for pid in pids(tmp_path, "child"))

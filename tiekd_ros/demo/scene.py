@@ -19,6 +19,7 @@ from tiekd_ros.worlds import IndoorWorld, WorldSettings
 _SIZE = (320, 240)  # of the synthetic camera
 _WORLD_RATE_HZ = 8.0
 _WORLD_TURN_S = 60.0
+_LEAST_FRAMES = 12
 
 
 class Truth(Protocol):
@@ -76,9 +77,14 @@ def folder_scene(path: Path) -> Scene:
     """Return an RGB-D folder: `images/`, `depth/`, `K.txt`.
 
     Raises:
-        DatasetError: the folder's layout or a file in it is not as it should be.
+        TiekdError: the folder's layout or a file in it is not as it should be, or it is too small.
     """
     folder = RgbdFolder(path)
+    if len(folder) < _LEAST_FRAMES:
+        raise TiekdError(
+            f"{path} has {len(folder)} frames; the demo needs at least {_LEAST_FRAMES}, to train on "
+            "some and to judge by others"
+        )
     rate = min(10.0, max(3.0, len(folder) / 10.0))  # small folders: a loop of about ten seconds
     truth = _BackendTruth(RecordedBackend(path), folder.intrinsics)
     camera = {"source": str(path.absolute()), "rate_hz": rate, "loop": True}

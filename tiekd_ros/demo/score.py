@@ -1,4 +1,4 @@
-"""Scores of the published stream, student by student."""
+"""Scores of the published stream, student by student and turn by turn."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from tiekd_ros.images import DepthMap, RgbImage, thumbnail, thumbnail_distances
 
 _KEPT_VIEWS = 240  # of each student, for the pictures
+_WHOLE = 0.9  # of the first turn's frames: a turn has them all, but for the loop's other load
 _SAME_VIEW = 3.0  # grey levels between thumbnails: less shows nothing new
 
 
@@ -27,7 +28,7 @@ class View:
 
 @dataclass
 class StreamScore:
-    """Errors pooled over all valid pixels of all scored frames of one student."""
+    """Errors pooled over all valid pixels of the scored frames of one student's turn."""
 
     frames: int = 0
     pixels: int = 0
@@ -37,7 +38,7 @@ class StreamScore:
     _error_squared: float = 0.0
     _relative_error: float = 0.0
 
-    def add(self, view: View) -> None:
+    def add(self, view: View, keep: bool = True) -> None:
         """Score a frame over the pixels whose truth is known; its depth must be finite there."""
         known = np.isfinite(view.truth) & (view.truth > 0)
         if not known.any():
@@ -51,7 +52,7 @@ class StreamScore:
         self._truth_squared += (truth**2).sum()
         self._error_squared += (error**2).sum()
         self._relative_error += (np.abs(error) / truth).sum()
-        if len(self.views) < _KEPT_VIEWS:
+        if keep and len(self.views) < _KEPT_VIEWS:
             self.views.append(view)
 
     @property
@@ -74,13 +75,17 @@ class StreamScore:
 
 
 class Scoreboard:
-    """Scores by student version; safe to use from several threads."""
+    """Scores by student version and turn; safe to use from several threads.
+
+    A turn is a time in which the camera shows everything, so that the turns of any students
+    show the same. The first turn after a student's swap, number 0, is its score.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._scores: dict[str, StreamScore] = {}
+        self._scores: dict[tuple[str, int], StreamScore] = {}
 
-    def add(self, version: str, view: View, near_m: float, far_m: float) -> None:
+    def add(self, version: str, view: View, near_m: float, far_m: float, turn: int = 0) -> None:
         """Score a frame for a version.
 
         Args:
@@ -88,20 +93,28 @@ class Scoreboard:
             view: what was published; -Inf counts as `near_m`, +Inf as `far_m`, and so does NaN.
             near_m: near end of the student's range.
             far_m: far end of the student's range.
+            turn: how often the camera had shown everything since the student's swap.
         """
         depth = np.nan_to_num(view.depth, nan=far_m, posinf=far_m, neginf=near_m)
-        view = View(view.stamp_ns, view.image, depth, view.truth)
-        if view.depth.shape != view.truth.shape:
+        if depth.shape != view.truth.shape:
             size = (view.truth.shape[1], view.truth.shape[0])
-            depth = cv2.resize(view.depth, size, interpolation=cv2.INTER_NEAREST)
-            view = View(view.stamp_ns, view.image, depth, view.truth)
+            depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+        view = View(view.stamp_ns, view.image, depth, view.truth)
         with self._lock:
-            self._scores.setdefault(version, StreamScore()).add(view)
+            score = self._scores.setdefault((version, turn), StreamScore())
+            score.add(view, keep=turn == 0)
 
     def of(self, version: str) -> StreamScore:
-        """Return the score of a version (an empty one where it never ran)."""
+        """Return the score of a version's first turn (an empty one where it never ran)."""
         with self._lock:
-            return self._scores.get(version, StreamScore())
+            return self._scores.get((version, 0), StreamScore())
+
+    def repeated(self, version: str) -> list[float]:
+        """Return the RMSE in metres of a version's later turns that are as good as whole."""
+        whole = _WHOLE * self.of(version).frames
+        with self._lock:
+            later = [s for (v, turn), s in sorted(self._scores.items()) if v == version and turn]
+            return [score.rmse for score in later if score.frames >= whole]
 
 
 def matching_views(before: list[View], after: list[View], count: int) -> list[tuple[View, View]]:

@@ -11,11 +11,12 @@ from types import TracebackType
 from tiekd_ros.demo.scene import Scene
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.supervisor import Child, Program, stop_children
-from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.up import UpOptions, node_programs
 
 NAMESPACE = "tiekd"
 IMAGE_TOPIC = "/camera/image_raw"
+LEAST_TRAIN, LEAST_HELD_OUT = 8, 2  # labelled frames that a round needs
+_MIN_KNOWN_SHARE = 0.001  # recorded depth may be that of a LiDAR
 _PIXELS = 38_000  # half of the default: a demo's students have to learn within two minutes
 
 
@@ -46,19 +47,20 @@ class Stage:
             companion_parameters={
                 "frames.min_interval_s": min(0.5, turn / 60),
                 "frames.block_s": min(20.0, max(0.5, turn / 15 if turn > 30 else turn / 5)),
-                "distill.min_frames": 8,
-                "distill.min_held_out": 2,
+                "distill.min_frames": LEAST_TRAIN,
+                "distill.min_held_out": LEAST_HELD_OUT,
                 "train.iterations": iterations,
                 "train.seconds": seconds,
                 "train.threads": 2,
                 "student.pixels": _PIXELS,
                 "labels.retry_s": 0.5,
+                "checks.min_known_share": _MIN_KNOWN_SHARE,
                 "teacher.timeout_s": 5.0,
             },
         )
         command = [sys.executable, "-m", "tiekd_ros.cli", "teacher", "serve"]
         command += ["--port", str(self._port), *scene.teacher]
-        self._teacher = Program("teacher", command, self._logs / "teacher.log")
+        self._teacher = Program("teacher", command, self.log_of("teacher"))
         self._children: list[Child] = []
 
     def __enter__(self) -> Stage:
@@ -90,19 +92,28 @@ class Stage:
                 tail = "" if log is None else _last_lines(log)
                 raise TiekdError(f"{child.program.name} {child.ended} (log: {log})\n{tail}")
 
+    def log_of(self, name: str) -> Path:
+        """Return the log file of a program."""
+        return self._logs / f"{name}.log"
+
     def _wait_for_teacher(self, timeout_s: float = 60.0) -> None:
-        settings = ClientSettings(url=f"127.0.0.1:{self._port}", timeout_s=2.0, attempts=1)
+        """Wait until the teacher listens; whether it answers well is the companion's to say.
+
+        No gRPC client: Ctrl-C in the middle of making one leaves noise behind.
+        """
         deadline = time.monotonic() + timeout_s
-        with TeacherClient(settings) as client:
-            while True:
-                self.check()
-                try:
-                    client.identity()
-                    return
-                except TiekdError:
-                    if time.monotonic() > deadline:
-                        raise
-                time.sleep(0.2)
+        while True:
+            self.check()
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1.0).close()
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise TiekdError(
+                        f"the teacher does not listen after {timeout_s:.0f} s; "
+                        f"see {self.log_of('teacher')}"
+                    ) from None
+            time.sleep(0.2)
 
 
 def _free_port() -> int:

@@ -14,7 +14,10 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from tiekd_ros.errors import TiekdError
@@ -23,7 +26,10 @@ from tiekd_ros.mailbox import Mailbox
 from tiekd_ros.nodes import conversions, qos
 
 _KEPT_IMAGES = 64
-_KEPT_STAMPS = 4000
+
+
+_ALL = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+"""Deep, since what this process misses would count against the nodes."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Pair:
     depth: DepthMap
     version: str
     """The student that was live when the depth arrived."""
+    since_swap_s: float
+    """How much later than the announcement of that student the camera took the image."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,16 @@ class Swap:
     """The depth node announced another student."""
 
     version: str
-    at_ns: int  # clock of the stamps
+    asked_ns: int  # when the companion asked for it; clock of the stamps
+    at_ns: int  # when the depth node announced it
     monotonic_s: float
 
 
 class StreamObserver:
     """Subscribes to image, depth, diagnostics and round status; calls distill.
+
+    Has a ROS context of its own, which leaves signals to the program. Keeps all stamps: meant
+    for runs of minutes.
 
     Args:
         namespace: of the nodes.
@@ -56,20 +68,26 @@ class StreamObserver:
     """
 
     def __init__(self, namespace: str, image_topic: str, on_pair: Callable[[Pair], None]) -> None:
-        rclpy.init()
-        self._node = Node("tiekd_observer", namespace=namespace)
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self._node = Node(
+            "tiekd_observer",
+            namespace=namespace,
+            context=self._context,
+            use_global_arguments=False,
+        )
         self._on_pair = on_pair
-        self._pairs: Mailbox[tuple[Image, Image, str]] = Mailbox()
+        self._pairs: Mailbox[tuple[Image, Image, Swap]] = Mailbox()
         self._images: OrderedDict[int, Image] = OrderedDict()
-        self._image_stamps: OrderedDict[int, None] = OrderedDict()
-        self._depth_stamps: OrderedDict[int, None] = OrderedDict()
+        self.image_stamps: list[int] = []
+        self.depth_stamps: list[int] = []
         self._diagnostics: dict[str, dict[str, str]] = {}
         self._messages: dict[str, str] = {}
         self.status: dict[str, str] = {}
         self.swaps: list[Swap] = []
-        self.depth_count = 0
+        self._asked_ns: dict[str, int] = {}
         self.first_depth_s: dict[str, float] = {}
-        self._executor = SingleThreadedExecutor()
+        self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._subscribe(image_topic)
         self._distill = self._node.create_client(Trigger, "distill")
@@ -82,8 +100,9 @@ class StreamObserver:
 
     def _subscribe(self, image_topic: str) -> None:
         node = self._node
-        node.create_subscription(Image, image_topic, self._on_image, qos.RELIABLE)
-        node.create_subscription(Image, "depth", self._on_depth, qos.RELIABLE)
+        node.create_subscription(Image, image_topic, self._on_image, _ALL)
+        node.create_subscription(Image, "depth", self._on_depth, _ALL)
+        node.create_subscription(String, "student", self._on_student, qos.LATCHED)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         node.create_subscription(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
 
@@ -101,7 +120,7 @@ class StreamObserver:
         for thread in self._threads:
             thread.join(5.0)
         self._node.destroy_node()
-        rclpy.try_shutdown()
+        self._context.try_shutdown()
 
     def diagnostics(self, node: str) -> dict[str, str]:
         """Return the last diagnostics values of a node, empty while there are none."""
@@ -127,19 +146,6 @@ class StreamObserver:
         answer = future.result()
         return bool(answer.success), str(answer.message)
 
-    def lost_around(self, swap: Swap, before_s: float = 1.0, after_s: float = 1.0) -> int:
-        """Return how many images around a swap got no depth although the stream was running.
-
-        Looks at the stamps that the camera published from `before_s` before the swap to
-        `after_s` after it, between the first and the last that did get depth.
-        """
-        low, high = swap.at_ns - int(before_s * 1e9), swap.at_ns + int(after_s * 1e9)
-        with_depth = [s for s in list(self._depth_stamps) if low <= s <= high]
-        if not with_depth:
-            return 0
-        images = [s for s in list(self._image_stamps) if with_depth[0] <= s <= with_depth[-1]]
-        return len(set(images) - set(with_depth))
-
     def _spin(self) -> None:
         try:
             self._executor.spin()
@@ -149,19 +155,20 @@ class StreamObserver:
     def _on_image(self, message: Image) -> None:
         stamp = conversions.stamp_ns(message.header)
         self._images[stamp] = message
-        _remember(self._image_stamps, stamp)
+        self.image_stamps.append(stamp)
         while len(self._images) > _KEPT_IMAGES:
             self._images.popitem(last=False)
 
     def _on_depth(self, message: Image) -> None:
         stamp = conversions.stamp_ns(message.header)
-        self.depth_count += 1
-        _remember(self._depth_stamps, stamp)
-        version = self.swaps[-1].version if self.swaps else "?"
-        self.first_depth_s.setdefault(version, time.monotonic())
+        self.depth_stamps.append(stamp)
+        if not self.swaps:  # who made it is said within a second
+            return
+        swap = self.swaps[-1]
+        self.first_depth_s.setdefault(swap.version, time.monotonic())
         image = self._images.get(stamp)
         if image is not None:
-            self._pairs.put((image, message, version))
+            self._pairs.put((image, message, swap))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -171,7 +178,11 @@ class StreamObserver:
             student = values.get("student", "none")
             if student != "none" and (not self.swaps or self.swaps[-1].version != student):
                 now_ns = self._node.get_clock().now().nanoseconds
-                self.swaps.append(Swap(student, now_ns, time.monotonic()))
+                asked_ns = self._asked_ns.get(student, now_ns)
+                self.swaps.append(Swap(student, asked_ns, now_ns, time.monotonic()))
+
+    def _on_student(self, message: String) -> None:
+        self._asked_ns[message.data] = self._node.get_clock().now().nanoseconds
 
     def _on_status(self, message: DiagnosticStatus) -> None:
         self.status = {v.key: v.value for v in message.values}
@@ -181,18 +192,14 @@ class StreamObserver:
             item = self._pairs.take()
             if item is None:
                 continue
-            image, depth, version = item
+            image, depth, swap = item
+            stamp = conversions.stamp_ns(depth.header)
             self._on_pair(
                 Pair(
-                    conversions.stamp_ns(depth.header),
+                    stamp,
                     conversions.image_to_rgb(image),
                     np.array(conversions.image_to_float(depth)),
-                    version,
+                    swap.version,
+                    (stamp - swap.at_ns) * 1e-9,
                 )
             )
-
-
-def _remember(stamps: OrderedDict[int, None], stamp: int) -> None:
-    stamps[stamp] = None
-    while len(stamps) > _KEPT_STAMPS:
-        stamps.popitem(last=False)

@@ -28,4 +28,6 @@ def image_input(reliability: str) -> QoSProfile:
     chosen = ReliabilityPolicy.RELIABLE
     if reliability == "best_effort":
         chosen = ReliabilityPolicy.BEST_EFFORT
-    return QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=chosen)
+    # Five, not one: the one-slot mailbox behind it drops what is stale, and counts it; what the
+    # middleware overwrites nobody counts.
+    return QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST, reliability=chosen)

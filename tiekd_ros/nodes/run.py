@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -45,6 +46,7 @@ def run_node(
         executor.add_node(node)
         if not start(node):
             return 1
+        _settle_memory()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -70,6 +72,16 @@ def until_shutdown(node: Node) -> Iterator[None]:
     except RuntimeError:  # rclpy's RCLError and InvalidHandle
         if node.context.ok():
             raise
+
+
+def _settle_memory() -> None:
+    """Leave what is loaded by now out of garbage collection.
+
+    Looking through torch's and ROS's objects takes 55 to 170 ms, and the whole process stands
+    still meanwhile: a stutter in the stream whenever a student is loaded.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def start_managed(node: LifecycleNode) -> bool:
