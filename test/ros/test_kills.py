@@ -52,7 +52,8 @@ def await_training(peer: Peer, filled: StateFolder) -> int:
 
 def check_students(filled: StateFolder, expected: list[str]) -> None:
     """See that whole versions are there, and nothing half-written beside them."""
-    kept = {p.name for p in filled.students.iterdir() if not p.name.startswith("live")}
+    beside = {"live.json", ".lock"}
+    kept = {p.name for p in filled.students.iterdir()} - beside
     assert kept == set(expected)
     for version in expected:
         load_student(filled.students / version)

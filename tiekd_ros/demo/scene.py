@@ -82,8 +82,8 @@ def folder_scene(path: Path) -> Scene:
     folder = RgbdFolder(path)
     if len(folder) < _LEAST_FRAMES:
         raise TiekdError(
-            f"{path} has {len(folder)} frames; the demo needs at least {_LEAST_FRAMES}, to train on "
-            "some and to judge by others"
+            f"{path} has {len(folder)} frames; the demo needs at least {_LEAST_FRAMES}, to train "
+            "on some and to judge by others"
         )
     rate = min(10.0, max(3.0, len(folder) / 10.0))  # small folders: a loop of about ten seconds
     truth = _BackendTruth(RecordedBackend(path), folder.intrinsics)
