@@ -90,6 +90,7 @@ def up(
         companion=companion,
         camera=camera,
     )
+    console.print(f"depth in metres on /{namespace.strip('/')}/depth; Ctrl-C ends", highlight=False)
     supervise(running.node_programs(options), lambda line: console.print(line, highlight=False))
 
 

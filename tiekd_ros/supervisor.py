@@ -153,7 +153,12 @@ class _Watched:
         self._wait = _RESTART_S[0]
 
     def look(self, say: Callable[[str], None]) -> None:
-        """Start the program where it is due; note its end."""
+        """Start the program where it is due; note its end.
+
+        Raises:
+            TiekdError: it ended with status 1 soon after its first start: what was asked of it
+                cannot work, and trying again would not help.
+        """
         now, child = time.monotonic(), self.child
         if child is None:
             if not self.done and now >= self._due:
@@ -162,11 +167,14 @@ class _Watched:
         if not child.ended:
             return
         self.child = None
+        soon = now - child.started < _STEADY_S
+        if child.process.returncode == 1 and soon and not self._due:
+            raise TiekdError(f"{self.program.name} cannot start; it has said why")
         if child.process.returncode == 0:
             self.done = True
             say(f"{self.program.name} is done")
             return
-        if now - child.started > _STEADY_S:
+        if not soon:
             self._wait = _RESTART_S[0]
         self._due = now + self._wait
         say(f"{self.program.name} {child.ended}; again in {self._wait:.0f} s")
@@ -177,11 +185,14 @@ def supervise(programs: Sequence[Program], say: Callable[[str], None]) -> None:
     """Run programs until SIGINT, SIGTERM or SIGHUP, or until all are done.
 
     One that ends with status 0 is done; one that ends otherwise is started again, with growing
-    waits.
+    waits. One that refuses to start ends all.
 
     Args:
         programs: what to run.
         say: receives one line for each event worth knowing.
+
+    Raises:
+        TiekdError: a program refused to start (status 1).
     """
     asked: list[int] = []
     watched = [_Watched(program) for program in programs]

@@ -25,7 +25,7 @@ Teacher = Annotated[
     str | None,
     typer.Option(help="host:port of the teacher server, or none.", show_default="127.0.0.1:8001"),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 Camera = Annotated[
     str,
     typer.Option(help="Also play a camera: 'synthetic', or a folder of images.", metavar="SOURCE"),

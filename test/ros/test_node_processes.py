@@ -68,7 +68,10 @@ def test_what_cannot_start_says_why_in_one_line_and_ends_with_status_1(
     shared = {"state_dir": str(state.root)}
     cases = [
         (processes.node("depth_node", **shared, encoding="64FC1"), "'32FC1', '16UC1'"),
-        (processes.node("depth_node", **shared, device="tpu"), "device must be auto, cpu or cuda"),
+        (
+            processes.node("depth_node", **shared, device="tpu"),
+            "device must be auto, cpu, cuda or cuda:N",
+        ),
         (processes.node("companion_node", **shared, frames__jpeg_quality=7), "jpeg_quality"),
         (processes.node("camera_node", source=str(state.root / "none")), "does not exist"),
         (processes.node("camera_node", rate_hz=0.0), "rate_hz"),

@@ -108,7 +108,7 @@ def test_what_is_no_rgb_image_is_refused(runtime, image):
 
 @pytest.mark.parametrize("name", ["gpu", "tpu:0", "", "meta", "cuda:x", "cpu;"])
 def test_a_device_that_does_not_exist_is_refused_by_name(name):
-    with pytest.raises(InvalidSettingError, match="device must be auto, cpu or cuda"):
+    with pytest.raises(InvalidSettingError, match="device must be auto, cpu, cuda or cuda:N"):
         choose_device(name)
 
 

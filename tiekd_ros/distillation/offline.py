@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -50,6 +51,7 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
                 record = runner.start()
                 runner.wait()
             except KeyboardInterrupt:  # a person's wish: no companion takes the round up again
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # nor a second Ctrl-C
                 runner.stop(resumable=False)
                 raise
     record = runner.record or record

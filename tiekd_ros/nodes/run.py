@@ -37,7 +37,11 @@ def run_node(
     Returns:
         The exit status: 0 after a stop, 1 where the node could not start.
     """
-    rclpy.init(args=list(arguments) if arguments is not None else None)
+    try:
+        rclpy.init(args=list(arguments) if arguments is not None else None)
+    except RuntimeError as error:  # rclpy's RCLError: arguments or a parameter file
+        sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
+        return 1
     node: _N | None = None
     try:
         node = make()

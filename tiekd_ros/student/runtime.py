@@ -45,9 +45,11 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InvalidSettingError(f"device must be auto, cpu or cuda, got {name!r}") from error
+        raise InvalidSettingError(
+            f"device must be auto, cpu, cuda or cuda:N, got {name!r}"
+        ) from error
     if device.type not in ("cpu", "cuda"):
-        raise InvalidSettingError(f"device must be auto, cpu or cuda, got {name!r}")
+        raise InvalidSettingError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidSettingError(
             f"device {name!r} was asked for, but torch {torch.__version__} sees no CUDA device; "
