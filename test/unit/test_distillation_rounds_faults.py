@@ -128,6 +128,17 @@ def test_lines_that_are_no_events_are_passed_over(enter, monkeypatch, noise):
     assert house.registry.live() == "000002"
 
 
+def test_a_workers_warning_is_logged_and_changes_nothing(enter, monkeypatch, caplog):
+    house = enter()
+    with_students(house)
+    warning = {"event": "warning", "message": "much is unknown"}
+    monkeypatch.setattr(rounds, "spawn_worker", said(warning, verdict("000002", "000001", [1])))
+    house.runner.start()
+    house.runner.wait()
+    assert house.states() == ["accepted"], house.runner.record.reason
+    assert "round 1: much is unknown" in caplog.text
+
+
 @pytest.mark.parametrize(
     "event", [{"event": "progress"}, {"event": "result"}, {"event": "error"}, {"event": 5}]
 )
@@ -224,9 +235,12 @@ def test_a_round_that_was_aborted_offline_is_not_taken_up_by_a_companion(state, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RoundRunner, "wait", ctrl_c)
-    settings = '{"distill": {"min_frames": 8}, "student": {"pixels": 4096, "bins": 33}}'
+    shape = '{"pixels": 4096, "bins": 33, "start": "random"}'
+    settings = f'{{"distill": {{"min_frames": 8}}, "student": {shape}}}'
+    listening = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         offline.distill_once(state, settings, None)
+    assert signal.getsignal(signal.SIGINT) is listening
     house = enter(ENDLESS)
     assert house.states() == ["interrupted"]
     assert house.runner.resume() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -51,13 +52,22 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
                 record = runner.start()
                 runner.wait()
             except KeyboardInterrupt:  # a person's wish: no companion takes the round up again
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # nor a second Ctrl-C
-                runner.stop(resumable=False)
+                with _deaf_to_interrupts():  # a second Ctrl-C does not leave half of it undone
+                    runner.stop(resumable=False)
                 raise
     record = runner.record or record
     if console is not None:
         console.print(f"round {record.number} {record.state}: {record.reason}", highlight=False)
     return record
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _progress(console: Console | None) -> Progress:
