@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tiekd_ros import __version__
 from tiekd_ros import up as running
+from tiekd_ros.cli_options import AsJson, State, console
+from tiekd_ros.cli_students import students
 from tiekd_ros.errors import TiekdError
+from tiekd_ros.offline import commands as offline
 from tiekd_ros.state import StateFolder
 
 app = typer.Typer(
@@ -23,19 +25,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-students = typer.Typer(help="The student versions of a state folder.", no_args_is_help=True)
 frames = typer.Typer(help="The frame log of a state folder.", no_args_is_help=True)
 teacher = typer.Typer(help="The teacher's side: runs without ROS.", no_args_is_help=True)
 app.add_typer(students, name="students")
 app.add_typer(frames, name="frames")
 app.add_typer(teacher, name="teacher")
-
-State = Annotated[
-    str, typer.Option("--state", help="State folder.", show_default="$XDG_STATE_HOME/tiekd")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-
-console = Console()
 
 
 def _version(wanted: bool) -> None:
@@ -184,72 +178,6 @@ def distill(
         raise TiekdError(record.reason)
 
 
-@students.command("list")
-def students_list(state: State = "", as_json: AsJson = False) -> None:
-    """List the versions, the live one marked."""
-    from tiekd_ros.student import StudentRegistry
-
-    folder = StateFolder.resolve(state)
-    if not folder.root.is_dir():
-        raise TiekdError(f"there is no state folder {folder.root}; give it with --state")
-    registry = StudentRegistry(folder.students)
-    live = registry.live()
-    cards = []
-    for version in registry.versions():
-        try:
-            cards.append(registry.card(version))
-        except TiekdError as error:  # one damaged version must not hide the others
-            sys.stderr.write(f"{error}\n")
-    if as_json:
-        values = [{**json.loads(c.to_json()), "live": c.version == live} for c in cards]
-        typer.echo(json.dumps(values, indent=2))
-        return
-    table = Table("", "version", "verdict", "parent", "frames", "RMSE [m]", "AbsRel", "created")
-    for card in cards:
-        after = card.scores.get("after", {})
-        table.add_row(
-            "live" if card.version == live else "",
-            card.version,
-            card.status,
-            card.parent or "",
-            str(card.frames.get("train", "")),
-            f"{after['rmse']:.3f}" if "rmse" in after else "",
-            f"{after['abs_rel']:.3f}" if "abs_rel" in after else "",
-            card.created[:16].replace("T", " "),
-        )
-    console.print(table if cards else "no student yet: run a distillation round first")
-
-
-@students.command("show")
-def students_show(version: str, state: State = "") -> None:
-    """Print a version's card (JSON)."""
-    from tiekd_ros.student import StudentRegistry
-
-    typer.echo(StudentRegistry(StateFolder.resolve(state).students).card(version).to_json())
-
-
-@students.command("promote")
-def students_promote(
-    version: str,
-    state: State = "",
-    force: Annotated[bool, typer.Option("--force", help="Even if the gate refused it.")] = False,
-) -> None:
-    """Make a version the live one; a running companion announces it within a second or two."""
-    from tiekd_ros.student import StudentRegistry
-
-    StudentRegistry(StateFolder.resolve(state).students).promote(version, force=force)
-    typer.echo(f"student {version} is live")
-
-
-@students.command("rollback")
-def students_rollback(state: State = "") -> None:
-    """Go back to the version that was live before."""
-    from tiekd_ros.student import StudentRegistry
-
-    version = StudentRegistry(StateFolder.resolve(state).students).rollback()
-    typer.echo(f"student {version} is live")
-
-
 @frames.command("stats")
 def frames_stats(state: State = "", as_json: AsJson = False) -> None:
     """Show what the frame log holds."""
@@ -274,6 +202,9 @@ def frames_stats(state: State = "", as_json: AsJson = False) -> None:
     )
     for reason, count in stats.rejected.items():
         console.print(f"rejected, {reason}: {count}")
+
+
+offline.register(app)
 
 
 def main() -> None:

@@ -105,6 +105,50 @@ class Settings:
         return dataclasses.asdict(self)
 
 
+_G = TypeVar("_G", bound="SettingGroups")
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingGroups:
+    """Base of dataclasses whose fields are groups of settings, each with a default.
+
+    Written as JSON it is `{group: {name: value}}`, and so crosses process borders.
+    """
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Return plain values by group and name, fit for JSON."""
+        return {f.name: getattr(self, f.name).as_dict() for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_mapping(cls: type[_G], groups: Mapping[str, Mapping[str, Any]]) -> _G:
+        """Build from groups of values; what is missing keeps its default.
+
+        Raises:
+            InvalidSettingError: an unknown group or name, or a bad value.
+        """
+        return cls().changed(groups)
+
+    def changed(self: _G, groups: Mapping[str, Mapping[str, Any]]) -> _G:
+        """Return a copy with these values in place of its own; errors as `from_mapping`."""
+        kinds = self.groups()
+        unknown = sorted(set(groups) - set(kinds))
+        if unknown:
+            raise InvalidSettingError(
+                f"unknown group of settings {unknown[0]!r}: known are {', '.join(kinds)}"
+            )
+        changes = {
+            name: kinds[name].from_mapping({**getattr(self, name).as_dict(), **values})
+            for name, values in groups.items()
+        }
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def groups(cls) -> dict[str, type[Any]]:
+        """Return the groups' names and the settings that each is made of."""
+        default = cls()
+        return {f.name: type(getattr(default, f.name)) for f in dataclasses.fields(cls)}
+
+
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     info = setting_info(field)
     kind: Any = type(field.default)

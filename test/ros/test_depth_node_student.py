@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image
@@ -73,6 +74,34 @@ class TestStartedWithoutStudent:
         for version in versions:
             peer.announce(version)
         peer.await_value(NODE, "student", versions[-1])
+
+
+def confidence_of(peer: Peer, image: Image) -> Image:
+    """Show an image until its confidence has come."""
+    stamp = stamp_ns(image.header)
+    return wait_for(
+        lambda: peer.confidence.get(stamp), "confidence", nudge=lambda: peer.show(image)
+    )
+
+
+@pytest.mark.usefixtures("depth_node")
+def test_a_published_student_takes_over_and_an_unknown_confidence_stays_unknown(
+    peer: Peer, registry: StudentRegistry
+) -> None:
+    peer.listen_to_confidence()
+    fast, published = (
+        registry.add(small_student(architecture=name)).version
+        for name in ("mobilenetv2-fast", "resnet18-regression")
+    )
+    for number, version in enumerate((fast, published)):
+        peer.announce(version)
+        peer.await_value(NODE, "student", version)
+        image = image_message(number)
+        confidence = image_to_float(confidence_of(peer, image))
+        assert np.isnan(confidence).all() == (version == published)
+        assert not np.isnan(image_to_float(peer.depth_of(image))).any()
+    assert peer.set_parameter(NODE, "min_confidence", 0.1).successful
+    assert np.isnan(image_to_float(peer.depth_of(image_message(2)))).all()
 
 
 def test_no_frame_is_lost_by_many_swaps_at_full_rate(

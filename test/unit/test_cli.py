@@ -12,13 +12,15 @@ from helpers.frames import filled_state, small_settings
 from helpers.students import small_student
 from tiekd_ros import __version__
 from tiekd_ros.cli import app
+from tiekd_ros.errors import TiekdError
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import REFUSED, StudentRegistry
 
 VERBS = [
     [], ["up"], ["demo"], ["distill"], ["teacher"], ["teacher", "serve"], ["students"],
     ["students", "list"], ["students", "show"], ["students", "promote"],
-    ["students", "rollback"], ["frames"], ["frames", "stats"],
+    ["students", "rollback"], ["students", "import"], ["frames"], ["frames", "stats"],
+    ["label"], ["train"], ["evaluate"],
 ]  # fmt: skip
 
 
@@ -48,7 +50,8 @@ def test_every_verb_explains_itself(verb):
     text = run(*verb, "--help")
     assert "Usage" in text
     assert "--help" in text
-    if verb and verb[-1] not in ("teacher", "students", "frames", "serve", "demo", "up", "show"):
+    without = ("teacher", "students", "frames", "serve", "demo", "up", "show", "label")
+    if verb and verb[-1] not in without:
         assert "--state" in text
 
 
@@ -88,6 +91,25 @@ def test_a_folder_without_students_says_what_to_do(tmp_path):
     assert json.loads(run("students", "list", "--json", "--state", str(tmp_path))) == []
 
 
+@pytest.mark.parametrize("verb", [["list"], ["show", "000001"], ["promote", "1"], ["rollback"]])
+def test_a_state_folder_that_is_not_there_is_named(tmp_path, verb):
+    with pytest.raises(TiekdError, match=r"no state folder .*gone; give it with --state"):
+        run("students", *verb, "--state", str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        (["show", "000001"], "no student '000001'; versions: none yet"),
+        (["promote", "000001"], "no student '000001'; versions: none yet"),
+        (["rollback"], "run a distillation round first"),
+    ],
+)
+def test_a_folder_without_students_has_none_to_show_or_change(tmp_path, verb, message):
+    with pytest.raises(TiekdError, match=message):
+        run("students", *verb, "--state", str(tmp_path))
+
+
 def test_a_round_runs_offline_and_the_log_counts_it(tmp_path):
     state = filled_state(tmp_path / "state")
     folder = ["--state", str(state.root)]
@@ -108,9 +130,10 @@ def test_a_round_runs_offline_and_the_log_counts_it(tmp_path):
         (["frames", "stats", "--state", "{state}/gone"], "there is no frame log"),
         (["distill", "--state", "{state}/gone"], "there is no frame log"),
         (["students", "promote", "000002", "--state", "{state}"], "refused by the gate (worse)"),
+        (["students", "rollback", "--state", "{state}/gone"], "there is no state folder"),
         (["teacher", "serve", "--backend", "oracle"], "oracle"),
     ],
-    ids=["stats", "distill", "promote", "serve"],
+    ids=["stats", "distill", "promote", "rollback", "serve"],
 )
 def test_a_mistake_ends_with_one_clear_line_and_code_1(state, arguments, message):
     done = run_python("-m", "tiekd_ros.cli", *(a.format(state=state.root) for a in arguments))

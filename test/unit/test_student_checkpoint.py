@@ -125,7 +125,8 @@ def test_weights_that_do_not_fit_the_architecture_are_refused(registry, change, 
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ({"architecture": "resnet50"}, "holds a 'resnet50' student"),
+        ({"architecture": "resnet9000"}, "holds a 'resnet9000' student; this program runs mobile"),
+        ({"architecture": "resnet18"}, "missing (first: backbone.bn1.bias"),
         ({"format": 2}, "card format 2, this program reads 1"),
         ({"format": None}, "card format None"),
         ({"bins": {"count": -1}}, "count must be between 2 and 4096, got -1"),

@@ -10,9 +10,29 @@ from tiekd_ros.student import DepthBins, FastStudent, InputSize, build_network
 
 def test_bins_divide_the_range_evenly():
     bins = DepthBins(count=4, min_depth_m=1.0, max_depth_m=3.0)
-    assert bins.width_m == 0.5
+    torch.testing.assert_close(bins.width_at(torch.tensor([1.0, 2.9])), torch.tensor([0.5, 0.5]))
     torch.testing.assert_close(bins.edges(), torch.tensor([1.0, 1.5, 2.0, 2.5, 3.0]))
     torch.testing.assert_close(bins.centres(), torch.tensor([1.25, 1.75, 2.25, 2.75]))
+
+
+def test_bins_by_logarithm_have_the_same_relative_width_everywhere():
+    bins = DepthBins(count=2, min_depth_m=1.0, max_depth_m=100.0, spacing="log")
+    torch.testing.assert_close(bins.edges(), torch.tensor([1.0, 10.0, 100.0]))
+    torch.testing.assert_close(bins.centres(), torch.tensor([5.5, 55.0]))
+    torch.testing.assert_close(bins.width_at(bins.centres()), torch.tensor([9.0, 90.0]))
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "log"])
+def test_a_position_on_the_axis_counts_bins(spacing):
+    bins = DepthBins(count=100, min_depth_m=0.2, max_depth_m=20.0, spacing=spacing)
+    torch.testing.assert_close(bins.position(bins.edges()), torch.arange(101.0), atol=1e-3, rtol=0)
+    depths = torch.tensor([0.2, 0.21, 1.0, 7.7, 20.0])
+    torch.testing.assert_close(bins.depth_at(bins.position(depths)), depths)
+
+
+def test_another_spacing_is_refused_with_those_there_are():
+    with pytest.raises(InvalidSettingError, match="'uniform', 'log', got 'cubic'"):
+        DepthBins(spacing="cubic")
 
 
 def test_an_empty_range_is_refused_with_both_ends():
@@ -43,7 +63,7 @@ def test_moments_are_those_of_the_softmax(scale):
     moments = network.moments(logits)
     torch.testing.assert_close(moments.mean.double(), mean, rtol=1e-5, atol=1e-5)
     # E[x^2] - E[x]^2 in float32: a spread of less than a bin is not resolved exactly.
-    torch.testing.assert_close(moments.std.double(), std, rtol=2e-2, atol=bins.width_m / 4)
+    torch.testing.assert_close(moments.std.double(), std, rtol=2e-2, atol=0.01)
 
 
 def test_moments_do_not_overflow_with_large_logits():
@@ -76,6 +96,6 @@ def test_the_default_input_size_comes_from_a_vga_camera():
     assert InputSize.near(480, 640, 71680) == InputSize(224, 288)
 
 
-def test_an_unknown_architecture_is_refused_with_the_known_one():
-    with pytest.raises(InvalidSettingError, match=r"'resnet9000': known is 'mobilenetv2-fast'"):
+def test_an_unknown_architecture_is_refused_with_the_known_ones():
+    with pytest.raises(InvalidSettingError, match=r"'resnet9000': known are mobilenetv2-fast, mob"):
         build_network("resnet9000", BINS)

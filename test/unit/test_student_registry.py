@@ -114,6 +114,15 @@ def test_a_refused_version_goes_live_only_by_force(registry):
     assert registry.live() == "000004"
 
 
+def test_a_base_student_goes_live_only_by_force(registry):
+    registry.add(small_student(5, status="base"))
+    newest = registry.versions()[-1]
+    with pytest.raises(CheckpointError, match=r"start for training.*--force"):
+        registry.promote(newest)
+    registry.promote(newest, force=True)
+    assert registry.live() == newest
+
+
 @pytest.mark.parametrize("expected", ["000002", None])
 def test_a_promotion_over_another_student_than_expected_is_refused(registry, expected):
     registry.promote("000001")

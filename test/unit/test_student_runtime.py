@@ -149,14 +149,15 @@ def test_coarse_bins_do_not_count_against_confidence():
     with torch.no_grad():
         student.network.head.weight.zero_()
         student.network.head.bias.copy_(
-            -((bins.centres() - 1.0) ** 2) / (2 * (0.5 * bins.width_m) ** 2)
+            -((bins.centres() - 1.0) ** 2) / (2 * (0.5 * 79.9 / 257) ** 2)
         )
     assert TorchRuntime(student).predict(IMAGE).confidence.mean() > 0.9
 
 
 def test_depth_at_the_ends_of_the_range_becomes_infinite():
-    inside = [BINS.min_depth_m + 1.1 * BINS.width_m, 5.0, BINS.max_depth_m - 1.1 * BINS.width_m]
-    near, far = BINS.min_depth_m + 0.9 * BINS.width_m, BINS.max_depth_m - 0.9 * BINS.width_m
+    width = (BINS.max_depth_m - BINS.min_depth_m) / BINS.count
+    inside = [BINS.min_depth_m + 1.1 * width, 5.0, BINS.max_depth_m - 1.1 * width]
+    near, far = BINS.min_depth_m + 0.9 * width, BINS.max_depth_m - 0.9 * width
     depth = np.array([[near, *inside, far, math.nan]], np.float32)
     expected = np.array([[-math.inf, *inside, math.inf, math.nan]], np.float32)
     np.testing.assert_array_equal(mark_out_of_range(depth, BINS), expected)

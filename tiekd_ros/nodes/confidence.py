@@ -16,7 +16,7 @@ class ConfidenceListener:
     """Keeps the mean of the latest confidence image; looks at two a second at most."""
 
     def __init__(self) -> None:
-        self._latest: tuple[int, float] | None = None  # (stamp in ns, mean)
+        self._latest: tuple[int, float | None] | None = None  # (stamp in ns, mean)
 
     def hear(self, message: Image) -> None:
         """Take note of a confidence image; one that cannot be read is passed over."""
@@ -28,7 +28,9 @@ class ConfidenceListener:
         except BadImageError:
             return
         if values.size:
-            self._latest = (stamp, float(np.mean(values[::4, ::4])))
+            mean = float(np.mean(values[::4, ::4]))
+            # A student without a depth probability map does not know: NaN.
+            self._latest = (stamp, mean if np.isfinite(mean) else None)
 
     def at(self, stamp_ns: int) -> float | None:
         """Return the mean confidence of about this time, 0..1, None where none is known."""

@@ -167,7 +167,7 @@ class DepthNode(LifecycleNode):
             depth, runtime.card.bins, settings.min_range_m, settings.max_range_m
         )
         if settings.min_confidence > 0:
-            depth[confidence < settings.min_confidence] = np.nan
+            depth[~(confidence >= settings.min_confidence)] = np.nan  # NaN is not enough either
         header = message.header
         height, width = depth.shape
         self._depth_pub.publish(conversions.depth_to_image(depth, header, settings.encoding))

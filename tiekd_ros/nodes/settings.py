@@ -64,7 +64,10 @@ class DepthSettings(CommonSettings):
         maximum=1000.0,
     )
     min_confidence: float = setting(
-        0.0, "depth of lower confidence becomes NaN", minimum=0.0, maximum=1.0
+        0.0,
+        "depth of lower or unknown confidence becomes NaN; 0 = keep all",
+        minimum=0.0,
+        maximum=1.0,
     )
 
     def check(self) -> None:

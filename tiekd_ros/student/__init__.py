@@ -1,6 +1,13 @@
 """The compact networks, their checkpoints, the registry of versions and the runtimes."""
 
+from tiekd_ros.student.architecture import (
+    InputSize,
+    Moments,
+    StudentNetwork,
+    StudentOutput,
+)
 from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.building import ARCHITECTURES, build_network
 from tiekd_ros.student.card import (
     ACCEPTED,
     CANDIDATE,
@@ -10,8 +17,10 @@ from tiekd_ros.student.card import (
     TargetWidth,
 )
 from tiekd_ros.student.checkpoint import Student, load_student, save_student
+from tiekd_ros.student.importing import import_student
 from tiekd_ros.student.live import LiveState, LiveStudent
-from tiekd_ros.student.network import ARCHITECTURE, FastStudent, InputSize, build_network
+from tiekd_ros.student.network import ARCHITECTURE, FastStudent
+from tiekd_ros.student.official import KITTI_BINS, NYU_BINS, OFFICIAL_ARCHITECTURES
 from tiekd_ros.student.registry import LiveChangedError, StudentRegistry
 from tiekd_ros.student.runtime import (
     Prediction,
@@ -24,7 +33,11 @@ from tiekd_ros.student.runtime import (
 __all__ = [
     "ACCEPTED",
     "ARCHITECTURE",
+    "ARCHITECTURES",
     "CANDIDATE",
+    "KITTI_BINS",
+    "NYU_BINS",
+    "OFFICIAL_ARCHITECTURES",
     "REFUSED",
     "CheckpointError",
     "DepthBins",
@@ -33,14 +46,18 @@ __all__ = [
     "LiveChangedError",
     "LiveState",
     "LiveStudent",
+    "Moments",
     "Prediction",
     "Student",
     "StudentCard",
+    "StudentNetwork",
+    "StudentOutput",
     "StudentRegistry",
     "TargetWidth",
     "TorchRuntime",
     "build_network",
     "choose_device",
+    "import_student",
     "load_student",
     "normalise",
     "save_student",

@@ -5,6 +5,7 @@ Shapes: C bins, so C + 1 edges and C centres, in metres.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,16 @@ from torch import Tensor
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.settings import Settings, setting
 
+UNIFORM, LOG = "uniform", "log"
+
 
 @dataclass(frozen=True)
 class DepthBins(Settings):
-    """Uniform bins between the ends of a depth range, as in TIE-KD (arXiv 2402.14340)."""
+    """Fixed bins between the ends of a depth range.
+
+    Uniform ones are those of TIE-KD (arXiv 2402.14340). Those spaced by logarithm have edges
+    with a constant ratio, and so the same relative width at every depth.
+    """
 
     count: int = setting(257, "number of depth bins", minimum=2, maximum=4096)
     min_depth_m: float = setting(
@@ -24,6 +31,9 @@ class DepthBins(Settings):
     )
     max_depth_m: float = setting(
         10.0, "far end of the depth range", unit="m", minimum=0.1, maximum=1000.0
+    )
+    spacing: str = setting(
+        UNIFORM, "bins of equal width, or of equal relative width (log)", choices=(UNIFORM, LOG)
     )
 
     def check(self) -> None:
@@ -34,16 +44,38 @@ class DepthBins(Settings):
                 f"got {self.max_depth_m:g} m"
             )
 
-    @property
-    def width_m(self) -> float:
-        """Width of one bin in metres."""
-        return (self.max_depth_m - self.min_depth_m) / self.count
-
     def edges(self) -> Tensor:
         """Return the C + 1 bin edges in metres, float32."""
-        return torch.linspace(self.min_depth_m, self.max_depth_m, self.count + 1)
+        if self.spacing == UNIFORM:
+            return torch.linspace(self.min_depth_m, self.max_depth_m, self.count + 1)
+        return self.depth_at(torch.arange(self.count + 1, dtype=torch.float64)).float()
 
     def centres(self) -> Tensor:
         """Return the C bin centres in metres, float32."""
         edges = self.edges()
         return 0.5 * (edges[:-1] + edges[1:])
+
+    def width_at(self, depth: Tensor) -> Tensor:
+        """Return how wide bins are in metres at depths in metres, of the same shape."""
+        if self.spacing == UNIFORM:
+            width = (self.max_depth_m - self.min_depth_m) / self.count
+            return torch.full_like(depth, width)
+        return depth * (2 * math.tanh(0.5 * self._log_step))  # a bin around this centre
+
+    def position(self, depth: Tensor) -> Tensor:
+        """Return where depths (metres) lie on the axis: i + share of bin i, 0 to C."""
+        low, high = self.min_depth_m, self.max_depth_m
+        if self.spacing == UNIFORM:
+            return (depth - low) * (self.count / (high - low))
+        return (depth / low).log() / self._log_step
+
+    def depth_at(self, position: Tensor) -> Tensor:
+        """Return the depths in metres at positions 0 to C on the axis."""
+        low, high = self.min_depth_m, self.max_depth_m
+        if self.spacing == UNIFORM:
+            return low + position * ((high - low) / self.count)
+        return low * (position * self._log_step).exp()
+
+    @property
+    def _log_step(self) -> float:
+        return math.log(self.max_depth_m / self.min_depth_m) / self.count

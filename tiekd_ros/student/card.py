@@ -8,12 +8,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.network import ARCHITECTURE, InputSize
+from tiekd_ros.student.network import ARCHITECTURE
 
 FORMAT = 1
 CANDIDATE, ACCEPTED, REFUSED = "candidate", "accepted", "refused"
+BASE = "base"
+"""Status of a student that is a start for training and that no gate has passed."""
 
 _TEXTS = ("architecture", "version", "created", "status", "reason", "teacher", "weights_sha256")
 _TABLES = ("frames", "scores", "training")
@@ -37,12 +43,14 @@ class TargetWidth:
         if not (0 < self.floor_m < math.inf and 0 <= self.relative < math.inf):
             raise ValueError(f"target width {self} must have a positive floor, in metres")
 
-    def least_m(self, bins: DepthBins) -> float:
-        """Return the least width in metres that `bins` can represent.
+    def sigma(self, depth: Tensor, bins: DepthBins) -> Tensor:
+        """Return the Gaussian's standard deviation in metres at depths in metres.
 
-        A Gaussian much narrower than a bin cannot stand for a depth between two centres.
+        Never less than half a bin: a Gaussian much narrower than a bin cannot stand for a
+        depth between two centres.
         """
-        return max(self.floor_m, 0.5 * bins.width_m)
+        least = (0.5 * bins.width_at(depth)).clamp_min(self.floor_m)
+        return torch.maximum(depth * self.relative, least)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from tiekd_ros.student.architecture import StudentNetwork
+from tiekd_ros.student.building import ARCHITECTURES, build_network
 from tiekd_ros.student.card import CheckpointError, StudentCard
-from tiekd_ros.student.network import ARCHITECTURE, FastStudent, build_network
 
 WEIGHTS = "student.safetensors"
 CARD = "card.json"
+
+_NAMED = 3  # weights of each kind that a message names
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Student:
     """A network and its card; they belong together."""
 
     card: StudentCard
-    network: FastStudent
+    network: StudentNetwork
 
     @classmethod
     def fresh(cls, card: StudentCard) -> Student:
@@ -42,7 +46,7 @@ def save_student(folder: Path, student: Student) -> StudentCard:
         CheckpointError: a weight is not finite, or the disk refuses.
     """
     state = {k: v.detach().cpu().contiguous() for k, v in student.network.state_dict().items()}
-    _check_finite(state, "the student to be saved")
+    check_finite(state, "the student to be saved")
     data = safetensors.torch.save(state, {"architecture": student.card.architecture})
     card = replace(student.card, weights_sha256=hashlib.sha256(data).hexdigest())
     try:
@@ -86,17 +90,20 @@ def load_student(folder: Path) -> Student:
             f"{path} ({len(data)} bytes) is not the file its card describes: it is truncated or "
             "was changed; promote another version"
         )
-    if card.architecture != ARCHITECTURE:
+    if card.architecture not in ARCHITECTURES:
         raise CheckpointError(
-            f"{path} holds a {card.architecture!r} student; this program runs {ARCHITECTURE!r}"
+            f"{path} holds a {card.architecture!r} student; this program runs "
+            f"{', '.join(ARCHITECTURES)}"
         )
     try:
         state = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is no safetensors file: {error}") from error
     student = Student.fresh(card)
-    _check_layout(state, student.network.state_dict(), path)
-    _check_finite(state, str(path))
+    misfits = describe_misfits(state, student.network.state_dict())
+    if misfits:
+        raise CheckpointError(f"{path} does not fit its architecture: {misfits}")
+    check_finite(state, str(path))
     student.network.load_state_dict(state)
     student.network.eval()
     return student
@@ -110,7 +117,28 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _check_layout(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+def replace_durably(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all: whenever a process is killed, the old one or the new."""
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        write_durably(temporary, data)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has a folder's names."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Say which weights are missing, unknown or misshapen: counts and first names; "" if none."""
     missing = sorted(set(wanted) - set(state))
     extra = sorted(set(state) - set(wanted))
     shapes = [
@@ -119,15 +147,15 @@ def _check_layout(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Pat
         if state[k].shape != wanted[k].shape
     ]
     problems = [
-        f"{len(names)} {what} (first: {names[0]})"
+        f"{len(names)} {what} (first: {', '.join(names[:_NAMED])})"
         for what, names in (("missing", missing), ("unknown", extra), ("misshapen", shapes))
         if names
     ]
-    if problems:
-        raise CheckpointError(f"{path} does not fit its architecture: {', '.join(problems)}")
+    return "; ".join(problems)
 
 
-def _check_finite(state: dict[str, Tensor], source: str) -> None:
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not finite (CheckpointError); `source` says whose they are."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: weight {name} has values that are not finite")

@@ -11,60 +11,18 @@ Shapes: B batch, C bins, H and W the network's input size, h = H/4 and w = W/4.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.settings import Settings, setting
+from tiekd_ros.student.architecture import STRIDE, DpmNetwork
 from tiekd_ros.student.backbone import ConvNormAct, MobileNetV2Backbone
 from tiekd_ros.student.bins import DepthBins
 
 ARCHITECTURE = "mobilenetv2-fast"
-STRIDE = 32
-"""Input sizes are multiples of this, so that every skip fits its upsampled partner."""
 
 _DECODER_CHANNELS = (128, 96, 64, 64)  # at strides 32, 16, 8, 4
 _HEAD_CHANNELS = 64
-
-
-@dataclass(frozen=True)
-class InputSize(Settings):
-    """Size of the image that the network sees."""
-
-    height: int = setting(
-        224, "network input height, a multiple of 32", unit="px", minimum=64, maximum=4096
-    )
-    width: int = setting(
-        320, "network input width, a multiple of 32", unit="px", minimum=64, maximum=4096
-    )
-
-    def check(self) -> None:
-        """Refuse sizes that are no multiple of the network's stride."""
-        for name, value in (("height", self.height), ("width", self.width)):
-            if value % STRIDE:
-                near = max(64, round(value / STRIDE) * STRIDE)
-                raise InvalidSettingError(
-                    f"{name} must be a multiple of {STRIDE}, got {value}; {near} would do"
-                )
-
-    @classmethod
-    def near(cls, image_height: int, image_width: int, pixels: int) -> InputSize:
-        """Return the size with about `pixels` pixels and the image's aspect ratio."""
-        aspect = image_width / image_height
-        height = max(2, round((pixels / aspect) ** 0.5 / STRIDE)) * STRIDE
-        width = max(2, round(height * aspect / STRIDE)) * STRIDE
-        return cls(height=height, width=width)
-
-
-class Moments(NamedTuple):
-    """What a depth probability map says of each pixel, each (B, 1, h, w) in metres."""
-
-    mean: Tensor
-    std: Tensor
 
 
 class _Separable(nn.Sequential):
@@ -77,14 +35,15 @@ class _Separable(nn.Sequential):
         )
 
 
-class FastStudent(nn.Module):
+class FastStudent(DpmNetwork):
     """MobileNetV2 encoder, separable decoder, depth probability map at 1/4 resolution."""
 
-    centres: Tensor
+    input_multiple = STRIDE
+    output_scale = 4
+    align_corners = False
 
     def __init__(self, bins: DepthBins) -> None:
-        super().__init__()
-        self.bins = bins
+        super().__init__(bins)
         self.backbone = MobileNetV2Backbone()
         widths = _DECODER_CHANNELS
         skips = self.backbone.channels[-2::-1]  # coarse to fine: 96, 32, 24
@@ -98,8 +57,12 @@ class FastStudent(nn.Module):
         )
         self.refine = _Separable(widths[-1], _HEAD_CHANNELS)
         self.head = nn.Conv2d(_HEAD_CHANNELS, bins.count, 1)
-        self.register_buffer("centres", bins.centres(), persistent=False)
         self.apply(_initialise)
+
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """The head."""
+        return self.head
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of the depth probability map.
@@ -118,21 +81,6 @@ class FastStudent(nn.Module):
         logits: Tensor = self.head(self.refine(x))
         return logits
 
-    def moments(self, logits: Tensor) -> Moments:
-        """Return mean and standard deviation of the depth probability map.
-
-        softmax(z) . c is computed as one matrix product over exp(z - max z): the three sums
-        of weights, depth and squared depth come out together, and no probability map is
-        ever normalised or stored.
-        """
-        weights = (logits - logits.amax(dim=1, keepdim=True)).exp_()  # (B, C, h, w)
-        c = self.centres
-        kernel = torch.stack((torch.ones_like(c), c, c * c))[:, :, None, None]  # (3, C, 1, 1)
-        total, first, second = functional.conv2d(weights, kernel).split(1, dim=1)
-        mean = first / total
-        variance = (second / total - mean * mean).clamp_min(0.0)
-        return Moments(mean, variance.sqrt())
-
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
@@ -140,16 +88,3 @@ def _initialise(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
-
-
-def build_network(architecture: str, bins: DepthBins) -> FastStudent:
-    """Return a freshly initialised network of the named architecture.
-
-    Raises:
-        InvalidSettingError: no architecture has this name.
-    """
-    if architecture != ARCHITECTURE:
-        raise InvalidSettingError(
-            f"unknown student architecture {architecture!r}: known is {ARCHITECTURE!r}"
-        )
-    return FastStudent(bins)

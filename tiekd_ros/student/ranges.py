@@ -22,8 +22,9 @@ def mark_out_of_range(
         min_range_m: raise the near end to this; 0 = the student's own.
         max_range_m: lower the far end to this; 0 = the student's own.
     """
-    near = max(bins.min_depth_m + bins.width_m, min_range_m)
-    far = bins.max_depth_m - bins.width_m
+    edges = bins.edges()
+    near = max(float(edges[1]), min_range_m)
+    far = float(edges[-2])
     if max_range_m > 0:
         far = min(far, max_range_m)
     marked = depth.copy()

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import EllipsisType
 
-from tiekd_ros.student.card import REFUSED, CheckpointError, StudentCard
+from tiekd_ros.student.card import BASE, REFUSED, CheckpointError, StudentCard
 from tiekd_ros.student.checkpoint import (
     Student,
     load_card,
@@ -27,6 +27,7 @@ from tiekd_ros.student.checkpoint import (
     save_student,
     write_durably,
 )
+from tiekd_ros.student.checkpoint import sync_folder as _sync_folder
 
 _LIVE = "live.json"
 _LOCK = ".lock"
@@ -122,13 +123,19 @@ class StudentRegistry:
 
         Raises:
             LiveChangedError: another student than `expected_live` is live.
-            CheckpointError: it cannot be used, or the gate refused it and `force` is not set.
+            CheckpointError: it cannot be used; or, without `force`, the gate refused it, or it is
+                a base student, which no gate has seen.
         """
         student = self.load(version)
         if student.card.status == REFUSED and not force:
             raise CheckpointError(
                 f"version {version} was refused by the gate ({student.card.reason}); "
                 "promote it with --force if you know better"
+            )
+        if student.card.status == BASE and not force:
+            raise CheckpointError(
+                f"version {version} is a base student, a start for training that no gate has "
+                "passed; distil from it, or promote it with --force if you know better"
             )
         with self._exclusive():
             live, history = self._pointer()
@@ -222,11 +229,3 @@ def _is_alive(pid: str) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,11 +1,13 @@
 """Running a student: one RGB image in, metric depth and confidence out.
 
-Shapes: H and W the image, Hn and Wn the network's input, h = Hn/4 and w = Wn/4.
+Shapes: H and W the image, Hn and Wn the network's input, h and w its raw output (a quarter of
+the input for the fast student, the input's own size for the published ones).
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import NamedTuple
 
 import cv2
@@ -18,17 +20,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.images import DepthMap, RgbImage, check_rgb
-from tiekd_ros.student.backbone import ConvNormAct
+from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.card import CheckpointError
 from tiekd_ros.student.checkpoint import Student
-from tiekd_ros.student.network import FastStudent, InputSize
 
 _MEAN = (123.675, 116.28, 103.53)  # ImageNet, RGB, 0..255
 _STD = (58.395, 57.12, 57.375)
 
 
 class Prediction(NamedTuple):
-    """Depth in metres and confidence 0..1, both float32 of the same shape."""
+    """Depth in metres and confidence 0..1, both float32 of the same shape.
+
+    Confidence is NaN, not known, where the student has no depth probability map.
+    """
 
     depth: DepthMap
     confidence: npt.NDArray[np.float32]
@@ -106,7 +110,7 @@ class TorchRuntime:
         batch = torch.from_numpy(resized).to(self.device)[None]  # (1, Hn, Wn, 3)
         moments = self._network.moments(self._network(normalise(batch)))
         target = self.card.target
-        sigma = (moments.mean * target.relative).clamp_min(target.least_m(self.card.bins))
+        sigma = target.sigma(moments.mean, self.card.bins)
         confidence = (sigma / moments.std.clamp_min(1e-6)).clamp_max(1.0)
         maps = torch.cat((moments.mean, confidence), dim=1)  # (1, 2, h, w)
         if maps.shape[2:] != (height, width):
@@ -120,7 +124,9 @@ class TorchRuntime:
         for _ in range(2):  # the first run pays for kernels and memory
             depth, confidence = self.predict(ramp.reshape(size.height, size.width, 3))
         bins = self.card.bins
-        finite = bool(np.isfinite(depth).all() and np.isfinite(confidence).all())
+        finite = bool(np.isfinite(depth).all())
+        if self._network.has_dpm:
+            finite = finite and bool(np.isfinite(confidence).all())
         if not finite or depth.min() < bins.min_depth_m or depth.max() > bins.max_depth_m:
             raise CheckpointError(
                 f"student {self.card.version or '(unsaved)'} answers a probe image with depth "
@@ -135,10 +141,14 @@ def to_channels_last(network: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def fuse_batch_norms(network: FastStudent) -> FastStudent:
-    """Fold every batch norm of a network in eval mode into its convolution, in place."""
-    for module in network.modules():
-        if isinstance(module, ConvNormAct) and isinstance(module.bn, nn.BatchNorm2d):
-            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-            module.bn = nn.Identity()
+def fuse_batch_norms(network: StudentNetwork) -> StudentNetwork:
+    """Fold every batch norm of a network in eval mode into its convolution, in place.
+
+    All networks here register a batch norm right behind the convolution that feeds it.
+    """
+    for parent in list(network.modules()):
+        for (name, before), (norm_name, norm) in itertools.pairwise(parent.named_children()):
+            if isinstance(before, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(before, norm))
+                setattr(parent, norm_name, nn.Identity())
     return network
