@@ -62,3 +62,7 @@ class Intrinsics:
             (self.cx + 0.5) * width_factor - 0.5,
             (self.cy + 0.5) * height_factor - 0.5,
         )
+
+    def cropped(self, left: float, top: float) -> Intrinsics:
+        """Return the intrinsics of the view whose top-left pixel is (left, top) of this one."""
+        return Intrinsics(self.fx, self.fy, self.cx - left, self.cy - top)

@@ -68,7 +68,7 @@ def small_settings(**groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """
     small: dict[str, dict[str, Any]] = {
         "distill": {"min_frames": 8, "min_held_out": 2},
-        "student": {"pixels": 4096, "bins": 33},
+        "student": {"pixels": 4096, "bins": 33, "start": "random"},
         "train": {"iterations": 25, "learning_rate": 0.015, "threads": 1, "device": "cpu"},
         "augment": {"zoom": 1.0},
         "gate": {"first_margin": 1.0, "min_gain": 0.0, "max_loss": 1.0},

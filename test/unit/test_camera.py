@@ -45,3 +45,8 @@ def test_scaling_keeps_the_rays_through_the_image_corners():
     for before, after in ((-0.5, -0.5), (47.5, 23.5)):
         ray = (before - CAMERA.cy) / CAMERA.fy
         assert (after - scaled.cy) / scaled.fy == pytest.approx(ray)
+
+
+def test_cropping_moves_the_principal_point_and_keeps_the_focal_lengths():
+    cropped = Intrinsics(700, 710, 609.5, 172.8).cropped(13, 23)
+    assert cropped.as_tuple() == pytest.approx((700, 710, 596.5, 149.8))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tiekd_ros.datasets import DatasetError, ImageFolder
+from tiekd_ros.datasets import DatasetError, ImageFolder, ReadOptions
 
 WIDTH, HEIGHT = 40, 30
 CAMERA_YAML = """
@@ -134,3 +134,55 @@ def test_stamps_that_do_not_fit_the_images_are_refused(tmp_path, text, reason):
 def test_numeric_names_are_stamps(tmp_path, stems, stamps):
     write_images(tmp_path, *(f"{stem}.png" for stem in stems))
     assert ImageFolder(tmp_path).stamps_ns(30.0) == stamps
+
+
+def part(folder: Path, split: Path, **options) -> ImageFolder:
+    return ImageFolder(folder, ReadOptions(split=split, truth=False, **options))
+
+
+def test_a_split_file_names_some_images_with_or_without_suffix_in_the_folders_order(tmp_path):
+    folder = write_images(tmp_path / "data", "f1.png", "f2.jpg", "f9.png", "f10.png", "v1.2.png")
+    (folder / "split").mkdir()
+    (folder / "split" / "some.txt").write_text("# views\nf10.PNG\n\nf2\nv1.2\n")
+    opened = part(folder, Path("some.txt"))
+    assert opened.names == ["f2", "f10", "v1.2"]
+    assert opened.split == folder / "split" / "some.txt"
+    assert [opened.file(index).name for index in range(len(opened))] == [
+        "f2.jpg", "f10.png", "v1.2.png",
+    ]  # fmt: skip
+
+
+def test_images_of_a_split_keep_their_own_stamps(tmp_path):
+    folder = write_images(tmp_path, "a.png", "b.png", "c.png")
+    (folder / "times.txt").write_text("1.5\n2.5\n3.5\n")
+    (folder / "some.txt").write_text("a\nc\n")
+    assert part(folder, folder / "some.txt").stamps_ns(30.0) == [1_500_000_000, 3_500_000_000]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a\nz\n", r"names z, which .* does not hold \(it holds a, b\).*--skip-bad"),
+        ("a.png depth/a.png 500\n", "write one image name a line"),
+        ("\n", "is empty; it needs one image name a line"),
+        ("a\na.png\n", "line 2 names a again"),
+    ],
+)
+def test_a_split_file_that_does_not_fit_is_refused(tmp_path, text, reason):
+    folder = write_images(tmp_path, "a.png", "b.png")
+    (folder / "some.txt").write_text(text)
+    with pytest.raises(DatasetError, match=reason):
+        part(folder, folder / "some.txt")
+
+
+def test_a_missing_split_file_is_refused_and_a_missing_entry_listed_on_request(tmp_path):
+    folder = write_images(tmp_path, "a.png", "b.png")
+    with pytest.raises(DatasetError, match=r"there is no split file nowhere\.txt"):
+        part(folder, Path("nowhere.txt"))
+    (folder / "some.txt").write_text("a\nz\n")
+    opened = part(folder, folder / "some.txt", skip_bad=True)
+    assert opened.names == ["a"]
+    assert list(opened.report.bad) == ["z"]
+    (folder / "some.txt").write_text("y\nz\n")
+    with pytest.raises(DatasetError, match="names y, z"):
+        part(folder, folder / "some.txt", skip_bad=True)

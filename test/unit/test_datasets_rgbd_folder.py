@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tiekd_ros.camera import Intrinsics
-from tiekd_ros.datasets import DatasetError, RgbdFolder
+from tiekd_ros.datasets import DatasetError, ReadOptions, RgbdFolder
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 WIDTH, HEIGHT = 40, 30
+SKIPPING = ReadOptions(skip_bad=True)
 K = "50 0 19.5\n0 51 14.5\n0 0 1\n"
 
 
@@ -77,18 +78,18 @@ def test_a_meta_yaml_that_cannot_be_meant_is_refused(folder, text, reason):
 
 def test_an_image_without_depth_is_refused_by_name_or_skipped_on_request(folder):
     (folder / "depth" / "f1.png").unlink()
-    refused(folder, "for f1;", "skip_missing")
-    frames = RgbdFolder(folder, skip_missing=True)
-    assert (frames.names, frames.skipped) == (["f0", "f2"], ["f1"])
+    refused(folder, "for f1;", "--skip-bad")
+    frames = RgbdFolder(folder, SKIPPING)
+    assert (frames.names, list(frames.report.bad)) == (["f0", "f2"], ["f1"])
     assert frames.depth(1)[1, 1] == pytest.approx(1.502)
 
 
 def test_a_folder_without_any_depth_is_refused_even_when_skipping(folder):
     for file in (folder / "depth").iterdir():
         file.unlink()
-    refused(folder, "no depth in", "f0, f1, f2", skip_missing=True)
+    refused(folder, "no depth in", "f0, f1, f2", options=SKIPPING)
     (folder / "depth").rmdir()
-    refused(folder, "depth does not exist", skip_missing=True)
+    refused(folder, "depth does not exist", options=SKIPPING)
 
 
 def test_a_missing_or_empty_folder_is_refused(tmp_path):

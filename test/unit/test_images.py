@@ -9,8 +9,12 @@ from tiekd_ros.images import (
     check_rgb,
     decode_depth_png,
     decode_image,
+    decode_share_png,
     encode_depth_png,
     encode_jpeg,
+    encode_png,
+    encode_share_png,
+    resize_depth,
     thumbnail,
     thumbnail_distances,
 )
@@ -83,3 +87,41 @@ def test_thumbnails_of_one_view_are_nearer_than_those_of_two():
     assert small.dtype == np.float32
     same, different = thumbnail_distances(small, np.stack([thumbnail(again), thumbnail(other)]))
     assert same < 2 < 10 < different
+
+
+def test_png_keeps_every_pixel():
+    image = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_image(encode_png(image)), image)
+
+
+@pytest.mark.parametrize("max_depth_m", [80.0, 10.0])
+def test_published_teacher_maps_are_truncated_shares_of_the_range(max_depth_m):
+    depth = np.random.default_rng(0).uniform(0.01, max_depth_m, (24, 32)).astype(np.float32)
+    depth[0, :6] = np.nan, np.inf, -1.0, 1.01 * max_depth_m, 0.0, max_depth_m
+    data = encode_share_png(depth, max_depth_m)
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert stored[0, :6].tolist() == [0, 0, 0, 65535, 0, 65535]
+    np.testing.assert_array_equal(
+        stored[1:], np.floor(depth[1:] / np.float32(max_depth_m) * np.float32(65535))
+    )
+    decoded = decode_share_png(data, max_depth_m)
+    assert np.isnan(decoded[0, [0, 1, 2, 4]]).all()
+    assert decoded[0, 3] == max_depth_m  # beyond the range is far, not unknown
+    lost = depth[1:] - decoded[1:]
+    assert lost.min() > -1e-5
+    assert lost.max() <= max_depth_m / 65535 + 1e-5
+
+
+def test_an_8_bit_teacher_map_is_refused():
+    data = cv2.imencode(".png", np.ones((4, 4), np.uint8))[1].tobytes()
+    with pytest.raises(BadDepthError, match="16 bits, got uint8"):
+        decode_share_png(data, 80.0)
+
+
+def test_resizing_depth_invents_nothing_beside_what_is_unknown():
+    depth = np.tile(np.arange(1, 9, dtype=np.float32), (4, 1))
+    assert resize_depth(depth, 4, 8) is depth
+    assert resize_depth(depth, 8, 16)[0, 1] == pytest.approx(1.25)
+    depth[:, 3] = np.nan
+    assert set(resize_depth(depth, 8, 16)[0, [4, 5, 8, 9]]) == {3.0, 5.0}
+    assert np.isnan(resize_depth(depth, 8, 16)[0, 6:8]).all()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from tiekd_ros.camera import Intrinsics
@@ -70,7 +71,7 @@ def _read_k(path: Path, image_size: tuple[int, int]) -> Intrinsics:
         )
     if not np.allclose(matrix[2], (0, 0, 1)):
         raise DatasetError(f"{path}: the last row of a camera matrix is 0 0 1, got {matrix[2]}")
-    return _plausible(path, [number for row in matrix for number in row], image_size)
+    return plausible(path, [number for row in matrix for number in row], image_size)
 
 
 def _read_camera_yaml(path: Path, image_size: tuple[int, int]) -> Intrinsics:
@@ -88,21 +89,26 @@ def _read_camera_yaml(path: Path, image_size: tuple[int, int]) -> Intrinsics:
             f"{path} describes images of {size[0]}x{size[1]}, those here are "
             f"{image_size[0]}x{image_size[1]}: not the same view; use this camera's own file"
         )
-    intrinsics = _plausible(path, numbers, size)
+    intrinsics = plausible(path, numbers, size)
     return intrinsics.scaled(image_size[0] / size[0], image_size[1] / size[1])
 
 
-def _plausible(path: Path, numbers: list[float], size: tuple[int, int]) -> Intrinsics:
+def plausible(where: Path | str, numbers: npt.ArrayLike, size: tuple[int, int]) -> Intrinsics:
+    """Return a camera matrix's intrinsics if it can belong to images of (width, height) `size`.
+
+    Raises:
+        DatasetError: it cannot; the message begins with `where` it stands.
+    """
     try:
         found = Intrinsics.from_matrix(numbers)
     except BadIntrinsicsError as error:
-        raise DatasetError(f"{path}: {error}") from error
+        raise DatasetError(f"{where}: {error}") from error
     width, height = size
     low, high = (bound * max(size) for bound in _FOCAL_PER_SIDE)
     inside = 0 < found.cx < width and 0 < found.cy < height
     if not inside or not all(low <= focal <= high for focal in (found.fx, found.fy)):
         raise DatasetError(
-            f"{path}: (fx, fy, cx, cy) = {found.as_tuple()} cannot belong to images of "
+            f"{where}: (fx, fy, cx, cy) = {found.as_tuple()} cannot belong to images of "
             f"{width}x{height}: the principal point must lie inside the image and the focal "
             f"lengths between {low:g} and {high:g} pixels; was K made for another image size?"
         )

@@ -5,15 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from tiekd_ros.camera import Intrinsics
-from tiekd_ros.datasets.calibration import find_intrinsics
+from tiekd_ros.datasets.calibration import ASPECT_TOLERANCE, find_intrinsics, same_aspect
 from tiekd_ros.datasets.errors import DatasetError
+from tiekd_ros.datasets.items import DepthItem, SkipReport
+from tiekd_ros.datasets.map_format import FOLDER_MAPS, TEACHER_FOLDER
+from tiekd_ros.datasets.options import ReadOptions
+from tiekd_ros.datasets.splits import find_split, read_names
 from tiekd_ros.datasets.stamps import recorded_stamps_ns
 from tiekd_ros.errors import BadImageError
-from tiekd_ros.images import RgbImage, decode_image
+from tiekd_ros.images import DepthMap, RgbImage, decode_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGE_SUBFOLDERS = ("images", "color", "rgb")
@@ -23,19 +28,38 @@ class ImageFolder:
     """Images of one camera in `path`, or in its subfolder `images`, `color` or `rgb`.
 
     Sorted by name, numbers in a name by value (so that `frame10` follows `frame9`). `K.txt`,
-    `camera.yaml` and stamp files are looked for in `path` itself.
+    `camera.yaml` and stamp files are looked for in `path` itself. Teacher maps, where they
+    are asked for, are `teacher/<stem>.png`: uint16, metres * 256, 0 = unknown, at any
+    resolution of the image's aspect ratio.
+
+    A split file names some of the images, one a line, with or without suffix; their order
+    stays the folder's.
 
     Raises:
-        DatasetError: the folder is missing or holds no images, two images share a stem, or
-            an intrinsics file is there and cannot be right.
+        DatasetError: the folder is missing or holds no images, two images share a stem, an
+            image of the split file is not there, one has no teacher map though they are asked
+            for, or an intrinsics file is there and cannot be right.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Read the folder's list of files and its first image."""
+    kind = "images"
+    map_format = FOLDER_MAPS
+
+    def __init__(self, path: str | Path, options: ReadOptions | None = None) -> None:
+        """Read the folder's list of files and its first image.
+
+        Of `options`, `split`, `teacher`, `teacher_maps` and `skip_bad` count here.
+        """
         self.path = Path(path).expanduser()
-        self._files = _list_images(self.path)
+        self.options = options or ReadOptions(truth=False)
+        self.report = SkipReport()
+        self._listed = _list_images(self.path)
+        self.split: Path | None = None
+        """The split file that was asked for, where it was found."""
+        if self.options.split is not None:
+            self.split = find_split(self.path, self.options.split, ())
+        self._files = self._with_teacher(self._in_split(self._listed))
+        first = self._first_image()
         self.names: list[str] = [file.stem for file in self._files]
-        first = self._decode(0)
         self.image_size: tuple[int, int] = (first.shape[1], first.shape[0])
         """(width, height) of every image, in pixels."""
         self.intrinsics: Intrinsics | None = find_intrinsics(self.path, self.image_size)
@@ -65,6 +89,39 @@ class ImageFolder:
             )
         return image
 
+    def view(self, index: int) -> tuple[RgbImage, Intrinsics | None]:
+        """Read one image and the camera's intrinsics, as a teacher gets them."""
+        return self.image(index), self.intrinsics
+
+    def item(self, index: int) -> DepthItem:
+        """Read one image, with its teacher map if they are asked for.
+
+        Raises:
+            DatasetError: a file cannot be read, or shows another view than the first image.
+        """
+        teacher = self.teacher(index) if self.options.teacher else None
+        return DepthItem(self.names[index], self.image(index), None, teacher, self.intrinsics)
+
+    def teacher_file(self, index: int) -> str:
+        """Return the name of an image's map in a folder of teacher maps."""
+        return f"{self._files[index].stem}.png"
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where the teacher maps lie, whether or not they are there."""
+        return self.options.teacher_maps or self.path / TEACHER_FOLDER
+
+    def teacher(self, index: int) -> DepthMap:
+        """Read one teacher map, float32 (h, w) in metres, NaN = unknown.
+
+        Raises:
+            DatasetError: the file cannot be read, or shows another view than the image.
+        """
+        path = self.teacher_folder / self.teacher_file(index)
+        depth = self.map_format.read(path)
+        check_same_view(path, depth, self.image_size)
+        return depth
+
     def stamps_ns(self, rate_hz: float) -> list[int]:
         """Return one stamp an image in nanoseconds: the recorded ones, else index / rate.
 
@@ -76,7 +133,8 @@ class ImageFolder:
         """
         recorded = self._recorded_stamps
         if recorded is not None:
-            return list(recorded)
+            by_file = dict(zip(self._listed, recorded, strict=True))
+            return [by_file[file] for file in self._files]
         if not (math.isfinite(rate_hz) and rate_hz > 0):
             raise DatasetError(
                 f"the rate must be a positive number of images a second, got {rate_hz}"
@@ -85,7 +143,51 @@ class ImageFolder:
 
     @cached_property
     def _recorded_stamps(self) -> list[int] | None:
-        return recorded_stamps_ns(self.path, self.names)
+        return recorded_stamps_ns(self.path, [file.stem for file in self._listed])
+
+    def _in_split(self, files: list[Path]) -> list[Path]:
+        """Return the files that the split file names; all where there is none."""
+        if self.split is None:
+            return files
+        names = read_names(self.split, IMAGE_SUFFIXES)
+        there = {file.stem for file in files}
+        missing = [name for name in names if name not in there]
+        for name in missing:
+            self.report.add(name, f"{self.split} names it, and {self.path} has no such image")
+        if len(missing) == len(names) or (missing and not self.options.skip_bad):
+            raise DatasetError(
+                f"{self.split} names {short_list(missing)}, which {self.path} does not hold (it "
+                f"holds {short_list([file.stem for file in files], 3)}); write one image name a "
+                "line, or leave those out with skip_bad (--skip-bad)"
+            )
+        wanted = set(names)
+        return [file for file in files if file.stem in wanted]
+
+    def _with_teacher(self, files: list[Path]) -> list[Path]:
+        """Return the files that have a teacher map, if they are asked for."""
+        if not self.options.teacher:
+            return list(files)
+        folder = self.teacher_folder
+        there = [file for file in files if (folder / f"{file.stem}.png").is_file()]
+        missing = [file.stem for file in files if file not in there]
+        for name in missing:
+            self.report.add(name, f"no teacher map {folder / name}.png")
+        if not there or (missing and not self.options.skip_bad):
+            raise DatasetError(
+                f"no teacher map in {folder} for {short_list(missing)}; make them with `tiekd "
+                "label`, or leave those images out with skip_bad (--skip-bad)"
+            )
+        return there
+
+    def _first_image(self) -> RgbImage:
+        """Return the first image, which sets the size; with `skip_bad` the first readable one."""
+        while True:
+            try:
+                return self._decode(0)
+            except DatasetError as error:
+                if not self.options.skip_bad or len(self._files) == 1:
+                    raise
+                self.report.add(self._files.pop(0).stem, str(error))
 
     def _decode(self, index: int) -> RgbImage:
         file = self._files[index]
@@ -95,6 +197,22 @@ class ImageFolder:
             raise DatasetError(f"cannot read {file}: {error.strerror}") from error
         except BadImageError as error:
             raise DatasetError(f"{file}: {error}; replace or remove the file") from error
+
+
+def short_list(names: Sequence[str], most: int = 8) -> str:
+    """Return the names as a text that stays short."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def check_same_view(path: Path, depth: DepthMap, image_size: tuple[int, int]) -> None:
+    """Raise DatasetError unless a depth map has the aspect ratio of its (width, height) image."""
+    size = (depth.shape[1], depth.shape[0])
+    if not same_aspect(size, image_size, ASPECT_TOLERANCE):
+        raise DatasetError(
+            f"{path} is {size[0]}x{size[1]}, its image {image_size[0]}x{image_size[1]}: not the "
+            "same view; register the depth to the image"
+        )
 
 
 def _list_images(path: Path) -> list[Path]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tiekd_ros.camera import Intrinsics
-from tiekd_ros.datasets.calibration import ASPECT_TOLERANCE, K_FILE, read_yaml, same_aspect
+from tiekd_ros.datasets.calibration import K_FILE, read_yaml
 from tiekd_ros.datasets.errors import DatasetError
-from tiekd_ros.datasets.image_folder import ImageFolder
+from tiekd_ros.datasets.image_folder import ImageFolder, check_same_view, short_list
+from tiekd_ros.datasets.items import DepthItem
+from tiekd_ros.datasets.options import ReadOptions
 from tiekd_ros.errors import BadDepthError
 from tiekd_ros.images import DepthMap, RgbImage, decode_depth_png
 
@@ -23,34 +26,42 @@ class RgbdFolder:
     `K.txt` (3x3, in pixels of the image). A depth map may have another resolution than its
     image where both have the same aspect ratio within 1 %.
 
-    Args:
-        path: the folder.
-        skip_missing: leave out images without depth, and name them in `skipped`.
+    Teacher maps and split files, where they are asked for: see `ImageFolder`.
 
     Raises:
         DatasetError: something is missing or wrong; the first frame is read at once, the
             others when they are asked for.
     """
 
-    def __init__(self, path: str | Path, *, skip_missing: bool = False) -> None:
-        """Read the folder's list of files, its intrinsics and its first frame."""
-        self._images = ImageFolder(path)
+    kind = "rgbd"
+
+    def __init__(self, path: str | Path, options: ReadOptions | None = None) -> None:
+        """Read the folder's list of files, its intrinsics and its first frame.
+
+        Of `options`, `split`, `teacher`, `teacher_maps` and `skip_bad` count here: images without
+        depth or teacher map are left out and named in `report`, or refused.
+        """
+        self.options = options or ReadOptions()
+        self._images = ImageFolder(path, self.options)
+        self.report = self._images.report
         self.path = self._images.path
+        self.split = self._images.split
+        """The split file that was asked for, where it was found."""
         self.depth_units_per_m = _read_units(self.path / META_FILE)
         """Scale of the depth files: stored number = metres * this."""
         depths = self.path / "depth"
-        present = [(depths / f"{name}.png").is_file() for name in self._images.names]
-        self._indices = [i for i, there in enumerate(present) if there]
-        self.skipped: list[str] = [
-            name for name, there in zip(self._images.names, present, strict=True) if not there
-        ]
-        """Stems of the images that have no depth and were left out."""
-        if not self._indices or (self.skipped and not skip_missing):
-            raise DatasetError(_missing_depth(depths, self.skipped, bool(self._indices)))
-        self.names: list[str] = [self._images.names[i] for i in self._indices]
+        stems = self._images.names
+        self._indices = [i for i, name in enumerate(stems) if (depths / f"{name}.png").is_file()]
+        missing = sorted(set(stems) - {stems[i] for i in self._indices})
+        for name in missing:
+            self.report.add(name, f"no depth map {depths / name}.png")
+        if not self._indices or (missing and not self.options.skip_bad):
+            raise DatasetError(_missing_depth(depths, missing, bool(self._indices)))
+        self.names: list[str] = [stems[i] for i in self._indices]
         self.image_size: tuple[int, int] = self._images.image_size
         """(width, height) of every image, in pixels."""
-        self.depth(0)
+        if not self.options.skip_bad:
+            self.depth(0)
 
     def __len__(self) -> int:
         """Return the number of frames that have image and depth."""
@@ -92,21 +103,24 @@ class RgbdFolder:
             raise DatasetError(f"cannot read {path}: {error.strerror}") from error
         except BadDepthError as error:
             raise DatasetError(f"{path}: {error}") from error
-        size = (depth.shape[1], depth.shape[0])
-        if not same_aspect(size, self.image_size, ASPECT_TOLERANCE):
-            raise DatasetError(
-                f"{path} is {size[0]}x{size[1]}, its image {self.image_size[0]}x"
-                f"{self.image_size[1]}: not the same view; register the depth to the image"
-            )
+        check_same_view(path, depth, self.image_size)
         return depth
+
+    def item(self, index: int) -> DepthItem:
+        """Read one frame, with its teacher map if they are asked for.
+
+        Raises:
+            DatasetError: a file cannot be read, or shows another view than the image.
+        """
+        frame = self._images.item(self._indices[index])
+        return replace(frame, truth=self.depth(index))
 
 
 def _missing_depth(folder: Path, missing: list[str], some: bool) -> str:
     if not folder.is_dir():
         return f"{folder} does not exist; it must hold one 16-bit PNG an image, of the same name"
-    listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-    hint = ", or leave those images out with skip_missing" if some else ""
-    return f"no depth in {folder} for {listed}; add <name>.png as 16-bit PNG{hint}"
+    hint = ", or leave those images out with skip_bad (--skip-bad)" if some else ""
+    return f"no depth in {folder} for {short_list(missing)}; add <name>.png as 16-bit PNG{hint}"
 
 
 def _read_units(path: Path) -> float:

@@ -1,0 +1,42 @@
+"""What processes started by tests of several devices do; imported by name there."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tiekd_ros.distillation.global_batch import (
+    batch_count,
+    batch_sum,
+    masked_mean,
+    shared_batches,
+)
+from tiekd_ros.errors import TiekdError
+
+
+def some_loss(x: torch.Tensor) -> torch.Tensor:
+    """Return a loss of a batch that is a mean over its known values and a function of its sum."""
+    return masked_mean(x.nan_to_num() ** 2, x.isfinite()) + batch_sum(x.nan_to_num().sum()).sin()
+
+
+def add_up(parts: list[list[float]]) -> dict[str, Any]:
+    """Compute a loss of a shared batch; return the averaged gradients of both processes."""
+    x = torch.tensor(parts[int(os.environ["RANK"])], requires_grad=True)
+    with shared_batches():
+        some_loss(x).backward()
+        count = int(batch_count(x.isfinite()))
+    assert x.grad is not None
+    gradients = [torch.zeros_like(x.grad) for _ in parts]
+    dist.all_gather(gradients, x.grad)
+    return {"count": count, "gradients": [(g / len(parts)).tolist() for g in gradients]}
+
+
+def fail_in_second(_argument: None) -> dict[str, Any]:
+    """Raise in one process while the other waits for it."""
+    if os.environ["RANK"] == "1":
+        raise TiekdError("0002.png is no PNG")
+    dist.barrier()
+    return {}

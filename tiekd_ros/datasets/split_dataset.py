@@ -1,0 +1,256 @@
+"""What KITTI and NYU have in common: a split file names images, depth and focal lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiekd_ros.camera import Intrinsics
+from tiekd_ros.datasets.calibration import plausible
+from tiekd_ros.datasets.errors import DatasetError
+from tiekd_ros.datasets.items import DepthItem, SkipReport
+from tiekd_ros.datasets.map_format import TEACHER_FOLDER, MapFormat
+from tiekd_ros.datasets.options import ReadOptions
+from tiekd_ros.datasets.splits import SplitEntry, find_split, read_split
+from tiekd_ros.errors import BadDepthError, BadImageError
+from tiekd_ros.images import DepthMap, RgbImage, decode_depth_png, decode_image
+
+_LISTED = 3
+
+
+@dataclass(frozen=True)
+class EntryFiles:
+    """One line of a split file, and its files where they were asked for."""
+
+    entry: SplitEntry
+    image: Path
+    truth: Path | None
+    teacher: Path | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a layout keeps things, relative to the data set's folder, and in which units."""
+
+    kind: str
+    image_roots: tuple[str, ...]
+    depth_roots: tuple[str, ...]
+    depth_units_per_m: float
+    map_format: MapFormat
+    splits: dict[str, tuple[str, ...]]
+    """Usual names of split files, by subset."""
+    example: str
+    """An image's usual path, for messages."""
+
+
+class SplitDataset:
+    """A data set whose items a split file names; base of the readers of one layout each.
+
+    Items are sorted by image path. Lines whose depth is `None` are dropped and counted in
+    `report.without_truth`.
+
+    Raises:
+        DatasetError: folder, split file or files of its entries are missing (with
+            `options.skip_bad`, entries without their files are listed instead).
+    """
+
+    layout: Layout
+
+    def __init__(self, path: str | Path, options: ReadOptions | None = None) -> None:
+        """Read the split file and look for each entry's files; opens no image."""
+        self.path = Path(path).expanduser()
+        self.options = options or ReadOptions()
+        self.report = SkipReport()
+        if not self.path.is_dir():
+            what = "is a file, not a folder" if self.path.exists() else "does not exist"
+            raise DatasetError(f"{self.path} {what}; give the folder of a {self.kind} data set")
+        usual = self.layout.splits[self.options.subset]
+        self.split = find_split(self.path, self.options.split, usual)
+        self._roots = {
+            "image": self._present(self.layout.image_roots),
+            "depth": self._present(self.layout.depth_roots),
+        }
+        self._files = self._resolve(read_split(self.split))
+        self.names: list[str] = [files.entry.image for files in self._files]
+
+    @property
+    def kind(self) -> str:
+        """The layout's name."""
+        return self.layout.kind
+
+    @property
+    def map_format(self) -> MapFormat:
+        """How teacher maps are stored in this layout."""
+        return self.layout.map_format
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self._files)
+
+    def item(self, index: int) -> DepthItem:
+        """Read one item.
+
+        Raises:
+            DatasetError: a file is damaged, or sizes or intrinsics do not fit the image.
+        """
+        files = self._files[index]
+        image, intrinsics = self._image(files)
+        size = image.shape[:2]
+        truth = None if files.truth is None else self._truth(files.truth, files.image, size)
+        image, truth, intrinsics = self._cropped(files.image, image, truth, intrinsics)
+        teacher = None
+        if files.teacher is not None:
+            teacher = self._teacher(files, (size[0], size[1]), (image.shape[0], image.shape[1]))
+        return DepthItem(files.entry.image, image, truth, teacher, intrinsics)
+
+    def view(self, index: int) -> tuple[RgbImage, Intrinsics | None]:
+        """Read one image, cropped like the layout's teacher maps, and its intrinsics."""
+        files = self._files[index]
+        image, intrinsics = self._image(files)
+        image, _, intrinsics = self._cropped(files.image, image, None, intrinsics)
+        return image, intrinsics
+
+    def stamps_ns(self, rate_hz: float) -> list[int]:
+        """Return index / rate in nanoseconds: the split's images are no sequence."""
+        return [round(index * 1e9 / rate_hz) for index in range(len(self))]
+
+    def teacher_file(self, index: int) -> str:
+        """Return the name of an item's map in a folder of teacher maps."""
+        return self._teacher_names(self._files[index].entry)[0]
+
+    def _teacher_names(self, entry: SplitEntry) -> Sequence[str]:
+        """Return the names that an entry's teacher map may have, the one to write first."""
+        return (Path(entry.image.replace("/", "_")).with_suffix(".png").name,)
+
+    def _cropped(
+        self, path: Path, image: RgbImage, truth: DepthMap | None, intrinsics: Intrinsics
+    ) -> tuple[RgbImage, DepthMap | None, Intrinsics]:
+        """Cut an item to the layout's evaluation size; the base does nothing."""
+        return image, truth, intrinsics
+
+    def _teacher(
+        self, files: EntryFiles, full: tuple[int, int], shape: tuple[int, int]
+    ) -> DepthMap:
+        """Read a teacher map for an item of `shape` that was cut from an image of `full`."""
+        assert files.teacher is not None
+        teacher = self.map_format.read(files.teacher)
+        if teacher.shape != shape:
+            raise _size_error(files.teacher, teacher.shape, files.image, shape)
+        return teacher
+
+    def _intrinsics(self, files: EntryFiles, size: tuple[int, int]) -> Intrinsics:
+        """Return the intrinsics of a whole image of (width, height) `size`.
+
+        The split file's focal length, with the principal point in the image's middle.
+        """
+        focal, (width, height) = files.entry.focal, size
+        if focal is None:
+            raise DatasetError(
+                f"{self.split}: {files.entry.image} has no focal length; write it as third word"
+            )
+        matrix = (focal, 0, (width - 1) / 2, 0, focal, (height - 1) / 2, 0, 0, 1)
+        return plausible(f"{self.split}, focal of {files.entry.image}", matrix, size)
+
+    def _image(self, files: EntryFiles) -> tuple[RgbImage, Intrinsics]:
+        try:
+            image = decode_image(files.image.read_bytes())
+        except OSError as error:
+            raise DatasetError(f"cannot read {files.image}: {error.strerror}") from error
+        except BadImageError as error:
+            raise DatasetError(f"{files.image}: {error}; replace the file") from error
+        return image, self._intrinsics(files, (image.shape[1], image.shape[0]))
+
+    def _truth(self, path: Path, image: Path, size: tuple[int, ...]) -> DepthMap:
+        try:
+            truth = decode_depth_png(path.read_bytes(), self.layout.depth_units_per_m)
+        except OSError as error:
+            raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+        except BadDepthError as error:
+            raise DatasetError(f"{path}: {error}") from error
+        if truth.shape != size:
+            raise _size_error(path, truth.shape, image, size)
+        return truth
+
+    def _present(self, names: Sequence[str]) -> list[Path]:
+        return [folder for folder in (self.path / name for name in names) if folder.is_dir()]
+
+    def _find(self, what: str, relative: str) -> Path | None:
+        for root in self._roots[what]:
+            if (root / relative).is_file():
+                return root / relative
+        return None
+
+    def _resolve(self, entries: Sequence[SplitEntry]) -> list[EntryFiles]:
+        found: list[EntryFiles] = []
+        missing: dict[str, list[str]] = {"image": [], "depth": [], "teacher": []}
+        for entry in entries:
+            if entry.depth is None:
+                self.report.without_truth.append(entry.image)
+                continue
+            files = self._files_of(entry, missing)
+            if files is not None:
+                found.append(files)
+        for what, names in missing.items():
+            for name in names:
+                self.report.add(name, f"its {what} file is missing: {self._expected(what)}")
+        if not found or (self.report.bad and not self.options.skip_bad):
+            raise DatasetError(self._complaint(len(entries), missing))
+        return found
+
+    def _files_of(self, entry: SplitEntry, missing: dict[str, list[str]]) -> EntryFiles | None:
+        assert entry.depth is not None
+        image = self._find("image", entry.image)
+        truth = self._find("depth", entry.depth) if self.options.truth else None
+        teacher = None
+        if image is None:
+            missing["image"].append(entry.image)
+        elif self.options.truth and truth is None:
+            missing["depth"].append(entry.depth)
+        elif self.options.teacher:
+            names = self._teacher_names(entry)
+            maps = [self.teacher_folder / name for name in names]
+            teacher = next((path for path in maps if path.is_file()), None)
+            if teacher is None:
+                missing["teacher"].append(names[0])
+        wanted_teacher = self.options.teacher and teacher is None
+        if image is None or (self.options.truth and truth is None) or wanted_teacher:
+            return None
+        return EntryFiles(entry, image, truth, teacher)
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where the teacher maps lie, whether or not they are there."""
+        return self.options.teacher_maps or self.path / TEACHER_FOLDER
+
+    def _expected(self, what: str) -> str:
+        if what == "teacher":
+            return f"expected in {self.teacher_folder}; make it with `tiekd label`"
+        roots = ", ".join(str(root) for root in self._roots[what]) or "no such folder"
+        return f"expected in {roots}"
+
+    def _complaint(self, count: int, missing: dict[str, list[str]]) -> str:
+        parts = [
+            f"{len(names)} of {count} entries of {self.split} have no {what} file (such as "
+            f"{', '.join(names[:_LISTED])}): {self._expected(what)}"
+            for what, names in missing.items()
+            if names
+        ]
+        if not parts:
+            return f"{self.split}: every line says None for depth; nothing is left to read"
+        if len(missing["image"]) + len(self.report.without_truth) == count:
+            there = sorted(p.name for p in self.path.iterdir())[:8]
+            return (
+                f"{self.path} is not laid out as {self.kind}: {parts[0]}. Expected is "
+                f"{self.path / self.layout.example}; there is {', '.join(there) or 'nothing'}"
+            )
+        return "; ".join(parts) + "; or leave those out with skip_bad (--skip-bad)"
+
+
+def _size_error(
+    path: Path, shape: Sequence[int], image: Path, wanted: Sequence[int]
+) -> DatasetError:
+    return DatasetError(
+        f"{path} is {shape[1]}x{shape[0]}, expected {wanted[1]}x{wanted[0]} as {image}: they do "
+        "not show the same view; check that both come from the same data set and crop"
+    )
