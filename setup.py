@@ -34,6 +34,9 @@ CORE = [
 # Run, train and evaluate students.
 STUDENT = ["torch>=2.1", "safetensors>=0.4"]
 
+# Train offline on data sets: several GPUs, curves. Neither nodes nor rounds import these.
+TRAIN = [*STUDENT, "accelerate>=1.0", "tensorboard>=2.10"]
+
 # The teacher's wire, both ends: client and stubs come from tritonclient, the server from grpcio.
 TEACHER = ["grpcio>=1.50", "tritonclient[grpc]>=2.40"]
 
@@ -48,6 +51,9 @@ ROS = [
     "ros-std-msgs==5.5.1",
     "ros-std-srvs==5.5.1",
 ]
+
+# Figures of the documentation.
+DOCS = ["matplotlib>=3.5"]
 
 TEST = ["pytest>=7", "pytest-timeout>=2.1"]
 LINT = ["ruff>=0.17", "mypy>=2"]
@@ -78,7 +84,7 @@ setup(
     maintainer="tiekd_ros maintainers",
     maintainer_email="maintainers@tiekd-ros.example.org",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["py.typed"]},
+    package_data={NAME: ["py.typed"], f"{NAME}.student": ["base/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -92,9 +98,10 @@ setup(
     extras_require={
         "student": STUDENT,
         "teacher": TEACHER,
-        "train": STUDENT,
+        "train": TRAIN,
         "robot": STUDENT + TEACHER,
         "ros": ROS,
+        "docs": DOCS,
         "test": TEST,
         "lint": LINT,
     },

@@ -15,12 +15,10 @@ from tiekd_ros.images import DepthMap, RgbImage
 from tiekd_ros.settings import Settings, setting
 from tiekd_ros.worlds.furnish import furnish
 from tiekd_ros.worlds.materials import make_materials
+from tiekd_ros.worlds.painter import Painter
 from tiekd_ros.worlds.path import CameraPath
 from tiekd_ros.worlds.plan import make_plan
-from tiekd_ros.worlds.raster import Candidates, Ids, candidates, rasterise
 from tiekd_ros.worlds.scene import assemble
-from tiekd_ros.worlds.shading import Shader, shade
-from tiekd_ros.worlds.visibility import Portals
 
 _HALF_VIEW_RAD = math.radians(75.0) / 2
 _MAX_SIDE = 4096
@@ -81,7 +79,7 @@ class IndoorWorld:
         rooms = sum(cell.kind != "doorway" for cell in self._plan.cells)
         materials = make_materials(paint_rng, rooms)
         self._scene = assemble(self._plan, boxes, materials, lay_rng)
-        self._portals = Portals.of(self._plan)
+        self._painter = Painter(self._plan, self._scene)
 
     @staticmethod
     def default_intrinsics(width: int, height: int) -> Intrinsics:
@@ -112,21 +110,8 @@ class IndoorWorld:
         width, height = _checked_size(width, height)
         camera = intrinsics or self.default_intrinsics(width, height)
         pose = self.pose(time_ns)
-        seen = self._candidates(pose, camera, width, height)
-        shown = rasterise(seen, width, height)
-        depth = _depth(seen, shown)
-        shader = Shader.of(self._scene, seen, math.sqrt(camera.fx * camera.fy))
-        image = self._exposed(shade(shader, shown), operator.index(time_ns))
-        return View(image, depth, pose)
-
-    def _candidates(
-        self, pose: npt.NDArray[np.float64], camera: Intrinsics, width: int, height: int
-    ) -> Candidates:
-        to_camera: npt.NDArray[np.float64] = np.linalg.inv(pose).astype(np.float64)
-        full = (-0.5, -0.5, width - 0.5, height - 0.5)
-        start = self._plan.cell_at(pose[:3, 3])
-        cells = self._portals.visible_cells(start, to_camera, camera.matrix(), full)
-        return candidates(self._scene, to_camera, camera.matrix(), cells, full)
+        linear, depth = self._painter.paint(pose, camera, width, height)
+        return View(self._exposed(linear, operator.index(time_ns)), depth, pose)
 
     def _exposed(self, linear: npt.NDArray[np.float32], time_ns: int) -> RgbImage:
         if self.settings.noise > 0:
@@ -137,16 +122,6 @@ class IndoorWorld:
         linear += np.float32(0.5)
         image: RgbImage = linear.astype(np.uint8)
         return image
-
-
-def _depth(seen: Candidates, shown: Ids) -> DepthMap:
-    """Return the depth (H, W) at the pixels' centres, computed in double precision."""
-    center = shown[1::2, 1::2]
-    form = seen.forms[:, 2][center]  # (H, W, 3)
-    height, width = center.shape
-    inverse_z = form[..., 0] * np.arange(width) + form[..., 2]
-    inverse_z += form[..., 1] * np.arange(height)[:, None]
-    return (1 / inverse_z).astype(np.float32)
 
 
 def _checked_size(width: int, height: int) -> tuple[int, int]:

@@ -51,16 +51,7 @@ class CameraPath:
         pitch += 0.012 * np.sin(29 * turn + sway[4])
         roll = 0.022 * np.sin(17 * turn + sway[5])
 
-        flat = np.cos(pitch)
-        forward = np.array([np.cos(yaw) * flat, np.sin(yaw) * flat, np.sin(pitch)])
-        level = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
-        below = np.cross(forward, level)
-        pose = np.eye(4)
-        pose[:3, 0] = np.cos(roll) * level + np.sin(roll) * below
-        pose[:3, 1] = np.cos(roll) * below - np.sin(roll) * level
-        pose[:3, 2] = forward
-        pose[:3, 3] = self.position(phase)
-        return pose
+        return look(self.position(phase), float(yaw), float(pitch), float(roll))
 
     def _evaluate(self, series: _Series, phase: float) -> complex:
         return complex(np.sum(series * np.exp(2j * np.pi * phase * self._order)))
@@ -75,6 +66,23 @@ class CameraPath:
         winding = round((heading[-1] + closing - heading[0]) / (2 * np.pi))
         rest = heading - 2 * np.pi * winding * phases
         return winding, _filtered(rest, _HEADING_M / self.length_m)
+
+
+def look(position: Floats, yaw: float, pitch: float, roll: float) -> Floats:
+    """Return the 4x4 camera-to-world matrix of a camera (3,) that looks along yaw and pitch.
+
+    Radians: yaw about z from east to north, pitch up, roll about the optical axis.
+    """
+    flat = np.cos(pitch)
+    forward = np.array([np.cos(yaw) * flat, np.sin(yaw) * flat, np.sin(pitch)])
+    level = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
+    below = np.cross(forward, level)
+    pose = np.eye(4)
+    pose[:3, 0] = np.cos(roll) * level + np.sin(roll) * below
+    pose[:3, 1] = np.cos(roll) * below - np.sin(roll) * level
+    pose[:3, 2] = forward
+    pose[:3, 3] = position
+    return pose
 
 
 def _resample(route: Floats) -> tuple[Floats, float]:

@@ -52,9 +52,10 @@ def assemble(
     boxes: Sequence[Box],
     materials: dict[str, Material],
     rng: np.random.Generator,
+    loose: Sequence[Quad] = (),
 ) -> Scene:
-    """Build the scene of a furnished plan."""
-    quads = building_quads(plan)
+    """Build the scene of a furnished plan; `loose` rectangles belong to no box."""
+    quads = [*building_quads(plan), *loose]
     for body, box in enumerate(boxes):
         quads += box_quads(box, body)
     origin = np.array([q.origin for q in quads])

@@ -1,0 +1,288 @@
+"""Trains the base student; whatever moment it is stopped at, its last snapshot is usable."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from base_views import StoredView, load_world, render_worlds, world_file
+from torch import Tensor
+
+from tiekd_ros.distillation.batch_norms import average_batch_norms
+from tiekd_ros.distillation.gate import score_best_constant, score_student
+from tiekd_ros.distillation.losses import DistillationLoss, LossSettings
+from tiekd_ros.distillation.samples import AugmentSettings, Sample, augment, quarter_depth
+from tiekd_ros.distillation.stepping import BadSteps, Stepper
+from tiekd_ros.student import (
+    DepthBins,
+    InputSize,
+    Student,
+    StudentCard,
+    TorchRuntime,
+    build_network,
+    normalise,
+    save_student,
+    to_channels_last,
+)
+from tiekd_ros.student.card import BASE
+from tiekd_ros.worlds.randomised import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM
+
+CANONICAL_FOCAL_PX = 160.0
+BINS = DepthBins(count=257, min_depth_m=0.1, max_depth_m=12.0)
+SIZE = InputSize(height=160, width=224)
+SIZES = ((InputSize(height=96, width=128), 12), (SIZE, 4), (InputSize(height=224, width=320), 2))
+"""Input sizes with the images of a step: a step costs about the same time at each."""
+FIRST_SHARES, LAST_SHARES = (0.7, 0.25, 0.05), (0.15, 0.55, 0.3)
+"""How often each size is drawn at the start and at the end: small pictures teach much early."""
+AUGMENT = AugmentSettings(flip=0.5, zoom=1.25, brightness=0.2, gamma=0.2, colour=0.1)
+LOSS = LossSettings()
+
+HELD_OUT_WORLDS, HELD_OUT_VIEWS = 12, 8
+FEWEST_WORLDS = 12  # training starts when so many are there
+WARM_UP = 0.04
+AVERAGE = 0.998  # of the weights, a step: about the last 500 steps
+SNAPSHOT_EVERY_S = 300.0
+CLIP_NORM = 10.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one run is asked to do."""
+
+    minutes: float
+    worlds: int
+    views: int
+    seed: int
+    output: Path
+    cache: Path
+    rate: float = 4e-3
+    weight_decay: float = 0.02
+
+    @property
+    def seeds(self) -> list[int]:
+        """World seeds to train on."""
+        return [TRAINING_SEEDS_FROM + i for i in range(self.worlds)]
+
+
+def render_all(cache: Path, seeds: list[int], views: int) -> None:
+    """Render the held-out worlds, then the training worlds: the body of a process of its own."""
+    cv2.setNumThreads(1)
+    held = [HELD_OUT_SEEDS_FROM + i for i in range(HELD_OUT_WORLDS)]
+    render_worlds(cache, held, HELD_OUT_VIEWS)
+    render_worlds(cache, seeds, views)
+
+
+def make(recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Render worlds and train on them meanwhile; write snapshots into the output folder."""
+    recipe.cache.mkdir(parents=True, exist_ok=True)
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=render_all, args=(recipe.cache, recipe.seeds, recipe.views), daemon=True
+    )
+    process.start()
+    try:
+        _Run(recipe, process.is_alive, say).train()
+    finally:
+        process.terminate()
+        process.join()
+
+
+class _Pool:
+    """The training views that have been rendered so far."""
+
+    def __init__(self, recipe: Recipe, is_rendering: Callable[[], bool]) -> None:
+        self._missing = [world_file(recipe.cache, s) for s in recipe.seeds]
+        self._is_rendering = is_rendering
+        self.views: list[StoredView] = []
+        self.worlds = 0
+
+    def refresh(self) -> None:
+        """Take in what is there by now."""
+        there = [p for p in self._missing if p.exists()]
+        for path in there:
+            self.views += load_world(path)
+        self.worlds += len(there)
+        self._missing = [p for p in self._missing if p not in there]
+
+    def wait_for(self, number: int) -> None:
+        """Wait until so many worlds are there."""
+        while self.worlds < number and self._missing:
+            alive = self._is_rendering()  # asked first: what it wrote last must be seen
+            self.refresh()
+            if self.worlds < number and not alive and self._missing:
+                raise SystemExit("the rendering process ended early; see its message above")
+            time.sleep(0.2)
+
+
+class _Run:
+    def __init__(
+        self, recipe: Recipe, is_rendering: Callable[[], bool], say: Callable[[str], None]
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self._recipe, self._say = recipe, say
+        self._rng = np.random.default_rng(recipe.seed)
+        self._pool = _Pool(recipe, is_rendering)
+        self._pool.wait_for(min(FEWEST_WORLDS, recipe.worlds))
+        self._held_out = _held_out(recipe.cache)
+        card = StudentCard(bins=BINS, input_size=SIZE, target=LOSS.target_width)
+        self._network = build_network(card.architecture, BINS)
+        to_channels_last(self._network)
+        self._average = copy.deepcopy(self._network)
+        objective = DistillationLoss(BINS, LOSS)
+        optimizer = torch.optim.AdamW(
+            self._network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay
+        )
+        self._stepper = Stepper(
+            self._network,
+            optimizer,
+            lambda raw, depth: objective(self._network.output(raw), depth),
+            clip_norm=CLIP_NORM,
+            frozen=False,
+        )
+        self._bad = BadSteps()
+        self._step, self._start = 0, time.monotonic()
+        self._recent: list[tuple[float, float]] = []
+
+    def train(self) -> None:
+        """Train for the minutes given, then write the last snapshot."""
+        self._start_from_histogram()
+        self._start = time.monotonic()
+        snapshot_at, said_at = SNAPSHOT_EVERY_S, 0.0
+        while (elapsed := time.monotonic() - self._start) < 60 * self._recipe.minutes:
+            self._train_step(elapsed / (60 * self._recipe.minutes))
+            if self._step % 50 == 0:
+                self._pool.refresh()
+            if elapsed >= said_at:
+                self._report(elapsed)
+                said_at = elapsed + 30
+            if elapsed >= snapshot_at:
+                self._snapshot(elapsed, is_last=False)
+                snapshot_at = time.monotonic() - self._start + SNAPSHOT_EVERY_S
+        self._snapshot(time.monotonic() - self._start, is_last=True)
+
+    def _train_step(self, done: float) -> None:
+        did = self._stepper.step(*self._draw(done), self._rate(done))
+        self._step += 1
+        if did is None:
+            self._bad.bad(self._step)
+            return
+        self._bad.good()
+        self._recent.append((did.parts.kl.item(), did.parts.ssim.item()))
+        share = min(AVERAGE, self._step / (self._step + 10))
+        with torch.no_grad():
+            for mean, new in zip(
+                self._average.parameters(), self._network.parameters(), strict=True
+            ):
+                mean.lerp_(new, 1 - share)
+
+    def _rate(self, done: float) -> float:
+        if done < WARM_UP:
+            return self._recipe.rate * (0.1 + 0.9 * done / WARM_UP)
+        falling = (done - WARM_UP) / (1 - WARM_UP)
+        return self._recipe.rate * max(0.5 * (1 + math.cos(math.pi * falling)), 2e-3)
+
+    def _draw(self, done: float) -> tuple[Tensor, Tensor]:
+        shares = (1 - done) * np.array(FIRST_SHARES) + done * np.array(LAST_SHARES)
+        size, batch = SIZES[int(self._rng.choice(len(SIZES), p=shares))]
+        chosen = self._rng.integers(len(self._pool.views), size=batch)
+        samples = [
+            augment(
+                self._pool.views[i].canonical(size, SIZE, CANONICAL_FOCAL_PX), AUGMENT, self._rng
+            )
+            for i in chosen
+        ]
+        return _tensors(samples)
+
+    def _start_from_histogram(self) -> None:
+        depth = np.concatenate([self._draw(0.5)[1].numpy().ravel() for _ in range(30)])
+        counts, _ = np.histogram(depth[np.isfinite(depth)], bins=BINS.edges().numpy())
+        shares = torch.from_numpy((counts + 1e-3 * counts.sum()) / counts.sum())
+        for network in (self._network, self._average):
+            network.start_from_histogram(shares)
+
+    def _report(self, elapsed: float) -> None:
+        kl, ssim = np.mean(self._recent[-100:], axis=0) if self._recent else (math.nan, math.nan)
+        self._say(
+            f"{elapsed / 60:6.1f} min  step {self._step:6d}  worlds {self._pool.worlds:4d}  "
+            f"kl {kl:.3f}  ssim {ssim:.3f}"
+        )
+
+    @torch.no_grad()
+    def _snapshot(self, elapsed: float, *, is_last: bool) -> None:
+        """Write the averaged weights, their batch norms measured anew, with their score."""
+        network = copy.deepcopy(self._average)
+        batches = 100 if is_last else 30
+        average_batch_norms(network, (self._draw(1.0)[0] for _ in range(batches)))
+        network.eval()
+        card = self._card(elapsed, is_last)
+        student = Student(card, network)
+        scores = score(student, self._held_out)
+        save_student(self._recipe.output, Student(replace(card, scores=scores), network))
+        self._say(f"snapshot {elapsed / 60:.1f} min: {json.dumps(scores['held_out_worlds'])}")
+
+    def _card(self, elapsed: float, is_last: bool) -> StudentCard:
+        recipe = self._recipe
+        training: dict[str, Any] = {
+            "script": "benchmarks/base_student.py make",
+            "canonical_focal_px": CANONICAL_FOCAL_PX,
+            "world_seeds": [recipe.seeds[0], recipe.seeds[0] + self._pool.worlds - 1],
+            "worlds": self._pool.worlds,
+            "views": len(self._pool.views),
+            "steps": self._step,
+            "batches": [[size.height, size.width, batch] for size, batch in SIZES],
+            "minutes": round(elapsed / 60, 1),
+            "complete": is_last,
+            "seed": recipe.seed,
+            "peak_rate": recipe.rate,
+            "threads": torch.get_num_threads(),
+        }
+        return StudentCard(
+            bins=BINS,
+            input_size=SIZE,
+            target=LOSS.target_width,
+            focal_px=(CANONICAL_FOCAL_PX, CANONICAL_FOCAL_PX),
+            version="base",
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            status=BASE,
+            reason=(
+                "a start for distillation, trained on synthetic rooms; no depth model for the "
+                "real world, and never live before a round's gate has passed what came of it"
+            ),
+            teacher="exact depth of synthetic worlds",
+            frames={"train": len(self._pool.views), "held_out": len(self._held_out)},
+            training=training,
+        )
+
+
+def score(student: Student, held_out: list[Sample]) -> dict[str, Any]:
+    """Return the scores on the held-out worlds, and those of the best constant depth."""
+    found = score_student(TorchRuntime(student), held_out, BINS)
+    constant = score_best_constant(held_out, BINS)
+    names = ("abs_rel", "rmse", "a1")
+    return {
+        "held_out_worlds": {n: round(getattr(found, n), 4) for n in names},
+        "best_constant": {n: round(getattr(constant, n), 4) for n in names},
+    }
+
+
+def _held_out(cache: Path) -> list[Sample]:
+    paths = [world_file(cache, HELD_OUT_SEEDS_FROM + i) for i in range(HELD_OUT_WORLDS)]
+    views = [view for path in paths for view in load_world(path)]
+    return [view.canonical(SIZE, SIZE, CANONICAL_FOCAL_PX) for view in views]
+
+
+def _tensors(samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(np.stack([s.image for s in samples]))
+    depth = torch.from_numpy(np.stack([s.depth for s in samples]))
+    return normalise(images), quarter_depth(depth[:, None])
