@@ -91,7 +91,7 @@ make_dependencies() {
     say "installing the dependencies (about 2 minutes the first time; longer where torch brings CUDA) ..."
     local needed
     if [[ -z "$ros_sourced" ]]; then
-        mapfile -t needed < <(requirements robot ros test lint)
+        mapfile -t needed < <(requirements robot ros train test lint)
         pip install --constraint "$root/constraints.txt" "${needed[@]}"
         return
     fi
@@ -100,7 +100,7 @@ make_dependencies() {
     # launch_pytest does not work with pytest 8.4 and newer.
     "$venv/bin/python" -c 'import cv2, numpy, yaml' ||
         fail "apt-get install python3-opencv python3-numpy python3-yaml (or rosdep install) first"
-    mapfile -t needed < <(requirements robot test lint | grep -v '^opencv')
+    mapfile -t needed < <(requirements robot train test lint | grep -v '^opencv')
     pip install "${needed[@]}" --constraint <(
         grep -vE '^(numpy|opencv-python-headless|pyyaml|pytest)==' "$root/constraints.txt"
         "$venv/bin/python" -c 'import numpy; print(f"numpy=={numpy.__version__}\npytest<8.4")'

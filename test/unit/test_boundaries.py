@@ -22,7 +22,9 @@ ROS = {
 }  # fmt: skip
 
 LEAVES = {"__init__", "errors", "settings", "camera", "images", "state", "mailbox"}
-TOP = {"demo", "cli", "up", "supervisor", "ros_environment"}
+TOP = {
+    "demo", "cli", "cli_options", "cli_students", "offline", "up", "supervisor", "ros_environment",
+}  # fmt: skip
 MAY_IMPORT = {
     "student": set(),
     "frames": set(),
@@ -152,6 +154,13 @@ for name in {others!r}:
         ("tiekd_ros.teacher.client", "torch"),
         ("tiekd_ros.frames", "torch"),
         ("tiekd_ros.cli", "torch"),
+        ("tiekd_ros.cli", "grpc"),
+        ("tiekd_ros.datasets", "torch"),
+        ("tiekd_ros.offline.label_command", "torch"),
+        ("tiekd_ros.offline.evaluate_command", "grpc"),
+        ("tiekd_ros.offline.train_command", "torch"),
+        ("tiekd_ros.distillation.worker", "accelerate"),
+        ("tiekd_ros.distillation.worker", "tensorboard"),
     ],
 )
 def test_a_part_does_not_load_what_it_does_not_need(module, heavy):

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from tiekd_ros.distillation.losses import DistillationLoss, LossSettings, masked_ssim
-from tiekd_ros.student import DepthBins
+from tiekd_ros.distillation.paper import PublishedTarget
+from tiekd_ros.student import DepthBins, StudentOutput, TargetWidth
+from tiekd_ros.student.importing import PUBLISHED_WIDTH
 
 BINS = DepthBins(count=65, min_depth_m=0.1, max_depth_m=10.0)
 SHAPE = (14, 17)
@@ -76,11 +78,16 @@ def maps(seed: int = 0, unknown: float = 0.3) -> tuple[torch.Tensor, torch.Tenso
     return torch.tensor(logits[None]).float(), torch.tensor(depth[None, None]).float()
 
 
+def output_of(logits: torch.Tensor) -> StudentOutput:
+    expectation = (logits.softmax(1) * BINS.centres().view(1, -1, 1, 1)).sum(1, keepdim=True)
+    return StudentOutput(expectation, logits)
+
+
 @pytest.mark.parametrize("unknown", [0.0, 0.3, 0.7])
 def test_both_terms_equal_the_slow_implementation(unknown):
     settings = LossSettings(kl_weight=2.0, ssim_weight=3.0, sigma_floor_m=0.15, sigma_relative=0.05)
     logits, depth = maps(unknown=unknown)
-    parts = DistillationLoss(BINS, settings)(logits, depth)
+    parts = DistillationLoss(BINS, settings)(output_of(logits), depth)
     z, d = logits[0].double().numpy(), depth[0, 0].double().numpy()
     q = np.exp(z - z.max(0))
     q /= q.sum(0)
@@ -104,7 +111,7 @@ def test_unknown_pixels_get_no_gradient():
     logits, depth = maps()
     logits.requires_grad_()
     loss = DistillationLoss(BINS, LossSettings())
-    loss(logits, depth).total.backward()
+    loss(output_of(logits), depth).total.backward()
     valid = loss.target.valid(depth)[0, 0]
     strength = logits.grad[0].abs().sum(0)
     assert strength[~valid].max() == 0
@@ -114,7 +121,8 @@ def test_unknown_pixels_get_no_gradient():
 @pytest.mark.parametrize("value", [math.nan, 0.0, 50.0, math.inf])
 def test_a_batch_without_a_valid_pixel_gives_zero_and_a_finite_gradient(value):
     logits = maps()[0].requires_grad_()
-    parts = DistillationLoss(BINS, LossSettings())(logits, torch.full((1, 1, *SHAPE), value))
+    depth = torch.full((1, 1, *SHAPE), value)
+    parts = DistillationLoss(BINS, LossSettings())(output_of(logits), depth)
     parts.total.backward()
     assert parts.total.item() == parts.kl.item() == 0
     assert parts.ssim.item() == 1
@@ -126,7 +134,7 @@ def test_a_student_that_says_what_the_teacher_says_has_no_loss():
     depth = depth.nan_to_num(posinf=5.0).clamp(1.0, 9.0)
     loss = DistillationLoss(BINS, LossSettings(sigma_floor_m=0.2))
     logits = loss.target.probabilities(depth).clamp_min(1e-30).log()
-    parts = loss(logits, depth)
+    parts = loss(output_of(logits), depth)
     assert parts.kl.item() == pytest.approx(0, abs=1e-4)
     assert parts.ssim.item() == pytest.approx(1, abs=1e-3)
 
@@ -165,3 +173,21 @@ def test_pixels_among_mostly_unknown_ones_do_not_count():
     valid = torch.zeros(1, 1, 24, 24, dtype=bool)
     valid[..., 12, 12] = True
     assert masked_ssim(a, b, valid).item() == 1
+
+
+@pytest.mark.parametrize("sigma_m", [0.15, 0.5, 0.8])
+def test_the_taught_width_is_that_of_the_objectives_own_target(sigma_m):
+    bins = DepthBins(4001, 1e-3, 40.0)
+    depth = torch.full((1, 1, 1, 1), 20.0)
+    target = PublishedTarget(bins, sigma_m).probabilities(depth)[0, :, 0, 0].double()
+    std = (target * (bins.centres().double() - 20.0) ** 2).sum().sqrt().item()
+    for objective in ("paper", "paper-dpm"):
+        width = LossSettings(objective=objective, paper_sigma_m=sigma_m).target_width
+        assert (width.floor_m, width.relative) == (pytest.approx(std, rel=0.01), 0.0)
+    own = LossSettings(paper_sigma_m=sigma_m, sigma_floor_m=0.1, sigma_relative=0.02).target_width
+    assert own == TargetWidth(0.1, 0.02)
+
+
+def test_an_import_and_a_student_taught_as_published_have_one_width():
+    taught = LossSettings(objective="paper").target_width
+    assert taught.floor_m == pytest.approx(PUBLISHED_WIDTH.floor_m, abs=0.01)

@@ -16,6 +16,7 @@ from helpers.students import small_student
 from tiekd_ros.distillation.replay import RoundRefusedError
 from tiekd_ros.distillation.round import run_round
 from tiekd_ros.frames import FrameStore
+from tiekd_ros.images import encode_depth_png
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import CheckpointError, DepthBins, Student, StudentCard, StudentRegistry
 
@@ -77,6 +78,29 @@ def test_a_second_student_inherits_its_shape_and_is_judged_against_the_first(sta
     one, other = before.network.state_dict(), after.network.state_dict()
     assert torch.equal(one[statistics], other[statistics])
     assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_a_student_taught_as_published_says_the_published_width(state, live):
+    result = run(state, loss={"objective": "paper", "sigma_relative": 0.08})
+    target = live.load(result["version"]).card.target
+    assert (round(target.floor_m, 1), target.relative) == (2.3, 0.0)
+
+
+@pytest.mark.parametrize(("objective", "warned"), [("mse", True), ("si", False)])
+def test_unknown_depth_that_would_be_taken_for_zero_is_told(state, live, objective, warned):
+    with FrameStore(state.frames) as store:
+        first = store.labelled_ids("train")[0]
+    hole = np.full((SIZE.height, SIZE.width), 2.0, np.float32)
+    hole[:7] = np.nan
+    png = encode_depth_png(hole)
+    with closing(sqlite3.connect(state.frames)) as connection, connection:
+        connection.execute("UPDATE labels SET depth = ? WHERE frame_id = ?", (png, first))
+    warnings = [e["message"] for e in events_of(state, loss={"objective": objective})
+                if e["event"] == "warning"]  # fmt: skip
+    assert len(warnings) == warned
+    if warned:
+        assert "'mse' takes unknown depth for 0 m" in warnings[0]
+        assert "loss.objective tiekd leaves it out" in warnings[0]
 
 
 def test_the_incumbent_stays_as_it_is(state, live):

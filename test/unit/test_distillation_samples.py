@@ -15,8 +15,8 @@ from tiekd_ros.distillation.samples import (
     AugmentSettings,
     Sample,
     augment,
+    cell_depth,
     fit_sample,
-    quarter_depth,
 )
 from tiekd_ros.student import InputSize
 
@@ -154,6 +154,6 @@ def test_a_quarter_is_the_mean_of_what_is_known():
     depth[0, 0, :4, 4:] = 7.0
     depth[0, 0, 5, 5] = math.inf
     depth[0, 0, 6, 6] = 1.5
-    quarter = quarter_depth(depth)
+    quarter = cell_depth(depth, 4)
     expected = torch.tensor([[[[3.0, 7.0], [math.nan, 1.5]]]])
     torch.testing.assert_close(quarter, expected, equal_nan=True)

@@ -10,8 +10,10 @@ from torch import nn
 
 from helpers.frames import samples
 from tiekd_ros.distillation.losses import LossSettings
+from tiekd_ros.distillation.objectives import make_objective
 from tiekd_ros.distillation.samples import AugmentSettings, Sample
-from tiekd_ros.distillation.trainer import Trainer, TrainingError, TrainSettings
+from tiekd_ros.distillation.stepping import Stepper, TrainingError
+from tiekd_ros.distillation.trainer import Trainer, TrainSettings
 from tiekd_ros.student import DepthBins, FastStudent, normalise
 
 BINS = DepthBins(count=33)
@@ -127,6 +129,27 @@ def test_a_single_bad_step_is_skipped_and_the_training_goes_on():
     assert all(torch.isfinite(v).all() for v in student.state_dict().values())
 
 
+@pytest.mark.parametrize("poison", ["image", "gradient"])
+def test_a_skipped_step_leaves_batch_norms_as_they_were(poison):
+    student = network()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    objective = make_objective(BINS, LossSettings())
+    stepper = Stepper(
+        student, optimizer, lambda raw, d: objective(student.output(raw), d),
+        clip_norm=10.0, frozen=False,
+    )  # fmt: skip
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    depth = torch.full((2, 1, 16, 16), 2.0)
+    assert stepper.step(images, depth, 1e-3) is not None
+    before = state_of(student)
+    if poison == "image":
+        images[0, 0, 0, 0] = math.nan
+    else:
+        student.head.bias.register_hook(lambda gradient: gradient * math.inf)
+    assert stepper.step(images, depth, 1e-3) is None
+    assert same(before, state_of(student))
+
+
 def test_samples_without_any_known_depth_change_only_by_weight_decay():
     student, data = network(), small()
     for sample in data:
@@ -160,6 +183,14 @@ def test_frozen_batch_norms_keep_their_statistics():
     assert not same(before, after)
 
 
+def test_a_head_that_was_trained_is_not_replaced_by_the_labels_histogram():
+    for has_parent in (True, False):
+        student = network()
+        before = student.head.bias.detach().clone()
+        trainer_for(student, small(), has_parent=has_parent)
+        assert torch.equal(student.head.bias, before) == has_parent
+
+
 def test_averaged_statistics_are_those_of_the_training_frames():
     student, data = network(), small(8)
     trainer_for(student, data, iterations=2).run(ignore)
@@ -189,8 +220,9 @@ def test_averaged_statistics_are_those_of_the_training_frames():
         copied(images)
     for one, other in zip(norms_of(student), norms_of(copied), strict=True):
         assert one.momentum == 0.1
-        torch.testing.assert_close(one.running_mean, other.running_mean, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(one.running_var, other.running_var, rtol=1e-3, atol=1e-4)
+        # The frames come in another order: float32 noise, grown over fifty norms.
+        torch.testing.assert_close(one.running_mean, other.running_mean, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(one.running_var, other.running_var, rtol=1e-3, atol=1e-3)
 
 
 def test_the_same_seed_gives_the_same_student():

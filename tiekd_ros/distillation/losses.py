@@ -12,17 +12,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tiekd_ros.distillation.global_batch import masked_mean
+from tiekd_ros.distillation.paper.target import published_width_m
 from tiekd_ros.distillation.target import DepthTarget
 from tiekd_ros.settings import Settings, setting
-from tiekd_ros.student import DepthBins, TargetWidth
+from tiekd_ros.student import DepthBins, StudentOutput, TargetWidth
 
 _WINDOW = 11  # SSIM's window and sigma, Wang et al. 2004
 _WINDOW_SIGMA = 1.5
 
 
+DPM_OBJECTIVES = ("tiekd", "tiekd-dpm", "paper", "paper-dpm", "paper-depth")
+"""What can only be taught to a student that gives a depth probability map (DPM)."""
+OBJECTIVES = (*DPM_OBJECTIVES, "tiekd-depth", "ssim", "mse", "si", "ssim+si", "ssim+mse")
+MASKED_OBJECTIVES = ("tiekd", "tiekd-dpm", "tiekd-depth", "si")
+"""Those that leave unknown depth out; all others take it for 0 m, as published."""
+
+
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """Weights of the two terms and width of the target."""
+    """What is taught: the objective, weights of its two terms and width of the target."""
+
+    objective: str = setting(
+        "tiekd",
+        "what the student learns: the corrected TIE-KD (tiekd) or one of its terms, the published "
+        "one (paper) or one of its terms, or a response-based loss",
+        choices=OBJECTIVES,
+    )
 
     kl_weight: float = setting(1.0, "weight of the KL term", minimum=0.0, maximum=100.0)
     ssim_weight: float = setting(1.0, "weight of the SSIM term", minimum=0.0, maximum=100.0)
@@ -33,9 +49,21 @@ class LossSettings(Settings):
         0.05, "width of the target's Gaussian relative to depth", minimum=0.0, maximum=1.0
     )
 
+    paper_weight: float = setting(
+        0.1, "paper: weight of its DPM term against its depth term", minimum=0.0, maximum=10.0
+    )
+    paper_sigma_m: float = setting(
+        0.5, "paper: width of its target's Gaussian", unit="m", minimum=1e-2, maximum=10.0
+    )
+    si_weight: float = setting(
+        1.0, "si: weight of the scale-invariant loss alone", minimum=0.0, maximum=100.0
+    )
+
     @property
     def target_width(self) -> TargetWidth:
-        """The width as a student's card keeps it."""
+        """The width of the target that the objective teaches, as a student's card keeps it."""
+        if self.objective.startswith("paper"):
+            return TargetWidth(published_width_m(self.paper_sigma_m), 0.0)
         return TargetWidth(self.sigma_floor_m, self.sigma_relative)
 
 
@@ -48,30 +76,40 @@ class LossParts(NamedTuple):
 
 
 class DistillationLoss:
-    """KL(teacher DPM || student DPM) + SSIM of the expectations, over valid pixels only."""
+    """KL(teacher DPM || student DPM) + SSIM of the expectations, over valid pixels only.
+
+    Objective `tiekd`; `tiekd-dpm` and `tiekd-depth` are its terms alone.
+    """
 
     def __init__(self, bins: DepthBins, settings: LossSettings) -> None:
         self.bins = bins
         self.settings = settings
         self.target = DepthTarget(bins, settings.target_width)
-        self._centres = bins.centres().view(1, -1, 1, 1)
+        self._kl_weight = 0.0 if settings.objective == "tiekd-depth" else settings.kl_weight
+        self._ssim_weight = 0.0 if settings.objective == "tiekd-dpm" else settings.ssim_weight
 
-    def __call__(self, logits: Tensor, depth: Tensor) -> LossParts:
-        """Compare logits (B, C, h, w) with teacher depth (B, 1, h, w), NaN = unknown.
+    def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
+        """Compare a student's output with teacher depth (B, 1, h, w), NaN = unknown.
 
-        A batch without one valid pixel gives zero and no gradient.
+        A batch without one valid pixel gives zero and no gradient. A student without a DPM
+        has no KL term: 0.
         """
         valid = self.target.valid(depth)  # (B, 1, h, w)
+        kl = self._divergence(output.logits, depth, valid)
+        # Metres -> share of the range: SSIM's constants then mean what they were made for.
+        scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
+        similarity = masked_ssim(output.depth * scale, depth * scale, valid)
+        total = self._kl_weight * kl + self._ssim_weight * (1 - similarity)
+        return LossParts(total, kl, similarity)
+
+    def _divergence(self, logits: Tensor | None, depth: Tensor, valid: Tensor) -> Tensor:
+        """Return the mean KL divergence over the valid pixels, a scalar."""
+        if logits is None:
+            return depth.new_zeros(())
         log_student = logits.log_softmax(dim=1)
         teacher = self.target.probabilities(depth)
         divergence = (torch.xlogy(teacher, teacher) - teacher * log_student).sum(1, keepdim=True)
-        kl = (divergence * valid).sum() / valid.sum().clamp_min(1)
-        expected = (log_student.exp() * self._centres.to(logits)).sum(1, keepdim=True)
-        # Metres -> share of the range: SSIM's constants then mean what they were made for.
-        scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
-        similarity = masked_ssim(expected * scale, depth * scale, valid)
-        total = self.settings.kl_weight * kl + self.settings.ssim_weight * (1 - similarity)
-        return LossParts(total, kl, similarity)
+        return masked_mean(divergence, valid)
 
 
 def masked_ssim(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
@@ -104,9 +142,8 @@ def masked_ssim(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
         (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     )
     counts = valid & (weight >= 0.5 * reach)
-    total = torch.where(counts, similarity, torch.zeros_like(similarity)).sum()
-    number = counts.sum()
-    return torch.where(number > 0, total / number.clamp_min(1), torch.ones_like(total))
+    # 1 minus the mean of what is missing to 1: so it is 1 where no pixel counts.
+    return 1 - masked_mean(1 - similarity, counts)
 
 
 def _blur(maps: Tensor) -> Tensor:

@@ -65,11 +65,14 @@ def depth_metrics(
     p = predicted[valid].astype(np.float64)
     if np.isnan(p).any():
         raise BadDepthError("the predicted depth has NaN where the truth is known")
-    return _errors(p.clip(min_depth_m, max_depth_m), t)
+    return depth_errors(p.clip(min_depth_m, max_depth_m), t)
 
 
-def _errors(p: npt.NDArray[np.float64], t: npt.NDArray[np.float64]) -> DepthMetrics:
-    """Compare depths p with t, metres, both (N,) and positive; formulas of Eigen et al. 2014."""
+def depth_errors(p: npt.NDArray[np.float64], t: npt.NDArray[np.float64]) -> DepthMetrics:
+    """Compare depths p with t, metres, both (N,), N > 0 and positive; nothing is clamped.
+
+    Formulas of Eigen et al. 2014, natural logarithms but for log10.
+    """
     error = p - t
     log_error = np.log(p) - np.log(t)
     ratio = np.maximum(p / t, t / p)

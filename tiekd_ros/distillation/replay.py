@@ -13,6 +13,10 @@ from tiekd_ros.errors import TiekdError
 from tiekd_ros.images import DepthMap
 from tiekd_ros.settings import Settings, setting
 from tiekd_ros.student import DepthBins, InputSize
+from tiekd_ros.student.bins import LOG, UNIFORM
+
+BASE_START, RANDOM_START = "base", "random"
+STARTS = (BASE_START, RANDOM_START)
 
 _RANGES_M = (10.0, 20.0, 40.0, 80.0, 200.0)
 
@@ -25,6 +29,12 @@ class RoundRefusedError(TiekdError):
 class StudentSettings(Settings):
     """The shape of a first student; later ones inherit it from their parent."""
 
+    start: str = setting(
+        BASE_START,
+        "weights to start from: the base student that ships (base, trained on synthetic rooms), "
+        "or random ones",
+        choices=STARTS,
+    )
     pixels: int = setting(
         71680, "network input size; its aspect ratio is the camera's", minimum=4096, maximum=2**24
     )
@@ -38,6 +48,11 @@ class StudentSettings(Settings):
         unit="m",
         minimum=0.0,
         maximum=1000.0,
+    )
+    spacing: str = setting(
+        UNIFORM,
+        "depth bins of equal width, or of equal relative width (log)",
+        choices=(UNIFORM, LOG),
     )
 
 
@@ -108,7 +123,7 @@ def first_bins(depths: Sequence[DepthMap], settings: StudentSettings) -> DepthBi
             raise RoundRefusedError("no labelled frame has a known depth; look at the teacher")
         reach = float(np.percentile(pixels, 99.5))
         far = next((r for r in _RANGES_M if r >= reach), _RANGES_M[-1])
-    return DepthBins(count=settings.bins, min_depth_m=settings.min_depth_m, max_depth_m=far)
+    return DepthBins(settings.bins, settings.min_depth_m, far, settings.spacing)
 
 
 def first_input_size(height: int, width: int, settings: StudentSettings) -> InputSize:

@@ -16,10 +16,12 @@ from tiekd_ros.distillation.gate import (
     score_student,
 )
 from tiekd_ros.distillation.metrics import DepthMetrics
+from tiekd_ros.distillation.objectives import describe_unknown
 from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.replay import first_bins, median_focal
+from tiekd_ros.distillation.replay import RANDOM_START, median_focal
 from tiekd_ros.distillation.round_data import RoundData, RoundLoader
 from tiekd_ros.distillation.samples import Sample
+from tiekd_ros.distillation.start import first_student
 from tiekd_ros.distillation.trainer import Progress, Trainer, TrainResult
 from tiekd_ros.frames import FrameStore
 from tiekd_ros.state import StateFolder
@@ -33,9 +35,10 @@ from tiekd_ros.student import (
 )
 
 Emit = Callable[[dict[str, Any]], None]
-"""Receives an event: `event` (stage, progress, undecodable, result) and plain values."""
+"""Receives an event: `event` (stage, progress, undecodable, warning, result), plain values."""
 
 _REPORT_EVERY_S = 0.5
+_PARENT_START = "parent"
 
 
 def run_round(state: StateFolder, plan: RoundPlan, number: int, emit: Emit) -> None:
@@ -47,7 +50,7 @@ def run_round(state: StateFolder, plan: RoundPlan, number: int, emit: Emit) -> N
         state: where frames are read from and the candidate is stored.
         plan: all settings.
         number: the round's number, kept in the candidate's card.
-        emit: receives stage, progress, undecodable and result events.
+        emit: receives stage, progress, undecodable, warning and result events.
 
     Raises:
         TiekdError: too few frames, a damaged store or incumbent, training that diverges.
@@ -61,7 +64,7 @@ def run_round(state: StateFolder, plan: RoundPlan, number: int, emit: Emit) -> N
     data = _load(state, plan, incumbent, emit)
     student = _start_from(incumbent, data, plan)
     emit({"event": "stage", "stage": "training", "frames": len(data.train)})
-    result = _train(student, data, plan, incumbent is not None, emit)
+    result = _train(student, data, plan, emit)
     emit({"event": "stage", "stage": "judging", "frames": len(data.held_out)})
     verdict = _judge(student, incumbent, data.held_out, plan, emit)
     card = registry.add(
@@ -81,26 +84,26 @@ def _load(state: StateFolder, plan: RoundPlan, incumbent: Student | None, emit: 
 
 
 def _start_from(incumbent: Student | None, data: RoundData, plan: RoundPlan) -> Student:
-    """Make the student to train: a copy of the incumbent, or a fresh one."""
+    """Make the student to train: a copy of the incumbent, or a first one."""
     target = plan.loss.target_width
     if incumbent is not None:
-        card = replace(incumbent.card, target=target)
+        card = replace(incumbent.card, target=target, training={"start": _PARENT_START})
         return Student(card, copy.deepcopy(incumbent.network))
-    bins = first_bins([s.depth for s in data.train], plan.student)
-    return Student.fresh(StudentCard(bins=bins, input_size=data.size, target=target))
+    return first_student(data.train, data.size, plan.student, target)
 
 
-def _train(
-    student: Student, data: RoundData, plan: RoundPlan, has_parent: bool, emit: Emit
-) -> TrainResult:
+def _train(student: Student, data: RoundData, plan: RoundPlan, emit: Emit) -> TrainResult:
     trainer = Trainer(
         student.network,
         data.train,
         plan.train,
         loss=plan.loss,
         augmentation=plan.augment,
-        has_parent=has_parent,
+        has_parent=student.card.training["start"] != RANDOM_START,
     )
+    warning = describe_unknown(plan.loss.objective, [s.depth for s in data.train])
+    if warning:
+        emit({"event": "warning", "message": f"{warning}; loss.objective tiekd leaves it out"})
     throttled = _Throttle(emit)
 
     def report(progress: Progress) -> None:
@@ -187,5 +190,9 @@ def _final_card(
             "before": verdict.before.as_dict(),
             "after": verdict.after.as_dict(),
         },
-        training={**asdict(result), "frame_ids": data.train_ids},
+        training={
+            "start": card.training["start"],
+            **asdict(result),
+            "frame_ids": data.train_ids,
+        },
     )

@@ -214,6 +214,8 @@ class RoundRunner:
                         message = event["message"]
                     elif event["event"] == "undecodable":
                         self._reject(event["ids"])
+                    elif event["event"] == "warning":
+                        _LOG.warning("round %d: %s", record.number, event["message"])
                     else:
                         record = _updated(record, event)
                         self._change(record)

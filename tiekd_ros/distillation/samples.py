@@ -1,6 +1,6 @@
 """Training samples: frames at the network's size, augmented without lying about geometry.
 
-Shapes: Hn and Wn the network's input, h = Hn/4 and w = Wn/4.
+Shapes: B batch, Hn and Wn the network's input.
 """
 
 from __future__ import annotations
@@ -114,16 +114,24 @@ def _recolour(image: RgbImage, settings: AugmentSettings, rng: np.random.Generat
     return recoloured
 
 
-def quarter_depth(depth: Tensor) -> Tensor:
-    """Return depth at the network's output resolution: the mean of each 4x4 cell's known pixels.
+def cell_depth(depth: Tensor, cell: int) -> Tensor:
+    """Return depth at a network's output resolution: the mean of each cell's known pixels.
 
     Args:
         depth: metres, (B, 1, Hn, Wn), NaN = unknown.
+        cell: side of a cell in pixels, the network's `output_scale`; 1 changes nothing.
 
     Returns:
-        Metres, (B, 1, h, w); NaN where a cell has no known pixel.
+        Metres, (B, 1, Hn / cell, Wn / cell); NaN where a cell has no known pixel.
     """
+    if cell == 1:
+        return depth
     known = depth.isfinite()
-    total = torch.nn.functional.avg_pool2d(torch.where(known, depth, 0.0), 4)
-    share = torch.nn.functional.avg_pool2d(known.float(), 4)
+    total = torch.nn.functional.avg_pool2d(torch.where(known, depth, 0.0), cell)
+    share = torch.nn.functional.avg_pool2d(known.float(), cell)
     return total / share  # 0 / 0 = NaN: unknown stays unknown
+
+
+def quarter_depth(depth: Tensor) -> Tensor:
+    """Return depth in cells of 4x4 pixels: the output of the default student."""
+    return cell_depth(depth, 4)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tiekd_ros.student import DepthBins, TargetWidth
 
-_TABLE_SIZE = 4096  # steps of 2.4 mm over 10 m: far below a bin's width
+_STEPS_PER_BIN = 16  # of the table below
+_REACH = 10.0  # sigmas by which a centre moves at most; float32 has 1e-23 for what is left
 
 
 class DepthTarget:
@@ -26,13 +27,12 @@ class DepthTarget:
     def __init__(self, bins: DepthBins, width: TargetWidth) -> None:
         self.bins = bins
         self.width = width
-        self._floor_m = width.least_m(bins)
         self._edges = bins.edges()
-        self._centre_table = self._make_centre_table()  # (_TABLE_SIZE,)
+        self._centre_table = self._make_centre_table()  # (C * _STEPS_PER_BIN + 1,)
 
     def sigma(self, depth: Tensor) -> Tensor:
         """Return the Gaussian's standard deviation in metres at each depth."""
-        return (depth * self.width.relative).clamp_min(self._floor_m)
+        return self.width.sigma(depth, self.bins)
 
     def valid(self, depth: Tensor) -> Tensor:
         """Return where depth is known and inside the range, as bool of the same shape."""
@@ -47,7 +47,8 @@ class DepthTarget:
 
         Returns:
             Probabilities that sum to 1 over the bins, (B, C, h, w), with expectation `depth`
-            (within half a bin at the near end of the range, within 1.2 % at the far one).
+            (at the very ends of the range: within half a bin or 5 % at the near one, whichever
+            is more, and within 1.5 % at the far one).
         """
         inside = depth.nan_to_num(nan=self.bins.min_depth_m)
         inside = inside.clamp(self.bins.min_depth_m, self.bins.max_depth_m)
@@ -55,25 +56,27 @@ class DepthTarget:
 
     def _masses(self, centre: Tensor, sigma: Tensor) -> Tensor:
         edges = self._edges.to(centre).view(1, -1, 1, 1)  # (1, C + 1, 1, 1)
-        cumulative = torch.erf((edges - centre) / (sigma * math.sqrt(2.0)))
-        masses = cumulative[:, 1:] - cumulative[:, :-1]
-        return masses / masses.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        # erfc of the side where it is small: there the masses of a Gaussian whose centre lies
+        # far outside the range keep all their digits.
+        side = torch.where(centre > 0.5 * (edges[:, :1] + edges[:, -1:]), -1.0, 1.0).to(centre)
+        tail = torch.erfc((edges - centre) * side / (sigma * math.sqrt(2.0)))
+        masses = (tail[:, :-1] - tail[:, 1:]) * side
+        return masses / masses.sum(dim=1, keepdim=True).clamp_min(1e-30)
 
     def _centre(self, depth: Tensor) -> Tensor:
-        low, high = self.bins.min_depth_m, self.bins.max_depth_m
-        position = (depth - low) / (high - low) * (_TABLE_SIZE - 1)
-        left = position.floor().clamp(0, _TABLE_SIZE - 2)
         table = self._centre_table.to(depth)
+        position = self.bins.position(depth) * _STEPS_PER_BIN
+        left = position.floor().clamp(0, len(table) - 2)
         index = left.long()
         share = position - left
         return table[index] * (1 - share) + table[index + 1] * share
 
     def _make_centre_table(self) -> Tensor:
         """Invert numerically: for each depth, the centre whose expectation is that depth."""
-        low, high = self.bins.min_depth_m, self.bins.max_depth_m
-        depth = torch.linspace(low, high, _TABLE_SIZE, dtype=torch.float64).view(-1, 1, 1, 1)
+        steps = torch.arange(self.bins.count * _STEPS_PER_BIN + 1, dtype=torch.float64)
+        depth = self.bins.depth_at(steps / _STEPS_PER_BIN).view(-1, 1, 1, 1)
         sigma = self.sigma(depth)
-        below, above = depth - 4 * sigma, depth + 4 * sigma
+        below, above = depth - _REACH * sigma, depth + _REACH * sigma
         centres = self.bins.centres().double().view(1, -1, 1, 1)
         for _ in range(40):  # bisection: the expectation grows with the centre
             middle = 0.5 * (below + above)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tiekd_ros.distillation.losses import DistillationLoss, LossParts, LossSettings
-from tiekd_ros.distillation.samples import AugmentSettings, Sample, augment, quarter_depth
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.distillation.batch_norms import average_batch_norms
+from tiekd_ros.distillation.losses import LossParts, LossSettings
+from tiekd_ros.distillation.objectives import make_objective
+from tiekd_ros.distillation.samples import AugmentSettings, Sample, augment, cell_depth
+from tiekd_ros.distillation.stepping import (
+    BadSteps,
+    Stepper,
+    TrainingError,
+    warm_up_then_cosine,
+)
+from tiekd_ros.images import DepthMap
 from tiekd_ros.settings import Settings, setting
-from tiekd_ros.student import FastStudent, choose_device, normalise, to_channels_last
-
-_BAD_STEPS_IN_A_ROW = 5
-
-
-class TrainingError(TiekdError):
-    """Training cannot go on; the network is as it was after its last good step."""
+from tiekd_ros.student import StudentNetwork, choose_device, normalise, to_channels_last
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,20 @@ class TrainSettings(Settings):
     )
     batch_size: int = setting(4, "images per step", minimum=1, maximum=1024)
     learning_rate: float = setting(
-        8e-3, "peak learning rate of a student trained from scratch", minimum=1e-7, maximum=1.0
+        8e-3, "peak learning rate from random weights", minimum=1e-7, maximum=1.0
     )
     fine_tune_rate: float = setting(
-        2e-3, "peak learning rate of a student that has a parent", minimum=1e-7, maximum=1.0
+        2e-3,
+        "peak learning rate from a parent or the base student",
+        minimum=1e-7,
+        maximum=1.0,
     )
     weight_decay: float = setting(0.01, "AdamW's weight decay", minimum=0.0, maximum=1.0)
     clip_norm: float = setting(10.0, "gradients are clipped to this norm", minimum=0.0, maximum=1e6)
     batch_norm: str = setting(
         "auto",
         "batch-norm statistics: of each batch, then averaged over the frames (batch), or kept as "
-        "they are (frozen); auto = batch from scratch, frozen with a parent",
+        "they are (frozen); auto = batch from random weights, frozen from a parent or the base",
         choices=("auto", "batch", "frozen"),
     )
     threads: int = setting(
@@ -78,11 +82,21 @@ class TrainResult:
 
 
 class Trainer:
-    """Trains a network in place on samples held in memory."""
+    """Trains a network in place on samples held in memory.
+
+    Args:
+        network: what is trained.
+        samples: what it is trained on.
+        settings: budget and recipe.
+        loss: what it learns.
+        augmentation: how the samples are varied.
+        has_parent: whether it starts from trained weights: an earlier student's, or the base's.
+            If not, its head starts from the histogram of the labels.
+    """
 
     def __init__(
         self,
-        network: FastStudent,
+        network: StudentNetwork,
         samples: Sequence[Sample],
         settings: TrainSettings,
         *,
@@ -98,16 +112,23 @@ class Trainer:
         to_channels_last(self.network)
         self._samples = samples
         self._augmentation = augmentation
-        self._loss = DistillationLoss(network.bins, loss)
         self._rng = np.random.default_rng(settings.seed)
         self._peak = settings.fine_tune_rate if has_parent else settings.learning_rate
         auto = "frozen" if has_parent else "batch"
         self._frozen = (auto if settings.batch_norm == "auto" else settings.batch_norm) == "frozen"
-        self._optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             network.parameters(), lr=self._peak, weight_decay=settings.weight_decay
         )
+        self._objective = make_objective(network.bins, loss, has_dpm=network.has_dpm)
+        self._stepper = Stepper(
+            self.network,
+            optimizer,
+            self._loss,
+            clip_norm=settings.clip_norm,
+            frozen=self._frozen,
+        )
         if not has_parent:
-            self._start_from_label_histogram()
+            start_from_label_histogram(network, [s.depth for s in samples])
 
     def run(self, report: Callable[[Progress], None]) -> TrainResult:
         """Train until the budget is spent.
@@ -120,34 +141,31 @@ class Trainer:
         start = time.monotonic()
         losses: list[float] = []
         step, elapsed = 0, 0.0
-        in_a_row = 0  # steps that were skipped
+        bad = BadSteps()
         while (done := self._share_done(step, elapsed)) < 1.0:
-            parts = self._step(*self._draw_batch(), self._rate(done))
+            rate = warm_up_then_cosine(self._peak, done)
+            did = self._stepper.step(*self._draw_batch(), rate)
             step += 1
             elapsed = time.monotonic() - start
-            if parts is None:
-                in_a_row += 1
-                self._check_sane(in_a_row, step)
+            if did is None:
+                bad.bad(step)
                 continue
-            in_a_row = 0
+            bad.good()
+            parts = did.parts
             losses.append(parts.total.item())
             steps = self._expected_steps(step, elapsed)
             report(Progress(step, steps, losses[-1], parts.kl.item(), parts.ssim.item(), elapsed))
         if not losses:
             raise TrainingError("the budget ended before one step was done; give more seconds")
         if not self._frozen:
-            self._average_batch_norms()
+            average_batch_norms(self.network, self._some_batches())
         self.network.eval()
         few = max(1, len(losses) // 20)
         first, last = float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
-        return TrainResult(step, step - len(losses), time.monotonic() - start, first, last)
+        return TrainResult(step, bad.total, time.monotonic() - start, first, last)
 
-    def _check_sane(self, in_a_row: int, step: int) -> None:
-        if in_a_row >= _BAD_STEPS_IN_A_ROW:
-            raise TrainingError(
-                f"loss or gradient not finite in {in_a_row} steps in a row (step {step}); "
-                "lower learning_rate, or look at the labels"
-            )
+    def _loss(self, raw: Tensor, depth: Tensor) -> LossParts:
+        return self._objective(self.network.output(raw), depth)
 
     def _share_done(self, step: int, elapsed: float) -> float:
         by_steps = step / self.settings.iterations
@@ -158,14 +176,6 @@ class Trainer:
         done = self._share_done(step, elapsed)
         return max(step, min(self.settings.iterations, round(step / done)))
 
-    def _rate(self, done: float) -> float:
-        """One cycle (Smith 2018): up for a tenth of the budget, then down along a cosine."""
-        warm_up = 0.1
-        if done < warm_up:
-            return self._peak * (0.1 + 0.9 * done / warm_up)
-        falling = (done - warm_up) / (1 - warm_up)
-        return self._peak * max(0.5 * (1 + math.cos(math.pi * falling)), 1e-3)
-
     def _draw_batch(self) -> tuple[Tensor, Tensor]:
         chosen = self._rng.integers(len(self._samples), size=self.settings.batch_size)
         drawn = [augment(self._samples[i], self._augmentation, self._rng) for i in chosen]
@@ -174,58 +184,18 @@ class Trainer:
     def _tensors(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(np.stack([s.image for s in samples])).to(self.device)
         depth = torch.from_numpy(np.stack([s.depth for s in samples])).to(self.device)
-        return normalise(images), quarter_depth(depth[:, None])
+        return normalise(images), cell_depth(depth[:, None], self.network.output_scale)
 
-    def _step(self, images: Tensor, depth: Tensor, rate: float) -> LossParts | None:
-        """Do one optimiser step, or nothing where loss or gradient is not finite."""
-        self.network.train()
-        if self._frozen:
-            _freeze_batch_norms(self.network)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
-        parts = self._loss(self.network(images), depth)
-        if not bool(torch.isfinite(parts.total)):
-            return None
-        parts.total.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
-        if not bool(torch.isfinite(norm)):
-            return None
-        self._optimizer.step()
-        return LossParts(*(part.detach() for part in parts))
-
-    def _start_from_label_histogram(self) -> None:
-        """Set the head's bias so that the first answer is the labels' own distribution."""
-        bins = self.network.bins
-        depths = np.concatenate([s.depth[np.isfinite(s.depth)][::16] for s in self._samples])
-        edges = bins.edges().numpy()
-        counts, _ = np.histogram(depths, bins=edges)
-        smooth = (counts + 1e-3 * max(counts.sum(), 1)) / (counts.sum() + 1e-9)
-        bias = self.network.head.bias
-        assert bias is not None
-        with torch.no_grad():
-            bias.copy_(torch.from_numpy(np.log(smooth + 1e-9)))
-
-    @torch.no_grad()
-    def _average_batch_norms(self) -> None:
-        """Replace the running statistics by their average over the training frames.
-
-        Batches are small here, so an exponential average would remember the last few only.
-        """
-        norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-        self.network.train()
+    def _some_batches(self) -> Iterator[Tensor]:
         size = max(self.settings.batch_size, 8)
         some = [self._samples[i] for i in self._rng.permutation(len(self._samples))[: 16 * size]]
         for first in range(0, len(some), size):
-            self.network(self._tensors(some[first : first + size])[0])
-        for norm in norms:
-            norm.momentum = 0.1
+            yield self._tensors(some[first : first + size])[0]
 
 
-def _freeze_batch_norms(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+def start_from_label_histogram(network: StudentNetwork, depths: Sequence[DepthMap]) -> None:
+    """Set the head's bias so that the first answer is the labels' own distribution."""
+    known = np.concatenate([depth[np.isfinite(depth)][::16] for depth in depths])
+    counts, _ = np.histogram(known, bins=network.bins.edges().numpy())
+    smooth = (counts + 1e-3 * max(counts.sum(), 1)) / (counts.sum() + 1e-9)
+    network.start_from_histogram(torch.from_numpy(smooth))

@@ -1,9 +1,9 @@
 """The training process: `python -m tiekd_ros.distillation.worker --state DIR --round N`.
 
-Writes one JSON object a line to standard output: `stage`, `progress`, `undecodable`, `result`
-or `error`. It runs at low priority, and can be killed at any moment: what it stores appears
-whole or not at all. With `--with-parent` it ends when its standard input closes, that is, when
-the process that started it dies.
+Writes one JSON object a line to standard output: `stage`, `progress`, `undecodable`, `warning`,
+`result` or `error`. It runs at low priority, and can be killed at any moment: what it stores
+appears whole or not at all. With `--with-parent` it ends when its standard input closes, that
+is, when the process that started it dies.
 """
 
 from __future__ import annotations

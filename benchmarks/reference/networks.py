@@ -1,0 +1,151 @@
+"""Checks of the official networks: key lists, features, outputs and one training step.
+
+Shapes: B batch, C bins, H and W the input, h and w the head's output.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from reference.checks import EDGES, EXACT, Check, Fixture, FixtureError, Tolerance, compared, failed
+from reference.hash_weights import hash_input, hash_values, load_hash_weights
+from tiekd_ros.distillation.evaluation import flip_averaged
+from tiekd_ros.student import DepthBins, build_network
+from tiekd_ros.student.architecture import StudentNetwork
+from tiekd_ros.student.official import KITTI_BINS, REGRESSION
+
+_FEATURES = {  # channels of the backbone's outputs
+    (24, 32, 96, 320): "mobilenetv2",
+    (64, 64, 128, 256, 512): "resnet18",
+    (64, 256, 512, 1024, 2048): "resnet50",
+}
+_REGRESSION_CLASSES = 256  # rows of the DPM layer that only a regression head has
+_DEPTH_SHARE = 2.5e-5  # of the range: 2 mm on KITTI, 0.25 mm on NYU
+_MEAN_STD = Tolerance(1e-5)
+_PROBABILITY = Tolerance(1e-4)
+
+
+def encoder_of(names: list[str]) -> str:
+    """Tell which encoder has parameters of these names."""
+    if any(name.startswith("backbone.layer1.0.conv3") for name in names):
+        return "resnet50"
+    if any(name.startswith("backbone.layer1.0.conv1") for name in names):
+        return "resnet18"
+    if any(name.startswith("backbone.layer1.0.conv.") for name in names):
+        return "mobilenetv2"
+    raise FixtureError("the names of the parameters fit no published encoder")
+
+
+def check_key_list(path: Path, name: str) -> list[Check]:
+    """Check a list of an official network's keys with shapes and types, in order.
+
+    Args:
+        path: the file.
+        name: what to call it in the table.
+
+    Raises:
+        FixtureError: it is no such list.
+    """
+    try:
+        listed = json.loads(path.read_text())
+        state = listed.get("state_dict", listed)
+        theirs = {key: (list(t["shape"]), str(t["dtype"])) for key, t in state.items()}
+        rows = theirs["decode_head.conv_out.0.weight"][0][0]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise FixtureError(f"no list of keys: {type(error).__name__}: {error}") from error
+    network = _build_listed(list(theirs), int(rows))
+    ours = {
+        key: (list(t.shape), str(t.dtype).removeprefix("torch."))
+        for key, t in network.state_dict().items()
+    }
+    checks = [compared(name, "state_dict: keys in order", list(ours), list(theirs), EXACT)]
+    shared = [key for key in theirs if key in ours]
+    for index, what in enumerate(("shapes", "dtypes")):
+        a, b = ([str(values[key][index]) for key in shared] for values in (ours, theirs))
+        checks.append(compared(name, f"state_dict: {what}", a, b, EXACT))
+    parameters = list(network.parameters())
+    counts = {
+        "n_tensors": len(ours),
+        "n_param_tensors": len(parameters),
+        "n_params": sum(parameter.numel() for parameter in parameters),
+    }
+    checks += [
+        compared(name, key, count, listed[key], EXACT)
+        for key, count in counts.items()
+        if key in listed
+    ]
+    known = {"config", "note", "state_dict", *counts} if "state_dict" in listed else set(listed)
+    return checks + [failed(name, key, "not checked") for key in listed if key not in known]
+
+
+def _build_listed(names: list[str], rows: int) -> StudentNetwork:
+    """Build the network with these parameters, whose DPM layer has so many rows."""
+    architecture = encoder_of(names)
+    if rows == _REGRESSION_CLASSES:
+        return build_network(architecture + REGRESSION, KITTI_BINS)
+    bins = DepthBins(rows, KITTI_BINS.min_depth_m, KITTI_BINS.max_depth_m)
+    return build_network(architecture, bins)
+
+
+def _build(fixture: Fixture, cases: list[int]) -> StudentNetwork:
+    """Build the network that a file of outputs is of, with its hash weights."""
+    first = f"s{cases[0]}_"
+    levels = sorted(key for key in fixture.keys(f"{first}feat") if key.endswith("_shape"))
+    channels = tuple(int(fixture.arrays[f"{first}feat{key}"][1]) for key in levels)
+    if channels not in _FEATURES:
+        raise FixtureError(f"no published encoder has features of {channels} channels")
+    low, high = fixture.number("min_depth"), fixture.number("max_depth")
+    architecture = _FEATURES[channels]
+    if f"{first}dpm_samples" in fixture:
+        network = build_network(
+            architecture, DepthBins(fixture.arrays[f"{first}dpm_samples"].shape[1], low, high)
+        )
+    else:
+        network = build_network(architecture + REGRESSION, DepthBins(257, low, high))
+    load_hash_weights(network, fixture.number("out_gain"))
+    return network
+
+
+def check_student(fixture: Fixture) -> None:
+    """Check a file of an official network's outputs."""
+    fixture.ignore("config")
+    keys = [key for key in fixture.arrays if key.endswith("_input_key")]
+    cases = sorted(int(key[1:].removesuffix("_input_key")) for key in keys)
+    if not cases:
+        raise FixtureError("there is no case s0_input_key")
+    if "hash_check" in fixture:
+        shape = fixture.take("hash_check").shape
+        ours = hash_values(fixture.text("hash_check_key"), shape)
+        fixture.compare("hash_check", ours, EXACT)
+    network = _build(fixture, cases).eval()
+    for case in cases:
+        with torch.inference_mode():
+            _check_case(fixture, network, f"s{case}_")
+
+
+def _check_case(fixture: Fixture, network: StudentNetwork, case: str) -> None:
+    shape = tuple(int(n) for n in fixture.take(f"{case}input_shape"))
+    image = hash_input(fixture.text(f"{case}input_key"), shape)  # (B, 3, H, W)
+    features = network.get_submodule("backbone")(image)
+    for level, feature in enumerate(features):
+        fixture.compare(f"{case}feat{level}_shape", feature.shape, EXACT)
+        wide = feature.double()
+        statistics = torch.stack((wide.mean(), wide.std()))
+        fixture.compare(f"{case}feat{level}_mean_std", statistics, _MEAN_STD)
+    raw = network(image)
+    output = network.output(raw)
+    metres = Tolerance(_DEPTH_SHARE * network.bins.max_depth_m, "m")
+    fixture.compare(f"{case}head_depth", output.depth, metres)
+    if output.logits is not None:
+        fixture.compare(f"{case}bin_edges", network.bins.edges(), EDGES)
+        y, x = fixture.take(f"{case}dpm_sample_yx")
+        samples = output.logits.softmax(dim=1).numpy()[:, :, y, x]  # (B, C, n)
+        fixture.compare(f"{case}dpm_samples", samples, _PROBABILITY)
+    straight = network.predict_depth(image)
+    fixture.compare(f"{case}simple_test", straight, metres)
+    # Not once more for the image as it is: large networks take seconds.
+    flipped = flip_averaged(lambda x: straight if x is image else network.predict_depth(x), image)
+    fixture.compare(f"{case}flip_aug_test", flipped, metres)

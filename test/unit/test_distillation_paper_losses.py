@@ -1,0 +1,223 @@
+"""The published losses: against numbers of the published code, and as they were described."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tiekd_ros.distillation.paper import (
+    CROP_TOP,
+    PublishedDepthLoss,
+    PublishedDpmLoss,
+    PublishedLoss,
+    PublishedTarget,
+    crop_upper_rows,
+    dpm_divergence,
+    gaussian_window,
+    published_ssim,
+)
+from tiekd_ros.errors import BadDepthError, InvalidSettingError
+from tiekd_ros.student import DepthBins
+
+REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
+KITTI = DepthBins(257, 1e-3, 80.0)
+NYU = DepthBins(49, 1e-3, 10.0)
+FEW = DepthBins(5, 1e-3, 80.0)
+
+needs_reference = pytest.mark.skipif(
+    not REFERENCE.is_dir(), reason="needs the reference numbers in ../shared/reference"
+)
+
+
+def expectation(bins: DepthBins, depth: float, sigma_m: float = 0.5) -> float:
+    target = PublishedTarget(bins, sigma_m).probabilities(torch.full((1, 1, 1, 1), float(depth)))
+    return float((target * bins.centres().view(1, -1, 1, 1)).sum())
+
+
+@pytest.mark.parametrize(
+    ("depth", "bias"),
+    [(0, 1.94), (1, 1.32), (2, 0.91), (3, 0.49), (4, 0.17), (76, -0.17), (78, -0.91), (80, -1.94)],
+)
+def test_the_published_target_misses_the_depth_near_the_ends_of_the_range(depth, bias):
+    assert expectation(KITTI, depth) - depth == pytest.approx(bias, abs=0.02)
+
+
+def test_the_published_target_is_nearly_right_far_from_the_ends():
+    for depth in np.linspace(5, 75, 141):
+        assert abs(expectation(KITTI, float(depth)) - depth) < 0.07
+
+
+def test_the_published_target_on_nyu_misses_by_a_metre_and_more():
+    for depth, bias in ((0.5, 1.50), (2, 0.96), (3, 0.57), (5, 0.0), (8, -0.96)):
+        assert expectation(NYU, depth) - depth == pytest.approx(bias, abs=0.02)
+    assert expectation(NYU, 0.5, sigma_m=0.15) - 0.5 == pytest.approx(0.15, abs=0.02)
+
+
+def test_the_target_is_a_plateau_with_sharp_ends():
+    target = PublishedTarget(KITTI)
+    depth = KITTI.centres()[128]
+    q = target.probabilities(depth.view(1, 1, 1, 1)).flatten()
+    inside = q > 0
+    assert inside.sum() in (27, 28)
+    assert float(q.max() / q[inside].min()) == pytest.approx(2.22, abs=0.005)
+    distance = (KITTI.centres() - depth).abs()
+    assert target.window_m == pytest.approx(4.28, abs=0.005)
+    assert torch.equal(inside, distance < target.window_m)
+    assert PublishedTarget(KITTI, 0.8).window_m == pytest.approx(6.80, abs=0.005)
+    assert PublishedTarget(KITTI, 0.15).window_m == pytest.approx(1.305, abs=0.005)
+
+
+def test_a_teacher_far_outside_the_range_gives_a_uniform_target():
+    q = PublishedTarget(KITTI).probabilities(torch.tensor([[[[85.0]]]]))
+    assert torch.allclose(q, torch.full_like(q, 1 / 257))
+
+
+def test_a_perfect_student_has_a_divergence_of_about_zero_and_a_uniform_one_does_not():
+    q = PublishedTarget(KITTI).probabilities(torch.full((1, 1, 2, 3), 40.1, dtype=torch.float64))
+    assert torch.allclose(dpm_divergence(q, q), torch.zeros(1, 1, 2, 3).double(), atol=4e-6)
+    uniform = dpm_divergence(torch.full_like(q, 1 / 257), q)
+    assert 2.25 < float(uniform.min()) <= float(uniform.max()) < 2.29
+
+
+def test_a_student_that_is_exactly_zero_is_forgiven_and_learns_nothing():
+    teacher = torch.tensor([0.5, 0.5]).view(1, 2, 1, 1)
+    student = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
+    loss = dpm_divergence(student, teacher)
+    assert loss.item() == pytest.approx(0.5 * math.log(0.5), rel=1e-5)
+    loss.sum().backward()
+    assert student.grad.flatten()[1] == 0
+    nearly = torch.tensor([1.0, 1e-30]).view(1, 2, 1, 1)
+    assert dpm_divergence(nearly, teacher).item() > 7
+
+
+def test_the_gradient_of_the_divergence_is_the_one_worked_out_by_hand():
+    rng = torch.Generator().manual_seed(0)
+    p, q = (torch.rand(1, 5, 3, 4, generator=rng, dtype=torch.float64) for _ in range(2))
+    p, q = p.softmax(1).requires_grad_(), q.softmax(1)
+    dpm_divergence(p, q).sum().backward()
+    eps = 1e-7
+    by_hand = -q * (q / (p + eps) ** 2) / (q / (p + eps) + eps)
+    assert torch.allclose(p.grad, by_hand, rtol=1e-9)
+
+
+def test_gradients_of_the_loss_are_those_of_finite_differences():
+    rng = torch.Generator().manual_seed(1)
+    logits = torch.randn(1, 5, 6, 7, generator=rng, dtype=torch.float64, requires_grad=True)
+    depth = 20 + 40 * torch.rand(1, 1, 6, 7, generator=rng, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda z: PublishedLoss(DepthBins(5, 1e-3, 80.0), sigma_m=8.0)(z, depth).total, logits
+    )
+
+
+def test_the_total_is_the_weighted_sum():
+    logits, depth = torch.randn(2, 257, 8, 9), 1 + 70 * torch.rand(2, 1, 8, 9)
+    total, l_dpm, l_depth = PublishedLoss(KITTI, loss_weight=0.1)(logits, depth)
+    assert total.item() == pytest.approx(10 * (0.1 * l_dpm.item() + 0.9 * l_depth.item()))
+    p = logits.softmax(1)
+    expected = (p * KITTI.centres().view(1, -1, 1, 1)).sum(1, keepdim=True)
+    assert PublishedDpmLoss(KITTI)(logits, depth).item() == pytest.approx(l_dpm.item())
+    assert PublishedDepthLoss()(expected, depth).item() == pytest.approx(l_depth.item())
+
+
+def test_an_unknown_teacher_pixel_is_a_zero():
+    logits, depth = torch.randn(1, 257, 4, 5), 1 + 70 * torch.rand(1, 1, 4, 5)
+    unknown, zero = depth.clone(), depth.clone()
+    unknown[..., 1:3], zero[..., 1:3] = torch.nan, 0.0
+    loss = PublishedLoss(KITTI)
+    assert loss(logits, unknown).total.item() == loss(logits, zero).total.item() > 0
+
+
+def wide(height: int = 352) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits and depth as wide as KITTI's training crop."""
+    rng = torch.Generator().manual_seed(2)
+    logits = torch.randn(1, 5, height, 704, generator=rng)
+    return logits, 80 * torch.rand(1, 1, height, 704, generator=rng)
+
+
+def test_the_padded_crop_scales_the_divergence_by_242_of_352():
+    logits, depth = wide()
+    parts = {c: PublishedLoss(FEW, crop=c)(logits, depth) for c in ("slice", "pad")}
+    assert (parts["pad"].l_dpm / parts["slice"].l_dpm).item() == pytest.approx(0.6875, rel=1e-5)
+    assert (parts["pad"].l_depth / parts["slice"].l_depth).item() == pytest.approx(0.6875, rel=0.05)
+
+
+@pytest.mark.parametrize("crop", ["slice", "pad"])
+def test_the_upper_rows_of_a_wide_map_get_no_gradient(crop):
+    logits, depth = wide(height=126)
+    logits.requires_grad_()
+    PublishedLoss(FEW, crop=crop)(logits, depth).total.backward()
+    per_row = logits.grad.abs().sum(dim=(0, 1, 3))
+    assert torch.all(per_row[:CROP_TOP] == 0)
+    assert torch.all(per_row[CROP_TOP:] > 0)
+
+
+def test_only_maps_of_that_width_are_cropped():
+    assert crop_upper_rows(torch.ones(1, 1, 352, 704)).shape == (1, 1, 242, 704)
+    assert crop_upper_rows(torch.ones(1, 1, 352, 703)).shape == (1, 1, 352, 703)
+    assert crop_upper_rows(torch.ones(1, 1, 352, 704), "none").shape == (1, 1, 352, 704)
+    padded = crop_upper_rows(torch.ones(1, 1, 352, 704), "pad")
+    assert padded.sum(dim=3).flatten().tolist() == [704.0] * 242 + [0.0] * 110
+
+
+def test_ssim_takes_reversed_structure_for_likeness():
+    rng = torch.Generator().manual_seed(3)
+    a = 30 + torch.randn(1, 1, 40, 50, generator=rng, dtype=torch.float64)
+    assert published_ssim(a, a).item() == pytest.approx(1.0)
+    assert published_ssim(a, 60 - a).item() > 0.9
+    zero = torch.zeros_like(a)
+    assert published_ssim(zero, zero).item() == pytest.approx(1.0)
+
+
+def test_ssim_works_on_maps_smaller_than_its_window():
+    a = torch.rand(1, 1, 3, 4)
+    assert published_ssim(a, a).item() == pytest.approx(1.0)
+    assert gaussian_window().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_keep_the_precision_of_their_input(dtype):
+    logits, depth = torch.randn(1, 257, 4, 5, dtype=dtype), torch.rand(1, 1, 4, 5, dtype=dtype)
+    assert {part.dtype for part in PublishedLoss(KITTI)(logits, depth)} == {dtype}
+
+
+def test_half_precision_costs_nothing_but_the_precision_of_its_input():
+    logits, depth = torch.randn(1, 257, 12, 14).bfloat16(), 1 + 70 * torch.rand(1, 1, 12, 14)
+    wanted = PublishedLoss(KITTI)(logits.float(), depth)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = PublishedLoss(KITTI)(logits, depth)
+    assert [part.item() for part in half] == pytest.approx([part.item() for part in wanted])
+
+
+def test_what_does_not_fit_is_refused():
+    loss = PublishedLoss(KITTI)
+    with pytest.raises(BadDepthError, match=r"257.*one channel per bin.*\(1, 49, 4, 5\)"):
+        loss(torch.zeros(1, 49, 4, 5), torch.zeros(1, 1, 4, 5))
+    with pytest.raises(BadDepthError, match=r"\(1, 1, 4, 5\).*got \(1, 1, 8, 10\)"):
+        loss(torch.zeros(1, 257, 4, 5), torch.zeros(1, 1, 8, 10))
+    with pytest.raises(BadDepthError, match="has only 110"):
+        crop_upper_rows(torch.zeros(1, 1, 110, 704))
+    with pytest.raises(BadDepthError, match=r"one shape \(B, 1, h, w\)"):
+        published_ssim(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 6))
+    with pytest.raises(InvalidSettingError, match="'slice', 'pad', 'none', got 'middle'"):
+        PublishedLoss(KITTI, crop="middle")
+    with pytest.raises(BadDepthError, match=r"must be floating-point metres, got torch\.int64"):
+        loss(torch.zeros(1, 257, 4, 5), torch.ones(1, 1, 4, 5, dtype=torch.int64))
+    for sigma in (0.0, -1.0, math.nan):
+        with pytest.raises(InvalidSettingError, match="sigma_m must be a positive"):
+            PublishedLoss(KITTI, sigma_m=sigma)
+
+
+@needs_reference
+@pytest.mark.parametrize("name", ["kitti_odd_7x13", "kitti_zero_prob", "nyu_49bins_17x15"])
+def test_losses_and_gradients_are_the_published_ones(name):
+    f = np.load(REFERENCE / f"tiekd_{name}.npz")
+    bins = DepthBins(int(f["n_bins"]), 1e-3, float(f["max_depth"]))
+    logits = torch.tensor(f["logits"], requires_grad=True)
+    parts = PublishedLoss(bins)(logits, torch.tensor(f["kd_gt"]))
+    for value, key in zip(parts, ("total", "l_dpm_mean", "l_depth"), strict=True):
+        assert value.item() == pytest.approx(float(f[key]), rel=1e-5)
+    parts.total.backward()
+    largest = np.abs(f["grad_logits_total"]).max()
+    assert np.abs(logits.grad.numpy() - f["grad_logits_total"]).max() < 1e-4 * largest

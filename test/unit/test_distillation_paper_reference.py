@@ -1,0 +1,155 @@
+"""benchmarks/verify_reference.py as a program: what passes, and that nothing slips through."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+SCRIPT = PROJECT / "benchmarks" / "verify_reference.py"
+REFERENCE = PROJECT.parent / "shared" / "reference"
+
+pytestmark = pytest.mark.skipif(
+    not REFERENCE.is_dir(), reason="needs the reference numbers in ../shared/reference"
+)
+
+# One small file of most kinds: seconds, not minutes.
+QUICK = (
+    "tiekd_kitti_range_ends.npz",
+    "reskd_5x7_small.npz",
+    "ssim_primitive.npz",
+    "metrics_nyu_0.npz",
+    "metrics_nyu_1.npz",
+    "metrics_vectors.npz",
+    "train_pipeline_kd.npz",
+)
+
+
+def verify(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
+    command = [sys.executable, str(SCRIPT), str(folder), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    copy = tmp_path / "reference"
+    copy.mkdir()
+    for name in QUICK:
+        shutil.copyfile(REFERENCE / name, copy / name)
+    return copy
+
+
+def change(path: Path, **arrays: np.ndarray | None) -> None:
+    """Write a fixture anew with these arrays, None = without."""
+    with np.load(path) as file:
+        held = dict(file)
+    held |= {key: value for key, value in arrays.items() if value is not None}
+    np.savez(path, **{k: v for k, v in held.items() if k not in arrays or arrays[k] is not None})
+
+
+def test_fixtures_that_agree_pass_under_any_name(folder, tmp_path):
+    (folder / "ssim_primitive.npz").rename(folder / "something_else.npz")
+    report = tmp_path / "report.json"
+    result = verify(folder, "--json", str(report))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "all agree" in result.stdout
+    written = json.loads(report.read_text())
+    assert written["ok"]
+    assert set(written["files"]) == {path.name for path in folder.iterdir()}
+    assert all(check["ok"] for check in written["checks"])
+    gradients = [c for c in written["checks"] if c["quantity"].startswith("grad_logits_total")]
+    assert gradients
+    assert max(check["deviation"] for check in gradients) < 1e-4
+
+
+def test_every_kind_of_fault_is_a_miss(folder, tmp_path):
+    with np.load(REFERENCE / "tiekd_kitti_range_ends.npz") as file:
+        wrong = file["grad_logits_l_depth"].copy()
+    wrong.flat[np.abs(wrong).argmax()] *= 1.001
+    change(folder / "tiekd_kitti_range_ends.npz", grad_logits_l_depth=wrong)
+    change(folder / "reskd_5x7_small.npz", loss_si_f64=None, loss_huber=np.float32(1))
+    change(folder / "ssim_primitive.npz", a=None)
+    change(folder / "metrics_vectors.npz", empty_gt_raises=np.array(False))
+    (folder / "train_pipeline_kd.npz").write_bytes(b"no archive")
+    np.savez(folder / "mystery.npz", numbers=np.arange(3))
+    (folder / "official_state_dict_vgg.json").write_text('{"state_dict": {}}')
+    report = tmp_path / "report.json"
+    result = verify(folder, "--json", str(report))
+    assert result.returncode == 1
+    checks = json.loads(report.read_text())["checks"]
+    misses = {(check["file"], check["quantity"]) for check in checks if not check["ok"]}
+    assert misses == {
+        ("tiekd_kitti_range_ends.npz", "grad_logits_l_depth"),
+        ("reskd_5x7_small.npz", "loss_si_f64"),
+        ("reskd_5x7_small.npz", "loss_huber"),
+        ("ssim_primitive.npz", "the whole file"),
+        ("metrics_vectors.npz", "empty_gt_raises"),
+        ("train_pipeline_kd.npz", "the whole file"),
+        ("mystery.npz", "the whole file"),
+        ("official_state_dict_vgg.json", "the whole file"),
+    }
+    for reason in ("not checked", "missing from the file", "'a' is missing", "unknown kind"):
+        assert reason in result.stdout.replace("\n", "")
+
+
+def test_every_file_but_texts_is_checked_wherever_it_lies(folder, tmp_path):
+    for path in folder.iterdir():
+        if not path.name.startswith(("metrics_nyu", "ssim", "reskd")):
+            path.unlink()
+    deep = folder / "more" / "deep"
+    deep.mkdir(parents=True)
+    (folder / "ssim_primitive.npz").rename(deep / "ssim_primitive.npz")
+    for name in ("metrics_nyu_0.npz", "metrics_nyu_1.npz"):
+        (folder / name).rename(folder / "more" / name)
+    shutil.copy(REFERENCE / "official_state_dict_resnet18.json", folder / "more" / "keys.json")
+    (folder / "README.md").write_text("text")
+    (deep / "notes.md").write_text("text")
+    report = tmp_path / "report.json"
+    result = verify(folder, "--json", str(report))
+    assert result.returncode == 0, result.stdout
+    fine = {
+        "reskd_5x7_small.npz", "more/deep/ssim_primitive.npz", "more/metrics_nyu_0.npz",
+        "more/metrics_nyu_1.npz", "more/keys.json",
+    }  # fmt: skip
+    assert set(json.loads(report.read_text())["files"]) == fine
+
+    np.save(folder / "array.npy", np.arange(3))
+    np.savez(deep / "mystery.npz", numbers=np.arange(3))
+    (folder / "more" / "settings.json").write_text('{"lr": 0.001}')
+    (deep / "list.json").write_text("[1, 2]")
+    (folder / "no_suffix").write_bytes(b"")
+    (folder / ".hidden.pt").write_bytes(b"x")
+    (folder / "elsewhere").symlink_to(tmp_path)
+    result = verify(folder, "--json", str(report))
+    assert result.returncode == 1
+    unknown = {
+        "array.npy", "more/deep/mystery.npz", "more/settings.json", "more/deep/list.json",
+        "no_suffix", ".hidden.pt", "elsewhere",
+    }  # fmt: skip
+    written = json.loads(report.read_text())
+    assert set(written["files"]) == fine | unknown
+    misses = [(check["file"], check["quantity"]) for check in written["checks"] if not check["ok"]]
+    assert sorted(misses) == sorted((name, "the whole file") for name in unknown)
+    assert "7 misses" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["empty", "missing", "texts"])
+def test_a_folder_without_fixtures_is_a_miss(tmp_path, kind):
+    if kind == "texts":
+        (tmp_path / "README.md").write_text("nothing here")
+    result = verify(tmp_path / "nowhere" if kind == "missing" else tmp_path)
+    assert result.returncode == 1
+    assert "nothing was checked" in result.stdout.replace("\n", " ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # 30 s of computation; a loaded machine takes longer
+def test_the_whole_reference_folder_agrees():
+    result = verify(REFERENCE)
+    assert result.returncode == 0, result.stdout[-5000:]

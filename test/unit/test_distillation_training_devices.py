@@ -1,0 +1,112 @@
+"""Several devices: two gloo processes train as one process with the same global batch does."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from helpers.children import PATIENCE_S, run_python, start_python, wait_until
+from helpers.devices import add_up, fail_in_second, some_loss
+from helpers.training import COUNT, train_arguments, write_rgbd
+from tiekd_ros.cli import app
+from tiekd_ros.distillation.training.data import BatchPlan
+from tiekd_ros.distillation.training.launching import run_on_devices
+from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.student import load_student
+
+TOLERANCE = 1e-4  # relative, of losses: sums of float32 in another order
+NAMES = ("loss", "kl", "ssim", "gradient_norm")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """An RGB-D folder where much of the depth is unknown, in each image another share."""
+    folder = write_rgbd(tmp_path_factory.mktemp("data") / "rgbd")
+    for number, path in enumerate(sorted((folder / "depth").iterdir())):
+        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        depth[: number * 7] = 0  # the last ones have next to nothing
+        assert cv2.imwrite(str(path), depth)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory) -> Path:
+    """The folder of a run in one process."""
+    output = tmp_path_factory.mktemp("run") / "alone"
+    result = CliRunner().invoke(app, train_arguments(data, output), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return output
+
+
+def curves(output: Path) -> np.ndarray:
+    """Return what was logged of each training step, (steps, values)."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return np.array([[line[n] for n in NAMES] for line in lines if line["kind"] == "train"])
+
+
+def scores(output: Path) -> dict[str, float]:
+    return load_student(output / "student_last").card.scores["validation"]
+
+
+def test_two_processes_stopped_and_continued_have_the_loss_curve_of_one(data, alone, tmp_path):
+    output = tmp_path / "two"
+    arguments = train_arguments(data, output, "--devices", "2")
+    child = start_python("-m", "tiekd_ros.cli", *arguments)
+    wait_until(lambda: (output / "metrics.jsonl").exists() and len(curves(output)))
+    child.send_signal(signal.SIGTERM)
+    out, err = child.communicate(timeout=PATIENCE_S)
+    assert child.returncode == 128 + signal.SIGTERM, err
+    steps = [int(p.name) for p in (output / "snapshots").iterdir()]
+    assert f"stopped after iteration {max(steps)} of 5" in out
+    assert "continue with --resume" in out
+
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    again = train_arguments(data, output, "--resume")
+    done = run_python(*torchrun, "-m", "tiekd_ros.cli", *again)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained: iteration 5 of 5") == 1
+
+    one, two = curves(alone), curves(output)
+    assert one.shape == (5, 4)
+    np.testing.assert_allclose(two, one, rtol=TOLERANCE)
+    assert scores(output) == pytest.approx(scores(alone), rel=1e-3)
+
+
+def test_what_any_process_passes_over_is_listed(tmp_path):
+    data = write_rgbd(tmp_path / "rgbd")
+    seen = BatchPlan(COUNT - 1, 4, 0, processes=2)
+    first, second = ({k for part in seen.parts(0, 2, rank) for _, k in part} for rank in (0, 1))
+    bad = f"{min(second - first):04d}"  # only the second process meets it
+    assert cv2.imwrite(str(data / "depth" / f"{bad}.png"), np.zeros((72, 96), np.uint8))
+    arguments = train_arguments(data, tmp_path / "out", "--devices", "2", "--iterations", "2")
+    done = run_python("-m", "tiekd_ros.cli", *arguments, "--skip-bad", "--json")
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["bad_items"]) == [bad]
+
+
+def test_an_error_in_one_process_ends_all_and_is_told_once(capfd):
+    with pytest.raises(TiekdError, match=r"^0002\.png is no PNG$"):
+        run_on_devices(2, "cpu", fail_in_second, None)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_shared_means_have_the_gradient_of_the_whole_batch():
+    parts = [[1.0, 2.0, 3.0], [4.0, float("nan"), float("nan")]]
+    shared = run_on_devices(2, "cpu", add_up, parts)
+    x = torch.tensor(parts, requires_grad=True)
+    some_loss(x).backward()  # alone, both parts are the whole batch
+    assert shared["count"] == 4
+    torch.testing.assert_close(torch.tensor(shared["gradients"]), x.grad)
+
+
+def test_more_devices_than_torchrun_started_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InvalidSettingError, match="torchrun started 4 processes, but --devices"):
+        run_on_devices(2, "cpu", add_up, [])

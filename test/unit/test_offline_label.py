@@ -1,0 +1,353 @@
+"""`tiekd label`: every image gets one whole map, whatever is killed, refused or missing."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from helpers.children import run_python, start_python, wait_until
+from helpers.depth_data import KITTI_SIZES, write_kitti, write_nyu
+from helpers.stores import EAGER, view
+from helpers.teachers import METRIC, RELATIVE, StubBackend, free_port, picture, serving
+from tiekd_ros.cli import app
+from tiekd_ros.datasets import DatasetError, ImageFolder, KittiDataset, ReadOptions
+from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.frames import FrameStore, Observation
+from tiekd_ros.images import decode_image, encode_depth_png
+from tiekd_ros.offline.map_folder import LabelFolderError, MapFolder
+from tiekd_ros.teacher.errors import (
+    BackendRefusal,
+    RelativeTeacherError,
+    TeacherUnreachableError,
+)
+from tiekd_ros.teacher.protocol import DepthAnswer, TeacherIdentity
+
+COUNT = 6
+HALF_UNIT = 0.5 / 256 + 2e-3  # storage, and FP16 on the wire at 5 m
+
+
+def depth_of(image) -> np.ndarray:
+    """Return depth that only this image has: its mean grey level as a scale."""
+    depth = np.tile(np.linspace(1, 5, image.shape[1], dtype=np.float32), (image.shape[0], 1))
+    return depth * np.float32(image.mean() / 128)
+
+
+def answer(image, request):
+    return DepthAnswer(depth_of(image))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    for index in range(COUNT):
+        cv2.imwrite(str(root / "images" / f"f{index}.png"), picture(index)[..., ::-1])
+    (root / "K.txt").write_text("60 0 31.5\n0 61 23.5\n0 0 1\n")
+    return root
+
+
+def label(*arguments: object, status: int = 0) -> dict:
+    """Run the command in this process and return its JSON."""
+    texts = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(app, ["label", "--json", *texts], catch_exceptions=False)
+    assert result.exit_code == status, result.output
+    return json.loads(result.stdout)
+
+
+def maps(root) -> dict[str, np.ndarray]:
+    data = ImageFolder(root, ReadOptions(truth=False, teacher=True))
+    return {name: data.item(index).teacher for index, name in enumerate(data.names)}
+
+
+def test_a_server_labels_every_image_once_and_says_who_it_was(folder):
+    backend = StubBackend(answer)
+    with serving(backend) as url:
+        report = label("--data", folder, "--teacher", url)
+        assert report == {"labelled": COUNT, "kept": 0, "failed": {}}
+        again = label("--data", folder, "--teacher", url)
+    assert again == {"labelled": 0, "kept": COUNT, "failed": {}}
+    assert len(backend.requests) == COUNT
+    for index, depth in enumerate(maps(folder).values()):
+        np.testing.assert_allclose(depth, depth_of(picture(index)), atol=2 * HALF_UNIT)
+    assert json.loads((folder / "teacher" / "teacher.json").read_text()) == {
+        "teacher": "stub",
+        "version": "7",
+        "units": "uint16 = metres * 256, 0 = unknown",
+    }
+
+
+def test_the_teacher_gets_the_picture_its_intrinsics_and_its_stamp(folder):
+    (folder / "times.txt").write_text("\n".join(f"{index}.5" for index in range(COUNT)))
+    backend = StubBackend(answer)
+    with serving(backend) as url:
+        label("--data", folder, "--teacher", url, "--in-flight", 1)
+    request = backend.requests[2]
+    np.testing.assert_array_equal(decode_image(request.image), picture(2))
+    assert request.intrinsics.as_tuple() == (60, 61, 31.5, 23.5)
+    assert [r.stamp_ns for r in backend.requests] == [
+        index * 10**9 + 5 * 10**8 for index in range(COUNT)
+    ]
+
+
+def test_a_backend_in_this_process_labels_too(folder, tmp_path):
+    (folder / "depth").mkdir()
+    for index in range(COUNT):
+        (folder / "depth" / f"f{index}.png").write_bytes(encode_depth_png(depth_of(picture(index))))
+    (folder / "meta.yaml").write_text("depth_units_per_m: 256\n")
+    output = tmp_path / "maps"
+    arguments = ["--backend", "recorded", "--frames", folder, "--output", output]
+    assert label("--data", folder, *arguments)["labelled"] == COUNT
+    for index in range(COUNT):
+        stored = output / f"f{index}.png"
+        assert stored.read_bytes() == (folder / "depth" / f"f{index}.png").read_bytes()
+
+
+def test_kitti_maps_are_stored_as_published(tmp_path):
+    write_kitti(tmp_path, len(KITTI_SIZES))
+    with serving(StubBackend(answer)) as url:
+        label("--data", tmp_path, "--teacher", url)
+    data = KittiDataset(tmp_path, ReadOptions(teacher=True))
+    assert len(data) == len(KITTI_SIZES)
+    for index in range(len(data)):
+        item = data.item(index)
+        file = tmp_path / "teacher" / item.name.replace("/", "_")
+        stored = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        sent = depth_of(item.image).astype(np.float16).astype(np.float32)
+        assert stored.shape == (352, 1216)
+        np.testing.assert_array_equal(stored, np.floor(sent / np.float32(80) * 65535))
+        np.testing.assert_allclose(item.teacher, sent, atol=80 / 65535 + 1e-4)
+
+
+def test_an_answer_of_another_size_is_brought_to_the_images_where_the_layout_wants_it(tmp_path):
+    write_nyu(tmp_path, 1)
+    small = np.tile(np.linspace(1, 5, 160, dtype=np.float32), (120, 1))
+    with serving(StubBackend(small)) as url:
+        label("--data", tmp_path, "--teacher", url)
+    file = tmp_path / "teacher" / "data_nyu_kitchen_0000_rgb_00040.png"
+    stored = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    assert stored.shape == (480, 640)
+    assert stored[240, 320] / 65535 * 10 == pytest.approx(3, abs=0.01)
+
+
+def test_refused_images_are_named_and_the_others_labelled(folder):
+    def picky(image, request):
+        if np.array_equal(image, picture(1)):
+            return BackendRefusal("not this one")
+        return (
+            DepthAnswer(np.full((48, 64), 3.0))
+            if np.array_equal(image, picture(2))
+            else answer(image, request)
+        )
+
+    with serving(StubBackend(picky)) as url:
+        report = label("--data", folder, "--teacher", url, status=1)
+        assert report["labelled"] == COUNT - 2
+        assert "not this one" in report["failed"]["f1"]
+        assert "nearly constant" in report["failed"]["f2"]
+        assert label("--data", folder, "--teacher", url, "--skip-bad")["kept"] == COUNT - 2
+
+
+def test_depth_that_the_layout_cannot_hold_is_no_label(tmp_path):
+    write_nyu(tmp_path, 1)
+    far = np.tile(np.linspace(20, 50, 64, dtype=np.float32), (48, 1))
+    with serving(StubBackend(far)) as url:
+        report = label("--data", tmp_path, "--teacher", url, status=1)
+    assert "no depth between 0 and 10 m" in report["failed"]["kitchen_0000/rgb_00040.jpg"]
+
+
+def test_an_unreadable_image_ends_the_run_or_is_listed(folder):
+    (folder / "images" / "f3.png").write_bytes(b"junk")
+    with serving(StubBackend(answer)) as url:
+        with pytest.raises(DatasetError, match=r"f3\.png: 4 bytes are no readable"):
+            label("--data", folder, "--teacher", url)
+        report = label("--data", folder, "--teacher", url, "--skip-bad")
+    assert list(report["failed"]) == ["f3"]
+    assert report["labelled"] + report["kept"] == COUNT - 1
+
+
+def test_a_damaged_map_is_made_anew(folder):
+    with serving(StubBackend(answer)) as url:
+        label("--data", folder, "--teacher", url)
+        first, second = (folder / "teacher" / f"f{index}.png" for index in (0, 1))
+        whole = first.read_bytes()
+        first.write_bytes(whole[: len(whole) // 2])
+        second.write_bytes(b"")
+        assert label("--data", folder, "--teacher", url)["labelled"] == 2
+    assert first.read_bytes() == whole
+
+
+def test_another_teachers_folder_is_refused_unless_overwritten(folder):
+    other = StubBackend(answer, TeacherIdentity("stub", "8", metric=True))
+    with serving(StubBackend(answer)) as url:
+        label("--data", folder, "--teacher", url)
+    with serving(other) as url:
+        with pytest.raises(LabelFolderError, match=r"maps of stub 7 .*not of stub 8.*--overwrite"):
+            label("--data", folder, "--teacher", url)
+        assert other.requests == []
+        assert label("--data", folder, "--teacher", url, "--overwrite")["labelled"] == COUNT
+        (folder / "teacher" / "teacher.json").write_text("{")
+        with pytest.raises(LabelFolderError, match=r"teacher\.json cannot be read"):
+            label("--data", folder, "--teacher", url)
+
+
+def test_overwriting_a_part_never_leaves_another_teachers_maps_beside(folder):
+    (folder / "some.txt").write_text("f0\nf1\n")
+    some = ["--split", folder / "some.txt", "--overwrite"]
+    with serving(StubBackend(answer)) as url:
+        label("--data", folder, "--teacher", url)
+        assert label("--data", folder, "--teacher", url, *some)["labelled"] == 2
+    before = {file.name: file.read_bytes() for file in (folder / "teacher").iterdir()}
+    with serving(StubBackend(answer, TeacherIdentity("stub", "8", metric=True))) as url:
+        with pytest.raises(LabelFolderError, match=r"4 maps of .* \(such as f2\.png\).*stub 7"):
+            label("--data", folder, "--teacher", url, *some)
+        after = {file.name: file.read_bytes() for file in (folder / "teacher").iterdir()}
+        assert after == before
+        (folder / "teacher" / "teacher.json").write_text("{")  # whose they are is not known
+        with pytest.raises(LabelFolderError, match="4 maps"):
+            label("--data", folder, "--teacher", url, *some)
+        assert label("--data", folder, "--teacher", url, "--overwrite")["labelled"] == COUNT
+
+
+def test_maps_of_nobody_knows_whom_are_not_mixed_with_new_ones(folder):
+    with serving(StubBackend(answer)) as url:
+        label("--data", folder, "--teacher", url)
+        (folder / "teacher" / "teacher.json").unlink()
+        (folder / "teacher" / "f0.png").unlink()
+        (folder / "some.txt").write_text("f0\n")
+        with pytest.raises(LabelFolderError, match=r"holds files like f1\.png"):
+            label("--data", folder, "--teacher", url, "--split", folder / "some.txt")
+
+
+def test_a_split_of_a_folder_is_labelled_alone(folder):
+    (folder / "some.txt").write_text("f1\nf4\n")
+    with serving(StubBackend(answer)) as url:
+        report = label("--data", folder, "--teacher", url, "--split", folder / "some.txt")
+    assert report["labelled"] == 2
+    assert sorted(file.name for file in (folder / "teacher").glob("f*")) == ["f1.png", "f4.png"]
+
+
+def test_files_that_may_be_no_labels_are_never_overwritten(folder):
+    before = (folder / "images" / "f0.png").read_bytes()
+    with serving(StubBackend(answer)) as url, pytest.raises(LabelFolderError, match="holds files"):
+        label("--data", folder, "--teacher", url, "--output", folder / "images", "--overwrite")
+    assert (folder / "images" / "f0.png").read_bytes() == before
+
+
+def test_one_process_at_a_time_labels_into_a_folder(folder):
+    source = ImageFolder(folder)
+    output = MapFolder(folder / "teacher", source.map_format)
+    with (
+        output.exclusive(),
+        serving(StubBackend(answer)) as url,
+        pytest.raises(LabelFolderError, match="another process is labelling into"),
+    ):
+        label("--data", folder, "--teacher", url)
+
+
+def test_a_teacher_that_is_away_is_named_before_anything_is_made(folder):
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(TeacherUnreachableError, match=address):
+        label("--data", folder, "--teacher", address)
+    assert not (folder / "teacher").exists()
+
+
+def test_a_teacher_that_breaks_on_all_images_ends_the_run_and_on_one_does_not(folder):
+    def breaks_once(image, request):
+        return ValueError("broken") if np.array_equal(image, picture(1)) else answer(image, request)
+
+    with serving(StubBackend(breaks_once)) as url:
+        report = label("--data", folder, "--teacher", url, "--in-flight", 1, status=1)
+        assert list(report["failed"]) == ["f1"]
+    with (
+        serving(StubBackend(ValueError("broken"), TeacherIdentity("s", "9", metric=True))) as url,
+        pytest.raises(TeacherUnreachableError, match=r"0 images were labelled.*run the same"),
+    ):
+        label("--data", folder, "--teacher", url, "--output", folder / "more")
+
+
+def test_a_teacher_that_changes_on_the_way_ends_the_run(folder):
+    def impostor(image, request):
+        backend.identity = TeacherIdentity("other", "1", metric=True)
+        return answer(image, request)
+
+    backend = StubBackend(impostor)
+    with serving(backend) as url, pytest.raises(TiekdError, match="now other 1, it was stub 7"):
+        label("--data", folder, "--teacher", url)
+    assert list((folder / "teacher").glob("*.png")) == []
+
+
+def test_what_is_no_metric_teacher_or_not_one_teacher_is_refused(folder):
+    with serving(StubBackend(answer, RELATIVE)) as url, pytest.raises(RelativeTeacherError):
+        label("--data", folder, "--teacher", url)
+    for arguments in ([], ["--teacher", "host:1", "--backend", "synthetic"]):
+        with pytest.raises(InvalidSettingError, match="give one teacher"):
+            label("--data", folder, *arguments)
+    with pytest.raises(InvalidSettingError, match="unknown teacher backend 'magic'"):
+        label("--data", folder, "--backend", "magic")
+
+
+def test_the_waiting_frames_of_a_frame_log_are_labelled(tmp_path):
+    file = tmp_path / "frames.sqlite3"
+    with FrameStore(file, EAGER) as store:
+        ids = [store.add(Observation(view(s), s * 10**9, "cam")).frame_id for s in range(5)]
+
+    def picky(image, request):
+        return BackendRefusal("no") if request.stamp_ns == 3 * 10**9 else answer(image, request)
+
+    with serving(StubBackend(picky, METRIC)) as url:
+        report = label("--data", tmp_path, "--teacher", url, status=1)
+        assert label("--data", tmp_path, "--teacher", url)["labelled"] == 0
+    assert (report["labelled"], list(report["failed"])) == (4, [str(ids[3])])
+    with FrameStore(file, EAGER) as store:
+        assert store.labelled_ids() == ids[:3] + ids[4:]
+        assert store.stats().rejected == {"teacher_refused": 1}
+        assert store.stats().teachers == {"stub 7": 4}
+    with pytest.raises(InvalidSettingError, match="keeps its labels itself"):
+        label("--data", tmp_path, "--backend", "synthetic", "--overwrite")
+    with pytest.raises(InvalidSettingError, match="no split files: leave out --split"):
+        label("--data", tmp_path, "--backend", "synthetic", "--split", "some.txt")
+    with pytest.raises(TiekdError, match="no frame log in"):
+        label("--data", tmp_path / "none", "--kind", "frames", "--backend", "synthetic")
+
+
+def test_a_killed_run_leaves_whole_maps_and_the_next_goes_on(folder):
+    for index in range(COUNT, 24):
+        cv2.imwrite(str(folder / "images" / f"f{index}.png"), picture(index)[..., ::-1])
+
+    def slow(image, request):
+        time.sleep(0.05)
+        return answer(image, request)
+
+    backend = StubBackend(slow)
+    output = folder / "teacher"
+    with serving(backend) as url:
+        command = ["-m", "tiekd_ros.cli", "label", "--data", str(folder), "--teacher", url]
+        child = start_python(*command)
+        wait_until(lambda: len(list(output.glob("f*.png"))) >= 4)
+        child.kill()
+        child.communicate()
+        done = {path.stem: path.read_bytes() for path in output.glob("f*.png")}
+        assert 4 <= len(done) < 24
+        images = ImageFolder(folder)
+        assert all(MapFolder(output, images.map_format).has(f"{name}.png") for name in done)
+        finished = run_python(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert f"{24 - len(done)} images labelled, {len(done)} had a label, 0 failed" in (
+        " ".join(finished.stdout.split())
+    )
+    assert len(backend.requests) <= 24 + 2 * 2
+    assert all((output / f"{name}.png").read_bytes() == data for name, data in done.items())
+    assert list(output.glob(".writing-*")) == []
+    for index, name in enumerate(images.names):
+        np.testing.assert_allclose(maps(folder)[name], depth_of(picture(index)), atol=0.01)
+
+
+def test_a_mistake_is_one_line_and_status_1(folder):
+    done = run_python("-m", "tiekd_ros.cli", "label", "--data", str(folder / "none"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: ")

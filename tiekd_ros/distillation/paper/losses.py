@@ -1,0 +1,183 @@
+"""The published distillation losses: L_DPM, L_DEPTH and their sum, TIE-KD.
+
+Shapes: B batch, C bins, h and w the map. p = softmax(logits) is the student's DPM, q the
+teacher's (`PublishedTarget`), d_S = sum_i p_i c_i the student's depth, d_T the teacher's.
+
+    L_DPM   = mean over pixels of sum_i q_i ln(q_i / (p_i + eps) + eps),  eps = 1e-7
+    L_DEPTH = 1 - SSIM(d_S, d_T)
+    TIE-KD  = 10 (w L_DPM + (1 - w) L_DEPTH),  w = 0.1
+
+There is no valid mask. A teacher pixel that is unknown (NaN here) is a 0 in the published
+depth PNGs, and is taken for the depth 0 m, as there.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tiekd_ros.distillation.paper.ssim import published_ssim, single_or_double
+from tiekd_ros.distillation.paper.target import (
+    PUBLISHED_SIGMA_M,
+    PublishedTarget,
+    unknown_as_zero,
+)
+from tiekd_ros.errors import BadDepthError, InvalidSettingError
+from tiekd_ros.student import DepthBins
+
+Crop = Literal["slice", "pad", "none"]
+"""What happens to maps that are 704 wide: see `crop_upper_rows`."""
+
+CROP_WIDTH = 704
+CROP_TOP = 110
+LOSS_WEIGHT = 0.1
+_EPS = 1e-7
+_SCALE = 10.0
+
+
+class PublishedLossParts(NamedTuple):
+    """The loss and its parts, scalars; total = 10 (w l_dpm + (1 - w) l_depth)."""
+
+    total: Tensor
+    l_dpm: Tensor
+    l_depth: Tensor
+
+
+def crop_upper_rows(maps: Tensor, crop: Crop = "slice") -> Tensor:
+    """Drop the upper 110 rows of maps that are 704 wide; leave all others as they are.
+
+    704 is the width of KITTI's training crop, where the LiDAR never sees the upper rows. The
+    published code asks torchvision for `crop(top=110, height=h)`, whose answer depends on the
+    version: up to 0.9 (the documented one) rows 110..h-1 remain, "slice"; from 0.10 on the map
+    is filled up with 110 rows of zeros at the bottom, "pad", and a mean over a map of 352 rows
+    shrinks to 242/352 of its value. "none" never crops.
+
+    Args:
+        maps: (B, C, h, w).
+        crop: which variant.
+
+    Raises:
+        BadDepthError: a map 704 wide has no row below the crop.
+    """
+    if crop == "none" or maps.shape[3] != CROP_WIDTH:
+        return maps
+    if maps.shape[2] <= CROP_TOP:
+        raise BadDepthError(
+            f"a map {CROP_WIDTH} wide loses its upper {CROP_TOP} rows in the published loss, but "
+            f"this one has only {maps.shape[2]}: use crop='none' or another width"
+        )
+    kept = maps[:, :, CROP_TOP:, :]
+    return functional.pad(kept, (0, 0, 0, CROP_TOP)) if crop == "pad" else kept
+
+
+def dpm_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the L_DPM map, (B, 1, h, w), of two DPMs, (B, C, h, w): about KL(teacher || student).
+
+    A bin counts nothing, and gets no gradient, where the student's probability is exactly 0:
+    so the published code forgives a student that rules the teacher's bin out completely.
+    """
+    terms = teacher * torch.log(teacher / (student + _EPS) + _EPS)
+    return torch.where(student != 0, terms, torch.zeros_like(terms)).sum(dim=1, keepdim=True)
+
+
+class PublishedDpmLoss:
+    """L_DPM: the mean of the divergence map."""
+
+    def __init__(
+        self, bins: DepthBins, sigma_m: float = PUBLISHED_SIGMA_M, crop: Crop = "slice"
+    ) -> None:
+        self.bins = bins
+        self.target = PublishedTarget(bins, sigma_m)
+        self.crop = _check_crop(crop)
+
+    def __call__(self, logits: Tensor, depth: Tensor) -> Tensor:
+        """Compare logits (B, C, h, w) with teacher depth (B, 1, h, w); a scalar."""
+        return self.map(logits, depth).mean()
+
+    def map(self, logits: Tensor, depth: Tensor) -> Tensor:
+        """Return the divergence of every pixel that is left by the crop, (B, 1, h', w)."""
+        _check_shapes(logits, depth, self.bins)
+        return self.map_of(single_or_double(logits).softmax(dim=1), depth)
+
+    def map_of(self, probabilities: Tensor, depth: Tensor) -> Tensor:
+        """Like `map`, from the student's DPM (B, C, h, w)."""
+        teacher = self.target.probabilities(crop_upper_rows(unknown_as_zero(depth), self.crop))
+        return dpm_divergence(crop_upper_rows(probabilities, self.crop), teacher)
+
+
+class PublishedDepthLoss:
+    """L_DEPTH: 1 - SSIM of student and teacher depth."""
+
+    def __init__(self, crop: Crop = "slice") -> None:
+        self.crop = _check_crop(crop)
+
+    def __call__(self, student: Tensor, depth: Tensor) -> Tensor:
+        """Compare student with teacher depth, both metres, (B, 1, h, w); a scalar."""
+        teacher = crop_upper_rows(unknown_as_zero(depth), self.crop)
+        return 1 - published_ssim(crop_upper_rows(student, self.crop), teacher)
+
+
+class PublishedLoss:
+    """TIE-KD as published.
+
+    Args:
+        bins: the student's bins.
+        loss_weight: w, the share of L_DPM; one published config has 1.5, which turns the sign
+            of the SSIM term.
+        sigma_m: width of the target; the published code always uses 0.5.
+        crop: what happens to maps that are 704 wide.
+
+    Raises:
+        InvalidSettingError: sigma_m is not positive, or there is no such crop.
+    """
+
+    def __init__(
+        self,
+        bins: DepthBins,
+        loss_weight: float = LOSS_WEIGHT,
+        sigma_m: float = PUBLISHED_SIGMA_M,
+        crop: Crop = "slice",
+    ) -> None:
+        self.bins = bins
+        self.loss_weight = loss_weight
+        self.dpm_loss = PublishedDpmLoss(bins, sigma_m, crop)
+        self.depth_loss = PublishedDepthLoss(crop)
+        self._centres = bins.centres().view(1, -1, 1, 1)
+
+    def __call__(self, logits: Tensor, depth: Tensor) -> PublishedLossParts:
+        """Compare logits (B, C, h, w) with teacher depth (B, 1, h, w) in metres.
+
+        Raises:
+            BadDepthError: the shapes do not fit each other or the bins.
+        """
+        _check_shapes(logits, depth, self.bins)
+        probabilities = single_or_double(logits).softmax(dim=1)
+        student = (probabilities * self._centres.to(probabilities)).sum(dim=1, keepdim=True)
+        l_dpm = self.dpm_loss.map_of(probabilities, depth).mean()
+        l_depth = self.depth_loss(student, depth)
+        total = _SCALE * (self.loss_weight * l_dpm + (1 - self.loss_weight) * l_depth)
+        return PublishedLossParts(total, l_dpm, l_depth)
+
+
+def _check_crop(crop: Crop) -> Crop:
+    if crop not in get_args(Crop):
+        names = ", ".join(repr(name) for name in get_args(Crop))
+        raise InvalidSettingError(f"crop must be one of {names}, got {crop!r}")
+    return crop
+
+
+def _check_shapes(logits: Tensor, depth: Tensor, bins: DepthBins) -> None:
+    if logits.ndim != 4 or logits.shape[1] != bins.count:
+        raise BadDepthError(
+            f"expected logits (B, {bins.count}, h, w), one channel per bin, "
+            f"got {tuple(logits.shape)}"
+        )
+    wanted = (logits.shape[0], 1, *logits.shape[2:])
+    if tuple(depth.shape) != wanted:
+        raise BadDepthError(
+            f"expected teacher depth {wanted} for logits {tuple(logits.shape)}, got "
+            f"{tuple(depth.shape)}: bring the teacher's map to the student's output size"
+        )

@@ -1,0 +1,81 @@
+"""The published structural similarity of two depth maps.
+
+Wang et al. 2004 with an 11x11 Gaussian window (sigma 1.5), but as the published code has it:
+depth goes in as metres although the constants are those of a dynamic range of 1, the borders
+are padded with zeros, and the covariance is taken absolute like the variances, so structure
+that is exactly reversed counts as similar.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tiekd_ros.errors import BadDepthError
+
+WINDOW_SIZE = 11
+WINDOW_SIGMA = 1.5
+_C1 = 0.01**2
+_C2 = 0.03**2
+
+
+def gaussian_window(
+    dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+) -> Tensor:
+    """Return the filter, (1, 1, 11, 11): outer product of a 1-D Gaussian whose sum is 1.
+
+    It is computed in float32 and then converted, like the published one.
+    """
+    offsets = torch.arange(WINDOW_SIZE, dtype=torch.float64) - WINDOW_SIZE // 2
+    line = torch.exp(-(offsets**2) / (2 * WINDOW_SIGMA**2)).float()
+    line = line / line.sum()
+    return torch.outer(line, line)[None, None].to(device=device, dtype=dtype)
+
+
+def published_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean similarity of two maps of any size, as a scalar.
+
+    With F the filter over zero-padded maps, m = F(a), n = F(b), u = |F(aa) - mm|,
+    v = |F(bb) - nn| and w = |F(ab) - mn|, a pixel's similarity is
+
+        (2 m n + C1) (2 w + C2) / ((m^2 + n^2 + C1) (u + v + C2)),  C1 = 0.01^2, C2 = 0.03^2
+
+    Args:
+        a: first map, metres, (B, 1, h, w).
+        b: second map, the same shape.
+
+    Raises:
+        BadDepthError: the shapes differ or are not (B, 1, h, w).
+    """
+    if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 1 or a.numel() == 0:
+        raise BadDepthError(
+            f"SSIM compares two maps of one shape (B, 1, h, w), "
+            f"got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    # Squares of metres need float32 and more: autocast would run the filter in half precision.
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = single_or_double(a), single_or_double(b)
+        return _mean_similarity(a, b.to(a.dtype))
+
+
+def single_or_double(x: Tensor) -> Tensor:
+    """Return half-precision values as float32, all others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _mean_similarity(a: Tensor, b: Tensor) -> Tensor:
+    window = gaussian_window(a.dtype, a.device)
+
+    def blur(x: Tensor) -> Tensor:
+        return functional.conv2d(x, window, padding=WINDOW_SIZE // 2)
+
+    mean_a, mean_b = blur(a), blur(b)
+    square_a, square_b, product = mean_a**2, mean_b**2, mean_a * mean_b
+    variance_a = (blur(a * a) - square_a).abs()
+    variance_b = (blur(b * b) - square_b).abs()
+    covariance = (blur(a * b) - product).abs()
+    similarity = ((2 * product + _C1) * (2 * covariance + _C2)) / (
+        (square_a + square_b + _C1) * (variance_a + variance_b + _C2)
+    )
+    return similarity.mean()

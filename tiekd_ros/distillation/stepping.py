@@ -1,0 +1,129 @@
+"""One optimiser step, and what holds for every training: no step with a value not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tiekd_ros.distillation.batch_norms import (
+    freeze_batch_norms,
+    norm_statistics,
+    restore_norms,
+)
+from tiekd_ros.distillation.losses import LossParts
+from tiekd_ros.errors import TiekdError
+
+_BAD_STEPS_IN_A_ROW = 5
+
+
+class TrainingError(TiekdError):
+    """Training cannot go on; the network is as it was after its last good step."""
+
+
+class Step(NamedTuple):
+    """A step that was done: detached scalars."""
+
+    parts: LossParts
+    gradient_norm: Tensor  # before clipping
+
+
+class Stepper:
+    """Does optimiser steps on a network in place.
+
+    Args:
+        network: what is called with a batch; it may wrap the network for several processes.
+        optimizer: its learning rate is set at every step.
+        loss: takes the network's raw output and the teacher's depth.
+        clip_norm: gradients are clipped to this norm.
+        frozen: keep batch norms' statistics as they are.
+        everywhere: whether something that holds here holds in all processes that share the
+            batch; they have to do or skip a step together.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[Tensor, Tensor], LossParts],
+        *,
+        clip_norm: float,
+        frozen: bool,
+        everywhere: Callable[[Tensor], bool] = bool,
+    ) -> None:
+        self._network = network
+        self._optimizer = optimizer
+        self._loss = loss
+        self._clip_norm = clip_norm
+        self._frozen = frozen
+        self._everywhere = everywhere
+
+    def step(self, images: Tensor, depth: Tensor, rate: float) -> Step | None:
+        """Do one step, or nothing where loss or gradient is not finite.
+
+        Nothing means: weights, optimizer and batch norms are as they were.
+
+        Args:
+            images: normalised, (B, 3, Hn, Wn).
+            depth: metres at the network's output size, (B, 1, h, w), NaN = unknown.
+            rate: learning rate.
+        """
+        self._network.train()
+        if self._frozen:
+            freeze_batch_norms(self._network)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        statistics = [] if self._frozen else norm_statistics(self._network)
+        parts = self._loss(self._network(images), depth)  # in here they change
+        if not self._everywhere(torch.isfinite(parts.total)):
+            restore_norms(statistics)
+            return None
+        parts.total.backward()
+        norm = nn.utils.clip_grad_norm_(self._network.parameters(), self._clip_norm)
+        if not bool(torch.isfinite(norm)):  # gradients are the same in all processes by now
+            restore_norms(statistics)
+            return None
+        self._optimizer.step()
+        return Step(LossParts(*(part.detach() for part in parts)), norm.detach())
+
+
+class BadSteps:
+    """Counts the steps that were skipped and ends a training that does nothing else."""
+
+    def __init__(self, total: int = 0, in_a_row: int = 0) -> None:
+        self.total = total
+        self.in_a_row = in_a_row
+
+    def good(self) -> None:
+        """Note a step that was done."""
+        self.in_a_row = 0
+
+    def bad(self, step: int) -> None:
+        """Note that step number `step` was skipped.
+
+        Raises:
+            TrainingError: so were several before it.
+        """
+        self.total += 1
+        self.in_a_row += 1
+        if self.in_a_row >= _BAD_STEPS_IN_A_ROW:
+            raise TrainingError(
+                f"loss or gradient not finite in {self.in_a_row} steps in a row (step {step}); "
+                "lower learning_rate, or look at the labels"
+            )
+
+
+def warm_up_then_cosine(peak: float, done: float) -> float:
+    """Return the learning rate after a share `done` (0 to 1) of the budget.
+
+    One cycle (Smith 2018): up for a tenth of the budget, then down along a cosine.
+    """
+    warm_up = 0.1
+    if done < warm_up:
+        return peak * (0.1 + 0.9 * done / warm_up)
+    falling = (done - warm_up) / (1 - warm_up)
+    return peak * max(0.5 * (1 + math.cos(math.pi * falling)), 1e-3)
