@@ -45,12 +45,14 @@ def test_curves_are_not_lost_where_rewriting_them_is_cut_short(tmp_path, monkeyp
 
 def test_a_process_that_the_training_forked_does_not_hold_its_folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    asks, told = os.pipe()
+    (asks, told), (hears, says) = os.pipe(), os.pipe()
     with folder.opened({}, resume=True):
         child = os.fork()
         if child == 0:  # a reader that outlives a killed training
+            os.write(says, b"x")
             os.read(asks, 1)
             os._exit(0)
+        os.read(hears, 1)  # it runs
         with pytest.raises(RunFolderError, match="another training is running"):
             folder.opened({}, resume=True).__enter__()
     try:
@@ -59,8 +61,8 @@ def test_a_process_that_the_training_forked_does_not_hold_its_folder(tmp_path):
     finally:
         os.write(told, b"x")
         os.waitpid(child, 0)
-        os.close(asks)
-        os.close(told)
+        for end in (asks, told, hears, says):
+            os.close(end)
 
 
 def test_the_disk_has_a_students_name_before_it_has_the_link_to_it(tmp_path, monkeypatch):
