@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
+Finished = subprocess.CompletedProcess[str]
 PATIENCE_S = 60.0  # far more than anything here takes on a busy machine
 
 
@@ -31,7 +32,7 @@ def start_python(*arguments: str, stdin: int | None = subprocess.DEVNULL) -> sub
     )
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_python(*arguments: str) -> Finished:
     """Run Python with these arguments to its end."""
     return subprocess.run(
         [sys.executable, *arguments],
@@ -40,6 +41,21 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=child_environment(),
         text=True,
         timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def run_benchmark(name: str, *arguments: str, cwd: Path | None = None) -> Finished:
+    """Run a script of benchmarks/ as its users do: its own folder is on the path."""
+    environment = child_environment(COLUMNS="160", NO_COLOR="1")
+    environment.pop("PYTHONSAFEPATH", None)
+    return subprocess.run(
+        [sys.executable, str(TESTS.parent / "benchmarks" / name), *arguments],
+        capture_output=True,
+        env=environment,
+        text=True,
+        cwd=cwd,
+        timeout=5 * PATIENCE_S,
         check=False,
     )
 

@@ -1,23 +1,16 @@
 """The ablation's script: a short run gives rows, tables and a file; another run repeats nothing."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from helpers.children import child_environment
+from helpers.children import Finished, run_benchmark
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablation.py"
 SHORT = ("--seeds", "1", "--iterations", "2", "--only", "tiekd", "--jobs", "1")
 FEW = ("--scenes", "1", "1", "1")
 
 
-def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *SHORT, *FEW, *arguments]
-    environment = child_environment()
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=100
-    )
+def run_in(folder: Path, *arguments: str) -> Finished:
+    return run_benchmark("ablation.py", *SHORT, *FEW, *arguments, cwd=folder)
 
 
 def test_a_short_run_makes_a_table_and_is_not_repeated(tmp_path):

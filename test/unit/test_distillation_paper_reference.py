@@ -1,17 +1,15 @@
 """benchmarks/verify_reference.py as a program: what passes, and that nothing slips through."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.children import Finished, run_benchmark
+
 PROJECT = Path(__file__).resolve().parents[2]
-SCRIPT = PROJECT / "benchmarks" / "verify_reference.py"
 REFERENCE = PROJECT.parent / "shared" / "reference"
 
 pytestmark = pytest.mark.skipif(
@@ -30,10 +28,8 @@ QUICK = (
 )
 
 
-def verify(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
-    command = [sys.executable, str(SCRIPT), str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def verify(folder: Path, *options: str) -> Finished:
+    return run_benchmark("verify_reference.py", str(folder), *options)
 
 
 @pytest.fixture
