@@ -109,9 +109,10 @@ def test_a_backend_in_this_process_labels_too(folder, tmp_path):
 
 def test_kitti_maps_are_stored_as_published(tmp_path):
     write_kitti(tmp_path, len(KITTI_SIZES))
+    (tmp_path / "kitti_eigen_test.txt").rename(tmp_path / "kitti_eigen_train.txt")
     with serving(StubBackend(answer)) as url:
-        label("--data", tmp_path, "--teacher", url)
-    data = KittiDataset(tmp_path, ReadOptions(teacher=True))
+        label("--data", tmp_path, "--teacher", url)  # what trains, where no split is given
+    data = KittiDataset(tmp_path, ReadOptions(subset="train", teacher=True))
     assert len(data) == len(KITTI_SIZES)
     for index in range(len(data)):
         item = data.item(index)
@@ -127,7 +128,7 @@ def test_an_answer_of_another_size_is_brought_to_the_images_where_the_layout_wan
     write_nyu(tmp_path, 1)
     small = np.tile(np.linspace(1, 5, 160, dtype=np.float32), (120, 1))
     with serving(StubBackend(small)) as url:
-        label("--data", tmp_path, "--teacher", url)
+        label("--data", tmp_path, "--teacher", url, "--split", "nyu_test.txt")
     file = tmp_path / "teacher" / "data_nyu_kitchen_0000_rgb_00040.png"
     stored = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     assert stored.shape == (480, 640)
@@ -156,7 +157,8 @@ def test_depth_that_the_layout_cannot_hold_is_no_label(tmp_path):
     write_nyu(tmp_path, 1)
     far = np.tile(np.linspace(20, 50, 64, dtype=np.float32), (48, 1))
     with serving(StubBackend(far)) as url:
-        report = label("--data", tmp_path, "--teacher", url, status=1)
+        arguments = ("--data", tmp_path, "--teacher", url, "--split", "nyu_test.txt")
+        report = label(*arguments, status=1)
     assert "no depth between 0 and 10 m" in report["failed"]["kitchen_0000/rgb_00040.jpg"]
 
 

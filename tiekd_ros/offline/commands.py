@@ -27,8 +27,8 @@ Split = Annotated[
     Path | None,
     typer.Option(
         "--split",
-        help="File of lines `image depth focal` (KITTI, NYU; else the usual test file), or in "
-        "folders one image name a line (else all).",
+        help="File of lines `image depth focal` (KITTI, NYU; else the usual one: `label` takes the "
+        "training images, `evaluate` the test images), or in folders one image name a line.",
         metavar="FILE",
     ),
 ]
@@ -145,8 +145,8 @@ def evaluate(
     """Measure a student on a data set, by the published protocol of KITTI and NYU.
 
     On KITTI and NYU the published crops and depth ranges count; elsewhere the student's own
-    range, in the whole image. The published students run at the image's size, others at the
-    input size of their card.
+    range, in the whole image. An imported student of KITTI's or NYU's published size runs at the
+    image's size, as published; all others at the input size of their card, as on a robot.
     """
     from tiekd_ros.offline.evaluate_command import EvaluateOptions, evaluate_data, show
 

@@ -80,7 +80,10 @@ def label_data(options: LabelOptions, track: Track) -> LabelReport:
     log = frame_log_file(options.data) if options.kind in (AUTO, FRAMES) else None
     if log is not None or options.kind == FRAMES:
         return _label_frames(options, log, track)
-    wanted = ReadOptions(split=options.split, truth=False, teacher=False, skip_bad=options.skip_bad)
+    # The training images, where no split is given: a student learns from the maps.
+    wanted = ReadOptions(
+        split=options.split, subset="train", truth=False, skip_bad=options.skip_bad
+    )
     source = open_images(options.kind, options.data, wanted)
     folder, files = maps_of(source, options.output or options.data / TEACHER_FOLDER)
     with contextlib.closing(open_teacher(options.teacher)) as teacher, folder.exclusive():
