@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from helpers.depth_data import write_kitti
+from helpers.training import train_arguments, write_rgbd
 from tiekd_ros.cli import app
 from tiekd_ros.datasets import DepthItem
 from tiekd_ros.distillation import paper
@@ -102,6 +103,31 @@ def test_a_training_takes_the_optimiser_and_the_step_of_its_recipe():
     assert step.gradient_norm > 1e-3
     moved = max((p - b).abs().max() for p, b in zip(network.parameters(), before, strict=True))
     assert 3e-5 < moved < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("more", "train", "used"),
+    [
+        (["--init", "auto"], {}, ("frozen", 2e-3)),
+        (["--init", "base"], {}, ("frozen", 2e-3)),
+        (["--init", "base", "--lr", "0.004"], {}, ("frozen", 4e-3)),
+        (["--init", "base"], {"batch_norm": "batch", "learning_rate": 3e-3}, ("batch", 3e-3)),
+        (["--init", "random"], {}, ("batch", 1e-3)),
+    ],
+)
+def test_a_start_from_the_base_student_has_the_measured_settings(tmp_path, more, train, used):
+    data, output = write_rgbd(tmp_path / "data", 5), tmp_path / "out"
+    settings = {"train": train, "student": {"bins": 17, "max_depth_m": 10.0}}
+    more = [*more, "--iterations", "1", "--settings", json.dumps(settings)]
+    result = CliRunner().invoke(app, train_arguments(data, output, *more), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    written = json.loads((output / "run.json").read_text())["train"]
+    assert (written["batch_norm"], written["learning_rate"]) == used
+
+
+def test_a_published_recipe_keeps_its_numbers_wherever_it_starts():
+    recipe = get_recipe("paper-kitti")
+    assert recipe.plan_for({}, from_base=True) == recipe.plan_for({})
 
 
 @pytest.mark.parametrize(

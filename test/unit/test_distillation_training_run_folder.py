@@ -6,12 +6,16 @@ import json
 import os
 
 import pytest
+from typer.testing import CliRunner
 
 from helpers.students import small_student
+from helpers.training import train_arguments, write_rgbd
+from tiekd_ros.cli import app
 from tiekd_ros.distillation.stepping import TrainingError
 from tiekd_ros.distillation.training import run_folder
 from tiekd_ros.distillation.training.curves import METRICS, Curves
 from tiekd_ros.distillation.training.run_folder import RunFolder, RunFolderError
+from tiekd_ros.errors import TiekdError
 from tiekd_ros.student import checkpoint, load_student
 
 
@@ -63,6 +67,50 @@ def test_a_process_that_the_training_forked_does_not_hold_its_folder(tmp_path):
         os.waitpid(child, 0)
         for end in (asks, told, hears, says):
             os.close(end)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_settings_of_a_training_that_wrote_nothing_else_do_not_count(tmp_path, resume):
+    folder = RunFolder(tmp_path)
+    with folder.opened({"seed": 0}, resume=False):
+        (tmp_path / "snapshots" / ".writing-7").mkdir(parents=True)
+        write_curves(tmp_path, 2)
+    with folder.opened({"seed": 1}, resume=resume):
+        assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
+
+
+@pytest.mark.parametrize("written", ["snapshots/00000002", "students/00000002"])
+def test_a_run_begins_with_its_first_snapshot_or_student(tmp_path, written):
+    folder = RunFolder(tmp_path)
+    with folder.opened({"seed": 0}, resume=False):
+        (tmp_path / written).mkdir(parents=True)
+    with pytest.raises(RunFolderError, match="holds a run already"):
+        folder.opened({"seed": 1}, resume=False).__enter__()
+    with pytest.raises(RunFolderError, match="seed was 0, now 1"):
+        folder.opened({"seed": 1}, resume=True).__enter__()
+
+
+@pytest.mark.parametrize("text", ['{"laps": 3}', "[]", "Tuesday: 5 km"])
+def test_settings_of_another_program_are_not_replaced(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunFolderError, match="holds a run already"):
+        RunFolder(tmp_path).opened({"seed": 1}, resume=False).__enter__()
+    assert (tmp_path / "run.json").read_text() == text
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_corrected_command_trains_where_the_wrong_one_was_refused(tmp_path, more):
+    data, output = write_rgbd(tmp_path / "data"), tmp_path / "out"
+    with pytest.raises(TiekdError, match="too few for one batch of 11"):
+        start(data, output, "--batch-size", "11")
+    start(data, output, "--iterations", "1", *more)
+    assert json.loads((output / "run.json").read_text())["train"]["batch_size"] == 4
+    assert (output / "student").is_dir()
+
+
+def start(data, output, *more: str) -> None:
+    arguments = train_arguments(data, output, *more)
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
 
 
 def test_the_disk_has_a_students_name_before_it_has_the_link_to_it(tmp_path, monkeypatch):

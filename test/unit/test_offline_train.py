@@ -221,7 +221,10 @@ def test_other_settings_data_or_a_folder_in_use_are_refused(data, finished, tmp_
         (["--labels", "best"], "labels must be one of auto, teacher, truth, got 'best'"),
         (["--device", "gpu"], "device must be one of 'auto', 'cpu', 'cuda', got 'gpu'"),
         (["--settings", "{"], "settings must be JSON"),
-        (["--settings", '{"trian": {}}'], "unknown group of settings 'trian'"),
+        (
+            ["--settings", '{"trian": {}}'],
+            "'trian': known are train, student, loss, augment, housekeeping",
+        ),
         (["--settings", '{"train": {"momentum": 1}}'], "unknown setting 'momentum'"),
     ],
 )

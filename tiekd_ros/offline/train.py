@@ -8,7 +8,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from tiekd_ros.distillation.replay import RANDOM_START
+from tiekd_ros.distillation.replay import BASE_START, RANDOM_START
 from tiekd_ros.distillation.training.launching import run_on_devices
 from tiekd_ros.distillation.training.loop import OfflineTraining
 from tiekd_ros.distillation.training.processes import Processes
@@ -141,7 +141,10 @@ def _train(
 
 def _plan(request: TrainRequest) -> TrainingPlan:
     baseline = request.data.labels == TRUTH
-    return get_recipe(request.recipe).plan_for(request.changes, baseline=baseline)
+    recipe = get_recipe(request.recipe)
+    plan = recipe.plan_for(request.changes, baseline=baseline)
+    from_base = _start(request.init, recipe, plan) == BASE_START
+    return recipe.plan_for(request.changes, baseline=baseline, from_base=from_base)
 
 
 def _start(init: str, recipe: Recipe, plan: TrainingPlan) -> str:

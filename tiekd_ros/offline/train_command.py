@@ -14,6 +14,7 @@ from tiekd_ros.cli_options import AsJson, State, console
 from tiekd_ros.errors import InvalidSettingError, TiekdError
 
 _NEEDED = ("torch", "accelerate", "tensorboard")
+_GROUPS = ("train", "student", "loss", "augment", "housekeeping")
 _SIGNALLED = 128  # what shells add to a signal's number
 
 
@@ -190,11 +191,17 @@ def _require_training() -> None:
 def _groups(settings: str) -> dict[str, dict[str, Any]]:
     try:
         values = json.loads(settings)
-        return {str(name): dict(group) for name, group in values.items()}
+        groups = {str(name): dict(group) for name, group in values.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise InvalidSettingError(
             f'settings must be JSON like {{"train": {{"clip_norm": 5}}}}, got {settings!r}'
         ) from error
+    unknown = sorted(groups.keys() - set(_GROUPS))
+    if unknown:
+        raise InvalidSettingError(
+            f"unknown group of settings {unknown[0]!r}: known are {', '.join(_GROUPS)}"
+        )
+    return groups
 
 
 def _size(text: str) -> tuple[int | None, int | None]:

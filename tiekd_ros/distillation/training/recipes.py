@@ -23,6 +23,9 @@ from tiekd_ros.errors import BadDepthError, TiekdError
 from tiekd_ros.images import DepthMap
 from tiekd_ros.student import KITTI_BINS, NYU_BINS, DepthBins, InputSize
 
+FROM_BASE: Mapping[str, Any] = {"batch_norm": "frozen", "learning_rate": 2e-3}
+"""Of recipe tiekd, where it starts from the base student: measured, docs/base_student.md."""
+
 
 class RecipeError(TiekdError):
     """Settings that are each valid, but cannot work together."""
@@ -55,26 +58,31 @@ class Recipe:
     needs_teacher: bool = False
 
     def plan_for(
-        self, changes: Mapping[str, Mapping[str, Any]], *, baseline: bool = False
+        self,
+        changes: Mapping[str, Mapping[str, Any]],
+        *,
+        baseline: bool = False,
+        from_base: bool = False,
     ) -> TrainingPlan:
-        """Return the settings with changes, and the published numbers of what these name.
+        """Return the settings with changes, and the measured or published numbers that suit them.
 
         Args:
             changes: settings by group and name; what they give is never replaced.
             baseline: measured depth is learnt, no teacher's.
+            from_base: the training starts from the base student.
 
         Raises:
             InvalidSettingError: a change is not valid.
         """
         plan = self.plan.changed(changes)
         if self.kind is None:
-            return plan
+            return plan.changed(
+                {"train": _not_in(changes, "train", FROM_BASE if from_base else {})}
+            )
         numbers = paper.loss_numbers(
             self.kind, plan.loss.objective, plan.train.architecture, baseline=baseline
         )
-        given = changes.get("loss", {})
-        new: dict[str, Any] = {k: value for k, value in numbers.items() if k not in given}
-        return plan.changed({"loss": new})
+        return plan.changed({"loss": _not_in(changes, "loss", numbers)})
 
     def synchronises_norms(self, architecture: str) -> bool:
         """Return whether batch norms are of the whole batch; published ResNets' are not."""
@@ -86,6 +94,14 @@ class Recipe:
             return OwnPreparation(size, plan.augment)
         crop_size = (size.height, size.width)
         return PublishedPreparation(replace(self.augmentation, crop_size=crop_size))
+
+
+def _not_in(
+    changes: Mapping[str, Mapping[str, Any]], group: str, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the values that no change of this group gives."""
+    given = changes.get(group, {})
+    return {name: value for name, value in values.items() if name not in given}
 
 
 @dataclass(frozen=True)

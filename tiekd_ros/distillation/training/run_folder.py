@@ -64,7 +64,8 @@ class RunFolder:
 
         Raises:
             RunFolderError: another training uses it, it is not empty and `resume` is not set,
-                or it holds a run with other settings.
+                or it holds a run with other settings. What was refused, or killed, before it
+                wrote a snapshot or a student is no run: it does not count.
         """
         with contextlib.ExitStack() as held:
             try:
@@ -88,7 +89,7 @@ class RunFolder:
 
     def _begin(self, settings: Mapping[str, Any], resume: bool) -> None:
         path = self.root / SETTINGS
-        if path.exists():
+        if path.exists() and not self._is_leftover(path, settings):
             if not resume:
                 raise RunFolderError(
                     f"{self.root} holds a run already: continue it with --resume, or give another "
@@ -98,12 +99,22 @@ class RunFolder:
             return
         others = sorted({p.name for p in self.root.iterdir()} - _OURS)
         others = [name for name in others if not name.startswith(".writing-")]
-        if others:
+        if others and not path.exists():
             raise RunFolderError(
                 f"{self.root} is not empty (it holds {', '.join(others[:3])}) and no run of "
                 "tiekd train; give an empty or new folder with --output"
             )
         self._write(SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+    def _is_leftover(self, path: Path, settings: Mapping[str, Any]) -> bool:
+        """Return whether a file of settings is ours, of a training that wrote nothing else."""
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return False
+        ours = isinstance(before, dict) and before.keys() == settings.keys()
+        students = self.root / "students"
+        return ours and not (_has_numbers(self.snapshots) or _has_numbers(students))
 
     def _compare(self, path: Path, settings: Mapping[str, Any]) -> None:
         try:
@@ -167,6 +178,11 @@ class RunFolder:
             raise RunFolderError(
                 f"cannot write {self.root / name}: {error.strerror}; give another --output"
             ) from error
+
+
+def _has_numbers(folder: Path) -> bool:
+    """Return whether a folder holds anything whole, which has a number for a name."""
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
