@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -160,3 +161,8 @@ def _child(rank: int, count: int, kind: str, work: Work, argument: Any, folder: 
         raise
     if rank == 0:
         (Path(folder) / "outcome.json").write_text(json.dumps(outcome))
+    if dist.is_initialized():
+        dist.barrier()  # nobody leaves while another still listens to it
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # all is done and closed; destroying gloo's threads at exit may abort
