@@ -22,10 +22,11 @@ from torch import Tensor
 from tiekd_ros.distillation.batch_norms import average_batch_norms
 from tiekd_ros.distillation.gate import score_best_constant, score_student
 from tiekd_ros.distillation.losses import DistillationLoss, LossSettings
-from tiekd_ros.distillation.samples import AugmentSettings, Sample, augment, quarter_depth
+from tiekd_ros.distillation.samples import AugmentSettings, Sample, augment, cell_depth
 from tiekd_ros.distillation.stepping import BadSteps, Stepper
 from tiekd_ros.student import (
     DepthBins,
+    FastStudent,
     InputSize,
     Student,
     StudentCard,
@@ -285,4 +286,4 @@ def _held_out(cache: Path) -> list[Sample]:
 def _tensors(samples: list[Sample]) -> tuple[Tensor, Tensor]:
     images = torch.from_numpy(np.stack([s.image for s in samples]))
     depth = torch.from_numpy(np.stack([s.depth for s in samples]))
-    return normalise(images), quarter_depth(depth[:, None])
+    return normalise(images), cell_depth(depth[:, None], FastStudent.output_scale)

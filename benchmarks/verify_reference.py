@@ -47,6 +47,8 @@ def main(
     checks, seconds = run(folder, paths, console)
     console.print(make_table(checks))
     misses = [check for check in checks if not check.ok]
+    if misses:  # once more: among hundreds of rows they are hard to find
+        console.print(make_table(misses))
     verdict = f"{len(misses)} misses" if misses else "all agree"
     console.print(
         f"{len(paths)} files, {len(checks)} quantities, {sum(seconds.values()):.1f} s: {verdict}",

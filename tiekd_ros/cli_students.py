@@ -36,13 +36,15 @@ def students_list(state: State = "", as_json: AsJson = False) -> None:
         values = [{**json.loads(c.to_json()), "live": c.version == live} for c in cards]
         typer.echo(json.dumps(values, indent=2))
         return
-    table = Table("", "version", "verdict", "parent", "frames", "RMSE [m]", "AbsRel", "created")
+    heads = ("version", "verdict", "network", "parent", "frames", "RMSE [m]", "AbsRel", "created")
+    table = Table("", *heads)
     for card in cards:
         after = card.scores.get("after", {})
         table.add_row(
             "live" if card.version == live else "",
             card.version,
             card.status,
+            card.architecture,
             card.parent or "",
             str(card.frames.get("train", "")),
             f"{after['rmse']:.3f}" if "rmse" in after else "",

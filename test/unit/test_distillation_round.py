@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.frames import SIZE, filled_state, small_plan
+from helpers.frames import SIZE, small_plan
 from helpers.students import small_student
 from tiekd_ros.distillation.replay import RoundRefusedError
 from tiekd_ros.distillation.round import run_round
@@ -19,18 +18,6 @@ from tiekd_ros.frames import FrameStore
 from tiekd_ros.images import encode_depth_png
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import CheckpointError, DepthBins, Student, StudentCard, StudentRegistry
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory) -> StateFolder:
-    return filled_state(tmp_path_factory.mktemp("labelled"))
-
-
-@pytest.fixture
-def state(labelled, tmp_path) -> StateFolder:
-    state = StateFolder(tmp_path / "state").create()
-    shutil.copy(labelled.frames, state.frames)
-    return state
 
 
 @pytest.fixture

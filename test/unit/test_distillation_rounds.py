@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import signal
 import subprocess
 
 import pytest
 
 from helpers.children import start_python, wait_until
-from helpers.frames import filled_state, small_plan
+from helpers.frames import small_plan
 from helpers.rounds import ENDLESS, SHORT, House
 from helpers.students import small_student
 from tiekd_ros.distillation.plan import RoundPlan
@@ -27,19 +26,6 @@ lock = RoundLog(Path(sys.argv[1])).lock()
 print("locked", flush=True)
 sys.stdin.readline()
 """
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory) -> StateFolder:
-    return filled_state(tmp_path_factory.mktemp("labelled"))
-
-
-@pytest.fixture
-def state(labelled, tmp_path) -> StateFolder:
-    """A state folder with labelled frames, no student and no round."""
-    state = StateFolder(tmp_path / "state").create()
-    shutil.copy(labelled.frames, state.frames)
-    return state
 
 
 @pytest.fixture

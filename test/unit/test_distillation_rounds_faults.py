@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,14 +12,12 @@ from contextlib import closing
 import pytest
 
 from helpers.children import child_environment, wait_until
-from helpers.frames import filled_state
 from helpers.rounds import ENDLESS, SHORT, House, said, verdict, worker_pids
 from helpers.students import small_student
 from tiekd_ros.distillation import offline, rounds
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
 from tiekd_ros.distillation.rounds import RoundRunner
-from tiekd_ros.state import StateFolder
 
 COMPANION = """
 import signal, sys, threading
@@ -40,19 +37,6 @@ print("busy" if house.runner.busy else house.runner.record.reason, flush=True)
 house.runner.stop()
 print(*house.states(), flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory) -> StateFolder:
-    return filled_state(tmp_path_factory.mktemp("labelled"))
-
-
-@pytest.fixture
-def state(labelled, tmp_path) -> StateFolder:
-    """A state folder with labelled frames, no student and no round."""
-    state = StateFolder(tmp_path / "state").create()
-    shutil.copy(labelled.frames, state.frames)
-    return state
 
 
 @pytest.fixture

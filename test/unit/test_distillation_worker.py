@@ -7,7 +7,6 @@ do, on a small frame log of the synthetic world.
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -16,25 +15,12 @@ from typing import Any
 import pytest
 
 from helpers.children import PATIENCE_S, start_python
-from helpers.frames import SIZE, fill_store, filled_state, small_settings, views
+from helpers.frames import SIZE, fill_store, small_settings, views
 from tiekd_ros.distillation.worker import NICENESS
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry, TorchRuntime
 
 ENDLESS = {"iterations": 10**6, "threads": 1, "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory) -> StateFolder:
-    return filled_state(tmp_path_factory.mktemp("labelled"))
-
-
-@pytest.fixture
-def state(labelled, tmp_path) -> StateFolder:
-    """A state folder with labelled frames and no student."""
-    state = StateFolder(tmp_path / "state").create()
-    shutil.copy(labelled.frames, state.frames)
-    return state
 
 
 def start_worker(

@@ -130,8 +130,3 @@ def cell_depth(depth: Tensor, cell: int) -> Tensor:
     total = torch.nn.functional.avg_pool2d(torch.where(known, depth, 0.0), cell)
     share = torch.nn.functional.avg_pool2d(known.float(), cell)
     return total / share  # 0 / 0 = NaN: unknown stays unknown
-
-
-def quarter_depth(depth: Tensor) -> Tensor:
-    """Return depth in cells of 4x4 pixels: the output of the default student."""
-    return cell_depth(depth, 4)

@@ -96,9 +96,10 @@ def label(
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
+        where = f"; maps in {report.output}" if report.output else ""
         console.print(
             f"{report.labelled} images labelled, {report.kept} had a label, "
-            f"{len(report.failed)} failed",
+            f"{len(report.failed)} failed{where}",
             highlight=False,
         )
         _list_reasons(report.failed)

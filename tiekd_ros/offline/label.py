@@ -51,6 +51,8 @@ class LabelReport:
     """Images that had a whole label already."""
     failed: dict[str, str] = field(default_factory=dict)
     """Images without a label, by name, and why."""
+    output: str = ""
+    """The folder of the maps; empty where a frame log keeps the labels."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, fit for JSON."""

@@ -89,6 +89,7 @@ def label_data(options: LabelOptions, track: Track) -> LabelReport:
     with contextlib.closing(open_teacher(options.teacher)) as teacher, folder.exclusive():
         folder.claim(teacher.identity, files, overwrite=options.overwrite)
         labelling = _labelling(options, teacher, track(len(source)))
+        labelling.report.output = str(folder.path)
         labelling.label_images(source, folder, options.rate_hz)
     return labelling.report
 
