@@ -34,6 +34,11 @@ CORE = [
 # Run, train and evaluate students.
 STUDENT = ["torch>=2.1", "safetensors>=0.4"]
 
+# Run students faster on a CPU: onnxruntime, and onnx to export them. Not among `robot`: where a
+# GPU build of onnxruntime is installed (onnxruntime-gpu, a Jetson's wheel), this one would write
+# over its files. There, install `onnx` alone.
+ONNX = ["onnx>=1.16", "onnxruntime>=1.19"]
+
 # Train offline on data sets: several GPUs, curves. Neither nodes nor rounds import these.
 TRAIN = [*STUDENT, "accelerate>=1.0", "tensorboard>=2.10"]
 
@@ -51,6 +56,9 @@ ROS = [
     "ros-std-msgs==5.5.1",
     "ros-std-srvs==5.5.1",
 ]
+
+# What the benchmarks compare students with: the Depth Anything architecture.
+BENCH = [*STUDENT, *ONNX, "transformers>=5.0"]
 
 # Figures of the documentation.
 DOCS = ["matplotlib>=3.5"]
@@ -97,10 +105,12 @@ setup(
     install_requires=CORE,
     extras_require={
         "student": STUDENT,
+        "onnx": ONNX,
         "teacher": TEACHER,
         "train": TRAIN,
         "robot": STUDENT + TEACHER,
         "ros": ROS,
+        "bench": BENCH,
         "docs": DOCS,
         "test": TEST,
         "lint": LINT,

@@ -91,7 +91,7 @@ make_dependencies() {
     say "installing the dependencies (about 2 minutes the first time; longer where torch brings CUDA) ..."
     local needed
     if [[ -z "$ros_sourced" ]]; then
-        mapfile -t needed < <(requirements robot ros train test lint)
+        mapfile -t needed < <(requirements robot onnx ros train test lint)
         pip install --constraint "$root/constraints.txt" "${needed[@]}"
         return
     fi
@@ -101,10 +101,15 @@ make_dependencies() {
     "$venv/bin/python" -c 'import cv2, numpy, yaml' ||
         fail "apt-get install python3-opencv python3-numpy python3-yaml (or rosdep install) first"
     mapfile -t needed < <(requirements robot train test lint | grep -v '^opencv')
-    pip install "${needed[@]}" --constraint <(
-        grep -vE '^(numpy|opencv-python-headless|pyyaml|pytest)==' "$root/constraints.txt"
-        "$venv/bin/python" -c 'import numpy; print(f"numpy=={numpy.__version__}\npytest<8.4")'
-    )
+    pip install "${needed[@]}" --constraint <(constraints_beside_ros)
+    mapfile -t needed < <(requirements onnx)
+    pip install "${needed[@]}" --constraint <(constraints_beside_ros) ||
+        say "(onnxruntime does not fit the system's numpy: students will run with torch)"
+}
+
+constraints_beside_ros() {
+    grep -vE '^(numpy|opencv-python-headless|pyyaml|pytest)==' "$root/constraints.txt"
+    "$venv/bin/python" -c 'import numpy; print(f"numpy=={numpy.__version__}\npytest<8.4")'
 }
 
 # The requirements of the installed package with these extras, one a line.

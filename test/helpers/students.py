@@ -16,3 +16,22 @@ def small_student(seed: int = 0, **card: Any) -> Student:
     """Return a student with random weights; another one for each seed."""
     torch.manual_seed(seed)
     return Student.fresh(StudentCard(BINS, SIZE, **card))
+
+
+def with_statistics(student: Student, seed: int = 0) -> Student:
+    """Give a student's batch norms statistics of their own, as a trained one's have."""
+    torch.manual_seed(seed)
+    size = student.card.input_size
+    student.network.train()
+    with torch.no_grad():
+        student.network(torch.randn(2, 3, size.height, size.width))
+    student.network.eval()
+    return student
+
+
+def overflowing_student() -> Student:
+    """Return a student whose weights are finite and whose logits are not."""
+    student = with_statistics(small_student())
+    with torch.no_grad():
+        student.network.get_submodule("head").weight.fill_(3e38)
+    return student

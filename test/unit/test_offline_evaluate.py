@@ -34,7 +34,7 @@ from tiekd_ros.student import (
     TorchRuntime,
     build_network,
 )
-from tiekd_ros.student.runtime import normalise
+from tiekd_ros.student.preprocessing import normalise
 
 GARG = (slice(143, 349), slice(43, 1172))  # of 352x1216, as published
 TRUTH_ERRORS = ["a1", "a2", "a3", "abs_rel", "rmse", "log_10", "rmse_log", "silog", "sq_rel"]

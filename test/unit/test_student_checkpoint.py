@@ -165,3 +165,34 @@ def test_a_student_with_weights_that_are_not_finite_is_not_stored(registry):
         registry.add(student)
     assert registry.versions() == ["000001", "000002"]
     assert list(registry.root.glob(".writing-*")) == []
+
+
+def test_large_weights_whose_sum_overflows_are_finite_all_the_same(registry):
+    student = small_student()
+    with torch.no_grad():
+        student.network.head.weight.fill_(3e38)
+    assert registry.load(registry.add(student).version).network.head.weight.max() > 2e38
+
+
+def test_students_that_are_loaded_twice_share_nothing_that_can_be_changed(registry):
+    one, other = (registry.load("000002").network for _ in range(2))
+    kept = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    one.train()
+    with torch.no_grad():
+        one(torch.randn(2, 3, 64, 96))  # changes the statistics of the batch norms
+        for parameter in one.parameters():
+            parameter.add_(1)
+    one.head.register_forward_hook(lambda module, given, out: out + 1)
+    one.neck.bn = torch.nn.Identity()
+    assert not any(module.training for module in other.modules())
+    assert list(other.state_dict()) == list(kept)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in other.state_dict().items())
+    again = registry.load("000002").network
+    images = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(again(images), other(images))
+
+
+def test_a_loaded_student_can_be_trained(registry):
+    network = registry.load("000002").network.train()
+    network(torch.randn(2, 3, 64, 96)).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())

@@ -31,6 +31,7 @@ from tiekd_ros.student import (
     NYU_BINS,
     InputSize,
     LiveStudent,
+    RuntimeFactory,
     StudentRegistry,
     TorchRuntime,
     import_student,
@@ -58,7 +59,7 @@ def test_a_checkpoint_of_the_published_keys_comes_in_exactly_and_stays_so(tmp_pa
     assert origin["file"] == "r18.pth"
     assert origin["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (origin["epoch"], origin["exp_name"]) == (24, "TIE-KD_adabins_r18_KITTI.py")
-    depth, confidence = TorchRuntime(student).predict(IMAGE)
+    depth, confidence, _ = TorchRuntime(student).predict(IMAGE)
     assert depth.shape == confidence.shape == (72, 96)
     assert np.isfinite(depth).all()
     assert np.isfinite(confidence).all()
@@ -98,7 +99,7 @@ def test_a_regression_head_asks_for_its_range_and_keeps_its_unused_layer(tmp_pat
         import_student(path, "resnet18-regression")
     student = import_student(path, "resnet18-regression", bins="nyu", input_size=SMALL)
     assert student.network.decode_head.conv_out[0].weight.shape[0] == 256
-    depth, confidence = TorchRuntime(student).predict(IMAGE)
+    depth, confidence, _ = TorchRuntime(student).predict(IMAGE)
     np.testing.assert_allclose(depth, 5.0)  # sigmoid(0) of 10 m
     assert np.isnan(confidence).all()  # not known
 
@@ -110,7 +111,9 @@ def test_a_running_fast_student_is_exchanged_for_an_imported_one_and_back(tmp_pa
     registry.add(import_student(path, "resnet18", input_size=SMALL))
     registry.promote("000001")
     changed = threading.Semaphore(0)
-    live = LiveStudent(registry, torch.device("cpu"), lambda state: changed.release())
+    live = LiveStudent(
+        registry, RuntimeFactory(torch.device("cpu")), lambda state: changed.release()
+    )
     live.load_pointer()
     architectures = []
     for version in ("000002", "000001"):

@@ -8,7 +8,7 @@ import torch
 
 from helpers.children import wait_until
 from helpers.students import BINS, small_student
-from tiekd_ros.student import LiveStudent, StudentRegistry
+from tiekd_ros.student import LiveStudent, RuntimeFactory, StudentRegistry
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 SWAPS = 20
@@ -23,9 +23,11 @@ def registry(tmp_path) -> StudentRegistry:
     return registry
 
 
-@pytest.fixture
-def live(registry):
-    student = LiveStudent(registry, torch.device("cpu"))
+@pytest.fixture(params=["torch", "onnxruntime"])
+def live(request, registry):
+    if request.param == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    student = LiveStudent(registry, RuntimeFactory(torch.device("cpu"), request.param))
     yield student
     student.close()
 
@@ -57,7 +59,7 @@ def test_a_request_returns_at_once_and_the_student_changes_in_the_background(reg
         seen.append((state.version, threading.current_thread().name))
         changed.set()
 
-    live = LiveStudent(registry, torch.device("cpu"), note)
+    live = LiveStudent(registry, RuntimeFactory(torch.device("cpu")), note)
     live.request("000001")
     assert changed.wait(30)
     assert seen == [("000001", "student-loader")]
@@ -175,6 +177,6 @@ def test_a_damaged_pointer_is_told_and_does_not_stop_a_request(registry, live):
 
 
 def test_closing_ends_the_loading_thread(registry):
-    live = LiveStudent(registry, torch.device("cpu"))
+    live = LiveStudent(registry, RuntimeFactory(torch.device("cpu")))
     live.close()
     assert not any(t.name == "student-loader" for t in threading.enumerate())

@@ -23,7 +23,7 @@ from tiekd_ros.student import (
     StudentNetwork,
     build_network,
 )
-from tiekd_ros.student.runtime import fuse_batch_norms
+from tiekd_ros.student.folding import fuse_batch_norms
 
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=MISSING)
 
@@ -155,14 +155,14 @@ def test_fused_batch_norms_change_nothing_but_rounding(architecture):
 def test_depth_for_training_is_depth_at_inference_and_has_gradients(architecture):
     network = hashed(architecture, SMALL_BINS)
     raw = network(torch.randn(1, 3, 32, 64))
-    depth, logits = network.output(raw)
+    output = network.output(raw)
     with torch.no_grad():
         moments = network.moments(raw)
-    torch.testing.assert_close(depth.detach(), moments.mean, rtol=1e-5, atol=1e-4)
-    assert (logits is raw) == network.has_dpm
-    assert (logits is None) == (not network.has_dpm)
+    torch.testing.assert_close(output.depth.detach(), moments.mean, rtol=1e-5, atol=1e-4)
+    assert (output.logits is raw) == network.has_dpm
+    assert (output.logits is None) == (not network.has_dpm)
     assert bool(moments.std.isnan().all()) == (not network.has_dpm)
-    depth.mean().backward()
+    output.depth.mean().backward()
     used = network.classifier if network.has_dpm else network.regressor
     assert used.weight.grad.abs().sum() > 0
     assert network.backbone.conv1.weight.grad.abs().sum() > 0

@@ -12,14 +12,16 @@ from tiekd_ros.errors import BadImageError, InvalidSettingError
 from tiekd_ros.student import (
     CheckpointError,
     DepthBins,
+    OnnxRuntime,
+    Runtime,
     Student,
     StudentCard,
     TorchRuntime,
     choose_device,
     normalise,
 )
+from tiekd_ros.student.folding import fuse_batch_norms
 from tiekd_ros.student.ranges import mark_out_of_range
-from tiekd_ros.student.runtime import fuse_batch_norms
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (72, 96, 3), dtype=np.uint8)
@@ -39,13 +41,15 @@ def student() -> Student:
     return student
 
 
-@pytest.fixture(scope="module")
-def runtime(student) -> TorchRuntime:
-    return TorchRuntime(student)
+@pytest.fixture(scope="module", params=[TorchRuntime, OnnxRuntime])
+def runtime(request, student) -> Runtime:
+    if request.param is OnnxRuntime:
+        pytest.importorskip("onnxruntime")
+    return request.param(student)
 
 
 def test_the_same_image_gives_the_same_depth(student, runtime):
-    once, again = runtime.predict(IMAGE), TorchRuntime(student).predict(IMAGE)
+    once, again = runtime.predict(IMAGE), type(runtime)(student).predict(IMAGE)
     np.testing.assert_array_equal(once.depth, again.depth)
     np.testing.assert_array_equal(once.confidence, again.confidence)
 
@@ -84,13 +88,35 @@ def test_making_a_runtime_leaves_the_student_as_it_was(student):
     ids=["noise", "grey", "black", "flat", "pixel", "large", "strided"],
 )
 def test_any_image_gives_depth_of_its_size_inside_the_bins(runtime, image):
-    depth, confidence = runtime.predict(image)
+    depth, confidence, _ = runtime.predict(image)
     assert depth.shape == confidence.shape == image.shape[:2]
     assert depth.dtype == confidence.dtype == np.float32
     assert depth.min() >= BINS.min_depth_m
     assert depth.max() <= BINS.max_depth_m
     assert confidence.min() >= 0
     assert confidence.max() <= 1
+
+
+def test_confidence_is_made_only_where_it_is_asked_for(runtime):
+    both, alone = runtime.predict(IMAGE), runtime.predict(IMAGE, confidence=False)
+    assert alone.confidence is None
+    np.testing.assert_array_equal(alone.depth, both.depth)
+
+
+def test_what_a_prediction_returns_is_the_callers(runtime):
+    size = (SIZE.height // 4, SIZE.width // 4)  # nothing is resized
+    for asked in (None, size):
+        first = runtime.predict(IMAGE, asked)
+        kept = first.depth.copy()
+        first.depth[...] = np.nan
+        first.confidence[...] = np.nan
+        np.testing.assert_array_equal(runtime.predict(IMAGE, asked).depth, kept)
+
+
+def test_a_prediction_says_where_its_time_went(runtime):
+    times = runtime.predict(IMAGE).times
+    assert all(ms > 0 for ms in times)
+    assert times._fields == ("preprocess", "network", "postprocess")
 
 
 def test_depth_comes_in_the_size_that_was_asked_for(runtime):
@@ -138,7 +164,7 @@ def test_confidence_is_one_where_the_map_is_as_sharp_as_it_was_taught():
             student.network.head.weight.zero_()
             spread = factor * sigma
             student.network.head.bias.copy_(-((bins.centres() - depth_m) ** 2) / (2 * spread**2))
-        depth, confidence = TorchRuntime(student).predict(IMAGE)
+        depth, confidence, _ = TorchRuntime(student).predict(IMAGE)
         assert depth.mean() == pytest.approx(depth_m, abs=1e-3)
         assert confidence.mean() == pytest.approx(1 / factor, rel=0.02)
 
@@ -162,6 +188,8 @@ def test_depth_at_the_ends_of_the_range_becomes_infinite():
     expected = np.array([[-math.inf, *inside, math.inf, math.nan]], np.float32)
     np.testing.assert_array_equal(mark_out_of_range(depth, BINS), expected)
     assert np.isfinite(depth[0, 0])  # the argument stays as it was
+    assert mark_out_of_range(depth, BINS, in_place=True) is depth
+    np.testing.assert_array_equal(depth, expected)
 
 
 def test_a_range_can_be_made_narrower_but_not_wider():

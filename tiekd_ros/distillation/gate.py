@@ -19,7 +19,7 @@ from tiekd_ros.distillation.metrics import (
 )
 from tiekd_ros.distillation.samples import Sample
 from tiekd_ros.settings import Settings, setting
-from tiekd_ros.student import DepthBins, TorchRuntime
+from tiekd_ros.student import DepthBins, Runtime
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class GateVerdict:
 
 
 def score_student(
-    runtime: TorchRuntime,
+    runtime: Runtime,
     samples: Sequence[Sample],
     bins: DepthBins,
     report: Callable[[int], None] = lambda done: None,
@@ -68,7 +68,7 @@ def score_student(
     """
     each = []
     for done, sample in enumerate(samples, start=1):
-        predicted = runtime.predict(sample.image).depth
+        predicted = runtime.predict(sample.image, confidence=False).depth
         each.append(depth_metrics(predicted, sample.depth, bins.min_depth_m, bins.max_depth_m))
         report(done)
     return mean_metrics([m for m in each if m is not None])

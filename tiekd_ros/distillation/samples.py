@@ -17,7 +17,7 @@ from tiekd_ros.camera import Intrinsics
 from tiekd_ros.images import DepthMap, RgbImage
 from tiekd_ros.settings import Settings, setting
 from tiekd_ros.student import InputSize
-from tiekd_ros.student.runtime import resize_image
+from tiekd_ros.student.preprocessing import resize_image
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from tiekd_ros.student import Student, StudentCard, StudentRegistry
 from tiekd_ros.student.checkpoint import CARD, load_student
 from tiekd_ros.student.importing import DATASETS
 from tiekd_ros.student.official import OFFICIAL_ARCHITECTURES
-from tiekd_ros.student.runtime import TorchRuntime, choose_device, normalise
+from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.runtime import choose_device
+from tiekd_ros.student.torch_runtime import TorchRuntime
 
 LIVE = "live"
 
@@ -97,7 +99,7 @@ class Predictor:
 
         def depth_of(pixels: Tensor) -> Tensor:
             image = np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy())
-            return torch.from_numpy(runtime.predict(image).depth)[None, None]
+            return torch.from_numpy(runtime.predict(image, confidence=False).depth)[None, None]
 
         return depth_of
 

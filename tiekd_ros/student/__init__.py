@@ -17,18 +17,21 @@ from tiekd_ros.student.card import (
     TargetWidth,
 )
 from tiekd_ros.student.checkpoint import Student, load_student, save_student
+from tiekd_ros.student.choosing import RUNTIMES, RuntimeFactory
 from tiekd_ros.student.importing import import_student
 from tiekd_ros.student.live import LiveState, LiveStudent
 from tiekd_ros.student.network import ARCHITECTURE, FastStudent
 from tiekd_ros.student.official import KITTI_BINS, NYU_BINS, OFFICIAL_ARCHITECTURES
+from tiekd_ros.student.onnx_runtime import OnnxRuntime
+from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.registry import LiveChangedError, StudentRegistry
 from tiekd_ros.student.runtime import (
     Prediction,
-    TorchRuntime,
+    Runtime,
+    StageTimes,
     choose_device,
-    normalise,
-    to_channels_last,
 )
+from tiekd_ros.student.torch_runtime import TorchRuntime, to_channels_last
 
 __all__ = [
     "ACCEPTED",
@@ -39,6 +42,7 @@ __all__ = [
     "NYU_BINS",
     "OFFICIAL_ARCHITECTURES",
     "REFUSED",
+    "RUNTIMES",
     "CheckpointError",
     "DepthBins",
     "FastStudent",
@@ -47,7 +51,11 @@ __all__ = [
     "LiveState",
     "LiveStudent",
     "Moments",
+    "OnnxRuntime",
     "Prediction",
+    "Runtime",
+    "RuntimeFactory",
+    "StageTimes",
     "Student",
     "StudentCard",
     "StudentNetwork",

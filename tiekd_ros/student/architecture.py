@@ -7,7 +7,10 @@ W / output_scale, rounded up).
 from __future__ import annotations
 
 import abc
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -51,13 +54,21 @@ class InputSize(Settings):
         return cls(height=height, width=width)
 
 
-class StudentOutput(NamedTuple):
-    """What a training objective sees of a raw output; gradients flow through it."""
+class StudentOutput:
+    """What a training objective sees of a raw output; gradients flow through it.
 
-    depth: Tensor
-    """Metres, (B, 1, h, w)."""
-    logits: Tensor | None
-    """Of the DPM, before softmax, (B, C, h, w); None where the head regresses depth."""
+    Attributes:
+        logits: of the DPM, before softmax, (B, C, h, w); None where the head regresses depth.
+    """
+
+    def __init__(self, logits: Tensor | None, depth: Callable[[], Tensor]) -> None:
+        self.logits = logits
+        self._depth = depth
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """Metres, (B, 1, h, w); made when asked for, since a DPM's costs maps of all bins."""
+        return self._depth()
 
 
 class Moments(NamedTuple):
@@ -123,11 +134,23 @@ class StudentNetwork(nn.Module, abc.ABC):
         return depth
 
 
+SHIFT = 64.0
+"""What `shifted` logits lie below their mean over the bins: their largest is >= -SHIFT."""
+
+
 class DpmNetwork(StudentNetwork):
-    """A student whose raw output is the logits of a DPM; depth is its expectation."""
+    """A student whose raw output is the logits of a DPM; depth is its expectation.
+
+    Attributes:
+        centres: of the bins, metres, (C,).
+        feature_limit: the classifier's input lies between 0 and this.
+        shifted: the logits were shifted such that exp of them is a number (`shift_logits`).
+    """
 
     centres: Tensor
     has_dpm = True
+    feature_limit = math.inf
+    shifted = False
 
     def __init__(self, bins: DepthBins) -> None:
         super().__init__(bins)
@@ -140,10 +163,13 @@ class DpmNetwork(StudentNetwork):
 
     def output(self, raw: Tensor) -> StudentOutput:
         """Return the DPM's expectation and its logits."""
-        probabilities = raw.softmax(dim=1)  # (B, C, h, w)
+        return StudentOutput(raw, partial(self._expectation, raw))
+
+    def _expectation(self, raw: Tensor) -> Tensor:
+        dtype = torch.promote_types(raw.dtype, torch.float32)
+        probabilities = raw.softmax(dim=1, dtype=dtype)  # (B, C, h, w)
         # Not a convolution: autocast would run it, and so depth itself, in half precision.
-        depth = (probabilities * self.centres.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
-        return StudentOutput(depth, raw)
+        return (probabilities * self.centres.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
 
     def moments(self, raw: Tensor) -> Moments:
         """Return mean and standard deviation of the depth probability map.
@@ -151,14 +177,35 @@ class DpmNetwork(StudentNetwork):
         softmax(z) . c is computed as one matrix product over exp(z - max z): the three sums
         of weights, depth and squared depth come out together, and no probability map is
         ever normalised or stored.
+
+        Args:
+            raw: logits, (B, C, h, w); overwritten where they are `shifted`.
         """
-        weights = (raw - raw.amax(dim=1, keepdim=True)).exp_()  # (B, C, h, w)
-        c = self.centres
-        kernel = torch.stack((torch.ones_like(c), c, c * c))[:, :, None, None]  # (3, C, 1, 1)
-        total, first, second = functional.conv2d(weights, kernel).split(1, dim=1)
+        height, width = raw.shape[2:]
+        # No convolution: on a GPU it would round to TF32, too coarse for the spread.
+        sums = self.sums_kernel() @ self.weights(raw).flatten(2)  # (B, 3, h * w)
+        return self.moments_of(sums.unflatten(2, (height, width)))
+
+    def weights(self, raw: Tensor) -> Tensor:
+        """Return the DPM before it is normalised, exp(raw - shift), (B, C, h, w)."""
+        if self.shifted:
+            return raw.exp_()
+        return (raw - raw.amax(dim=1, keepdim=True)).exp_()
+
+    def sums_kernel(self) -> Tensor:
+        """Return what weights are multiplied by for the sums of 1, d, d^2: (3, C).
+
+        d is depth as a share of the last centre, so that no sum is larger than the first.
+        """
+        d = self.centres / self.centres[-1]
+        return torch.stack((torch.ones_like(d), d, d * d))
+
+    def moments_of(self, sums: Tensor) -> Moments:
+        """Return depth and spread for the three sums, (B, 3, h, w)."""
+        total, first, second = sums.split(1, dim=1)
         mean = first / total
         variance = (second / total - mean * mean).clamp_min(0.0)
-        return Moments(mean, variance.sqrt())
+        return Moments(mean * self.centres[-1], variance.sqrt() * self.centres[-1])
 
     @torch.no_grad()
     def start_from_histogram(self, probabilities: Tensor) -> None:
@@ -180,7 +227,7 @@ class RegressionNetwork(StudentNetwork):
 
     def output(self, raw: Tensor) -> StudentOutput:
         """Return sigmoid(raw) * max_depth; there are no logits of bins."""
-        return StudentOutput(raw.float().sigmoid() * self.bins.max_depth_m, None)
+        return StudentOutput(None, lambda: raw.float().sigmoid() * self.bins.max_depth_m)
 
     def moments(self, raw: Tensor) -> Moments:
         """Return depth, never nearer than the range; how sure it is, is not known (NaN)."""

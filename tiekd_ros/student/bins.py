@@ -69,6 +69,11 @@ class DepthBins(Settings):
             return (depth - low) * (self.count / (high - low))
         return (depth / low).log() / self._log_step
 
+    def index(self, depth: Tensor) -> Tensor:
+        """Return the bins in which depths (metres, not NaN) lie, or the nearest ones, int64."""
+        inside = depth.clamp(self.min_depth_m, self.max_depth_m)
+        return self.position(inside).long().clamp(0, self.count - 1)
+
     def depth_at(self, position: Tensor) -> Tensor:
         """Return the depths in metres at positions 0 to C on the axis."""
         low, high = self.min_depth_m, self.max_depth_m

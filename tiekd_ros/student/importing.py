@@ -32,7 +32,7 @@ from tiekd_ros.student.official import (
     OFFICIAL_ARCHITECTURES,
     REGRESSION,
 )
-from tiekd_ros.student.runtime import TorchRuntime
+from tiekd_ros.student.torch_runtime import TorchRuntime
 
 
 class Dataset(NamedTuple):

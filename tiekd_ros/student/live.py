@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.mailbox import Mailbox
+from tiekd_ros.student.choosing import RuntimeFactory
 from tiekd_ros.student.registry import StudentRegistry
-from tiekd_ros.student.runtime import TorchRuntime
+from tiekd_ros.student.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,22 @@ class LiveStudent:
 
     Args:
         registry: where versions are read from.
-        device: where they run.
+        factory: what makes them run.
         on_change: called from the loading thread after a swap or a failed one.
     """
 
     def __init__(
         self,
         registry: StudentRegistry,
-        device: torch.device,
+        factory: RuntimeFactory,
         on_change: Callable[[LiveState], None] = lambda state: None,
     ) -> None:
         self._registry = registry
-        self._device = device
+        self._factory = factory
         self._on_change = on_change
         self._wanted: Mailbox[str] = Mailbox()
         self._state = LiveState(None, "", 0, 0.0, 0.0, False)
-        self.runtime: TorchRuntime | None = None
+        self.runtime: Runtime | None = None
         self._thread = threading.Thread(
             target=self._load_wanted, name="student-loader", daemon=True
         )
@@ -111,13 +110,13 @@ class LiveStudent:
             return str(error)
         except Exception as error:  # the device is full, for instance; the thread must go on
             text = f"{type(error).__name__}: {error}"
-            return f"student {version} cannot run on {self._device}: {text}"
+            return f"student {version} cannot run on {self._factory.device}: {text}"
         return ""
 
     def _exchange(self, version: str) -> None:
         old, started = self._state, time.monotonic()
         self._state = replace(old, error="", swap_started=started, loading=True)
-        runtime = TorchRuntime(self._registry.load(version), self._device)
+        runtime = self._factory.make(self._registry.load(version), self.runtime)
         self.runtime = runtime
         swaps = old.swaps + (old.version is not None)
         self._state = LiveState(version, "", swaps, started, time.monotonic(), False)

@@ -41,6 +41,7 @@ class FastStudent(DpmNetwork):
     input_multiple = STRIDE
     output_scale = 4
     align_corners = False
+    feature_limit = 6.0  # `refine` ends in a ReLU6
 
     def __init__(self, bins: DepthBins) -> None:
         super().__init__(bins)

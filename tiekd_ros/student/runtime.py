@@ -1,4 +1,4 @@
-"""Running a student: one RGB image in, metric depth and confidence out.
+"""What runs a student: one RGB image in, metric depth and confidence out.
 
 Shapes: H and W the image, Hn and Wn the network's input, h and w its raw output (a quarter of
 the input for the fast student, the input's own size for the published ones).
@@ -6,36 +6,122 @@ the input for the fast student, the input's own size for the published ones).
 
 from __future__ import annotations
 
-import copy
-import itertools
-from typing import NamedTuple
+import time
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.images import DepthMap, RgbImage, check_rgb
-from tiekd_ros.student.architecture import InputSize, StudentNetwork
-from tiekd_ros.student.card import CheckpointError
-from tiekd_ros.student.checkpoint import Student
+from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.student.architecture import InputSize, Moments
+from tiekd_ros.student.card import CheckpointError, StudentCard
 
-_MEAN = (123.675, 116.28, 103.53)  # ImageNet, RGB, 0..255
-_STD = (58.395, 57.12, 57.375)
+_ROUNDING = 1e-5  # of a depth at the very end of the range
+
+
+class StageTimes(NamedTuple):
+    """Where the time of one prediction went, milliseconds."""
+
+    preprocess: float
+    network: float
+    postprocess: float
 
 
 class Prediction(NamedTuple):
-    """Depth in metres and confidence 0..1, both float32 of the same shape.
-
-    Confidence is NaN, not known, where the student has no depth probability map.
-    """
+    """What a student says of one image."""
 
     depth: DepthMap
-    confidence: npt.NDArray[np.float32]
+    """Metres, float32 (H, W)."""
+    confidence: npt.NDArray[np.float32] | None
+    """0..1, (H, W); NaN, not known, where the student has no depth probability map. None where
+    it was not asked for."""
+    times: StageTimes
+
+
+class Runtime(Protocol):
+    """A student ready to run: on its device, warmed and proved."""
+
+    card: StudentCard
+    description: str
+    """For people: `torch, cpu, 1 thread`."""
+
+    def predict(
+        self,
+        image: RgbImage,
+        size: tuple[int, int] | None = None,
+        *,
+        confidence: bool = True,
+    ) -> Prediction:
+        """Predict depth for one RGB image, uint8 (H, W, 3).
+
+        Args:
+            image: the camera's image, any size.
+            size: (height, width) of the answer; the image's own where None.
+            confidence: whether to compute the confidence as well.
+
+        Raises:
+            BadImageError: it is no RGB image.
+        """
+        ...
+
+
+class Stopwatch:
+    """Measures one prediction's stages, which end one after the other."""
+
+    def __init__(self) -> None:
+        self._marks = [time.perf_counter()]
+
+    def lap(self) -> None:
+        """End a stage, and begin the next."""
+        self._marks.append(time.perf_counter())
+
+    def times(self) -> StageTimes:
+        """End the last stage and return all three, in milliseconds."""
+        start, prepared, answered = self._marks
+        ended = time.perf_counter()
+        each = (prepared - start, answered - prepared, ended - answered)
+        return StageTimes(*(seconds * 1e3 for seconds in each))
+
+
+def confidence_of(card: StudentCard, moments: Moments) -> Tensor:
+    """Return how sure a student is, 0..1, (B, 1, h, w): 1 = as sharp as it was taught."""
+    sigma = card.target.sigma(moments.mean, card.bins)
+    return (sigma / moments.std.clamp_min(1e-6)).clamp_max(1.0)
+
+
+def answer_on_cpu(
+    card: StudentCard, moments: Moments, size: tuple[int, int], confidence: bool
+) -> tuple[DepthMap, npt.NDArray[np.float32] | None]:
+    """Return depth and, if asked for, confidence of one image at a (height, width).
+
+    Args:
+        card: of the student that said so.
+        moments: each (1, 1, h, w), on the CPU.
+        size: of the answer.
+        confidence: whether it is asked for.
+    """
+    depth = enlarge(moments.mean[0, 0].numpy(), size)
+    if not confidence:
+        return depth, None
+    return depth, enlarge(confidence_of(card, moments)[0, 0].numpy(), size)
+
+
+def enlarge(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Resize (h, w) to a (height, width), bilinear; OpenCV takes a quarter of torch's time."""
+    if values.shape == size:
+        return values.copy()
+    height, width = size
+    result: npt.NDArray[np.float32] = cv2.resize(values, (width, height))
+    return result
+
+
+def in_threads(count: int) -> str:
+    """Say it in words."""
+    return f"{count} thread{'s'[: count > 1]}"
 
 
 def choose_device(name: str) -> torch.device:
@@ -62,93 +148,37 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def resize_image(image: RgbImage, size: InputSize) -> RgbImage:
-    """Resize to the network's input by area averaging, as in training."""
-    if image.shape[:2] == (size.height, size.width):
-        return image
-    shrinks = image.shape[0] > size.height
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: RgbImage = cv2.resize(image, (size.width, size.height), interpolation=method)
-    return resized
+def probe_image(size: InputSize) -> RgbImage:
+    """Return an image that has all values, uint8 RGB (Hn, Wn, 3)."""
+    ramp = np.linspace(0, 255, size.height * size.width * 3).astype(np.uint8)
+    return ramp.reshape(size.height, size.width, 3)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Turn uint8 RGB (B, Hn, Wn, 3) into normalised float (B, 3, Hn, Wn), channels last."""
-    x = images.permute(0, 3, 1, 2).float()  # stays channels last in memory
-    mean = torch.tensor(_MEAN, device=x.device).view(1, 3, 1, 1)
-    std = torch.tensor(_STD, device=x.device).view(1, 3, 1, 1)
-    return (x - mean) / std
+def prove(runtime: Runtime, *, has_dpm: bool) -> None:
+    """Warm a runtime with a probe image and refuse what it could not go live with.
 
-
-class TorchRuntime:
-    """A student ready to run: on its device, batch norms fused, warmed and proved.
+    Args:
+        runtime: just made; its first run pays for kernels and memory.
+        has_dpm: whether it has to know its confidence.
 
     Raises:
-        CheckpointError: the student's answer to a probe image is not finite or lies outside
-            its depth range.
+        CheckpointError: the answer is not finite or lies outside the student's depth range.
     """
-
-    def __init__(self, student: Student, device: torch.device | str = "cpu") -> None:
-        self.card = student.card
-        self.device = torch.device(device)
-        network = fuse_batch_norms(copy.deepcopy(student.network).eval())
-        self._network = network.to(self.device)
-        to_channels_last(self._network)
-        self._probe()
-
-    @torch.inference_mode()
-    def predict(self, image: RgbImage, size: tuple[int, int] | None = None) -> Prediction:
-        """Predict depth for one RGB image, uint8 (H, W, 3).
-
-        Args:
-            image: the camera's image, any size.
-            size: (height, width) of the answer; the image's own where None.
-        """
-        check_rgb(image)
-        height, width = size or image.shape[:2]
-        resized = resize_image(image, self.card.input_size)
-        batch = torch.from_numpy(resized).to(self.device)[None]  # (1, Hn, Wn, 3)
-        moments = self._network.moments(self._network(normalise(batch)))
-        target = self.card.target
-        sigma = target.sigma(moments.mean, self.card.bins)
-        confidence = (sigma / moments.std.clamp_min(1e-6)).clamp_max(1.0)
-        maps = torch.cat((moments.mean, confidence), dim=1)  # (1, 2, h, w)
-        if maps.shape[2:] != (height, width):
-            maps = functional.interpolate(maps, (height, width), mode="bilinear")
-        depth, sure = maps[0].float().cpu().numpy()
-        return Prediction(depth, sure)
-
-    def _probe(self) -> None:
-        size = self.card.input_size
-        ramp = np.linspace(0, 255, size.height * size.width * 3).astype(np.uint8)
-        for _ in range(2):  # the first run pays for kernels and memory
-            depth, confidence = self.predict(ramp.reshape(size.height, size.width, 3))
-        bins = self.card.bins
-        finite = bool(np.isfinite(depth).all())
-        if self._network.has_dpm:
-            finite = finite and bool(np.isfinite(confidence).all())
-        if not finite or depth.min() < bins.min_depth_m or depth.max() > bins.max_depth_m:
-            raise CheckpointError(
-                f"student {self.card.version or '(unsaved)'} answers a probe image with depth "
-                f"outside {bins.min_depth_m:g} .. {bins.max_depth_m:g} m; it is not used"
-            )
+    card = runtime.card
+    depth, confidence, _ = runtime.predict(probe_image(card.input_size))
+    finite = bool(np.isfinite(depth).all())
+    if has_dpm:
+        finite = finite and confidence is not None and bool(np.isfinite(confidence).all())
+    bins = card.bins
+    low, high = bins.min_depth_m * (1 - _ROUNDING), bins.max_depth_m * (1 + _ROUNDING)
+    if not finite or depth.min() < low or depth.max() > high:
+        raise refusal(card)
 
 
-def to_channels_last(network: nn.Module) -> None:
-    """Lay the weights out channels last, in place: much the faster layout for depthwise filters."""
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def fuse_batch_norms(network: StudentNetwork) -> StudentNetwork:
-    """Fold every batch norm of a network in eval mode into its convolution, in place.
-
-    All networks here register a batch norm right behind the convolution that feeds it.
-    """
-    for parent in list(network.modules()):
-        for (name, before), (norm_name, norm) in itertools.pairwise(parent.named_children()):
-            if isinstance(before, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(before, norm))
-                setattr(parent, norm_name, nn.Identity())
-    return network
+def refusal(card: StudentCard) -> CheckpointError:
+    """Return the error for a student that gives no depth."""
+    bins = card.bins
+    return CheckpointError(
+        f"student {card.version or '(unsaved)'} answers a probe image with depth "
+        f"outside {bins.min_depth_m:g} .. {bins.max_depth_m:g} m; it is not used"
+    )

@@ -26,7 +26,7 @@ from tiekd_ros.distillation.training.processes import Processes
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.images import DepthMap
 from tiekd_ros.student import InputSize, StudentNetwork, normalise
-from tiekd_ros.student.runtime import resize_image
+from tiekd_ros.student.preprocessing import resize_image
 
 
 class Validation(NamedTuple):

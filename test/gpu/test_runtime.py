@@ -1,0 +1,114 @@
+"""Students on a CUDA device: what a CPU gives, frame after frame, also while students change."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.children import wait_until
+from helpers.students import BINS, small_student
+from tiekd_ros.student import (
+    LiveStudent,
+    OnnxRuntime,
+    RuntimeFactory,
+    StudentRegistry,
+    TorchRuntime,
+)
+from tiekd_ros.student.transfer import load_base
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+RNG = np.random.default_rng(0)
+SIZES = [(480, 640), (160, 224), (100, 131), (48, 64), (300, 100)]
+
+
+def noise(size: tuple[int, int]) -> np.ndarray:
+    return RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def check_same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert (np.abs(found - expected) <= np.maximum(0.01, 0.005 * expected)).all()
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_torch_on_the_gpu_gives_the_depth_of_the_cpu(base, size):
+    on_cpu, on_gpu = TorchRuntime(base), TorchRuntime(base, "cuda")
+    for _ in range(3):  # each replay reads its own image
+        image = noise(size)
+        expected, found = on_cpu.predict(image), on_gpu.predict(image)
+        check_same(found.depth, expected.depth)
+        np.testing.assert_allclose(found.confidence, expected.confidence, atol=0.03)
+        assert all(ms > 0 for ms in found.times)
+
+
+def test_sizes_may_change_from_frame_to_frame(base):
+    on_cpu, on_gpu = TorchRuntime(base), TorchRuntime(base, "cuda")
+    for size in (*SIZES, *SIZES):
+        image = noise(size)
+        for asked in (None, (60, 80)):
+            found = on_gpu.predict(image, asked, confidence=False)
+            assert found.confidence is None
+            check_same(found.depth, on_cpu.predict(image, asked).depth)
+
+
+def test_answers_are_the_callers(base):
+    on_gpu = TorchRuntime(base, "cuda")
+    first = on_gpu.predict(noise((480, 640)))
+    kept = first.depth.copy()
+    on_gpu.predict(noise((480, 640)))
+    np.testing.assert_array_equal(first.depth, kept)
+
+
+def test_a_successor_is_ready_for_the_same_images(base):
+    before = TorchRuntime(base, "cuda")
+    before.predict(noise((480, 640)))
+    after = TorchRuntime(base, "cuda", like=before)
+    assert after._pipeline.sizes[-1] == before._pipeline.sizes[-1]
+
+
+def test_no_frame_fails_while_students_are_exchanged(tmp_path):
+    registry = StudentRegistry(tmp_path / "students")
+    for seed in range(3):
+        registry.add(small_student(seed))
+    registry.promote("000001")
+    live = LiveStudent(registry, RuntimeFactory(torch.device("cuda"), "torch"))
+    live.load_pointer()
+    stop, faults, image = threading.Event(), [], noise((480, 640))
+
+    def stream():
+        while not stop.is_set():
+            try:
+                depth = live.runtime.predict(image).depth
+                assert BINS.min_depth_m <= depth.min() <= depth.max() <= BINS.max_depth_m
+            except Exception as error:
+                faults.append(error)
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    for number in range(10):
+        version = ("000002", "000003", "000001")[number % 3]
+        live.request(version)
+        wait_until(lambda wanted=version: live.state.version == wanted)
+    stop.set()
+    thread.join(30)
+    live.close()
+    assert faults == []
+    assert live.state.error == ""
+
+
+def test_onnxruntime_on_the_gpu_gives_the_depth_of_the_cpu(base):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no CUDA provider")
+    on_gpu, image = OnnxRuntime(base, "cuda"), noise((480, 640))
+    assert on_gpu.description == "onnxruntime CUDAExecutionProvider"
+    check_same(on_gpu.predict(image).depth, TorchRuntime(base).predict(image).depth)
