@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tiekd_ros.distillation.fused import compare
 from tiekd_ros.distillation.global_batch import masked_mean
 from tiekd_ros.distillation.paper.target import published_width_m
 from tiekd_ros.distillation.target import DepthTarget
@@ -85,6 +86,7 @@ class DistillationLoss:
         self.bins = bins
         self.settings = settings
         self.target = DepthTarget(bins, settings.target_width)
+        self._divergence = KullbackLeibler(self.target)
         self._kl_weight = 0.0 if settings.objective == "tiekd-depth" else settings.kl_weight
         self._ssim_weight = 0.0 if settings.objective == "tiekd-dpm" else settings.ssim_weight
 
@@ -95,21 +97,34 @@ class DistillationLoss:
         has no KL term: 0.
         """
         valid = self.target.valid(depth)  # (B, 1, h, w)
-        kl = self._divergence(output.logits, depth, valid)
+        if output.logits is None:
+            student, kl = output.depth, depth.new_zeros(())
+        else:
+            divergence, student = compare(output.logits, depth, self._divergence)
+            kl = masked_mean(divergence, valid)
         # Metres -> share of the range: SSIM's constants then mean what they were made for.
         scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
-        similarity = masked_ssim(output.depth * scale, depth * scale, valid)
+        similarity = masked_ssim(student * scale, depth * scale, valid)
         total = self._kl_weight * kl + self._ssim_weight * (1 - similarity)
         return LossParts(total, kl, similarity)
 
-    def _divergence(self, logits: Tensor | None, depth: Tensor, valid: Tensor) -> Tensor:
-        """Return the mean KL divergence over the valid pixels, a scalar."""
-        if logits is None:
-            return depth.new_zeros(())
-        log_student = logits.log_softmax(dim=1)
-        teacher = self.target.probabilities(depth)
-        divergence = (torch.xlogy(teacher, teacher) - teacher * log_student).sum(1, keepdim=True)
-        return masked_mean(divergence, valid)
+
+class KullbackLeibler:
+    """KL(target || student), see `bands.BandedDivergence`."""
+
+    def __init__(self, target: DepthTarget) -> None:
+        self.bins = target.bins
+        self.bands = target.bands
+        self.target = target.masses
+
+    def terms(self, target: Tensor, log_student: Tensor) -> Tensor:
+        """Return q ln q - q ln p."""
+        least = torch.finfo(target.dtype).tiny  # 0 ln 0 = 0; four times as fast as xlogy
+        return target.clamp_min(least).log_().sub_(log_student).mul_(target)
+
+    def slopes(self, target: Tensor, log_student: Tensor) -> Tensor:
+        """Return the derivatives of the terms with respect to ln p: -q."""
+        return -target
 
 
 def masked_ssim(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
@@ -153,5 +168,7 @@ def _blur(maps: Tensor) -> Tensor:
     channels = maps.shape[1]
     row = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     column = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
-    blurred = functional.conv2d(maps, row, padding=(0, _WINDOW // 2), groups=channels)
-    return functional.conv2d(blurred, column, padding=(_WINDOW // 2, 0), groups=channels)
+    # Variances are small differences: autocast would run the convolutions in half precision.
+    with torch.autocast(maps.device.type, enabled=False):
+        blurred = functional.conv2d(maps, row, padding=(0, _WINDOW // 2), groups=channels)
+        return functional.conv2d(blurred, column, padding=(_WINDOW // 2, 0), groups=channels)

@@ -5,7 +5,8 @@ it. Here a bin's probability is the Gaussian's mass inside the bin, renormalised
 depth range. Cutting the Gaussian at the range's ends moves the expectation inwards, so the
 Gaussian is centred at mu(d), not at d, where mu is chosen such that the expectation is d.
 
-Shapes: B batch, C bins, h and w the map. Depth in metres, NaN = unknown.
+Shapes: B batch, C bins, h and w the map; n pixels and K bins around each of them (see
+`bands`). Depth in metres, NaN = unknown.
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ import math
 import torch
 from torch import Tensor
 
+from tiekd_ros.distillation.bands import Bands, windows
 from tiekd_ros.student import DepthBins, TargetWidth
 
 _STEPS_PER_BIN = 16  # of the table below
 _REACH = 10.0  # sigmas by which a centre moves at most; float32 has 1e-23 for what is left
+# Half width of a band in sigmas, from the part of the range that is nearest to the Gaussian's
+# centre. At most 4 Q(6) = 4e-9 of the mass within the range lies beyond, with Q the Gaussian's
+# tail: at least about half of the mass is within the range where the centre is, and with a
+# centre a sigmas outside it is Q(6 + a) / Q(a), less than 2 Q(6). float32 resolves 6e-8 of 1.
+_BAND_REACH = 6.0
 
 
 class DepthTarget:
@@ -50,18 +57,50 @@ class DepthTarget:
             (at the very ends of the range: within half a bin or 5 % at the near one, whichever
             is more, and within 1.5 % at the far one).
         """
-        inside = depth.nan_to_num(nan=self.bins.min_depth_m)
-        inside = inside.clamp(self.bins.min_depth_m, self.bins.max_depth_m)
-        return self._masses(self._centre(inside), self.sigma(inside))
+        numbers = self.bands(depth.flatten()).numbers
+        everywhere = torch.zeros_like(numbers[0], dtype=torch.int64)
+        masses = self.masses(numbers, everywhere, self.bins.count)  # (B * h * w, C)
+        B, _, h, w = depth.shape
+        return masses.view(B, h, w, -1).permute(0, 3, 1, 2)
 
-    def _masses(self, centre: Tensor, sigma: Tensor) -> Tensor:
-        edges = self._edges.to(centre).view(1, -1, 1, 1)  # (1, C + 1, 1, 1)
+    def bands(self, depth: Tensor) -> Bands:
+        """Return the bins in which targets have mass: all but 4e-9 of it.
+
+        Args:
+            depth: metres, (...); unknown or out of range as for `probabilities`.
+
+        Returns:
+            The bands; their numbers are the Gaussians' centres and sigmas.
+        """
+        low, high = self.bins.min_depth_m, self.bins.max_depth_m
+        inside = depth.nan_to_num(nan=low).clamp(low, high)
+        centre, sigma = self._centre(inside), self.sigma(inside)
+        nearest = centre.clamp(low, high)
+        ends = torch.stack((nearest - _BAND_REACH * sigma, nearest + _BAND_REACH * sigma))
+        first, last = self.bins.index(ends)
+        return Bands(first, last - first + 1, torch.stack((centre, sigma)))
+
+    def masses(self, numbers: Tensor, first: Tensor, count: int) -> Tensor:
+        """Return the probabilities of `count` bins from `first` (n,) on, (n, K).
+
+        Args:
+            numbers: of the pixels' bands, (2, n).
+            first: at most C - K.
+            count: K; the bins hold the pixel's band.
+        """
+        centre, sigma = numbers
+        edges = windows(self._edges.to(centre), first, count + 1)
+        return self._masses(centre[:, None], sigma[:, None], edges)
+
+    def _masses(self, centre: Tensor, sigma: Tensor, edges: Tensor) -> Tensor:
+        """Return (n, K) for centres and sigmas (n, 1) and edges (n or 1, K + 1)."""
         # erfc of the side where it is small: there the masses of a Gaussian whose centre lies
         # far outside the range keep all their digits.
-        side = torch.where(centre > 0.5 * (edges[:, :1] + edges[:, -1:]), -1.0, 1.0).to(centre)
-        tail = torch.erfc((edges - centre) * side / (sigma * math.sqrt(2.0)))
-        masses = (tail[:, :-1] - tail[:, 1:]) * side
-        return masses / masses.sum(dim=1, keepdim=True).clamp_min(1e-30)
+        middle = 0.5 * (self.bins.min_depth_m + self.bins.max_depth_m)
+        side = torch.where(centre > middle, -1.0, 1.0).to(centre)
+        tail = ((edges - centre) * (side / (sigma * math.sqrt(2.0)))).erfc_()
+        masses = tail[:, :-1] - tail[:, 1:]  # all times `side`
+        return masses * (side / (masses.sum(dim=1, keepdim=True) * side).clamp_min(1e-30))
 
     def _centre(self, depth: Tensor) -> Tensor:
         table = self._centre_table.to(depth)
@@ -74,13 +113,14 @@ class DepthTarget:
     def _make_centre_table(self) -> Tensor:
         """Invert numerically: for each depth, the centre whose expectation is that depth."""
         steps = torch.arange(self.bins.count * _STEPS_PER_BIN + 1, dtype=torch.float64)
-        depth = self.bins.depth_at(steps / _STEPS_PER_BIN).view(-1, 1, 1, 1)
+        depth = self.bins.depth_at(steps / _STEPS_PER_BIN)[:, None]
         sigma = self.sigma(depth)
         below, above = depth - _REACH * sigma, depth + _REACH * sigma
-        centres = self.bins.centres().double().view(1, -1, 1, 1)
+        edges = self._edges.double()[None]
+        centres = self.bins.centres().double()
         for _ in range(40):  # bisection: the expectation grows with the centre
             middle = 0.5 * (below + above)
-            expectation = (self._masses(middle, sigma) * centres).sum(dim=1, keepdim=True)
+            expectation = (self._masses(middle, sigma, edges) * centres).sum(dim=1, keepdim=True)
             small = expectation < depth
             below, above = torch.where(small, middle, below), torch.where(small, above, middle)
         return (0.5 * (below + above)).flatten().float()

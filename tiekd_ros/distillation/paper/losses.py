@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tiekd_ros.distillation.paper.ssim import published_ssim, single_or_double
+from tiekd_ros.distillation.fused import Comparison, compare
+from tiekd_ros.distillation.paper.ssim import published_ssim
 from tiekd_ros.distillation.paper.target import (
     PUBLISHED_SIGMA_M,
     PublishedTarget,
@@ -62,25 +63,50 @@ def crop_upper_rows(maps: Tensor, crop: Crop = "slice") -> Tensor:
     Raises:
         BadDepthError: a map 704 wide has no row below the crop.
     """
+    top = _cropped_rows(maps, crop)
+    kept = maps[:, :, top:, :]
+    return functional.pad(kept, (0, 0, 0, top)) if crop == "pad" else kept
+
+
+def _cropped_rows(maps: Tensor, crop: Crop) -> int:
+    """Return how many upper rows are dropped of maps (B, C, h, w)."""
     if crop == "none" or maps.shape[3] != CROP_WIDTH:
-        return maps
+        return 0
     if maps.shape[2] <= CROP_TOP:
         raise BadDepthError(
             f"a map {CROP_WIDTH} wide loses its upper {CROP_TOP} rows in the published loss, but "
             f"this one has only {maps.shape[2]}: use crop='none' or another width"
         )
-    kept = maps[:, :, CROP_TOP:, :]
-    return functional.pad(kept, (0, 0, 0, CROP_TOP)) if crop == "pad" else kept
+    return CROP_TOP
 
 
-def dpm_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the L_DPM map, (B, 1, h, w), of two DPMs, (B, C, h, w): about KL(teacher || student).
+class PublishedDivergence:
+    """The divergence of L_DPM: about KL(teacher || student), see `bands.BandedDivergence`.
 
     A bin counts nothing, and gets no gradient, where the student's probability is exactly 0:
     so the published code forgives a student that rules the teacher's bin out completely.
     """
-    terms = teacher * torch.log(teacher / (student + _EPS) + _EPS)
-    return torch.where(student != 0, terms, torch.zeros_like(terms)).sum(dim=1, keepdim=True)
+
+    def __init__(self, target: PublishedTarget) -> None:
+        self.bins = target.bins
+        self.bands = target.bands
+        self.target = target.shares
+
+    def terms(self, target: Tensor, log_student: Tensor) -> Tensor:
+        """Return q ln(q / (p + eps) + eps) where p is not 0."""
+        student = log_student.exp()
+        terms = (target / (student + _EPS)).add_(_EPS).log_().mul_(target)
+        return terms.mul_(student.sign_())  # the sign is 0 or 1
+
+    def slopes(self, target: Tensor, log_student: Tensor) -> Tensor:
+        """Return the derivatives of the terms with respect to ln p.
+
+        They are -q r / (r + eps) p / (p + eps) with r = q / (p + eps), hence 0 where p is.
+        """
+        student = log_student.exp()
+        more = student + _EPS
+        share = target / torch.add(target, more, alpha=_EPS)  # r / (r + eps)
+        return share.mul_(target).mul_(student.div_(more)).neg_()
 
 
 class PublishedDpmLoss:
@@ -99,25 +125,16 @@ class PublishedDpmLoss:
 
     def map(self, logits: Tensor, depth: Tensor) -> Tensor:
         """Return the divergence of every pixel that is left by the crop, (B, 1, h', w)."""
-        _check_shapes(logits, depth, self.bins)
-        return self.map_of(single_or_double(logits).softmax(dim=1), depth)
+        return self.compare(logits, depth).divergence
 
-    def map_of(self, probabilities: Tensor, depth: Tensor) -> Tensor:
-        """Like `map`, from the student's DPM (B, C, h, w)."""
-        teacher = self.target.probabilities(crop_upper_rows(unknown_as_zero(depth), self.crop))
-        return dpm_divergence(crop_upper_rows(probabilities, self.crop), teacher)
-
-
-class PublishedDepthLoss:
-    """L_DEPTH: 1 - SSIM of student and teacher depth."""
-
-    def __init__(self, crop: Crop = "slice") -> None:
-        self.crop = _check_crop(crop)
-
-    def __call__(self, student: Tensor, depth: Tensor) -> Tensor:
-        """Compare student with teacher depth, both metres, (B, 1, h, w); a scalar."""
-        teacher = crop_upper_rows(unknown_as_zero(depth), self.crop)
-        return 1 - published_ssim(crop_upper_rows(student, self.crop), teacher)
+    def compare(self, logits: Tensor, depth: Tensor) -> Comparison:
+        """Return the map and the student's depth, both as the crop leaves them."""
+        _check(logits, depth, self.bins)
+        top = _cropped_rows(logits, self.crop)
+        maps = compare(logits, unknown_as_zero(depth), PublishedDivergence(self.target), top)
+        if self.crop == "pad":
+            maps = Comparison(*(functional.pad(values, (0, 0, 0, top)) for values in maps))
+        return maps
 
 
 class PublishedLoss:
@@ -144,20 +161,18 @@ class PublishedLoss:
         self.bins = bins
         self.loss_weight = loss_weight
         self.dpm_loss = PublishedDpmLoss(bins, sigma_m, crop)
-        self.depth_loss = PublishedDepthLoss(crop)
-        self._centres = bins.centres().view(1, -1, 1, 1)
 
     def __call__(self, logits: Tensor, depth: Tensor) -> PublishedLossParts:
         """Compare logits (B, C, h, w) with teacher depth (B, 1, h, w) in metres.
 
         Raises:
-            BadDepthError: the shapes do not fit each other or the bins.
+            BadDepthError: the shapes do not fit each other or the bins, or depth is not in
+                floating-point metres.
         """
-        _check_shapes(logits, depth, self.bins)
-        probabilities = single_or_double(logits).softmax(dim=1)
-        student = (probabilities * self._centres.to(probabilities)).sum(dim=1, keepdim=True)
-        l_dpm = self.dpm_loss.map_of(probabilities, depth).mean()
-        l_depth = self.depth_loss(student, depth)
+        maps = self.dpm_loss.compare(logits, depth)
+        l_dpm = maps.divergence.mean()
+        teacher = crop_upper_rows(unknown_as_zero(depth), self.dpm_loss.crop)
+        l_depth = 1 - published_ssim(maps.expectation, teacher)
         total = _SCALE * (self.loss_weight * l_dpm + (1 - self.loss_weight) * l_depth)
         return PublishedLossParts(total, l_dpm, l_depth)
 
@@ -169,11 +184,16 @@ def _check_crop(crop: Crop) -> Crop:
     return crop
 
 
-def _check_shapes(logits: Tensor, depth: Tensor, bins: DepthBins) -> None:
+def _check(logits: Tensor, depth: Tensor, bins: DepthBins) -> None:
     if logits.ndim != 4 or logits.shape[1] != bins.count:
         raise BadDepthError(
             f"expected logits (B, {bins.count}, h, w), one channel per bin, "
             f"got {tuple(logits.shape)}"
+        )
+    if not depth.is_floating_point():
+        raise BadDepthError(
+            f"teacher depth must be floating-point metres, got {depth.dtype}: convert it, and "
+            "divide what a PNG holds by the PNG's scale"
         )
     wanted = (logits.shape[0], 1, *logits.shape[2:])
     if tuple(depth.shape) != wanted:

@@ -1,6 +1,7 @@
 """The published teacher DPM: a softmax over Gaussian density values.
 
-Shapes: B batch, C bins, h and w the map. Depth in metres.
+Shapes: B batch, C bins, h and w the map; n pixels and K bins around each of them (see
+`bands`). Depth in metres.
 
 With bin centres c_i and teacher depth d the published code computes
 
@@ -21,9 +22,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional
 
-from tiekd_ros.errors import BadDepthError, InvalidSettingError
+from tiekd_ros.distillation.bands import Bands, windows
+from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.student import DepthBins
 
 PUBLISHED_SIGMA_M = 0.5
@@ -32,6 +36,7 @@ PUBLISHED_SIGMA_M = 0.5
 DENSITY_FLOOR = 1e-16
 """Densities below this are outside the window."""
 
+_BAND_SLACK = 1e-3  # of the window's half width: densities are rounded
 _OUTSIDE = -1000.0  # softmax input of a bin outside the window; exp of it is exactly 0
 
 
@@ -69,7 +74,7 @@ class PublishedTarget:
             )
         self.bins = bins
         self.sigma_m = sigma_m
-        self._centres = bins.centres().view(1, -1, 1, 1)
+        self._centres = bins.centres()
 
     @property
     def window_m(self) -> float:
@@ -77,18 +82,41 @@ class PublishedTarget:
         return window_m(self.sigma_m)
 
     def probabilities(self, depth: Tensor) -> Tensor:
-        """Return the target distribution q, (B, C, h, w), for depth in metres, (B, 1, h, w).
+        """Return the target distribution q, (B, C, h, w), for depth in metres, (B, 1, h, w)."""
+        B, _, h, w = depth.shape
+        flat = depth.flatten()
+        everywhere = torch.zeros_like(flat, dtype=torch.int64)
+        shares = self.shares(flat[None], everywhere, self.bins.count)  # (B * h * w, C)
+        return shares.view(B, h, w, -1).permute(0, 3, 1, 2)
 
-        Raises:
-            BadDepthError: the depth is not in floating-point metres.
+    def bands(self, depth: Tensor) -> Bands:
+        """Return the bins whose centres are in the window, and at most one more at each end.
+
+        They are all bins where that of the depth itself is not in the window: only then may no
+        bin be, which makes the target uniform.
+
+        Args:
+            depth: metres, (...), not NaN.
         """
-        if not depth.is_floating_point():
-            raise BadDepthError(
-                f"teacher depth must be floating-point metres, got {depth.dtype}: convert it, and "
-                "divide what a PNG holds by the PNG's scale"
-            )
-        distance = self._centres.to(depth) - depth  # (B, C, h, w)
+        reach = self.window_m * (1 + _BAND_SLACK)
+        own, first, last = self.bins.index(torch.stack((depth, depth - reach, depth + reach)))
+        distance = (self._centres.to(depth)[own] - depth).abs()
+        uniform = distance > self.window_m * (1 - _BAND_SLACK)
+        first = first.masked_fill(uniform, 0)
+        last = last.masked_fill(uniform, self.bins.count - 1)
+        return Bands(first, last - first + 1, depth[None])
+
+    def shares(self, numbers: Tensor, first: Tensor, count: int) -> Tensor:
+        """Return the probabilities of `count` bins from `first` (n,) on, (n, K).
+
+        Args:
+            numbers: of the pixels' bands, (1, n).
+            first: at most C - K.
+            count: K; the bins hold the pixel's band.
+        """
+        distance = windows(self._centres.to(numbers), first, count).sub_(numbers[0, :, None])
         variance = self.sigma_m**2
-        density = (-(distance**2) / (2 * variance)).exp() / math.sqrt(2 * math.pi * variance)
-        scores = density.masked_fill(density < DENSITY_FLOOR, _OUTSIDE)
+        density = distance.square_().div_(-2 * variance).exp_()
+        density /= math.sqrt(2 * math.pi * variance)
+        scores: Tensor = functional.threshold(density, DENSITY_FLOOR, _OUTSIDE)
         return scores.softmax(dim=1)

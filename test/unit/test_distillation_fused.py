@@ -1,0 +1,191 @@
+"""The fused losses against the same formulas in plain tensor code: values, gradients, memory."""
+
+import math
+
+import pytest
+import torch
+
+from helpers.benchmarks import benchmark_module
+from tiekd_ros.distillation.bands import windows
+from tiekd_ros.distillation.fused import compare
+from tiekd_ros.distillation.losses import KullbackLeibler, LossSettings
+from tiekd_ros.distillation.objectives import make_objective
+from tiekd_ros.distillation.paper import PublishedDivergence, PublishedTarget
+from tiekd_ros.distillation.target import DepthTarget
+from tiekd_ros.student import KITTI_BINS, NYU_BINS, DepthBins, StudentOutput, TargetWidth
+
+straightforward_loss = benchmark_module("straightforward_loss").straightforward_loss
+
+OBJECTIVES = ("paper", "paper-dpm", "paper-depth", "tiekd", "tiekd-dpm", "tiekd-depth")
+ROBOT = DepthBins()
+BY_LOG = DepthBins(spacing="log")
+FEW = DepthBins(5, 1e-3, 80.0)  # so wide that the published window misses all centres in places
+BINS = pytest.mark.parametrize("bins", [KITTI_BINS, NYU_BINS, ROBOT, BY_LOG, FEW], ids=str)
+
+
+def maps(bins: DepthBins, size: tuple[int, int, int] = (2, 19, 23), dtype=torch.float32):
+    """Return logits (B, C, h, w) and depth (B, 1, h, w) of all kinds: also unknown and outside."""
+    B, h, w = size
+    rng = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(B, bins.count, h, w, generator=rng, dtype=torch.float64)
+    share = torch.rand(B, 1, h, w, generator=rng, dtype=torch.float64)
+    depth = bins.min_depth_m + share * (bins.max_depth_m - bins.min_depth_m)
+    depth[share < 0.1] = math.nan
+    depth.view(-1)[:6] = torch.tensor([0.0, -1.0, 500.0, bins.max_depth_m, bins.min_depth_m, 0.05])
+    return logits.to(dtype), depth.to(dtype)
+
+
+def both_ways(bins: DepthBins, objective: str, logits, depth):
+    """Return (parts, gradient) in plain tensor code and fused."""
+    settings = LossSettings(objective=objective)
+    plain, fused = straightforward_loss(bins, settings), make_objective(bins, settings)
+    found = []
+    for loss in (plain, lambda z, d: fused(StudentOutput(z, never), d)):
+        z = logits.detach().requires_grad_()
+        parts = loss(z, depth)
+        found.append((parts, torch.autograd.grad(parts.total, z)[0]))
+    return found
+
+
+def never() -> torch.Tensor:
+    raise AssertionError("the fused losses need no depth of the student but their own")
+
+
+@BINS
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_losses_and_gradients_are_those_of_plain_tensor_code(objective, bins):
+    (wanted, gradient), (parts, fused) = both_ways(bins, objective, *maps(bins))
+    assert torch.stack(parts).tolist() == pytest.approx(torch.stack(wanted).tolist(), 1e-5, 1e-6)
+    assert (fused - gradient).abs().max() <= 1e-5 * gradient.abs().max()
+
+
+@BINS
+@pytest.mark.parametrize("objective", ["paper", "tiekd"])
+def test_in_double_precision_they_agree_to_nine_digits(objective, bins):
+    (wanted, gradient), (parts, fused) = both_ways(
+        bins, objective, *maps(bins, dtype=torch.float64)
+    )
+    assert {part.dtype for part in parts} == {torch.float64}
+    assert parts.total.item() == pytest.approx(wanted.total.item(), rel=1e-8)
+    assert (fused - gradient).abs().max() <= 1e-8 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("objective", ["paper", "tiekd"])
+@pytest.mark.parametrize("kind", ["channels_last", "cut out", "other strides"])
+def test_the_order_in_memory_does_not_matter(kind, objective):
+    logits, depth = maps(KITTI_BINS)
+    _, (wanted, gradient) = both_ways(KITTI_BINS, objective, logits, depth)
+    if kind == "channels_last":
+        logits = logits.contiguous(memory_format=torch.channels_last)
+    elif kind == "cut out":
+        logits = torch.nn.functional.pad(logits, (1, 2, 3, 4))[:, :, 3:-4, 1:-2]
+    else:
+        logits = logits.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
+    _, (parts, fused) = both_ways(KITTI_BINS, objective, logits, depth)
+    assert parts.total.item() == pytest.approx(wanted.total.item(), rel=1e-6)
+    assert (fused - gradient).abs().max() <= 1e-6 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("objective", ["paper", "tiekd"])
+def test_maps_of_many_chunks_are_put_together_and_cropped(objective):
+    logits, depth = maps(FEW, (2, 130, 704), torch.float64)
+    (wanted, gradient), (parts, fused) = both_ways(FEW, objective, logits, depth)
+    assert parts.total.item() == pytest.approx(wanted.total.item(), rel=1e-8)
+    assert (fused - gradient).abs().max() <= 1e-8 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: PublishedDivergence(PublishedTarget(DepthBins(9, 1e-3, 10.0), 0.3)),
+    lambda: KullbackLeibler(DepthTarget(DepthBins(9, 1e-3, 10.0), TargetWidth(0.4, 0.05))),
+])  # fmt: skip
+def test_gradients_are_those_of_finite_differences(make):
+    divergence = make()
+    rng = torch.Generator().manual_seed(4)
+    logits = torch.randn(1, 9, 3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    depth = 10 * torch.rand(1, 1, 3, 4, generator=rng, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: tuple(compare(z, depth, divergence)), logits)
+    assert torch.autograd.gradcheck(lambda z: compare(z, depth, divergence).divergence, logits)
+    assert torch.autograd.gradcheck(lambda z: compare(z, depth, divergence, 1)[1], logits)
+
+
+def test_a_second_derivative_is_refused():
+    logits, depth = maps(FEW)
+    value, _ = compare(
+        logits.requires_grad_(), depth, KullbackLeibler(DepthTarget(FEW, TargetWidth()))
+    )
+    (gradient,) = torch.autograd.grad((value**2).sum(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("objective", ["paper", "tiekd"])
+def test_half_precision_costs_nothing_but_the_precision_of_the_logits(objective):
+    logits, depth = maps(KITTI_BINS)
+    half = logits.bfloat16().contiguous(memory_format=torch.channels_last)
+    _, (wanted, gradient) = both_ways(KITTI_BINS, objective, half.float(), depth)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, (parts, fused) = both_ways(KITTI_BINS, objective, half, depth)
+    assert fused.dtype == torch.bfloat16
+    assert parts.total.item() == pytest.approx(wanted.total.item(), rel=1e-5)
+    assert (fused.float() - gradient).abs().max() <= 2**-8 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("objective", ["paper", "tiekd"])
+def test_logits_far_apart_and_far_from_zero_do_no_harm(objective):
+    logits, depth = maps(KITTI_BINS, dtype=torch.float64)
+    logits = 1e4 + 200 * logits
+    logits[:, ::3] = -1e4
+    (wanted, gradient), (parts, fused) = both_ways(KITTI_BINS, objective, logits, depth)
+    assert parts.total.item() == pytest.approx(wanted.total.item(), rel=1e-8)
+    assert (fused - gradient).abs().max() <= 1e-8 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("objective", ["paper", "tiekd"])
+def test_autograd_keeps_no_map_of_all_bins_but_the_logits(objective):
+    logits, depth = maps(KITTI_BINS)
+    logits = logits.contiguous(memory_format=torch.channels_last).requires_grad_()
+    kept: list[torch.Tensor] = []
+
+    def keep(saved: torch.Tensor) -> torch.Tensor:
+        kept.append(saved)
+        return saved
+
+    objective_ = make_objective(KITTI_BINS, LossSettings(objective=objective))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        total = objective_(StudentOutput(logits, never), depth).total
+    sizes = sorted(saved.numel() for saved in kept)
+    assert sizes[-1] == logits.numel()
+    assert [saved for saved in kept if saved.numel() > depth.numel() * 6] == [logits]
+    total.backward()
+    assert logits.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@BINS
+def test_bands_hold_the_mass(bins):
+    depth = torch.linspace(bins.min_depth_m, bins.max_depth_m, 3000, dtype=torch.float64)
+    for target, q in (
+        (DepthTarget(bins, TargetWidth(0.04, 0.05)), "masses"),
+        (DepthTarget(bins, TargetWidth(2.0, 0.0)), "masses"),
+        (PublishedTarget(bins), "shares"),
+    ):
+        bands = target.bands(depth)
+        everywhere = torch.zeros_like(bands.first)
+        whole = getattr(target, q)(bands.numbers, everywhere, bins.count)  # (3000, C)
+        index = torch.arange(bins.count)
+        first, end = bands.first[:, None], (bands.first + bands.bins)[:, None]
+        assert (first >= 0).all()
+        assert (end <= bins.count).all()
+        inside = (index >= first) & (index < end)
+        least = 1e-8 if q == "masses" else 0
+        assert whole.masked_fill(inside, 0).sum(1).max() <= least
+
+
+def test_the_published_target_has_mass_in_few_of_kittis_bins():
+    bands = PublishedTarget(KITTI_BINS).bands(torch.linspace(0, 80, 1000))
+    assert bands.bins.max() <= 30
+    assert PublishedTarget(KITTI_BINS).bands(torch.tensor([85.0])).bins.tolist() == [257]
+
+
+def test_windows_are_runs_of_values():
+    found = windows(torch.arange(10.0), torch.tensor([7, 0, 4]), 3)
+    assert found.tolist() == [[7, 8, 9], [0, 1, 2], [4, 5, 6]]
