@@ -58,6 +58,7 @@ _TITLES = {
     "loss": "The TIE-KD loss.",
     "augment": "How far a training sample may differ from its frame.",
     "gate": "What a candidate has to show before it goes live.",
+    "beside": "How training gives way to the depth node on the same machine.",
 }
 
 

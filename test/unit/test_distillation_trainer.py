@@ -12,7 +12,7 @@ from helpers.frames import samples
 from tiekd_ros.distillation.losses import LossSettings
 from tiekd_ros.distillation.objectives import make_objective
 from tiekd_ros.distillation.samples import AugmentSettings, Sample
-from tiekd_ros.distillation.stepping import Stepper, TrainingError
+from tiekd_ros.distillation.stepping import Stepper, TrainingError, make_optimizer
 from tiekd_ros.distillation.trainer import Trainer, TrainSettings
 from tiekd_ros.student import DepthBins, FastStudent, normalise
 
@@ -164,6 +164,56 @@ def test_the_seconds_end_the_training():
     result = trainer_for(network(), small(), iterations=10**6, seconds=0.5).run(ignore)
     assert 0.5 <= result.seconds < 10.0
     assert 0 < result.steps < 10**4
+
+
+class Clock:
+    """Stands in for the module `time`: goes on only when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> float:
+        self.now += seconds
+        return seconds
+
+
+def test_rests_count_neither_as_training_time_nor_in_the_schedule(monkeypatch):
+    clock, seen = Clock(), []
+    monkeypatch.setattr("tiekd_ros.distillation.trainer.time", clock)
+
+    def second_passes(progress):
+        seen.append(progress)
+        clock.advance(1.0)
+
+    trainer = trainer_for(network(), small(), iterations=1000, seconds=5.0)
+    result = trainer.run(second_passes, rest=lambda: clock.advance(60.0))
+    assert [p.seconds for p in seen] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert seen[2].steps == pytest.approx(3 / (2 / 5), abs=1)  # two seconds of five are over
+    assert result.seconds == pytest.approx(6.0)
+
+
+def test_without_rests_the_same_is_trained_as_with_them():
+    students = [network(), network()]
+    for student, rest in zip(students, (lambda: 0.0, lambda: 1e-3), strict=True):
+        trainer_for(student, small(), iterations=2).run(ignore, rest)
+    assert same(*map(state_of, students))
+
+
+def test_the_optimiser_is_adamw_with_all_parameters_in_one_go_or_not():
+    students = [network(), network()]
+    ours = make_optimizer(students[0], 1e-3, 0.01)
+    plain = torch.optim.AdamW(students[1].parameters(), lr=1e-3, weight_decay=0.01)
+    for student, optimizer in zip(students, (ours, plain), strict=True):
+        torch.manual_seed(1)
+        for _ in range(3):
+            for parameter in student.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+    for one, other in zip(students[0].parameters(), students[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def norms_of(student: FastStudent) -> list[nn.BatchNorm2d]:

@@ -6,43 +6,15 @@ do, on a small frame log of the synthetic world.
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from helpers.children import PATIENCE_S, start_python
+from helpers.children import PATIENCE_S
 from helpers.frames import SIZE, fill_store, small_settings, views
-from tiekd_ros.distillation.worker import NICENESS
+from helpers.workers import ENDLESS, events_of, start_worker, wait_for_event
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry, TorchRuntime
-
-ENDLESS = {"iterations": 10**6, "threads": 1, "device": "cpu"}
-
-
-def start_worker(
-    state: StateFolder, plan: dict[str, Any] | str, *options: str
-) -> subprocess.Popen[str]:
-    text = plan if isinstance(plan, str) else json.dumps(plan)
-    arguments = ["--state", str(state.root), "--round", "3", "--plan", text, *options]
-    worker = ["-m", "tiekd_ros.distillation.worker", *arguments]
-    return start_python(*worker, stdin=subprocess.PIPE)
-
-
-def events_of(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    output, errors = process.communicate(timeout=PATIENCE_S)
-    assert errors == ""
-    return [json.loads(line) for line in output.splitlines()]
-
-
-def wait_for_training(process: subprocess.Popen[str]) -> None:
-    for line in process.stdout:
-        if json.loads(line)["event"] == "progress":
-            return
-    pytest.fail(f"the worker ended: {process.stderr.read()}")
 
 
 def test_a_round_comes_to_a_verdict_and_stores_its_candidate(state):
@@ -114,12 +86,9 @@ def test_a_damaged_frame_log_ends_with_one_error_line(state):
     assert "frames.sqlite3" in events[-1]["message"]
 
 
-def test_it_gives_way_to_others_ends_with_its_parent_and_leaves_nothing(state):
+def test_it_ends_with_its_parent_and_leaves_nothing(state):
     process = start_worker(state, small_settings(train=ENDLESS), "--with-parent")
-    wait_for_training(process)
-    # utime, nice and policy are fields 14, 19 and 41 of proc(5); after the name come 3 onwards
-    stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    assert int(stat[19 - 3]) >= NICENESS
+    wait_for_event(process, "progress")
     process.stdin.close()
     assert process.wait(PATIENCE_S) == 3
     process.stdout.close()
@@ -129,7 +98,7 @@ def test_it_gives_way_to_others_ends_with_its_parent_and_leaves_nothing(state):
 
 def test_a_worker_killed_in_mid_training_leaves_everything_whole(state):
     process = start_worker(state, small_settings(train=ENDLESS))
-    wait_for_training(process)
+    wait_for_event(process, "progress")
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=PATIENCE_S)
     registry = StudentRegistry(state.students)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tiekd_ros.distillation.beside import BesideSettings
 from tiekd_ros.distillation.gate import GateSettings
 from tiekd_ros.distillation.losses import LossSettings
 from tiekd_ros.distillation.replay import RoundSettings, StudentSettings
@@ -22,3 +23,4 @@ class RoundPlan(SettingGroups):
     loss: LossSettings = field(default_factory=LossSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    beside: BesideSettings = field(default_factory=BesideSettings)

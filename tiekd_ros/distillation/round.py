@@ -22,7 +22,13 @@ from tiekd_ros.distillation.replay import RANDOM_START, median_focal
 from tiekd_ros.distillation.round_data import RoundData, RoundLoader
 from tiekd_ros.distillation.samples import Sample
 from tiekd_ros.distillation.start import first_student
-from tiekd_ros.distillation.trainer import Progress, Trainer, TrainResult
+from tiekd_ros.distillation.trainer import (
+    Progress,
+    Rest,
+    Trainer,
+    TrainResult,
+    no_rest,
+)
 from tiekd_ros.frames import FrameStore
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import (
@@ -41,7 +47,9 @@ _REPORT_EVERY_S = 0.5
 _PARENT_START = "parent"
 
 
-def run_round(state: StateFolder, plan: RoundPlan, number: int, emit: Emit) -> None:
+def run_round(
+    state: StateFolder, plan: RoundPlan, number: int, emit: Emit, rest: Rest = no_rest
+) -> None:
     """Run one round to its verdict; the candidate is stored, whatever the verdict.
 
     Does not promote: whoever started the round does.
@@ -51,6 +59,7 @@ def run_round(state: StateFolder, plan: RoundPlan, number: int, emit: Emit) -> N
         plan: all settings.
         number: the round's number, kept in the candidate's card.
         emit: receives stage, progress, undecodable, warning and result events.
+        rest: called between training steps and between judged frames; see `trainer.Rest`.
 
     Raises:
         TiekdError: too few frames, a damaged store or incumbent, training that diverges.
@@ -64,9 +73,9 @@ def run_round(state: StateFolder, plan: RoundPlan, number: int, emit: Emit) -> N
     data = _load(state, plan, incumbent, emit)
     student = _start_from(incumbent, data, plan)
     emit({"event": "stage", "stage": "training", "frames": len(data.train)})
-    result = _train(student, data, plan, emit)
+    result = _train(student, data, plan, emit, rest)
     emit({"event": "stage", "stage": "judging", "frames": len(data.held_out)})
-    verdict = _judge(student, incumbent, data.held_out, plan, emit)
+    verdict = _judge(student, incumbent, data.held_out, plan, emit, rest)
     card = registry.add(
         Student(_final_card(student.card, number, data, result, verdict), student.network)
     )
@@ -92,7 +101,9 @@ def _start_from(incumbent: Student | None, data: RoundData, plan: RoundPlan) -> 
     return first_student(data.train, data.size, plan.student, target)
 
 
-def _train(student: Student, data: RoundData, plan: RoundPlan, emit: Emit) -> TrainResult:
+def _train(
+    student: Student, data: RoundData, plan: RoundPlan, emit: Emit, rest: Rest
+) -> TrainResult:
     trainer = Trainer(
         student.network,
         data.train,
@@ -109,7 +120,7 @@ def _train(student: Student, data: RoundData, plan: RoundPlan, emit: Emit) -> Tr
     def report(progress: Progress) -> None:
         throttled({"event": "progress", "stage": "training", **asdict(progress)})
 
-    return trainer.run(report)
+    return trainer.run(report, rest)
 
 
 def _judge(
@@ -118,6 +129,7 @@ def _judge(
     held_out: Sequence[Sample],
     plan: RoundPlan,
     emit: Emit,
+    rest: Rest,
 ) -> GateVerdict:
     bins = candidate.card.bins
     throttled = _Throttle(emit)
@@ -127,6 +139,7 @@ def _judge(
         def report(done: int) -> None:
             step = before + done
             throttled({"event": "progress", "stage": "judging", "step": step, "steps": steps})
+            rest()
 
         return score_student(TorchRuntime(student), held_out, bins, report)
 

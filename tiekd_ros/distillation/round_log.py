@@ -7,9 +7,9 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tiekd_ros.distillation.replay import RoundRefusedError
 from tiekd_ros.errors import TiekdError
@@ -38,6 +38,18 @@ class RoundRecord:
     held_out_frames: int = 0
     train_seconds: float = 0.0
     seconds: float = 0.0
+    resting: bool = False
+    rested_seconds: float = 0.0
+
+    def followed_by(self, event: dict[str, Any]) -> RoundRecord:
+        """Return the record after a `stage`, `progress` or `resting` event of the worker."""
+        if event["event"] == "progress":
+            loss = event.get("loss", self.loss)  # judging has none
+            return replace(self, step=event["step"], steps=event["steps"], loss=loss)
+        if event["event"] == "resting":
+            rested = round(self.rested_seconds + event["seconds"], 2)
+            return replace(self, resting=event["resting"], rested_seconds=rested)
+        return replace(self, stage=event["stage"], step=0, steps=0)
 
 
 class RoundLog:

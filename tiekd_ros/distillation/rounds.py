@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, Any
 
+from tiekd_ros.distillation.parent import PAUSE, RESUME
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.distillation.replay import RoundRefusedError, check_enough
 from tiekd_ros.distillation.round_log import (
@@ -30,6 +31,7 @@ from tiekd_ros.distillation.worker_process import (
     cause_of_death,
     read_events,
     spawn_worker,
+    tell,
     worker_log,
 )
 from tiekd_ros.errors import TiekdError
@@ -145,6 +147,16 @@ class RoundRunner:
             return None
         return self.start()
 
+    def rest(self) -> None:
+        """Have the running round rest between two steps until `go_on`; none running, no effect."""
+        if (process := self._process) is not None:
+            tell(process, PAUSE)
+
+    def go_on(self) -> None:
+        """End the running round's rest, if any."""
+        if (process := self._process) is not None:
+            tell(process, RESUME)
+
     def wait(self) -> None:
         """Wait until the running round, if any, is over and announced."""
         if self._thread is not None:
@@ -178,7 +190,8 @@ class RoundRunner:
             if self._stopping and not self._resumable and record.state == FAILED:
                 record = replace(record, state=INTERRUPTED, reason="stopped by hand")
             if not (self._stopping and record.state == FAILED):  # else `resume` takes it up
-                done = replace(record, stage="done", seconds=round(time.monotonic() - start, 2))
+                seconds = round(time.monotonic() - start, 2)
+                done = replace(record, stage="done", resting=False, seconds=seconds)
                 with contextlib.suppress(TiekdError):
                     self._log.save(done)
         with self._starting:
@@ -217,7 +230,7 @@ class RoundRunner:
                     elif event["event"] == "warning":
                         _LOG.warning("round %d: %s", record.number, event["message"])
                     else:
-                        record = _updated(record, event)
+                        record = record.followed_by(event)
                         self._change(record)
         finally:
             self._process = None
@@ -279,10 +292,3 @@ class RoundRunner:
             self._on_change(record)
         except Exception:  # whoever listens must not break the round
             _LOG.exception("round %d: %s cannot be announced", record.number, record.stage)
-
-
-def _updated(record: RoundRecord, event: dict[str, Any]) -> RoundRecord:
-    if event["event"] == "progress":
-        loss = event.get("loss", record.loss)  # judging has none
-        return replace(record, step=event["step"], steps=event["steps"], loss=loss)
-    return replace(record, stage=event["stage"], step=0, steps=0)

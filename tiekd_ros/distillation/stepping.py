@@ -91,6 +91,18 @@ class Stepper:
         return Step(LossParts(*(part.detach() for part in parts)), norm.detach())
 
 
+def make_optimizer(network: nn.Module, rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Return AdamW for all of a network, where torch can with all parameters in one go.
+
+    Parameter by parameter, AdamW takes five times as long on a CPU, a twentieth of a step.
+    """
+    parameters = list(network.parameters())
+    try:
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
+    except RuntimeError:  # before torch 2.4 there was none for a CPU
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay)
+
+
 class BadSteps:
     """Counts the steps that were skipped and ends a training that does nothing else."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tiekd_ros.distillation.batch_norms import average_batch_norms
+from tiekd_ros.distillation.decoder_stage import DecoderStage, hold_back
 from tiekd_ros.distillation.losses import LossParts, LossSettings
 from tiekd_ros.distillation.objectives import make_objective
 from tiekd_ros.distillation.samples import AugmentSettings, Sample, augment, cell_depth
@@ -18,6 +19,7 @@ from tiekd_ros.distillation.stepping import (
     BadSteps,
     Stepper,
     TrainingError,
+    make_optimizer,
     warm_up_then_cosine,
 )
 from tiekd_ros.images import DepthMap
@@ -51,11 +53,37 @@ class TrainSettings(Settings):
         "they are (frozen); auto = batch from random weights, frozen from a parent or the base",
         choices=("auto", "batch", "frozen"),
     )
+    decoder_first: float = setting(
+        0.0,
+        "share of the budget in which at most the decoder alone is trained, in cheaper steps; 0 = "
+        "the whole network from the start. Only from a parent or the base, with frozen batch norms",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    decoder_gain: float = setting(
+        0.01,
+        "the decoder's stage ends early where the loss on held-back training frames fell by less "
+        "than this in a twentieth of the budget, relative; 0 = it lasts its whole share",
+        minimum=0.0,
+        maximum=1.0,
+    )
     threads: int = setting(
-        0, "CPU threads of the training; 0 = half the cores", minimum=0, maximum=512
+        0,
+        "CPU threads of the training; 0 = half the cores, all where no student is live yet",
+        minimum=0,
+        maximum=512,
     )
     device: str = setting("auto", "device to train on: auto, cpu, cuda or cuda:N")
     seed: int = setting(0, "seed of shuffling and augmentation", minimum=0, maximum=2**31 - 1)
+
+
+Rest = Callable[[], float]
+"""Called between steps: blocks while training has to rest; returns the seconds that it did."""
+
+
+def no_rest() -> float:
+    """Never rest."""
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +103,7 @@ class TrainResult:
     """What a training run did."""
 
     steps: int
+    decoder_steps: int  # of them, those of the decoder alone
     skipped: int
     seconds: float
     first_loss: float
@@ -116,9 +145,8 @@ class Trainer:
         self._peak = settings.fine_tune_rate if has_parent else settings.learning_rate
         auto = "frozen" if has_parent else "batch"
         self._frozen = (auto if settings.batch_norm == "auto" else settings.batch_norm) == "frozen"
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=self._peak, weight_decay=settings.weight_decay
-        )
+        self._decoder_share = settings.decoder_first if has_parent and self._frozen else 0.0
+        optimizer = make_optimizer(network, self._peak, settings.weight_decay)
         self._objective = make_objective(network.bins, loss, has_dpm=network.has_dpm)
         self._stepper = Stepper(
             self.network,
@@ -130,31 +158,37 @@ class Trainer:
         if not has_parent:
             start_from_label_histogram(network, [s.depth for s in samples])
 
-    def run(self, report: Callable[[Progress], None]) -> TrainResult:
+    def run(self, report: Callable[[Progress], None], rest: Rest = no_rest) -> TrainResult:
         """Train until the budget is spent.
 
         A step whose loss or gradient is not finite is skipped before anything is updated.
+
+        Args:
+            report: called after each step.
+            rest: called between steps; the seconds that it says it blocked do not count.
 
         Raises:
             TrainingError: several such steps in a row.
         """
         start = time.monotonic()
         losses: list[float] = []
-        step, elapsed = 0, 0.0
+        step, decoder_steps, elapsed, rested = 0, 0, 0.0, 0.0
         bad = BadSteps()
-        while (done := self._share_done(step, elapsed)) < 1.0:
-            rate = warm_up_then_cosine(self._peak, done)
-            did = self._stepper.step(*self._draw_batch(), rate)
-            step += 1
-            elapsed = time.monotonic() - start
-            if did is None:
-                bad.bad(step)
-                continue
-            bad.good()
-            parts = did.parts
-            losses.append(parts.total.item())
-            steps = self._expected_steps(step, elapsed)
-            report(Progress(step, steps, losses[-1], parts.kl.item(), parts.ssim.item(), elapsed))
+        with self._decoder_stage() as stage:
+            while (done := self._share_done(step, elapsed)) < 1.0:
+                rested += rest()
+                stage.follow(done)
+                rate = warm_up_then_cosine(self._peak, done)
+                did = self._stepper.step(*self._draw_batch(stage.running), rate)
+                step += 1
+                decoder_steps += stage.running
+                elapsed = time.monotonic() - start - rested
+                if did is None:
+                    bad.bad(step)
+                    continue
+                bad.good()
+                losses.append(did.parts.total.item())
+                report(self._progress(step, elapsed, did.parts))
         if not losses:
             raise TrainingError("the budget ended before one step was done; give more seconds")
         if not self._frozen:
@@ -162,7 +196,26 @@ class Trainer:
         self.network.eval()
         few = max(1, len(losses) // 20)
         first, last = float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
-        return TrainResult(step, bad.total, time.monotonic() - start, first, last)
+        seconds = time.monotonic() - start - rested
+        return TrainResult(step, decoder_steps, bad.total, seconds, first, last)
+
+    def _progress(self, step: int, elapsed: float, parts: LossParts) -> Progress:
+        loss, kl, ssim = (part.item() for part in parts)
+        return Progress(step, self._expected_steps(step, elapsed), loss, kl, ssim, elapsed)
+
+    def _decoder_stage(self) -> DecoderStage:
+        gain = self.settings.decoder_gain
+        everything: tuple[list[Sample], list[Sample]] = (list(self._samples), [])
+        trained, held_back = hold_back(self._samples) if gain > 0 else everything
+        self._decoder_samples = trained
+
+        def loss() -> float:
+            images, depth = self._tensors(held_back)
+            with torch.no_grad():
+                return self._loss(self.network(images), depth).total.item()
+
+        share = self._decoder_share if held_back or gain == 0 else 0.0
+        return DecoderStage(self.network, share, gain, loss)
 
     def _loss(self, raw: Tensor, depth: Tensor) -> LossParts:
         return self._objective(self.network.output(raw), depth)
@@ -176,9 +229,10 @@ class Trainer:
         done = self._share_done(step, elapsed)
         return max(step, min(self.settings.iterations, round(step / done)))
 
-    def _draw_batch(self) -> tuple[Tensor, Tensor]:
-        chosen = self._rng.integers(len(self._samples), size=self.settings.batch_size)
-        drawn = [augment(self._samples[i], self._augmentation, self._rng) for i in chosen]
+    def _draw_batch(self, decoder_only: bool) -> tuple[Tensor, Tensor]:
+        samples = self._decoder_samples if decoder_only else self._samples
+        chosen = self._rng.integers(len(samples), size=self.settings.batch_size)
+        drawn = [augment(samples[i], self._augmentation, self._rng) for i in chosen]
         return self._tensors(drawn)
 
     def _tensors(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

@@ -1,28 +1,30 @@
 """The training process: `python -m tiekd_ros.distillation.worker --state DIR --round N`.
 
-Writes one JSON object a line to standard output: `stage`, `progress`, `undecodable`, `warning`,
-`result` or `error`. It runs at low priority, and can be killed at any moment: what it stores
-appears whole or not at all. With `--with-parent` it ends when its standard input closes, that
-is, when the process that started it dies.
+Writes one JSON object a line to standard output: `stage`, `progress`, `resting`, `undecodable`,
+`warning`, `result` or `error`. It gives way to others, and can be killed at any moment: what it
+stores appears whole or not at all. With `--with-parent` it ends when its standard input closes,
+that is, when the process that started it dies, and rests between the lines `pause` and `resume`
+there.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.distillation.beside import (
+    BesideSettings,
+    default_threads,
+    limit_resources,
+    lower_priority,
+)
+from tiekd_ros.distillation.parent import Parent
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.state import StateFolder
-
-NICENESS = 10
-"""A busy process of normal niceness gets about nine times the worker's share of a core."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,20 +33,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, required=True, help="state folder")
     parser.add_argument("--round", type=int, required=True, help="number of the round")
     parser.add_argument("--plan", default="{}", help="settings as JSON: {group: {name: value}}")
-    parser.add_argument("--with-parent", action="store_true", help="end when stdin closes")
+    parser.add_argument(
+        "--with-parent", action="store_true", help="listen to stdin: end with it, pause, resume"
+    )
     options = parser.parse_args(arguments)
+    parent = Parent(_emit)
     if options.with_parent:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        parent.listen()
     try:
-        plan = RoundPlan.from_mapping(json.loads(options.plan))
-        _yield_to_others(plan.train.threads)
-        from tiekd_ros.distillation.round import run_round  # imports torch's users: after nice
-
-        run_round(StateFolder(options.state), plan, options.round, _emit)
+        _run(options, parent)
     except (TiekdError, json.JSONDecodeError) as error:
         _emit({"event": "error", "message": str(error)})
         return 2
     return 0
+
+
+def _run(options: argparse.Namespace, parent: Parent) -> None:
+    groups = json.loads(options.plan)
+    lower_priority(BesideSettings.from_mapping(groups.get("beside", {})).scheduling)
+    # torch comes with these, and takes seconds of a core: after this process gave way
+    from tiekd_ros.distillation.plan import RoundPlan
+    from tiekd_ros.distillation.round import run_round
+    from tiekd_ros.student import StudentRegistry
+
+    plan = RoundPlan.from_mapping(groups)
+    state = StateFolder(options.state)
+    inference = StudentRegistry(state.students).live() is not None
+    threads = plan.train.threads or default_threads(inference=inference)
+    limit_resources(plan.beside, threads, plan.train.device)
+    run_round(state, plan, options.round, _emit, parent.rest)
 
 
 def _emit(event: dict[str, Any]) -> None:
@@ -52,22 +69,10 @@ def _emit(event: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _end_with_parent() -> None:
-    while os.read(0, 4096):  # not sys.stdin: its lock would trouble the interpreter's own end
-        pass
-    os._exit(3)
-
-
-def _yield_to_others(threads: int) -> None:
-    """Give way to inference: lowest useful niceness, batch scheduling, half of the cores."""
-    import torch
-
-    with contextlib.suppress(OSError):
-        os.nice(NICENESS - os.nice(0))
-    with contextlib.suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking torch down in order takes half a second, for which promotion would wait; all that
+    # was stored lies safe on the disk.
+    os._exit(status)

@@ -27,6 +27,7 @@ from tiekd_ros.nodes import qos
 from tiekd_ros.nodes.announcing import StudentAnnouncer
 from tiekd_ros.nodes.companion_report import companion_report, round_status
 from tiekd_ros.nodes.intake import FrameIntake
+from tiekd_ros.nodes.latency_guard import LatencyWatch
 from tiekd_ros.nodes.parameters import SettingsParameters
 from tiekd_ros.nodes.reporting import ERROR, Report, diagnostics
 from tiekd_ros.nodes.run import run_node, start_managed, until_shutdown
@@ -50,6 +51,7 @@ class _Resources:
     client: TeacherClient | None
     labeller: Labeller | None
     runner: RoundRunner
+    latency: LatencyWatch
     registry: StudentRegistry
     announcer: StudentAnnouncer
 
@@ -115,10 +117,13 @@ class CompanionNode(LifecycleNode):
         recorder = Recorder(store, on_kept)
         recorder.start()
         runner = RoundRunner(folder, store, self._plan, self._on_round)
+        latency = LatencyWatch(self, lambda: self._plan.beside, runner)
         registry = StudentRegistry(folder.students)
         announcer = StudentAnnouncer(self, registry)
         announcer.check()
-        self._resources = _Resources(store, recorder, client, labeller, runner, registry, announcer)
+        self._resources = _Resources(
+            store, recorder, client, labeller, runner, latency, registry, announcer
+        )
 
     def _resume_round(self) -> None:
         assert self._resources is not None
@@ -167,6 +172,7 @@ class CompanionNode(LifecycleNode):
         resources, self._resources = self._resources, None
         if resources is None:
             return
+        resources.latency.close()
         resources.runner.stop()
         resources.recorder.stop()
         if resources.labeller is not None:
@@ -239,6 +245,7 @@ class CompanionNode(LifecycleNode):
             self._try_again()
             return
         resources.announcer.check()
+        resources.latency.check()
         findings = self._intake.check() if self._intake is not None else []
         period = self._plan.distill.period_s
         if period > 0 and time.monotonic() - self._last_round >= period:
@@ -249,6 +256,7 @@ class CompanionNode(LifecycleNode):
             resources.recorder,
             resources.labeller,
             resources.runner,
+            resources.latency,
             findings,
         )
         self._diagnostics.publish(diagnostics(self, status))

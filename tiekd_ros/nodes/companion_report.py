@@ -10,6 +10,7 @@ from tiekd_ros.distillation.round_log import FAILED, REFUSED, RoundRecord
 from tiekd_ros.distillation.rounds import RoundRunner
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.frames import FrameStore, Labeller, Recorder
+from tiekd_ros.nodes.latency_guard import LatencyWatch
 from tiekd_ros.nodes.reporting import ERROR, WARN, Report
 
 
@@ -19,6 +20,7 @@ def companion_report(
     recorder: Recorder,
     labeller: Labeller | None,
     runner: RoundRunner,
+    latency: LatencyWatch,
     findings: Sequence[tuple[bytes, str]],
 ) -> DiagnosticStatus:
     """Return the node's diagnostics: findings with their remedies, then the numbers."""
@@ -34,10 +36,16 @@ def companion_report(
     record = runner.record
     if record is not None:
         report.add(
-            {"round": record.number, "round state": record.state, "round stage": record.stage}
+            {
+                "round": record.number,
+                "round state": record.state,
+                "round stage": record.stage,
+                "round resting": record.resting,
+            }
         )
         if record.state == FAILED:
             report.find(WARN, f"round {record.number} failed: {record.reason}")
+    latency.report(report)
     return report.status("logging frames")
 
 
@@ -109,8 +117,11 @@ def round_status(record: RoundRecord) -> DiagnosticStatus:
         "held_out_frames": record.held_out_frames,
         "train_seconds": record.train_seconds,
         "seconds": record.seconds,
+        "resting": record.resting,
+        "rested_seconds": record.rested_seconds,
     }
     for when, scores in (("before", record.before), ("after", record.after)):
         values.update({f"{when}.{name}": f"{value:.6f}" for name, value in scores.items()})
     report.add(values)
-    return report.status(record.reason or record.stage)
+    stage = f"{record.stage}, resting" if record.resting else record.stage
+    return report.status(record.reason or stage)

@@ -1,0 +1,131 @@
+"""Training beside inference: the worker's priority, and its rests, over real pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from pathlib import Path
+
+import pytest
+
+from helpers.children import PATIENCE_S
+from helpers.frames import small_plan, small_settings
+from helpers.workers import (
+    ENDLESS,
+    events_of,
+    start_worker,
+    tell_worker,
+    wait_for_event,
+)
+from tiekd_ros.distillation.beside import default_threads
+from tiekd_ros.distillation.round import run_round
+from tiekd_ros.distillation.worker_process import spawn_worker
+
+POLICIES = {"idle": (os.SCHED_IDLE, 19), "batch": (os.SCHED_BATCH, 10)}
+LONGER_THAN_THE_BUDGET_S = 2.0
+
+
+@pytest.fixture
+def resting(state):
+    """A worker that rests in the middle of an endless training."""
+    process = start_worker(state, small_settings(train=ENDLESS), "--with-parent")
+    wait_for_event(process, "progress")
+    tell_worker(process, "pause\n")
+    assert wait_for_event(process, "resting")["resting"]
+    yield process
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream.close()
+
+
+@pytest.mark.parametrize("scheduling", POLICIES)
+def test_all_that_computes_gives_way_and_so_does_its_session(state, scheduling):
+    plan = small_plan(train={**ENDLESS, "threads": 2}, beside={"scheduling": scheduling})
+    with spawn_worker(state, plan, 3) as process:
+        wait_for_event(process, "progress")
+        threads = [int(t) for t in os.listdir(f"/proc/{process.pid}/task")]
+        policy, niceness = POLICIES[scheduling]
+        gave_way = [
+            t
+            for t in threads
+            if (os.sched_getscheduler(t), os.getpriority(os.PRIO_PROCESS, t)) == (policy, niceness)
+        ]
+        assert os.getsid(process.pid) == process.pid
+        autogroup = Path(f"/proc/{process.pid}/autogroup")
+        if autogroup.exists():
+            assert autogroup.read_text().endswith(f"nice {niceness}\n")
+        process.kill()
+    assert process.pid in gave_way
+    assert len(threads) - len(gave_way) <= 1  # who listens to the parent may hurry
+
+
+def test_no_step_is_done_from_pause_to_resume(resting):
+    readable, _, _ = select.select([resting.stdout], [], [], 1.5)  # progress comes twice a second
+    assert not readable
+    for piece in ("resumes\nno\n\nre", "sume", "\n"):  # as a pipe may cut it
+        tell_worker(resting, piece)
+    over = wait_for_event(resting, "resting")
+    assert not over["resting"]
+    assert over["seconds"] >= 1.5
+    first = wait_for_event(resting, "progress")["step"]
+    assert wait_for_event(resting, "progress")["step"] > first
+
+
+def test_rests_do_not_count_as_training_time(state):
+    budget = LONGER_THAN_THE_BUDGET_S / 2
+    train = {**ENDLESS, "seconds": budget}
+    process = start_worker(state, small_settings(train=train), "--with-parent")
+    before = wait_for_event(process, "progress")
+    tell_worker(process, "pause\n")
+    wait_for_event(process, "resting")
+    select.select([process.stdout], [], [], LONGER_THAN_THE_BUDGET_S)
+    tell_worker(process, "resume\n")
+    events = [json.loads(line) for line in process.stdout]
+    assert events_of(process) == []  # closes its standard input, at which it would end
+    assert process.returncode == 0
+    assert events[-1]["steps"] > before["step"] + 1
+    assert events[-1]["train_seconds"] < budget + LONGER_THAN_THE_BUDGET_S
+
+
+def test_a_resting_worker_ends_with_its_parent(resting):
+    resting.stdin.close()
+    assert resting.wait(PATIENCE_S) == 3
+
+
+def test_a_resting_worker_can_be_terminated(resting):
+    resting.terminate()
+    assert resting.wait(PATIENCE_S) == -signal.SIGTERM
+
+
+def test_without_a_parent_nobody_makes_it_rest(state):
+    process = start_worker(state, small_settings(train={"iterations": 2}))
+    tell_worker(process, "pause\n")
+    events = events_of(process)
+    assert process.returncode == 0
+    assert "resting" not in {e["event"] for e in events}
+
+
+def test_a_round_rests_between_steps_and_between_judged_frames(state):
+    stages: list[str] = []
+    rests: list[str] = []
+
+    def emit(event):
+        if event["event"] == "stage":
+            stages.append(event["stage"])
+
+    def rest() -> float:
+        rests.append(stages[-1])
+        return 0.0
+
+    run_round(state, small_plan(train={"iterations": 3}), 1, emit, rest)
+    assert rests.count("training") == 3
+    assert rests.count("judging") == 12
+
+
+def test_training_leaves_half_of_the_cores_to_inference_and_takes_all_where_there_is_none():
+    half, everything = default_threads(inference=True), default_threads(inference=False)
+    assert half == max(1, (os.cpu_count() or 1) // 2)
+    assert half <= everything <= (os.cpu_count() or 1)

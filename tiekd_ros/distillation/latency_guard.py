@@ -1,0 +1,124 @@
+"""When training rests: the depth node's latency against its budget.
+
+Knows nothing of processes or ROS; whoever owns it tells it what the depth node says of itself,
+and does what it decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+from tiekd_ros.distillation.beside import BesideSettings
+
+WATCHING, RESTING, NOT_THE_CAUSE, UNKNOWN, OFF = (
+    "watching",
+    "resting",
+    "not the cause",
+    "no latency known",
+    "off",
+)
+
+_SILENCE_S = 5.0
+"""A node that said nothing for this long is gone, or has nothing to measure."""
+_AFTERWARDS_S = 8.0
+"""The node's p95 is over seconds: for so long after a round it still knows the training."""
+_KEPT = 30
+_LEAST = 3
+_OVER_IN_A_ROW = 2
+"""One outlier of a p95 over seconds, such as a swap makes, is no reason to rest."""
+_BACK_SHARE = 0.92
+"""Training goes on below this share of the budget, so that noise at the border does not tell."""
+_LEAST_SLACK_MS = 1.0
+"""Nobody waits for less; a fast node's p95 varies by more than a quarter."""
+
+
+class LatencyGuard:
+    """Decides when training rests, from the depth node's p95 latency.
+
+    Training rests after two readings over the budget, and goes on after one clearly below it, or
+    when the node falls silent. Where resting does not help, training is not the cause: it goes
+    on, and does not rest again before the latency was below the budget once.
+
+    Args:
+        settings: returns the budget, and how long to believe in it; may change at any time.
+    """
+
+    def __init__(self, settings: Callable[[], BesideSettings]) -> None:
+        self._settings = settings
+        self.state = UNKNOWN
+        self.p95_ms: float | None = None
+        self._heard_s = -math.inf
+        self._calm: deque[float] = deque(maxlen=_KEPT)  # p95 while nothing was trained
+        self._busy_until_s = -math.inf
+        self._over = 0
+        self._since_s = -math.inf
+
+    @property
+    def budget_ms(self) -> float | None:
+        """The budget; None where it is automatic and no latency is known from before."""
+        settings = self._settings()
+        if settings.latency_budget_ms > 0:
+            return settings.latency_budget_ms
+        if len(self._calm) < _LEAST:
+            return None
+        calm = median(self._calm)
+        return max(calm * settings.latency_factor, calm + _LEAST_SLACK_MS)
+
+    def hear(self, p95_ms: float, now_s: float, *, training: bool) -> None:
+        """Take a reading of the depth node's p95.
+
+        Args:
+            p95_ms: the reading; not finite = the node has nothing to measure, no reading.
+            now_s: monotonic time.
+            training: whether a round runs on this machine.
+        """
+        heard = math.isfinite(p95_ms)
+        if heard:
+            self.p95_ms, self._heard_s = p95_ms, now_s
+            if not training and now_s - self._busy_until_s > _AFTERWARDS_S:
+                self._calm.append(p95_ms)
+        self._note(now_s, training)
+        budget = self.budget_ms
+        if heard and training and budget is not None:
+            self._judge(p95_ms, budget, now_s)
+
+    def rests(self, now_s: float, *, training: bool) -> bool:
+        """Say whether a running round has to rest now; ask at least once a second."""
+        self._note(now_s, training)
+        return self.state == RESTING
+
+    def describe(self) -> str:
+        """Say how things stand, for people."""
+        budget, p95 = self.budget_ms, self.p95_ms
+        if budget is None or p95 is None or self.state in (OFF, UNKNOWN):
+            return self.state
+        numbers = f"p95 {p95:.1f} ms, budget {budget:.1f} ms"
+        return f"{self.state}: {numbers}"
+
+    def _note(self, now_s: float, training: bool) -> None:
+        """Follow what changes without a reading: rounds, settings, the node's silence."""
+        if training:
+            self._busy_until_s = now_s
+        if not self._settings().guard:
+            self._become(OFF, now_s)
+        elif now_s - self._heard_s > _SILENCE_S or self.budget_ms is None:
+            self._become(UNKNOWN, now_s)
+        elif not training or self.state in (OFF, UNKNOWN):
+            self._become(WATCHING, now_s)
+
+    def _judge(self, p95_ms: float, budget: float, now_s: float) -> None:
+        over = p95_ms > budget
+        self._over = self._over + 1 if over else 0
+        rested_s = now_s - self._since_s
+        if self.state == WATCHING and self._over >= _OVER_IN_A_ROW:
+            self._become(RESTING, now_s)
+        elif self.state in (RESTING, NOT_THE_CAUSE) and p95_ms <= budget * _BACK_SHARE:
+            self._become(WATCHING, now_s)
+        elif self.state == RESTING and rested_s >= self._settings().longest_rest_s:
+            self._become(NOT_THE_CAUSE if over else WATCHING, now_s)
+
+    def _become(self, state: str, now_s: float) -> None:
+        self.state, self._since_s, self._over = state, now_s, 0

@@ -1,0 +1,88 @@
+"""Has training rest while it slows the depth node down, by what that node says on /diagnostics."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.node import Node
+
+from tiekd_ros.distillation.beside import BesideSettings
+from tiekd_ros.distillation.latency_guard import NOT_THE_CAUSE, RESTING, LatencyGuard
+from tiekd_ros.distillation.rounds import RoundRunner
+from tiekd_ros.nodes.reporting import WARN, Report
+
+_HARDWARE_ID = "depth"  # of a depth node, whatever its name
+_P95 = "latency p95 [ms]"
+
+
+class LatencyWatch:
+    """Listens to the depth node of a node's own namespace; tells its runner to rest and go on.
+
+    Args:
+        node: the companion; its callbacks and these run in one thread.
+        settings: returns the budget, which may change at any time.
+        runner: whose rounds rest.
+    """
+
+    def __init__(
+        self, node: Node, settings: Callable[[], BesideSettings], runner: RoundRunner
+    ) -> None:
+        self._node = node
+        self._runner = runner
+        self._guard = LatencyGuard(settings)
+        self._told = self._guard.state
+        self._subscription = node.create_subscription(
+            DiagnosticArray, "/diagnostics", self._on_diagnostics, 10
+        )
+
+    def check(self) -> None:
+        """Tell the runner what to do now; call it about once a second."""
+        rests = self._guard.rests(time.monotonic(), training=self._runner.busy)
+        if rests:
+            self._runner.rest()  # said again each time: another round may have begun
+        elif self._told == RESTING:
+            self._runner.go_on()
+        self._log_change()
+
+    def report(self, report: Report) -> None:
+        """Add to the companion's diagnostics how things stand."""
+        report.add({"latency guard": self._guard.describe()})
+        if self._guard.state == NOT_THE_CAUSE:
+            report.find(
+                WARN,
+                f"the depth node is slow though training rested, so training goes on "
+                f"({self._guard.describe()}); see what else runs, or raise "
+                "beside.latency_budget_ms",
+            )
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if self._is_ours(status):
+                values = {v.key: v.value for v in status.values}
+                p95_ms = _number(values.get(_P95, ""))
+                self._guard.hear(p95_ms, time.monotonic(), training=self._runner.busy)
+                self.check()
+
+    def _is_ours(self, status: DiagnosticStatus) -> bool:
+        namespace = status.name.rpartition("/")[0]
+        ours = self._node.get_namespace().rstrip("/")
+        return status.hardware_id == _HARDWARE_ID and namespace == ours
+
+    def _log_change(self) -> None:
+        before, self._told = self._told, self._guard.state
+        if before != self._told and self._runner.busy:
+            self._node.get_logger().info(f"latency guard: {self._guard.describe()}")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
