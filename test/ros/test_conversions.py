@@ -103,6 +103,15 @@ def test_the_answer_is_a_copy_and_the_message_stays_as_it_was() -> None:
     assert bytes(sent.data) == before
 
 
+def test_without_a_copy_an_rgb_message_is_looked_at_in_place() -> None:
+    sent = message("rgb8", interleaved(*COLOUR), 3)
+    image = image_to_rgb(sent, copy=False)
+    assert np.shares_memory(image, np.frombuffer(sent.data, np.uint8))
+    padded = image_to_rgb(message("rgb8", interleaved(*COLOUR), 3, padding=5), copy=False)
+    assert padded.flags.c_contiguous
+    np.testing.assert_array_equal(image, padded)
+
+
 def test_an_rgb_image_comes_back_from_its_message() -> None:
     pixels = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
     sent = rgb_to_image(pixels, header(3))

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo
 from ros_helpers.messages import K, camera_info, header
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.nodes.conversions import (
+    ImageCanvas,
     camera_info_for,
     depth_to_image,
     image_to_float,
@@ -40,6 +41,15 @@ def test_making_a_message_leaves_the_depth_as_it_was() -> None:
     for encoding in ("32FC1", "16UC1"):
         depth_to_image(depth, header(), encoding)
     np.testing.assert_array_equal(depth, DEPTH)
+
+
+def test_a_canvas_serves_images_of_any_size_and_encoding_one_after_the_other() -> None:
+    canvas = ImageCanvas()
+    for depth in (DEPTH, DEPTH[:, :2], DEPTH + 1, DEPTH.T):
+        for encoding in ("32FC1", "16UC1"):
+            painted = depth_to_image(depth, header(2), encoding, canvas)
+            fresh = depth_to_image(depth, header(2), encoding)
+            assert painted == fresh
 
 
 def test_depth_in_the_other_byte_order_is_read() -> None:

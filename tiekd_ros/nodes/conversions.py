@@ -6,8 +6,9 @@ Images become uint8 RGB (H, W, 3); depth is float32 metres (H, W), NaN = unknown
 from __future__ import annotations
 
 import array
-import copy
 import math
+from copy import copy as shallow_copy
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,13 +40,16 @@ _EIGHT_BIT: dict[str, tuple[int, int | None]] = {
     "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
 }
 _MONO16 = ("mono16", "16UC1")
+_ENCODINGS = {np.dtype(np.float32): "32FC1", np.dtype(np.uint16): "16UC1"}
 
 
-def image_to_rgb(message: Image) -> RgbImage:
+def image_to_rgb(message: Image, *, copy: bool = True) -> RgbImage:
     """Convert a sensor_msgs/Image, honouring `step` and `is_bigendian`.
 
-    Returns:
-        An array of its own: the message may be reused.
+    Args:
+        message: the image.
+        copy: return an array of its own. Otherwise it may be a view of the message, to be read
+            only and as long as nobody changes the message.
 
     Raises:
         BadImageError: zero size, an unsupported encoding, a size that the encoding cannot have,
@@ -61,7 +65,7 @@ def image_to_rgb(message: Image) -> RgbImage:
         rows = _rows(message, channels)
         pixels = rows.reshape(message.height, message.width, channels)
         if conversion is None:
-            return pixels.copy()
+            return pixels.copy() if copy else np.ascontiguousarray(pixels)
         return _converted(np.ascontiguousarray(pixels), conversion, encoding)
     if encoding in _MONO16:
         order = ">u2" if message.is_bigendian else "<u2"
@@ -120,25 +124,66 @@ def _by_cv_bridge(message: Image) -> RgbImage:
 
 def rgb_to_image(image: RgbImage, header: Header) -> Image:
     """Make an `rgb8` message of an RGB image."""
-    return _image(image, header, "rgb8", 3)
+    message = Image()
+    message.header = header
+    message.height, message.width = image.shape[:2]
+    message.encoding = "rgb8"
+    message.step = image.shape[1] * 3
+    data = array.array("B")  # the only type that rclpy takes over without looking at each byte
+    data.frombytes(np.ascontiguousarray(image).reshape(-1).data)
+    message.data = data
+    return message
 
 
-def depth_to_image(depth: DepthMap, header: Header, encoding: str = "32FC1") -> Image:
+class ImageCanvas:
+    """An Image message whose pixels are written in place, image after image.
+
+    A fresh megabyte costs more than filling it, since the system hands it out page by page.
+    Publishing copies a message, so the same one serves for the next image.
+    """
+
+    def __init__(self) -> None:
+        self._message = Image()
+        self._pixels: npt.NDArray[Any] = np.empty((0, 0), np.float32)
+
+    def paint(self, values: npt.NDArray[Any], header: Header) -> Image:
+        """Return the message, with these values: float32 (H, W) or uint16 (H, W)."""
+        if (self._pixels.shape, self._pixels.dtype) != (values.shape, values.dtype):
+            self._resize(values.shape, values.dtype)
+        np.copyto(self._pixels, values)
+        self._message.header = header
+        return self._message
+
+    def _resize(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        message = self._message
+        message.height, message.width = shape
+        message.encoding = _ENCODINGS[dtype]
+        message.step = message.width * dtype.itemsize
+        message.data = array.array("B", bytes(message.height * message.step))
+        # What the message holds now, which need not be what it was given.
+        self._pixels = np.frombuffer(message.data, dtype).reshape(shape)
+
+
+def depth_to_image(
+    depth: DepthMap, header: Header, encoding: str = "32FC1", canvas: ImageCanvas | None = None
+) -> Image:
     """Make a depth message: `32FC1` metres as given, or `16UC1` millimetres (REP-118).
 
     In `16UC1`, 0 stands for everything that is no finite depth below 65.535 m.
+
+    Args:
+        depth: metres, (H, W).
+        header: of the message.
+        encoding: `32FC1` or `16UC1`.
+        canvas: where to write; the message is valid until the canvas is used again.
     """
+    canvas = canvas or ImageCanvas()
     if encoding == "32FC1":
-        return _image(depth.astype(np.float32, copy=False), header, encoding, 4)
-    millimetres = np.rint(depth.astype(np.float64) * 1000)
-    unfit = ~np.isfinite(millimetres) | (millimetres > 65535) | (millimetres < 0)
-    millimetres[unfit] = 0
-    return _image(millimetres.astype(np.uint16), header, "16UC1", 2)
-
-
-def float_to_image(values: npt.NDArray[np.float32], header: Header) -> Image:
-    """Make a `32FC1` message."""
-    return _image(values, header, "32FC1", 4)
+        return canvas.paint(depth.astype(np.float32, copy=False), header)
+    millimetres = depth.astype(np.float32) * np.float32(1000)  # steps of 1/256 mm at 65 m
+    np.rint(millimetres, out=millimetres)
+    millimetres[~((millimetres >= 0) & (millimetres <= 65535))] = 0  # NaN too
+    return canvas.paint(millimetres.astype(np.uint16), header)
 
 
 def image_to_float(message: Image) -> npt.NDArray[np.float32]:
@@ -147,21 +192,6 @@ def image_to_float(message: Image) -> npt.NDArray[np.float32]:
         raise BadImageError(f"expected a 32FC1 image, got {message.encoding!r}")
     order = ">f4" if message.is_bigendian else "<f4"
     return np.ascontiguousarray(_rows(message, 4)).view(order).astype(np.float32)
-
-
-def _image(
-    pixels: npt.NDArray[np.generic], header: Header, encoding: str, bytes_per_pixel: int
-) -> Image:
-    message = Image()
-    message.header = header
-    message.height, message.width = pixels.shape[:2]
-    message.encoding = encoding
-    message.is_bigendian = 0
-    message.step = pixels.shape[1] * bytes_per_pixel
-    data = array.array("B")  # the only type that rclpy takes over without looking at each byte
-    data.frombytes(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data)
-    message.data = data
-    return message
 
 
 def intrinsics_of(info: CameraInfo, width: int, height: int) -> Intrinsics | None:
@@ -180,7 +210,7 @@ def intrinsics_of(info: CameraInfo, width: int, height: int) -> Intrinsics | Non
 
 def camera_info_for(info: CameraInfo, header: Header, width: int, height: int) -> CameraInfo:
     """Return the sibling CameraInfo of an image of the same view with this size and header."""
-    message = copy.copy(info)
+    message = shallow_copy(info)
     message.header = header
     if info.width and info.height and (info.width, info.height) != (width, height):
         sx, sy = width / info.width, height / info.height

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, Image
@@ -20,14 +18,22 @@ from tiekd_ros.errors import BadImageError, TiekdError
 from tiekd_ros.mailbox import Mailbox
 from tiekd_ros.nodes import conversions, qos
 from tiekd_ros.nodes.camera_input import CameraInput
-from tiekd_ros.nodes.depth_report import DepthCounters, depth_report
+from tiekd_ros.nodes.depth_output import DepthOutput
+from tiekd_ros.nodes.depth_report import DepthCounters, FrameClock, depth_report
 from tiekd_ros.nodes.parameters import SettingsParameters
 from tiekd_ros.nodes.reporting import diagnostics
 from tiekd_ros.nodes.run import run_node, start_managed
 from tiekd_ros.nodes.settings import DepthSettings
 from tiekd_ros.settings import Settings
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import LiveState, LiveStudent, StudentRegistry, choose_device
+from tiekd_ros.student import (
+    LiveState,
+    LiveStudent,
+    Runtime,
+    RuntimeFactory,
+    StudentRegistry,
+    choose_device,
+)
 from tiekd_ros.student.ranges import mark_out_of_range
 
 
@@ -35,7 +41,9 @@ from tiekd_ros.student.ranges import mark_out_of_range
 class _Resources:
     """What exists between configure and cleanup."""
 
+    factory: RuntimeFactory
     student: LiveStudent
+    output: DepthOutput
     mailbox: Mailbox[tuple[Image, float]]
     thread: threading.Thread
 
@@ -68,20 +76,17 @@ class DepthNode(LifecycleNode):
         """Load the live student and make the publishers."""
         try:
             device = choose_device(self.settings.device)
+            factory = RuntimeFactory(device, self.settings.runtime, self.settings.threads)
             folder = StateFolder.resolve(self.settings.state_dir).create()
         except TiekdError as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
-        torch.set_num_threads(self.settings.threads or max(1, (os.cpu_count() or 2) // 2))
-        student = LiveStudent(StudentRegistry(folder.students), device, self._on_student_change)
+        student = LiveStudent(StudentRegistry(folder.students), factory, self._on_student_change)
         student.load_pointer()
         self._log_student(student.state)
-        self._depth_pub = self.create_lifecycle_publisher(Image, "depth", qos.RELIABLE)
-        self._info_pub = self.create_lifecycle_publisher(CameraInfo, "camera_info", qos.RELIABLE)
-        self._confidence_pub = self.create_lifecycle_publisher(Image, "confidence", qos.RELIABLE)
         mailbox: Mailbox[tuple[Image, float]] = Mailbox()
         thread = threading.Thread(target=self._work, name="frames", daemon=True)
-        self._resources = _Resources(student, mailbox, thread)
+        self._resources = _Resources(factory, student, DepthOutput(self), mailbox, thread)
         self._subscriptions_of_mine = [
             self.create_subscription(String, "student", self._on_student, qos.LATCHED)
         ]
@@ -103,11 +108,12 @@ class DepthNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the student."""
+        resources = self._resources
         self.release()
         for subscription in self._subscriptions_of_mine:
             self.destroy_subscription(subscription)
-        for publisher in (self._depth_pub, self._info_pub, self._confidence_pub):
-            self.destroy_publisher(publisher)
+        if resources is not None:
+            resources.output.close()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -141,7 +147,7 @@ class DepthNode(LifecycleNode):
             if item is None or not self._active:
                 continue
             try:
-                self._process(resources.student, *item)
+                self._process(resources, *item)
             except BadImageError as error:
                 self._counters.refuse(str(error))
                 self.get_logger().warning(str(error), throttle_duration_sec=10.0)
@@ -151,33 +157,31 @@ class DepthNode(LifecycleNode):
                 if self._active and self.context.ok():  # Ctrl-C shuts rclpy down at once
                     self.get_logger().error(text, throttle_duration_sec=10.0)
 
-    def _process(self, student: LiveStudent, message: Image, arrived: float) -> None:
-        image = conversions.image_to_rgb(message)
+    def _process(self, resources: _Resources, message: Image, arrived: float) -> None:
+        clock = FrameClock(arrived)
+        image = conversions.image_to_rgb(message, copy=False)
+        clock.decoded()
         self._counters.image_size = (image.shape[1], image.shape[0])
-        runtime = student.runtime
+        runtime, output, settings = resources.student.runtime, resources.output, self.settings
         if runtime is None:
             self._counters.without_student += 1
             return
-        settings = self.settings
-        size = None
-        if settings.resolution == "network":
-            size = (runtime.card.input_size.height, runtime.card.input_size.width)
-        depth, confidence = runtime.predict(image, size)
-        depth = mark_out_of_range(
-            depth, runtime.card.bins, settings.min_range_m, settings.max_range_m
+        if not output.wanted:
+            self._counters.unheard += 1
+            return
+        depth, confidence, stages = runtime.predict(
+            image,
+            _network_size(runtime) if settings.resolution == "network" else None,
+            confidence=settings.min_confidence > 0 or output.confidence_wanted,
         )
-        if settings.min_confidence > 0:
+        mark_out_of_range(
+            depth, runtime.card.bins, settings.min_range_m, settings.max_range_m, in_place=True
+        )
+        if confidence is not None and settings.min_confidence > 0:
             depth[~(confidence >= settings.min_confidence)] = np.nan  # NaN is not enough either
-        header = message.header
-        height, width = depth.shape
-        self._depth_pub.publish(conversions.depth_to_image(depth, header, settings.encoding))
-        if self._info is not None:
-            self._info_pub.publish(conversions.camera_info_for(self._info, header, width, height))
-        if self._confidence_pub.get_subscription_count() > 0:
-            self._confidence_pub.publish(conversions.float_to_image(confidence, header))
-        now = time.monotonic()
-        self._counters.published.tick(now)
-        self._counters.latency_ms.add((now - arrived) * 1e3)
+        clock.predicted(stages)
+        output.publish(depth, confidence, message.header, self._info, settings.encoding)
+        self._counters.publish(clock)
 
     # The student's version.
 
@@ -219,10 +223,17 @@ class DepthNode(LifecycleNode):
             self._counters,
             resources.student,
             self._info,
+            measured=resources.factory.measured,
             dropped=resources.mailbox.replaced,
             active=self._active,
+            heard=resources.output.wanted,
         )
         self._diagnostics.publish(diagnostics(self, status))
+
+
+def _network_size(runtime: Runtime) -> tuple[int, int]:
+    size = runtime.card.input_size
+    return size.height, size.width
 
 
 def _start(node: DepthNode) -> bool:

@@ -3,18 +3,71 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo
 
 from tiekd_ros.nodes.conversions import intrinsics_of
-from tiekd_ros.nodes.reporting import ERROR, WARN, Report
+from tiekd_ros.nodes.reporting import ERROR, OK, WARN, Report
 from tiekd_ros.nodes.statistics import Percentiles, Rate
-from tiekd_ros.student import LiveStudent, StudentCard
+from tiekd_ros.student import LiveStudent, StageTimes, StudentCard
 
 _FOCAL_TOLERANCE = 0.05
 """A student learnt depth for one focal length; this much off, its scale is off as much."""
+
+
+_RECENT_S = 5.0
+
+
+class FrameTimes(NamedTuple):
+    """Where the time of one image went, milliseconds."""
+
+    wait: float  # for the image before it to be done
+    decode: float
+    preprocess: float
+    network: float
+    postprocess: float
+    publish: float
+
+
+class FrameClock:
+    """Follows one image through the node.
+
+    Args:
+        arrived: when it came, monotonic seconds.
+    """
+
+    def __init__(self, arrived: float) -> None:
+        self._marks = [arrived, time.monotonic()]
+        self._stages = StageTimes(0.0, 0.0, 0.0)
+
+    def decoded(self) -> None:
+        """The message has become an image."""
+        self._marks.append(time.monotonic())
+
+    def predicted(self, stages: StageTimes) -> None:
+        """Depth is ready to publish; the runtime says where its part of the time went."""
+        self._marks.append(time.monotonic())
+        self._stages = stages
+
+    def published(self) -> tuple[FrameTimes, float]:
+        """Return where the time went, and the time now."""
+        now = time.monotonic()
+        ends = [*self._marks, now]
+        wait, decode, predict, publish = (
+            (after - before) * 1e3 for before, after in pairwise(ends)
+        )
+        preprocess, network = self._stages.preprocess, self._stages.network
+        rest = predict - preprocess - network  # marking what is out of range, too
+        return FrameTimes(wait, decode, preprocess, network, rest, publish), now
+
+
+def _recent() -> Percentiles:
+    return Percentiles(window_s=_RECENT_S)
 
 
 @dataclass
@@ -24,7 +77,12 @@ class DepthCounters:
     received: Rate = field(default_factory=Rate)
     published: Rate = field(default_factory=Rate)
     latency_ms: Percentiles = field(default_factory=Percentiles)
+    recent_ms: Percentiles = field(default_factory=_recent)
+    stages_ms: dict[str, Percentiles] = field(
+        default_factory=lambda: {stage: _recent() for stage in FrameTimes._fields}
+    )
     without_student: int = 0
+    unheard: int = 0
     refused: int = 0
     last_refusal: str = ""
     last_refusal_s: float = -1e9
@@ -36,6 +94,15 @@ class DepthCounters:
         """Count an image that could not be used."""
         self.refused += 1
         self.last_refusal, self.last_refusal_s = reason, time.monotonic()
+
+    def publish(self, clock: FrameClock) -> None:
+        """Count an image whose depth has just gone out."""
+        times, now = clock.published()
+        self.published.tick(now)
+        self.latency_ms.add(sum(times), now)
+        self.recent_ms.add(sum(times), now)
+        for stage, took in times._asdict().items():
+            self.stages_ms[stage].add(took, now)
 
     def note_swap(self, replaced: int) -> None:
         """A swap begins; `replaced` is the mailbox's count of frames lost so far."""
@@ -54,10 +121,23 @@ def depth_report(
     student: LiveStudent,
     info: CameraInfo | None,
     *,
+    measured: Mapping[str, float],
     dropped: int,
     active: bool,
+    heard: bool,
 ) -> DiagnosticStatus:
-    """Return the node's diagnostics: findings with their remedies, then the numbers."""
+    """Return the node's diagnostics: findings with their remedies, then the numbers.
+
+    Args:
+        name: the node's, with its namespace.
+        counters: what it counted.
+        student: what it runs.
+        info: the camera's calibration, if one came.
+        measured: milliseconds of the runtimes that were compared.
+        dropped: images that gave way to newer ones.
+        active: whether the node is.
+        heard: whether anybody listens to what it publishes.
+    """
     now = time.monotonic()
     live, report = student.state, Report(name, hardware_id="depth")
     card = student.runtime.card if student.runtime is not None else None
@@ -74,24 +154,47 @@ def depth_report(
     if now - counters.last_refusal_s < 5.0:
         report.find(ERROR, counters.last_refusal)
     _check_camera(report, counters, info, card)
+    if card is not None and active and not heard:
+        report.find(OK, "nobody listens to depth, so the network rests")
+    _add_values(report, counters, student, now, measured, dropped)
+    return report.status("publishing depth")
+
+
+def _add_values(
+    report: Report,
+    counters: DepthCounters,
+    student: LiveStudent,
+    now: float,
+    measured: Mapping[str, float],
+    dropped: int,
+) -> None:
+    live, runtime = student.state, student.runtime
     report.add(
         {
             "student": live.version or "none",
             "image rate [Hz]": counters.received.value(now),
             "depth rate [Hz]": counters.published.value(now),
-            "latency p50 [ms]": counters.latency_ms.at(50),
-            "latency p99 [ms]": counters.latency_ms.at(99),
+            "latency p50 [ms]": counters.latency_ms.at(50, now),
+            "latency p95 [ms]": counters.recent_ms.at(95, now),
+            "latency p99 [ms]": counters.latency_ms.at(99, now),
+            **{f"time {s} [ms]": p.at(50, now) for s, p in counters.stages_ms.items()},
+            "runtime": "none" if runtime is None else runtime.description,
+            "runtime measured [ms]": _measured(measured),
             "images received": counters.received.total,
             "depth published": counters.published.total,
             "dropped (newest wins)": dropped,
             "dropped by swap": counters.dropped_by_swap,
             "images without student": counters.without_student,
+            "images nobody listened for": counters.unheard,
             "images refused": counters.refused,
             "swaps": live.swaps,
             "loading": live.loading,
         }
     )
-    return report.status("publishing depth")
+
+
+def _measured(runtimes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {ms:.1f}" for name, ms in runtimes.items()) or "nothing to compare"
 
 
 def _check_camera(

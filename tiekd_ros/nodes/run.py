@@ -19,7 +19,12 @@ from rclpy.node import Node
 from tiekd_ros.errors import TiekdError
 
 _RCL_LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
+_SWITCH_S = 1e-4
+"""How long a thread may keep the interpreter while another waits for it.
 
+The executor's thread, and one that loads a student, would hold up each image by some of Python's
+default of 5 ms. Measured: an image waits 0.3 ms for its thread instead of 0.65.
+"""
 
 _N = TypeVar("_N", bound=Node)
 
@@ -51,6 +56,7 @@ def run_node(
         if not start(node):
             return 1
         _settle_memory()
+        sys.setswitchinterval(_SWITCH_S)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

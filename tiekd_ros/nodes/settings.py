@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.settings import Settings, setting
+from tiekd_ros.student import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class DepthSettings(CommonSettings):
     """What depth_node runs and publishes."""
 
     device: str = setting("auto", "where the student runs: auto, cpu, cuda, cuda:N", read_only=True)
+    runtime: str = setting(
+        "auto",
+        "what runs the student; auto = the fastest that is installed, measured at start",
+        choices=RUNTIMES,
+        read_only=True,
+    )
     threads: int = setting(
         0,
         "CPU threads of the network; 0 = half the cores",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 
@@ -35,16 +36,22 @@ class Rate:
 
 
 class Percentiles:
-    """Percentiles of the last values."""
+    """Percentiles of the last values.
 
-    def __init__(self, window: int = 300) -> None:
-        self._values: deque[float] = deque(maxlen=window)
+    Args:
+        window: how many values at most.
+        window_s: how old they may be.
+    """
 
-    def add(self, value: float) -> None:
-        """Remember a value."""
-        self._values.append(value)
+    def __init__(self, window: int = 300, window_s: float = math.inf) -> None:
+        self._window_s = window_s
+        self._values: deque[tuple[float, float]] = deque(maxlen=window)
 
-    def at(self, percent: float) -> float:
-        """Return a percentile; NaN while there is no value."""
-        values = list(self._values)
-        return float(np.percentile(values, percent)) if values else float("nan")
+    def add(self, value: float, now_s: float) -> None:
+        """Remember a value that came at a monotonic time."""
+        self._values.append((now_s, value))
+
+    def at(self, percent: float, now_s: float) -> float:
+        """Return a percentile; NaN where there is no value."""
+        values = [value for when, value in tuple(self._values) if now_s - when <= self._window_s]
+        return float(np.percentile(values, percent)) if values else math.nan
