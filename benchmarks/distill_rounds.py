@@ -1,0 +1,194 @@
+"""Rounds for `distill.py`: their labelled frames, the nodes that run them, and a client."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+
+from tiekd_ros.errors import TiekdError
+from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.nodes import conversions, qos
+from tiekd_ros.state import StateFolder
+from tiekd_ros.supervisor import Child, Program, node_command, stop_children
+from tiekd_ros.worlds import IndoorWorld, WorldSettings
+
+ITERATIONS = 200
+STAGES = ("start", "loading", "training", "judging", "storing", "swap")
+"""start: until the worker is at work; storing: with promotion; swap: until the first depth."""
+
+_TRAIN_FRAMES = 64
+_WIDTH, _HEIGHT = 640, 480
+_NAMESPACE = "/bench_distill"
+_IMAGES_HZ = 10.0
+_SECOND = 1_000_000_000
+_START_S, _ROUND_S, _LIVE_S = 60.0, 1200.0, 60.0
+_SETTINGS = FrameLogSettings(
+    min_interval_s=0.0, min_novelty=0.0, identical_distance=0.0, guard_share=0.0,
+    block_s=12.0, held_out_every=4,
+)  # fmt: skip
+
+
+class RoundTimes(NamedTuple):
+    """One round: seconds by stage and in all, milliseconds of a step, held-out scores."""
+
+    stages: dict[str, float]
+    trigger_to_live: float
+    step_ms: float
+    abs_rel: float
+    rmse: float
+
+
+def prepare(root: Path) -> str:
+    """Make a state folder with labelled frames, one a second of a camera's walk.
+
+    Returns:
+        How many there are, in words.
+    """
+    state = StateFolder(root).create()
+    world = IndoorWorld(WorldSettings())
+    camera = IndoorWorld.default_intrinsics(_WIDTH, _HEIGHT)
+    with FrameStore(state.frames, _SETTINGS) as store:
+        for second in range(10 * _TRAIN_FRAMES):
+            view = world.render(second * _SECOND, _WIDTH, _HEIGHT, camera)
+            kept = store.add(Observation(view.image, (second + 1) * _SECOND, "camera", camera))
+            if kept.frame_id is not None:
+                store.put_label(kept.frame_id, view.depth, "exact", "1")
+            if len(store.labelled_ids("train")) == _TRAIN_FRAMES:
+                break
+        return f"{_TRAIN_FRAMES} + {len(store.labelled_ids('held_out'))} held out"
+
+
+def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
+    """Start the nodes on a state folder without a student, call distill, wait for depth.
+
+    Args:
+        state: the folder.
+        parameters: of companion_node.
+
+    Raises:
+        TiekdError: a node ends, the round is refused, or something does not come in time.
+    """
+    companion = {
+        "state_dir": state,
+        "teacher.url": '""',
+        "train.iterations": ITERATIONS,
+        "train.device": "cpu",
+        **parameters,
+    }
+    depth = {"state_dir": state, "device": "cpu"}
+    with _nodes({"companion_node": companion, "depth_node": depth}, state), _Client() as client:
+        client.await_nodes()
+        return client.run_round()
+
+
+class _Client:
+    """Sends images, calls distill, notes when what happened."""
+
+    def __init__(self) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, args=[])
+        self._node = Node(
+            "client", namespace=_NAMESPACE, context=self._context, use_global_arguments=False
+        )
+        self._at: dict[str, float] = {}  # what began, when
+        self._status: dict[str, str] = {}
+        node = self._node
+        node.create_subscription(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
+        node.create_subscription(Image, "depth", self._on_depth, qos.RELIABLE)
+        self._images = node.create_publisher(Image, "image", qos.RELIABLE)
+        self._distill = node.create_client(Trigger, "distill")
+        self._picture = IndoorWorld(WorldSettings()).render(0, _WIDTH, _HEIGHT).image
+        node.create_timer(1 / _IMAGES_HZ, self._send_image)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+
+    def __enter__(self) -> _Client:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def await_nodes(self) -> None:
+        """Wait until both nodes are there and ready."""
+        self._await(self._distill.service_is_ready, _START_S, "the distill service")
+        self._await(lambda: self._images.get_subscription_count() >= 2, _START_S, "both nodes")
+
+    def run_round(self) -> RoundTimes:
+        """Call distill and follow the round until there is depth."""
+        self._at["start"] = time.monotonic()
+        future = self._distill.call_async(Trigger.Request())
+        self._await(future.done, _START_S, "the answer of distill")
+        answer = future.result()
+        if not answer.success:
+            raise TiekdError(f"distill: {answer.message}")
+        self._await(lambda: self._status.get("stage") == "done", _ROUND_S, "the verdict")
+        if self._status["state"] != "accepted":
+            raise TiekdError(f"the round was {self._status['state']}: {self._status['reason']}")
+        self._await(lambda: "live" in self._at, _LIVE_S, "depth of the new student")
+        ends = [*STAGES[1:], "live"]
+        stages = {s: self._at[e] - self._at[s] for s, e in zip(STAGES, ends, strict=True)}
+        step_ms = 1e3 * float(self._status["train_seconds"]) / ITERATIONS
+        scores = [float(self._status[f"after.{name}"]) for name in ("abs_rel", "rmse")]
+        return RoundTimes(stages, self._at["live"] - self._at["start"], step_ms, *scores)
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        self._status = {v.key: v.value for v in message.values}
+        stage, step = self._status["stage"], self._status["step"]
+        if stage == "judging" and step == self._status["steps"] != "0":
+            stage = "storing"
+        names = {"done": "swap"}
+        if stage != "starting":
+            self._at.setdefault(names.get(stage, stage), time.monotonic())
+
+    def _on_depth(self, message: Image) -> None:
+        self._at.setdefault("live", time.monotonic())
+
+    def _send_image(self) -> None:
+        header = Image().header
+        header.stamp = self._node.get_clock().now().to_msg()
+        self._images.publish(conversions.rgb_to_image(self._picture, header))
+
+    def _await(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TiekdError(f"{what} did not come in {timeout_s:.0f} s")
+            time.sleep(0.01)
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+
+@contextmanager
+def _nodes(wanted: dict[str, dict[str, object]], logs: Path) -> Iterator[None]:
+    started: list[Child] = []
+    try:
+        for name, parameters in wanted.items():
+            arguments = ["-r", f"__ns:={_NAMESPACE}"]
+            for key, value in parameters.items():
+                arguments += ["-p", f"{key}:={value}"]
+            started.append(
+                Child(Program(name, node_command(name, arguments), logs / f"{name}.log"))
+            )
+        yield
+    finally:
+        stop_children(started)

@@ -1,0 +1,189 @@
+"""What student.py compares: networks in runtimes, started in one call, with what they cost."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import depth_anything
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tiekd_ros.images import RgbImage
+from tiekd_ros.student import (
+    ARCHITECTURE,
+    KITTI_BINS,
+    DepthBins,
+    InputSize,
+    RuntimeFactory,
+    Student,
+    StudentCard,
+    normalise,
+)
+from tiekd_ros.student.preprocessing import resize_image
+
+OURS, PUBLISHED, DEPTH_ANYTHING = ARCHITECTURE, "mobilenetv2", "depth-anything-v2-small"
+TORCH, ONNXRUNTIME = "torch", "onnxruntime"
+EAGER, EAGER_LAST = "eager", "eager, channels last"
+"""The same network in torch as a user would write it: no fused batch norms, no own layout."""
+
+IMAGE = (480, 640)
+"""Height and width of the camera's image; every case starts from it, and ours answer at it."""
+
+Run = Callable[[RgbImage], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network in one runtime at one input size."""
+
+    network: str
+    runtime: str
+    height: int = IMAGE[0]
+    width: int = IMAGE[1]
+    threads: int = 1
+    device: str = "cpu"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the network's input."""
+        return self.height, self.width
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether one frame takes most of a second on a small CPU, or more."""
+        return self.network != OURS and self.device == "cpu"
+
+    def start(self) -> Run:
+        """Return what turns a camera image into a depth map, warmed."""
+        torch.set_num_threads(self.threads)
+        if self.network == DEPTH_ANYTHING:
+            run = self._start_depth_anything()
+        elif self.runtime in (EAGER, EAGER_LAST):
+            run = self._start_eager()
+        else:
+            factory = RuntimeFactory(torch.device(self.device), self.runtime, self.threads)
+            return factory.make(make_student(self)).predict  # has warmed itself
+        run(camera_image())
+        return run
+
+    def _start_depth_anything(self) -> Run:
+        if self.runtime == ONNXRUNTIME:
+            return depth_anything.start_onnxruntime(self.size, self.threads)
+        return depth_anything.start_torch(self.size, self.device)
+
+    def _start_eager(self) -> Run:
+        student = make_student(self)
+        network = student.network.eval().to(self.device)
+        layout = torch.contiguous_format
+        if self.runtime == EAGER_LAST:
+            layout = torch.channels_last
+            network = network.to(memory_format=layout)
+
+        @torch.inference_mode()
+        def run(image: RgbImage) -> object:
+            resized = resize_image(image, student.card.input_size)
+            batch = torch.from_numpy(resized)[None].to(self.device)
+            return network.predict_depth(normalise(batch).contiguous(memory_format=layout)).cpu()
+
+        return run
+
+
+class Cost(NamedTuple):
+    """Millions of parameters; 10^9 multiply-accumulates of one frame."""
+
+    parameters_m: float
+    gmac: float
+
+
+def make_student(case: Case) -> Student:
+    """Return an untrained student: its speed does not depend on its weights."""
+    torch.manual_seed(0)
+    bins = KITTI_BINS if case.network == PUBLISHED else DepthBins()
+    size = InputSize(case.height, case.width)
+    return Student.fresh(StudentCard(bins=bins, input_size=size, architecture=case.network))
+
+
+def camera_image() -> RgbImage:
+    """Return noise, uint8 RGB."""
+    return np.random.default_rng(0).integers(0, 256, (*IMAGE, 3), np.uint8)
+
+
+def count_cost(case: Case) -> Cost:
+    """Count parameters and, half its floating point operations, multiply-accumulates.
+
+    torch's counter sees convolutions and matrix products, of attention too; nothing runs.
+    """
+    network: nn.Module
+    if case.network == DEPTH_ANYTHING:
+        network = depth_anything.build_network()
+    else:
+        network = make_student(case).network.eval()
+    x = torch.zeros(1, 3, *case.size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+        network.to("meta")(x)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Cost(parameters / 1e6, counter.get_total_flops() / 2e9)
+
+
+def peak_memory_mib(case: Case) -> float:
+    """Return the memory that weights and frames take at most, MiB, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak_here, case).result()
+
+
+def _peak_here(case: Case) -> float:
+    """Return this process's peak while frames run, above what it held with all libraries loaded.
+
+    What the start took for a while (the export to onnxruntime) is given back and not counted.
+    """
+    for package in ("onnx", "onnxruntime") if case.runtime == ONNXRUNTIME else ():
+        importlib.import_module(package)
+    if case.network == DEPTH_ANYTHING:
+        depth_anything.build_network()
+    before = _status_mib("VmRSS")
+    run = case.start()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    for _ in range(1 if case.is_slow else 3):
+        run(camera_image())
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return float(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {field}: peak memory is measured on Linux only")
+
+
+def roofline_gmacs(threads: int, side: int = 2048) -> float:
+    """Return the best of some float32 matrix products, 10^9 multiply-accumulates a second."""
+    torch.set_num_threads(threads)
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return side**3 / min(seconds) / 1e9
+
+
+def all_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
