@@ -104,7 +104,7 @@ make_dependencies() {
     pip install "${needed[@]}" --constraint <(constraints_beside_ros)
     mapfile -t needed < <(requirements onnx)
     pip install "${needed[@]}" --constraint <(constraints_beside_ros) ||
-        say "(onnxruntime does not fit the system's numpy: students will run with torch)"
+        say "(onnxruntime could not be installed (see above): students will run with torch)"
 }
 
 constraints_beside_ros() {

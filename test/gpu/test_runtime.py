@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.children import wait_until
-from helpers.students import BINS, small_student
+from helpers.students import BINS, small_student, with_statistics
 from tiekd_ros.student import (
     LiveStudent,
     OnnxRuntime,
@@ -48,6 +48,51 @@ def test_torch_on_the_gpu_gives_the_depth_of_the_cpu(base, size):
         check_same(found.depth, expected.depth)
         np.testing.assert_allclose(found.confidence, expected.confidence, atol=0.03)
         assert all(ms > 0 for ms in found.times)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenetv2-regression"])
+def test_published_networks_stay_in_float32_and_give_the_depth_of_the_cpu(architecture):
+    student = with_statistics(small_student(architecture=architecture))
+    on_cpu, on_gpu = TorchRuntime(student), TorchRuntime(student, "cuda")
+    assert on_gpu.description == "torch, cuda, CUDA graph, float32"
+    for size in SIZES:
+        image = noise(size)
+        found, expected = on_gpu.predict(image), on_cpu.predict(image)
+        check_same(found.depth, expected.depth)
+        np.testing.assert_allclose(found.confidence, expected.confidence, atol=0.01)
+
+
+def test_without_graphs_the_depth_is_the_same_and_later_work_keeps_its_stream(base, monkeypatch):
+    def refuse(graph):
+        end(graph)
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    end, current = torch.cuda.CUDAGraph.capture_end, torch.cuda.current_stream()
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_end", refuse)
+    on_gpu, image = TorchRuntime(base, "cuda"), noise((480, 640))
+    assert on_gpu.description == "torch, cuda, no CUDA graph, float16"
+    for _ in range(2):
+        check_same(on_gpu.predict(image).depth, TorchRuntime(base).predict(image).depth)
+    assert torch.cuda.current_stream() == current
+
+
+def test_threads_may_capture_at_once(base):
+    def load(number):
+        try:
+            runtime = TorchRuntime(base, "cuda")
+            for width in range(4):
+                runtime.predict(noise((64 + number, 96 + width)))
+            descriptions.append(runtime.description)
+        except Exception as error:
+            descriptions.append(repr(error))
+
+    descriptions = []
+    threads = [threading.Thread(target=load, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert descriptions == ["torch, cuda, CUDA graph, float16"] * 4
 
 
 def test_sizes_may_change_from_frame_to_frame(base):

@@ -72,7 +72,6 @@ def small_settings(**groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "train": {"iterations": 25, "learning_rate": 0.015, "threads": 1, "device": "cpu"},
         "augment": {"zoom": 1.0},
         "gate": {"first_margin": 1.0, "min_gain": 0.0, "max_loss": 1.0},
-        "beside": {"scheduling": "batch"},  # else it waits for whatever else runs here
     }
     for name, values in groups.items():
         small[name] = {**small.get(name, {}), **values}

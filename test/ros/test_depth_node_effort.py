@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 
 from helpers.students import small_student
 from ros_helpers.messages import camera_info, image_message
@@ -61,12 +61,13 @@ def stop_listening(peer: Peer) -> None:
 
 def test_confidence_is_computed_only_while_it_is_wanted(peer: Peer, recorded: Recorded) -> None:
     peer.depth_of(image_message(1))
-    assert not any(recorded.with_confidence)
+    assert set(recorded.with_confidence) == {False}
     assert peer.set_parameter(NODE, "min_confidence", 0.1).successful
     recorded.with_confidence.clear()
     peer.depth_of(image_message(2))
-    assert all(recorded.with_confidence)
+    assert set(recorded.with_confidence) == {True}
     assert peer.set_parameter(NODE, "min_confidence", 0.0).successful
+    recorded.with_confidence.clear()
     peer.listen_to_confidence()
     image = image_message(3)
     wait_for(
@@ -74,6 +75,34 @@ def test_confidence_is_computed_only_while_it_is_wanted(peer: Peer, recorded: Re
         "confidence",
         nudge=lambda: peer.show(image),
     )
+    assert recorded.with_confidence[-1]
+
+
+@pytest.mark.parametrize(("resolution", "size"), [("image", (96, 72)), ("network", (96, 64))])
+def test_a_listener_of_camera_info_alone_gets_it_without_the_network(
+    peer: Peer,
+    depth_node: DepthNode,
+    recorded: Recorded,
+    resolution: str,
+    size: tuple[int, int],
+) -> None:
+    peer.depth_of(image_message(0), camera_info())
+    assert peer.set_parameter(NODE, "resolution", resolution).successful
+    stop_listening(peer)
+    infos: dict[int, CameraInfo] = {}
+    peer.node.create_subscription(
+        CameraInfo, "camera_info", lambda info: infos.update({stamp_ns(info.header): info}), 10
+    )
+    wait_for(lambda: not depth_node._resources.output.wanted, "nobody to listen to depth")
+    recorded.with_confidence.clear()
+    image = image_message(7)
+    info = wait_for(
+        lambda: infos.get(stamp_ns(image.header)),
+        "camera_info",
+        nudge=lambda: peer.show(image, camera_info()),
+    )
+    assert (info.width, info.height) == size
+    assert not recorded.with_confidence
 
 
 def test_the_network_rests_while_nobody_listens_and_wakes_when_somebody_does(

@@ -17,11 +17,11 @@ from helpers.students import small_student
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.processes import Processes
-from ros_helpers.waiting import wait_for
+from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.nodes.conversions import image_to_float, stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student import Student, StudentRegistry
 
 NODE = "depth_node"
 SWAPS = 24
@@ -132,6 +132,34 @@ def test_no_frame_is_lost_by_many_swaps_at_full_rate(
     depths = {bytes(image_to_float(peer.depth[stamp])[:4, :4]) for stamp in camera.shown}
     assert len(depths) == 2  # both students answered, and nothing in between
     assert "Traceback" not in node.output
+
+
+def test_what_is_lost_during_each_of_two_requests_in_a_row_counts_as_dropped_by_a_swap(
+    peer: Peer, depth_node: DepthNode, registry: StudentRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (registry.add(small_student(seed)).version for seed in range(3))
+    mailbox, student = depth_node._resources.mailbox, depth_node._resources.student
+    losses = {first: 1, second: 10, third: 100}
+    asked, load = threading.Event(), StudentRegistry.load
+
+    def load_and_lose(self: StudentRegistry, version: str) -> Student:
+        mailbox.replaced += losses[version]  # as if the frames' thread had been held up
+        assert version != first or asked.wait(PATIENCE_S)
+        return load(self, version)
+
+    monkeypatch.setattr(StudentRegistry, "load", load_and_lose)
+    peer.announce(first)
+    wait_for(lambda: student.state.loading, "the first to be loaded")
+    peer.announce(second)
+    wait_for(lambda: student._wanted._item == second, "the second to be asked for")
+    asked.set()
+    peer.await_value(NODE, "student", second)
+    peer.await_value(NODE, "dropped by swap", "11")
+    peer.announce(second)  # runs already: no swap
+    mailbox.replaced += 1000  # lost between two swaps, not by one
+    peer.announce(third)
+    peer.await_value(NODE, "student", third)
+    peer.await_value(NODE, "dropped by swap", "111")
 
 
 class SteadyCamera:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,7 +73,23 @@ def test_options_of_every_script(measuring, capsys):
     assert "How the table is read." in capsys.readouterr().out
 
 
-def test_own_work_is_not_taken_for_that_of_others(measuring):
-    neighbours = measuring.Neighbours()
-    sum(range(3_000_000))
-    assert 0 <= neighbours.cores() <= os.cpu_count()
+@pytest.mark.parametrize(
+    ("busy", "own", "others"), [(15.0, 5.0, 1.0), (15.0, 15.0, 0.0), (15.0, 15.1, 0.0)]
+)
+def test_own_work_is_not_taken_for_that_of_others(measuring, busy, own, others):
+    """Seconds: 10 of the wall clock, `busy` of all cores, `own` of this process."""
+    times = iter([(100.0, 2000.0, 7.0), (110.0, 2000.0 + busy, 7.0 + own)])
+
+    class Neighbours(measuring.Neighbours):
+        @staticmethod
+        def _now():
+            return next(times)
+
+    assert Neighbours().cores() == pytest.approx(others)
+
+
+def test_what_has_no_limit_is_reported_and_not_called_unmeasured(measuring, capsys):
+    measuring.print_goals([measuring.Goal("trigger to live", "low", "41 s", None)])
+    shown = capsys.readouterr().out
+    assert "reported" in shown
+    assert "not measured" not in shown

@@ -17,6 +17,23 @@ GOOD = """
     text = json.dumps({"quick": "--quick" in sys.argv, "goals": [goal]})
     (output / (pathlib.Path(__file__).stem + ".json")).write_text(text)
 """
+LEAVES_A_CHILD = """
+    import pathlib, subprocess, sys
+    here = pathlib.Path(__file__).parent
+    child = subprocess.Popen([sys.executable, here / "child.py"], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    raise SystemExit("broke, and left a child")
+"""
+CHILD = """
+    import pathlib, signal, sys, time
+    def end(*_):
+        time.sleep(0.5)
+        (pathlib.Path(__file__).parent / "closed").touch()
+        sys.exit()
+    signal.signal(signal.SIGTERM, end)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
 BROKEN = "raise SystemExit('no such thing')"
 SILENT = ""
 
@@ -61,6 +78,12 @@ def test_after_a_script_that_breaks_the_next_one_runs(tmp_path):
     assert "no results" in silent["note"]
     assert missed["name"] == "loss: as fast"
     assert "BROKE: student, node" in done.stdout
+
+
+def test_what_a_script_leaves_behind_gets_time_to_end(tmp_path):
+    done = run(tmp_path, "--only", "loss", loss=LEAVES_A_CHILD, child=CHILD)
+    assert done.returncode == 1
+    assert (tmp_path / "closed").exists()
 
 
 def test_an_unknown_script_is_refused(tmp_path):

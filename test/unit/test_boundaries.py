@@ -21,7 +21,7 @@ ROS = {
     "rcl_interfaces", "lifecycle_msgs", "builtin_interfaces", "rosgraph_msgs",
 }  # fmt: skip
 
-LEAVES = {"__init__", "errors", "settings", "camera", "images", "state", "mailbox"}
+LEAVES = {"__init__", "errors", "settings", "camera", "cores", "images", "state", "mailbox"}
 TOP = {
     "demo", "cli", "cli_options", "cli_students", "offline", "up", "supervisor", "ros_environment",
 }  # fmt: skip

@@ -54,13 +54,23 @@ def changed(network: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
     return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_the_decoder_alone_leaves_the_backbone_bitwise_as_it_was():
+@pytest.mark.parametrize(("steps", "gain"), [(8, 0.0), (1, 0.01)])  # with and without a look
+def test_the_decoder_alone_leaves_the_backbone_bitwise_as_it_was(steps, gain):
     network = student()
     before = state_of(network)
-    result = train(network, small(), decoder_first=1.0, decoder_gain=0.0)
-    assert (result.steps, result.decoder_steps) == (8, 8)
+    result = train(network, small(), iterations=steps, decoder_first=1.0, decoder_gain=gain)
+    assert (result.steps, result.decoder_steps) == (steps, steps)
     assert changed(network, before) == {"neck", "up", "skip", "refine", "head"}
     assert all(p.requires_grad for p in network.parameters())
+
+
+def test_looks_leave_frozen_batch_norms_as_they_were():
+    network = student()
+    assert network.training  # as it comes from the base student
+    before = {name: value for name, value in state_of(network).items() if "running_" in name}
+    train(network, small(), decoder_first=1.0, decoder_gain=0.01)
+    assert len(before) > 100
+    assert not changed(network, before)
 
 
 def test_after_its_share_the_whole_network_is_trained():

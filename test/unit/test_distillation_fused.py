@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from helpers.benchmarks import benchmark_module
-from tiekd_ros.distillation.bands import windows
+from tiekd_ros.distillation.bands import Bands, windows
 from tiekd_ros.distillation.fused import compare
 from tiekd_ros.distillation.losses import KullbackLeibler, LossSettings
 from tiekd_ros.distillation.objectives import make_objective
 from tiekd_ros.distillation.paper import PublishedDivergence, PublishedTarget
 from tiekd_ros.distillation.target import DepthTarget
+from tiekd_ros.errors import BadDepthError
 from tiekd_ros.student import KITTI_BINS, NYU_BINS, DepthBins, StudentOutput, TargetWidth
 
 straightforward_loss = benchmark_module("straightforward_loss").straightforward_loss
@@ -138,6 +139,64 @@ def test_logits_far_apart_and_far_from_zero_do_no_harm(objective):
     (wanted, gradient), (parts, fused) = both_ways(KITTI_BINS, objective, logits, depth)
     assert parts.total.item() == pytest.approx(wanted.total.item(), rel=1e-8)
     assert (fused - gradient).abs().max() <= 1e-8 * gradient.abs().max()
+
+
+def test_a_bin_that_the_student_rules_out_counts_nothing_where_the_target_does_too():
+    logits, depth = maps(NYU_BINS, dtype=torch.float64)
+    depth = torch.full_like(depth, 2.0)
+    nearest = int((NYU_BINS.centres() - 2.0).abs().argmin())
+    far = (torch.arange(NYU_BINS.count) - nearest).abs() > 15
+    floored, ruled_out = logits.clone(), logits.clone()
+    floored[:, far], ruled_out[:, far] = -800.0, -math.inf  # p is 0 either way
+    for make in (
+        lambda: KullbackLeibler(DepthTarget(NYU_BINS, TargetWidth())),
+        lambda: PublishedDivergence(PublishedTarget(NYU_BINS)),
+    ):
+        wanted, found = (compare(z, depth, AllBins(make())) for z in (floored, ruled_out))
+        assert torch.isfinite(wanted.divergence).all()
+        torch.testing.assert_close(found, wanted)
+
+
+class AllBins:
+    """A divergence whose bands are all bins: also those far away, with no mass."""
+
+    def __init__(self, divergence) -> None:
+        self.bins, self.terms, self.slopes = divergence.bins, divergence.terms, divergence.slopes
+        self._divergence = divergence
+
+    def bands(self, depth: torch.Tensor) -> Bands:
+        bands = self._divergence.bands(depth)
+        whole = torch.full_like(bands.bins, self.bins.count)
+        return Bands(torch.zeros_like(bands.first), whole, bands.numbers)
+
+    def target(self, numbers: torch.Tensor, first: torch.Tensor, count: int) -> torch.Tensor:
+        q = self._divergence.target(numbers, first, count)
+        return q.masked_fill(q < 1e-12, 0)  # the tails' last digits
+
+
+@pytest.mark.parametrize(("target", "term"), [(0.0, 0.0), (0.5, math.inf)])
+def test_the_term_of_a_bin_that_is_ruled_out_is_that_of_the_limit(target, term):
+    divergence = KullbackLeibler(DepthTarget(NYU_BINS, TargetWidth()))
+    ruled_out = torch.tensor([[-math.inf]])
+    assert divergence.terms(torch.tensor([[target]]), ruled_out).item() == term
+    assert divergence.slopes(torch.tensor([[target]]), ruled_out).item() == -target
+
+
+@pytest.mark.parametrize("objective", ["tiekd", "tiekd-dpm", "tiekd-depth"])
+def test_without_an_image_the_loss_is_that_of_plain_tensor_code(objective):
+    logits, depth = torch.empty(0, FEW.count, 19, 23), torch.empty(0, 1, 19, 23)
+    (wanted, _), (parts, gradient) = both_ways(FEW, objective, logits, depth)
+    assert torch.stack(parts).tolist() == torch.stack(wanted).tolist()
+    assert gradient.shape == logits.shape
+
+
+@pytest.mark.parametrize("size", [(0, 4, 5), (2, 0, 5)])
+@pytest.mark.parametrize("objective", ["paper", "paper-dpm", "paper-depth"])
+def test_without_a_pixel_there_is_no_published_loss(objective, size):
+    B, h, w = size
+    loss = make_objective(FEW, LossSettings(objective=objective))
+    with pytest.raises(BadDepthError, match=rf"no pixel.*\({B}, 5, {h}, {w}\)"):
+        loss(StudentOutput(torch.empty(B, FEW.count, h, w), never), torch.empty(B, 1, h, w))
 
 
 @pytest.mark.parametrize("objective", ["paper", "tiekd"])

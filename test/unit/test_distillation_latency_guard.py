@@ -20,11 +20,11 @@ class Clock:
         self.guard = LatencyGuard(lambda: self.settings)
         self.now_s = 1000.0
 
-    def hear(self, *readings: float, training: bool = True) -> list[bool]:
+    def hear(self, *readings: float, training: bool = True, every_s: float = 1.0) -> list[bool]:
         """Return after each reading whether training rests."""
         decided = []
         for reading in readings:
-            self.now_s += 1.0
+            self.now_s += every_s
             self.guard.hear(reading, self.now_s, training=training)
             decided.append(self.guard.rests(self.now_s, training=training))
         return decided
@@ -51,6 +51,27 @@ def test_training_rests_over_the_budget_and_goes_on_below_it(fixed):
 
 def test_one_outlier_is_no_reason_to_rest(fixed):
     assert not any(fixed.hear(20, 90, 20, 90, 20))
+
+
+def test_a_report_right_after_another_says_nothing_new(fixed):
+    assert fixed.hear(60) == [False]
+    assert fixed.hear(60, 60, every_s=0.01) == [False, False]
+    assert fixed.guard.p95_ms == 60
+    assert fixed.hear(30) == [False]
+    assert fixed.hear(60, every_s=0.1) == [False]  # not even where it says something else
+    assert fixed.hear(60, 60) == [False, True]
+
+
+def test_a_node_that_reports_more_often_is_heard_about_once_a_second(fixed):
+    assert fixed.hear(*[60] * 4, every_s=0.3) == [False, False, False, True]
+
+
+def test_reports_of_the_same_moment_make_no_automatic_budget():
+    clock = Clock()
+    clock.hear(20, 20, 20, 20, training=False, every_s=0.01)
+    assert clock.guard.budget_ms is None
+    clock.hear(20, 20, training=False)
+    assert clock.guard.budget_ms == pytest.approx(25)
 
 
 def test_just_below_the_budget_training_still_rests(fixed):

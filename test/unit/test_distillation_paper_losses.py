@@ -17,6 +17,7 @@ from tiekd_ros.distillation.paper import (
     gaussian_window,
     published_ssim,
 )
+from tiekd_ros.distillation.paper.ssim import without_tf32
 from tiekd_ros.errors import BadDepthError, InvalidSettingError
 from tiekd_ros.student import DepthBins
 
@@ -168,6 +169,18 @@ def test_ssim_takes_reversed_structure_for_likeness():
     assert published_ssim(a, 60 - a).item() > 0.9
     zero = torch.zeros_like(a)
     assert published_ssim(zero, zero).item() == pytest.approx(1.0)
+
+
+def test_on_a_gpu_tf32_is_off_meanwhile_and_nothing_else_changes(monkeypatch):
+    cudnn = torch.backends.cudnn
+    names = ("enabled", "benchmark", "deterministic", "allow_tf32")
+    for name, value in zip(names, (True, True, True, True), strict=True):
+        monkeypatch.setattr(cudnn, name, value)
+    with without_tf32(torch.device("cuda")):
+        assert [getattr(cudnn, name) for name in names] == [True, True, True, False]
+    assert [getattr(cudnn, name) for name in names] == [True, True, True, True]
+    with without_tf32(torch.device("cpu")):
+        assert cudnn.allow_tf32
 
 
 def test_ssim_works_on_maps_smaller_than_its_window():

@@ -19,12 +19,13 @@ from helpers.workers import (
     tell_worker,
     wait_for_event,
 )
+from tiekd_ros.cores import cores, half_the_cores
 from tiekd_ros.distillation.beside import default_threads
 from tiekd_ros.distillation.round import run_round
 from tiekd_ros.distillation.worker_process import spawn_worker
 
 POLICIES = {"idle": (os.SCHED_IDLE, 19), "batch": (os.SCHED_BATCH, 10)}
-LONGER_THAN_THE_BUDGET_S = 2.0
+FAR_LONGER_THAN_THE_BUDGET_S = 5.0
 
 
 @pytest.fixture
@@ -75,19 +76,18 @@ def test_no_step_is_done_from_pause_to_resume(resting):
 
 
 def test_rests_do_not_count_as_training_time(state):
-    budget = LONGER_THAN_THE_BUDGET_S / 2
-    train = {**ENDLESS, "seconds": budget}
+    train = {**ENDLESS, "seconds": 0.3}
     process = start_worker(state, small_settings(train=train), "--with-parent")
-    before = wait_for_event(process, "progress")
-    tell_worker(process, "pause\n")
+    tell_worker(process, "pause\n")  # it rests before its first step
     wait_for_event(process, "resting")
-    select.select([process.stdout], [], [], LONGER_THAN_THE_BUDGET_S)
+    select.select([process.stdout], [], [], FAR_LONGER_THAN_THE_BUDGET_S)
     tell_worker(process, "resume\n")
     events = [json.loads(line) for line in process.stdout]
     assert events_of(process) == []  # closes its standard input, at which it would end
     assert process.returncode == 0
-    assert events[-1]["steps"] > before["step"] + 1
-    assert events[-1]["train_seconds"] < budget + LONGER_THAN_THE_BUDGET_S
+    (rested,) = (e["seconds"] for e in events if e["event"] == "resting")
+    assert rested >= FAR_LONGER_THAN_THE_BUDGET_S
+    assert events[-1]["train_seconds"] < rested  # counted, the rest would be a part of them
 
 
 def test_a_resting_worker_ends_with_its_parent(resting):
@@ -127,5 +127,4 @@ def test_a_round_rests_between_steps_and_between_judged_frames(state):
 
 def test_training_leaves_half_of_the_cores_to_inference_and_takes_all_where_there_is_none():
     half, everything = default_threads(inference=True), default_threads(inference=False)
-    assert half == max(1, (os.cpu_count() or 1) // 2)
-    assert half <= everything <= (os.cpu_count() or 1)
+    assert (half, everything) == (half_the_cores(), cores())

@@ -115,6 +115,49 @@ def test_without_onnxruntime_asking_for_it_is_refused_with_the_way_out(without_o
         RuntimeFactory(CPU, "onnxruntime")
 
 
+@pytest.fixture(params=["onnx", "onnxruntime"])
+def broken_package(request, monkeypatch, tmp_path):
+    """Put a package first on the path whose import fails as a wrong build's does."""
+    pytest.importorskip("onnxruntime")
+    package = tmp_path / request.param
+    package.mkdir()
+    (package / "__init__.py").write_text("raise TypeError('descriptors cannot be created')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, request.param, raising=False)
+
+
+def test_a_broken_onnxruntime_leaves_auto_with_torch_and_the_reason(broken_package, caplog):
+    caplog.set_level(logging.INFO, "tiekd_ros")
+    assert isinstance(RuntimeFactory(CPU).make(small_student()), TorchRuntime)
+    assert "TypeError: descriptors cannot be created" in caplog.text
+
+
+def test_a_broken_onnxruntime_is_refused_where_it_is_asked_for(broken_package):
+    with pytest.raises(InvalidSettingError, match="TypeError: descriptors cannot be created"):
+        RuntimeFactory(CPU, "onnxruntime")
+
+
+def test_auto_hands_the_former_runtime_to_torch_and_torch_stays_where_the_gpu_does_not_start(
+    monkeypatch, caplog
+):
+    pytest.importorskip("onnxruntime")
+    formers = []
+
+    def on_the_cpu(student, device, *, owned=False, like=None):
+        formers.append(like)
+        return TorchRuntime(student, owned=owned)
+
+    for module in ("choosing", "onnx_runtime"):  # as an onnxruntime-gpu without cuDNN has it
+        monkeypatch.setattr(
+            f"tiekd_ros.student.{module}.execution_providers", lambda _: ["CPUExecutionProvider"]
+        )
+    monkeypatch.setattr(choosing, "TorchRuntime", on_the_cpu)
+    factory, former = RuntimeFactory(torch.device("cuda")), TorchRuntime(small_student())
+    assert isinstance(factory.make(small_student(1), former), TorchRuntime)
+    assert formers == [former]
+    assert "CUDAExecutionProvider does not start on cuda" in caplog.text
+
+
 def test_a_failing_export_leaves_auto_with_torch_and_the_reason(monkeypatch, caplog):
     pytest.importorskip("onnxruntime")
 
@@ -148,7 +191,7 @@ def test_a_student_that_gives_no_number_is_refused_whatever_the_runtime(kind):
 
 
 def test_the_number_of_threads_is_kept_and_none_means_half_the_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr(choosing, "half_the_cores", lambda: 3)
     assert RuntimeFactory(CPU, "torch").threads == 3
     factory = RuntimeFactory(CPU, "torch", 2)
     assert factory.make(small_student()).description == "torch, cpu, 2 threads"

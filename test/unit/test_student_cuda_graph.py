@@ -1,13 +1,30 @@
 """What a CUDA device computes, as far as a CPU can compute it too."""
 
+import contextlib
 import copy
+from typing import ClassVar
 
 import numpy as np
+import pytest
 import torch
 
 from helpers.students import BINS, SIZE, small_student
-from tiekd_ros.student import Student, StudentCard, TorchRuntime
-from tiekd_ros.student.cuda_graph import answer_maps, run_network, use_half_precision
+from tiekd_ros.student import (
+    Prediction,
+    StageTimes,
+    Student,
+    StudentCard,
+    TorchRuntime,
+    cuda_graph,
+)
+from tiekd_ros.student.cuda_graph import (
+    CudaPipeline,
+    Sizes,
+    answer_maps,
+    choose_precision,
+    run_network,
+    use_half_precision,
+)
 from tiekd_ros.student.folding import fuse_batch_norms, shift_logits
 from tiekd_ros.student.preprocessing import DevicePreprocessing
 from tiekd_ros.student.transfer import load_base
@@ -46,3 +63,117 @@ def test_networks_whose_activations_have_no_bound_keep_their_precision():
     student = Student.fresh(StudentCard(BINS, SIZE, architecture="resnet18"))
     network = use_half_precision(folded(student).network)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+CPU = torch.device("cpu")
+
+
+def test_half_precision_is_taken_where_it_gives_the_same_depth():
+    student = folded(load_base())
+    chosen = choose_precision(student.card, student.network, CPU)
+    assert next(chosen.parameters()).dtype == torch.float16
+    assert next(student.network.parameters()).dtype == torch.float32
+
+
+def test_a_student_whose_depth_half_precision_would_change_stays_in_float32(caplog):
+    student = small_student()
+    with torch.no_grad():
+        next(student.network.neck.parameters()).mul_(1e6)  # more than float16 can be
+    student = folded(student)
+    assert choose_precision(student.card, student.network, CPU) is student.network
+    assert "computes in float32: half precision would change its depth" in caplog.text
+
+
+def test_float32_stays_float32_in_convolutions_and_the_process_keeps_its_setting():
+    seen = []
+    network = folded(small_student()).network
+    network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    with torch.inference_mode():
+        run_network(network, torch.zeros(1, 3, SIZE.height, SIZE.width))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+class _FakeStages:
+    """Stands for buffers and graphs, which need a GPU; notes what was captured."""
+
+    captured: ClassVar[list[Sizes]] = []
+    refused: ClassVar[set[Sizes]] = set()
+
+    def __init__(self, card, network, preprocessing, sizes, stream):
+        self.sizes = sizes
+
+    def capture(self):
+        self.captured.append(self.sizes)
+        if self.sizes in self.refused:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    def run(self, image, confidence):
+        depth = np.ones(self.sizes.answer, np.float32)
+        return Prediction(depth, depth if confidence else None, StageTimes(1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    monkeypatch.setattr(_FakeStages, "captured", [])
+    monkeypatch.setattr(_FakeStages, "refused", set())
+    monkeypatch.setattr(cuda_graph, "_Stages", _FakeStages)
+    monkeypatch.setattr("torch.cuda.Stream", lambda device, priority: None)
+    monkeypatch.setattr("torch.cuda.device", lambda device: contextlib.nullcontext())
+    return _FakeStages
+
+
+def pipeline() -> CudaPipeline:
+    student = folded(small_student())
+    return CudaPipeline(student.card, student.network, CPU)
+
+
+def ask(made: CudaPipeline, height: int, width: int, answer: tuple[int, int] = (8, 8)) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    assert made.predict(image, answer, confidence=False).depth.shape == answer
+
+
+def test_graphs_are_made_once_for_each_pair_of_sizes(stages):
+    made = pipeline()
+    for _ in range(2):
+        ask(made, 72, 96)
+        ask(made, 72, 96, (60, 80))
+    assert stages.captured == [Sizes((72, 96), (8, 8)), Sizes((72, 96), (60, 80))]
+
+
+def test_images_that_the_device_cannot_resize_share_the_graphs_of_the_input_size(stages):
+    made = pipeline()
+    for height in (300, 301):  # higher than the input and narrower
+        ask(made, height, 50)
+    assert stages.captured == [Sizes((SIZE.height, SIZE.width), (8, 8))]
+
+
+def test_the_graphs_that_were_not_used_for_longest_make_room(stages):
+    made = pipeline()
+    for width in (100, 101, 102, 103, 100, 104):
+        ask(made, 72, width)
+    assert [sizes.image[1] for sizes in made.sizes] == [102, 103, 100, 104]
+    ask(made, 72, 101)
+    assert [sizes.image[1] for sizes in stages.captured] == [100, 101, 102, 103, 104, 101]
+
+
+def test_a_successor_prepares_for_what_was_used_last_and_no_more(stages):
+    before, after = pipeline(), pipeline()
+    for width in (100, 101, 100):
+        ask(before, 72, width)
+    after.follow(before)
+    assert after.sizes == [Sizes((72, 100), (8, 8))]
+    pipeline().follow(pipeline())  # which has run nothing
+
+
+def test_a_refused_capture_is_logged_once_and_frames_go_on_without_graphs(stages, caplog):
+    stages.refused.add(Sizes((72, 100), (8, 8)))
+    made = pipeline()
+    assert made.description == "CUDA graph, float16"
+    for width in (100, 101, 102, 103, 104, 100):  # made anew at the end
+        ask(made, 72, width)
+    assert [sizes.image[1] for sizes in stages.captured] == [100, 101, 102, 103, 104]
+    assert caplog.text.count("no CUDA graph for images of 100 x 72") == 1
+    assert "operation not permitted" in caplog.text
+    assert made.description == "no CUDA graph, float16"

@@ -66,6 +66,37 @@ def test_a_request_returns_at_once_and_the_student_changes_in_the_background(reg
     live.close()
 
 
+def test_each_exchange_that_is_tried_has_a_start_and_an_end(registry):
+    calls = []
+    live = LiveStudent(
+        registry,
+        RuntimeFactory(torch.device("cpu"), "torch"),
+        lambda state: calls.append(state.version),
+        lambda: calls.append("start"),
+    )
+    live.request("000001")
+    wait_until(lambda: len(calls) == 2)
+    live.request("000009")  # there is none
+    wait_until(lambda: len(calls) == 4)
+    live.request("000001")  # runs: nothing to exchange
+    wait_until(lambda: not live.state.error)
+    live.request("000002")
+    wait_until(lambda: len(calls) == 6)
+    assert calls == ["start", "000001", "start", "000001", "start", "000002"]
+    live.close()
+
+
+def test_a_start_that_fails_prevents_no_exchange(registry):
+    live = LiveStudent(
+        registry, RuntimeFactory(torch.device("cpu"), "torch"), on_start=lambda: 1 / 0
+    )
+    live.request("000001")
+    wait_until(lambda: live.state.version == "000001")
+    live.request("000002")
+    wait_until(lambda: live.state.version == "000002")
+    live.close()
+
+
 def test_no_frame_is_lost_while_students_are_exchanged(registry, live):
     registry.promote("000001")
     live.load_pointer()

@@ -126,19 +126,22 @@ def test_shifting_twice_is_shifting_once():
     assert torch.equal(network.head.bias, once)
 
 
-def test_students_of_a_kind_share_a_graph_and_keep_their_own_weights():
+@pytest.mark.parametrize("architecture", ["mobilenetv2-fast", "resnet18"])
+def test_students_of_a_kind_share_a_graph_and_keep_their_own_weights(architecture):
     graphs = {}
-    students = [with_statistics(small_student(seed), seed) for seed in range(3)]
+    students = [
+        with_statistics(small_student(seed, architecture=architecture), seed) for seed in range(3)
+    ]
     for student in students:
         with torch.no_grad():
-            student.network.head.weight.mul_(100)
+            student.network.classifier.weight.mul_(100)
     runtimes = [OnnxRuntime(student, graphs=graphs) for student in students]
     assert len(graphs) == 1
     depths = [runtime.predict(IMAGE).depth for runtime in runtimes]
     for student, depth in zip(students, depths, strict=True):
         np.testing.assert_allclose(depth, TorchRuntime(student).predict(IMAGE).depth, atol=SAME_M)
     assert np.abs(depths[0] - depths[1]).max() > SAME_M
-    other = Student.fresh(StudentCard(BINS, InputSize(96, 64)))
+    other = Student.fresh(StudentCard(BINS, InputSize(96, 64), architecture=architecture))
     OnnxRuntime(other, graphs=graphs)
     assert len(graphs) == 2
 
@@ -154,6 +157,23 @@ def test_a_graph_does_not_depend_on_the_weights_it_was_exported_with():
     graph = export_graph(network, SIZE)
     assert graph == export_graph(other, SIZE)
     assert set(graph.names) == {f"network.{name}" for name, _ in network.named_parameters()}
+
+
+class _Doubling(torch.nn.Conv2d):
+    """A layer whose weights the exporter computes, and so keeps."""
+
+    def forward(self, x):
+        return torch.nn.functional.conv2d(x, self.weight.detach().clone() * 2.0, self.bias)
+
+
+def test_a_graph_that_would_keep_weights_or_statistics_is_refused():
+    network = small_student(7).network.eval()
+    with pytest.raises(InvalidSettingError, match="a batch norm is left"):
+        export_graph(network, SIZE)
+    network = fuse_batch_norms(network)
+    network.head.__class__ = _Doubling
+    with pytest.raises(InvalidSettingError, match=r"keeps weights of shape \(33, 64, 1, 1\)"):
+        export_graph(network, SIZE)
 
 
 def test_making_a_runtime_leaves_the_student_as_it_was():
@@ -174,6 +194,14 @@ def test_a_student_whose_finite_weights_give_no_number_is_refused():
 def test_a_gpu_that_onnxruntime_cannot_use_is_refused_with_the_way_out():
     with pytest.raises(InvalidSettingError, match="install onnxruntime-gpu"):
         OnnxRuntime(small_student(), "cuda")
+
+
+def test_a_gpu_provider_that_does_not_start_is_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(
+        "tiekd_ros.student.onnx_runtime.execution_providers", lambda _: ["CPUExecutionProvider"]
+    )
+    with pytest.raises(InvalidSettingError, match="does not start on cuda:0; install the CUDA"):
+        OnnxRuntime(small_student(), "cuda:0")
 
 
 def test_a_runtime_says_what_it_runs_on():

@@ -10,13 +10,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiekd_ros.cores import cores, half_the_cores
 from tiekd_ros.settings import Settings, setting
 
 NICENESS = {"idle": 19, "batch": 10}
 """By scheduling class. At 10, a busy process of normal niceness gets about nine times as much."""
 
 _AUTOGROUP = Path("/proc/self/autogroup")
-_CPUS = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class BesideSettings(Settings):
     """How training gives way to the depth node on the same machine."""
 
     scheduling: str = setting(
-        "idle",
-        "which part of busy cores training gets: what nobody else wants (idle), or a small share "
-        "in any case (batch)",
-        choices=("idle", "batch"),
+        "batch",
+        "which part of busy cores training gets: a small share in any case (batch), or only what "
+        "nobody else wants (idle)",
+        choices=("batch", "idle"),
     )
     gpu_memory_share: float = setting(
         0.5, "part of a GPU's memory that training may take", minimum=0.05, maximum=1.0
@@ -38,7 +38,8 @@ class BesideSettings(Settings):
     latency_budget_ms: float = setting(
         0.0,
         "budget of the depth node's p95 latency; 0 = latency_factor times what it was while no "
-        "round was running",
+        "round was running: a round that begins right after a restart does not rest, since "
+        "nothing was measured yet; give a number where that matters",
         unit="ms",
         minimum=0.0,
         maximum=60_000.0,
@@ -103,13 +104,6 @@ def default_threads(*, inference: bool) -> int:
     """Return how many CPU threads training takes where nobody says.
 
     Half the cores beside inference, which takes the other half: more threads would wait for the
-    one whose core inference took. All of them otherwise, but two hardware threads count as one.
+    one whose core inference took. All of them otherwise.
     """
-    cpus = os.cpu_count() or 1
-    if inference:
-        return max(1, cpus // 2)
-    try:
-        siblings = [path.read_text() for path in _CPUS.glob("cpu*/topology/thread_siblings_list")]
-    except OSError:
-        return cpus
-    return len(set(siblings)) or cpus
+    return half_the_cores() if inference else cores()

@@ -137,6 +137,8 @@ class _Compare(torch.autograd.Function):
 
 def _plan(bins: Tensor, logits: Tensor) -> list[_Chunk]:
     """Return the chunks of the pixels of all images whose bands have so many bins, (B * N,)."""
+    if not len(bins):  # no image, or no row of one
+        return []
     B, C = logits.shape[:2]
     N = len(bins) // B
     size = max(1, (_CPU_CHUNK if bins.device.type == "cpu" else _GPU_CHUNK) // C)
@@ -153,7 +155,8 @@ def _plan(bins: Tensor, logits: Tensor) -> list[_Chunk]:
 
 def _buffer(chunks: list[_Chunk], like: Tensor) -> Tensor:
     """Return room for the largest chunk, (n, C)."""
-    return like.new_empty((max(c.pixels.stop - c.pixels.start for c in chunks), len(like)))
+    largest = max((c.pixels.stop - c.pixels.start for c in chunks), default=0)
+    return like.new_empty((largest, len(like)))
 
 
 def _rows(maps: Tensor, first_row: int) -> list[Tensor]:

@@ -27,8 +27,14 @@ _AFTERWARDS_S = 8.0
 """The node's p95 is over seconds: for so long after a round it still knows the training."""
 _KEPT = 30
 _LEAST = 3
+_APART_S = 0.8
+"""The node reports each second, and once more after a swap: sooner, it says the same again."""
 _OVER_IN_A_ROW = 2
-"""One outlier of a p95 over seconds, such as a swap makes, is no reason to rest."""
+"""A single report, such as the one right after a swap, is no reason to rest.
+
+It does not take two slow moments: the node's p95 looks back over seconds, so that readings
+overlap, and one burst of slow images that is long enough for a p95 is in several of them.
+"""
 _BACK_SHARE = 0.92
 """Training goes on below this share of the budget, so that noise at the border does not tell."""
 _LEAST_SLACK_MS = 1.0
@@ -38,9 +44,9 @@ _LEAST_SLACK_MS = 1.0
 class LatencyGuard:
     """Decides when training rests, from the depth node's p95 latency.
 
-    Training rests after two readings over the budget, and goes on after one clearly below it, or
-    when the node falls silent. Where resting does not help, training is not the cause: it goes
-    on, and does not rest again before the latency was below the budget once.
+    Training rests after two readings in a row over the budget, and goes on after one clearly
+    below it, or when the node falls silent. Where resting does not help, training is not the
+    cause: it goes on, and does not rest again before the latency was below the budget once.
 
     Args:
         settings: returns the budget, and how long to believe in it; may change at any time.
@@ -68,14 +74,14 @@ class LatencyGuard:
         return max(calm * settings.latency_factor, calm + _LEAST_SLACK_MS)
 
     def hear(self, p95_ms: float, now_s: float, *, training: bool) -> None:
-        """Take a reading of the depth node's p95.
+        """Take a reading of the depth node's p95; one that repeats the last is ignored.
 
         Args:
             p95_ms: the reading; not finite = the node has nothing to measure, no reading.
             now_s: monotonic time.
             training: whether a round runs on this machine.
         """
-        heard = math.isfinite(p95_ms)
+        heard = math.isfinite(p95_ms) and now_s - self._heard_s >= _APART_S
         if heard:
             self.p95_ms, self._heard_s = p95_ms, now_s
             if not training and now_s - self._busy_until_s > _AFTERWARDS_S:

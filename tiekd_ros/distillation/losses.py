@@ -120,7 +120,8 @@ class KullbackLeibler:
     def terms(self, target: Tensor, log_student: Tensor) -> Tensor:
         """Return q ln q - q ln p."""
         least = torch.finfo(target.dtype).tiny  # 0 ln 0 = 0; four times as fast as xlogy
-        return target.clamp_min(least).log_().sub_(log_student).mul_(target)
+        terms = target.clamp_min(least).log_().sub_(log_student).mul_(target)
+        return terms.masked_fill_(target == 0, 0)  # where ln p is -inf, it is not 0 by itself
 
     def slopes(self, target: Tensor, log_student: Tensor) -> Tensor:
         """Return the derivatives of the terms with respect to ln p: -q."""

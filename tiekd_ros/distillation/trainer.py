@@ -211,6 +211,7 @@ class Trainer:
 
         def loss() -> float:
             images, depth = self._tensors(held_back)
+            self.network.eval()  # the next step puts it back to training
             with torch.no_grad():
                 return self._loss(self.network(images), depth).total.item()
 

@@ -81,15 +81,16 @@ class DepthNode(LifecycleNode):
         except TiekdError as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
-        student = LiveStudent(StudentRegistry(folder.students), factory, self._on_student_change)
+        mailbox: Mailbox[tuple[Image, float]] = Mailbox()
+        registry, begin = StudentRegistry(folder.students), self._counters.begin_swap
+        student = LiveStudent(
+            registry, factory, self._on_student_change, lambda: begin(mailbox.replaced)
+        )
         student.load_pointer()
         self._log_student(student.state)
-        mailbox: Mailbox[tuple[Image, float]] = Mailbox()
         thread = threading.Thread(target=self._work, name="frames", daemon=True)
         self._resources = _Resources(factory, student, DepthOutput(self), mailbox, thread)
-        self._subscriptions_of_mine = [
-            self.create_subscription(String, "student", self._on_student, qos.LATCHED)
-        ]
+        self._news = self.create_subscription(String, "student", self._on_student, qos.LATCHED)
         thread.start()
         return TransitionCallbackReturn.SUCCESS
 
@@ -110,8 +111,7 @@ class DepthNode(LifecycleNode):
         """Free the student."""
         resources = self._resources
         self.release()
-        for subscription in self._subscriptions_of_mine:
-            self.destroy_subscription(subscription)
+        self.destroy_subscription(self._news)
         if resources is not None:
             resources.output.close()
         return TransitionCallbackReturn.SUCCESS
@@ -166,13 +166,13 @@ class DepthNode(LifecycleNode):
         if runtime is None:
             self._counters.without_student += 1
             return
+        size = _network_size(runtime) if settings.resolution == "network" else image.shape[:2]
         if not output.wanted:
+            output.publish_info(self._info, message.header, size)
             self._counters.unheard += 1
             return
         depth, confidence, stages = runtime.predict(
-            image,
-            _network_size(runtime) if settings.resolution == "network" else None,
-            confidence=settings.min_confidence > 0 or output.confidence_wanted,
+            image, size, confidence=settings.min_confidence > 0 or output.confidence_wanted
         )
         mark_out_of_range(
             depth, runtime.card.bins, settings.min_range_m, settings.max_range_m, in_place=True
@@ -187,7 +187,6 @@ class DepthNode(LifecycleNode):
 
     def _on_student(self, message: String) -> None:
         if self._resources is not None and message.data:
-            self._counters.note_swap(self._resources.mailbox.replaced)
             self._resources.student.request(message.data)
 
     def _on_student_change(self, state: LiveState) -> None:

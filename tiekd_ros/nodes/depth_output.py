@@ -31,8 +31,8 @@ class DepthOutput:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody listens to any of them."""
-        return any(map(_heard, (self._depth, self._info, self._confidence)))
+        """Whether anybody listens to what takes the network; `camera_info` does not."""
+        return _heard(self._depth) or _heard(self._confidence)
 
     @property
     def confidence_wanted(self) -> bool:
@@ -56,18 +56,28 @@ class DepthOutput:
             info: the camera's calibration, if it is known.
             encoding: of the depth image.
         """
-        height, width = depth.shape
         if _heard(self._depth):
             self._depth.publish(depth_to_image(depth, header, encoding, self._depth_canvas))
-        if info is not None and _heard(self._info):
-            self._info.publish(camera_info_for(info, header, width, height))
+        self.publish_info(info, header, depth.shape)
         if confidence is not None and _heard(self._confidence):
             self._confidence.publish(self._confidence_canvas.paint(confidence, header))
+
+    def publish_info(self, info: CameraInfo | None, header: Header, size: tuple[int, ...]) -> None:
+        """Publish the calibration of a depth image, or of one that nobody asks for.
+
+        Args:
+            info: the camera's calibration, if it is known.
+            header: of the camera's image.
+            size: (H, W) of the depth image.
+        """
+        if info is not None and _heard(self._info):
+            height, width = size
+            self._info.publish(camera_info_for(info, header, width, height))
 
     def close(self) -> None:
         """Stop publishing."""
         for publisher in (self._depth, self._info, self._confidence):
-            self._node.destroy_publisher(publisher)
+            self._node.destroy_lifecycle_publisher(publisher)
 
 
 def _heard(publisher: Any) -> bool:

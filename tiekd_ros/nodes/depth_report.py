@@ -88,7 +88,7 @@ class DepthCounters:
     last_refusal_s: float = -1e9
     image_size: tuple[int, int] | None = None
     dropped_by_swap: int = 0
-    _replaced_before_swap: int | None = None
+    _replaced_before_swap: int = 0
 
     def refuse(self, reason: str) -> None:
         """Count an image that could not be used."""
@@ -104,15 +104,13 @@ class DepthCounters:
         for stage, took in times._asdict().items():
             self.stages_ms[stage].add(took, now)
 
-    def note_swap(self, replaced: int) -> None:
+    def begin_swap(self, replaced: int) -> None:
         """A swap begins; `replaced` is the mailbox's count of frames lost so far."""
         self._replaced_before_swap = replaced
 
     def end_swap(self, replaced: int) -> None:
-        """The swap is over: what was lost meanwhile counts as lost by it."""
-        if self._replaced_before_swap is not None:
-            self.dropped_by_swap += replaced - self._replaced_before_swap
-            self._replaced_before_swap = None
+        """The swap is over: what was lost since it began counts as lost by it."""
+        self.dropped_by_swap += replaced - self._replaced_before_swap
 
 
 def depth_report(

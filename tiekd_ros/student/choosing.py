@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from statistics import median
 
-import numpy as np
 import torch
 
+from tiekd_ros.cores import half_the_cores
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.card import CheckpointError
 from tiekd_ros.student.checkpoint import Student
 from tiekd_ros.student.onnx_runtime import GraphCache, OnnxRuntime, execution_providers
-from tiekd_ros.student.runtime import Runtime, probe_image
+from tiekd_ros.student.runtime import Runtime, probe_image, same_depth
 from tiekd_ros.student.torch_runtime import TorchRuntime
 
 AUTO, TORCH, ONNXRUNTIME = "auto", "torch", "onnxruntime"
@@ -24,7 +23,6 @@ RUNTIMES = (AUTO, TORCH, ONNXRUNTIME)
 
 _RUNS = 9  # of each, one after the other in turns
 _LONGEST_S = 2.0  # of the comparison; a slow network says enough in one run
-_SAME_M, _SAME_SHARE = 0.01, 0.005  # depth of the two may differ by so much
 
 _Kind = tuple[str, DepthBins, InputSize]
 _log = logging.getLogger(__name__)
@@ -53,7 +51,7 @@ class RuntimeFactory:
             raise InvalidSettingError(f"runtime must be one of {', '.join(RUNTIMES)}, got {kind!r}")
         self.device = device
         self.kind = kind
-        self.threads = threads or max(1, (os.cpu_count() or 2) // 2)
+        self.threads = threads or half_the_cores()
         torch.set_num_threads(self.threads)
         self.measured: dict[str, float] = {}
         """Milliseconds of one prediction by runtime, of the last comparison; empty: none yet."""
@@ -85,7 +83,7 @@ class RuntimeFactory:
                     raise
                 self._refuse_onnx(kind, error)
         elif not self._without_onnxruntime and kind not in self._faster:
-            return self._compare(student, kind)
+            return self._compare(student, kind, like)
         return TorchRuntime(student, self.device, owned=True, like=like)
 
     def _look_for_onnxruntime(self) -> None:
@@ -104,9 +102,9 @@ class RuntimeFactory:
         self._faster[kind] = TORCH
         _log.warning("runtime auto takes torch for %s: onnxruntime %s", kind[0], reason)
 
-    def _compare(self, student: Student, kind: _Kind) -> Runtime:
+    def _compare(self, student: Student, kind: _Kind, like: Runtime | None) -> Runtime:
         """Run a student both ways; return the faster runtime, and take it from now on."""
-        in_torch = TorchRuntime(student, self.device)
+        in_torch = TorchRuntime(student, self.device, like=like)
         try:
             in_onnx = self._make_onnx(student)
             self.measured = measure({TORCH: in_torch, ONNXRUNTIME: in_onnx})
@@ -147,4 +145,4 @@ def measure(runtimes: dict[str, Runtime]) -> dict[str, float]:
 def agree(first: Runtime, second: Runtime, size: InputSize) -> bool:
     """Say whether two runtimes give the same depth of a probe image, within 1 cm or 0.5 %."""
     one, other = (runtime.predict(probe_image(size)).depth for runtime in (first, second))
-    return bool((np.abs(one - other) <= np.maximum(_SAME_M, _SAME_SHARE * one)).all())
+    return same_depth(one, other)

@@ -37,6 +37,7 @@ class LiveStudent:
         registry: where versions are read from.
         factory: what makes them run.
         on_change: called from the loading thread after a swap or a failed one.
+        on_start: called from that thread before each; a request for what runs starts none.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class LiveStudent:
         registry: StudentRegistry,
         factory: RuntimeFactory,
         on_change: Callable[[LiveState], None] = lambda state: None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._registry = registry
         self._factory = factory
         self._on_change = on_change
+        self._on_start = on_start
         self._wanted: Mailbox[str] = Mailbox()
         self._state = LiveState(None, "", 0, 0.0, 0.0, False)
         self.runtime: Runtime | None = None
@@ -96,6 +99,8 @@ class LiveStudent:
             if version == self._state.version:  # a rollback to it: what failed is not wanted now
                 self._state = replace(self._state, error="")
                 continue
+            with contextlib.suppress(Exception):
+                self._on_start()
             problem = self._attempt(version)
             if problem:
                 self._fail(problem)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.student.architecture import DpmNetwork, InputSize, StudentNetwork
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.card import StudentCard
@@ -91,10 +92,16 @@ def export_graph(network: StudentNetwork, size: InputSize) -> StudentGraph:
 
     Raises:
         ImportError: the package `onnx` is missing.
+        InvalidSettingError: the graph would keep weights of this network.
         Exception: torch cannot export the network, whatever its exporter raises.
     """
     import onnx
 
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        raise InvalidSettingError(
+            "a batch norm is left, whose statistics the ONNX graph would keep; set runtime to auto "
+            "or torch"
+        )
     file: Any = io.BytesIO()  # as good as a path for this exporter, which is typed for the other
     image = torch.zeros(1, size.height, size.width, 3)
     with _quiet(), torch.no_grad():
@@ -114,6 +121,7 @@ def export_graph(network: StudentNetwork, size: InputSize) -> StudentGraph:
         if initializer.name in weights:
             names.append(initializer.name)
             _make_external(initializer, onnx.TensorProto.EXTERNAL)
+    _check_no_weights_left(model, network, names)
     return StudentGraph(model.SerializeToString(), tuple(names))
 
 
@@ -131,6 +139,26 @@ def _told_apart(network: StudentNetwork) -> StudentNetwork:
     for number, parameter in enumerate(copied.parameters(), start=1):
         parameter.data.fill_(number)
     return copied
+
+
+def _check_no_weights_left(model: Any, network: StudentNetwork, names: list[str]) -> None:
+    """Refuse a graph with constants that may be weights: all students would get this one's.
+
+    The exporter has its own constants; none has the shape of a convolution's weights.
+    """
+    import onnx
+
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    shapes = {tuple(weight.shape) for weight in network.parameters() if weight.dim() > 1}
+    constants = [each for each in model.graph.initializer if each.name not in names]
+    for node in model.graph.node:
+        constants += [each.t for each in node.attribute if node.op_type == "Constant"]
+    for constant in constants:
+        if constant.data_type in floats and tuple(constant.dims) in shapes:
+            raise InvalidSettingError(
+                f"the ONNX graph keeps weights of shape {tuple(constant.dims)} as a constant; "
+                "set runtime to auto or torch"
+            )
 
 
 def _make_external(initializer: Any, external: int) -> None:

@@ -1,5 +1,8 @@
 """The runtime that is fastest on most CPUs: onnxruntime.
 
+On a GPU it takes its CUDA provider and not TensorRT's: that builds an engine, for minutes, for
+every set of weights, and weights change while the robot drives.
+
 Shapes: H and W the image, Hn and Wn the network's input, h and w its raw output.
 """
 
@@ -35,6 +38,7 @@ from tiekd_ros.student.runtime import (
 )
 
 _SMALL = InputSize(64, 64)
+_CUDA = "CUDAExecutionProvider"
 
 GraphCache = dict[GraphKind, StudentGraph]
 
@@ -50,7 +54,7 @@ class OnnxRuntime:
         owned: whether the student's network may be changed; otherwise it is copied first.
 
     Raises:
-        InvalidSettingError: onnxruntime is not installed, or has no CUDA provider.
+        InvalidSettingError: onnxruntime is not installed or broken, or cannot use the GPU.
         CheckpointError: the student's answer to a probe image is not finite or lies outside
             its depth range.
         Exception: torch or onnxruntime cannot take the network, whatever they raise.
@@ -78,6 +82,8 @@ class OnnxRuntime:
         self._check_numbers()
         self._open(graphs[kind], providers, threads)
         used = str(self._session.get_providers()[0])
+        if torch.device(device).type == "cuda" and used != _CUDA:
+            raise _no_start(device, used)
         self.description = f"onnxruntime {used}" + (
             f", {in_threads(threads)}" if used.startswith("CPU") else ""
         )
@@ -134,28 +140,36 @@ class OnnxRuntime:
         self._session = onnxruntime.InferenceSession(graph.model, options, providers=providers)
 
 
+def _no_start(device: torch.device | str, used: str) -> InvalidSettingError:
+    """Return the error for a GPU that onnxruntime leaves aside, which it only warns of."""
+    return InvalidSettingError(
+        f"onnxruntime would run on {used}: its {_CUDA} does not start on {device}; install the "
+        "CUDA and cuDNN libraries that onnxruntime-gpu asks for, or set runtime to auto or torch"
+    )
+
+
 def execution_providers(device: torch.device) -> list[Any]:
     """Return the providers for a device, as onnxruntime wants them.
 
     Raises:
-        InvalidSettingError: onnxruntime is not installed, or cannot use the device.
+        InvalidSettingError: onnxruntime is not installed or broken, or cannot use the device.
     """
     try:
         import onnx  # noqa: F401  (the exporter needs it)
         import onnxruntime
-    except ImportError as error:
+    except Exception as error:  # a broken installation raises whatever it likes
         raise InvalidSettingError(
-            f"runtime onnxruntime needs the packages onnx and onnxruntime ({error}); install "
-            "tiekd_ros[onnx], or set runtime to auto or torch"
+            "runtime onnxruntime needs the packages onnx and onnxruntime "
+            f"({type(error).__name__}: {error}); install tiekd_ros[onnx], or set runtime to auto "
+            "or torch"
         ) from error
     cpu = "CPUExecutionProvider"
     if device.type == "cpu":
         return [cpu]
-    name = "CUDAExecutionProvider"
-    if name not in onnxruntime.get_available_providers():
+    if _CUDA not in onnxruntime.get_available_providers():
         raise InvalidSettingError(
             f"this onnxruntime cannot use {device}: it has "
             f"{', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu, or "
             "set runtime to auto or torch"
         )
-    return [(name, {"device_id": device.index or 0, "use_tf32": "0"}), cpu]
+    return [(_CUDA, {"device_id": device.index or 0, "use_tf32": "0"}), cpu]

@@ -48,8 +48,9 @@ def normalise(images: Tensor) -> Tensor:
 class DevicePreprocessing(nn.Module):
     """`resize_image` and `normalise` of one image on its device, as matrix products.
 
-    Resizing by area is linear and separable: a sparse matrix from the left and one from the
-    right. Torch's own `interpolate(mode="area")` takes whole pixels only.
+    Resizing by area is linear and separable: a matrix from the left and one from the right, both
+    dense, though most of their values are zero. Torch's own `interpolate(mode="area")` takes
+    whole pixels only.
 
     Args:
         before: (height, width) of the image, such that `can_resize`.

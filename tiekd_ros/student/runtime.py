@@ -21,6 +21,7 @@ from tiekd_ros.student.architecture import InputSize, Moments
 from tiekd_ros.student.card import CheckpointError, StudentCard
 
 _ROUNDING = 1e-5  # of a depth at the very end of the range
+_SAME_M, _SAME_SHARE = 0.01, 0.005  # depth of two ways to run one student may differ by so much
 
 
 class StageTimes(NamedTuple):
@@ -121,7 +122,7 @@ def enlarge(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArr
 
 def in_threads(count: int) -> str:
     """Say it in words."""
-    return f"{count} thread{'s'[: count > 1]}"
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def choose_device(name: str) -> torch.device:
@@ -152,6 +153,11 @@ def probe_image(size: InputSize) -> RgbImage:
     """Return an image that has all values, uint8 RGB (Hn, Wn, 3)."""
     ramp = np.linspace(0, 255, size.height * size.width * 3).astype(np.uint8)
     return ramp.reshape(size.height, size.width, 3)
+
+
+def same_depth(one: DepthMap, other: DepthMap) -> bool:
+    """Say whether two depth maps, metres, are the same within 1 cm or 0.5 %; NaN is not."""
+    return bool((np.abs(one - other) <= np.maximum(_SAME_M, _SAME_SHARE * one)).all())
 
 
 def prove(runtime: Runtime, *, has_dpm: bool) -> None:

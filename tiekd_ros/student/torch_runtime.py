@@ -26,13 +26,13 @@ from tiekd_ros.student.runtime import (
 
 
 class TorchRuntime:
-    """A student in torch: batch norms fused, channels last; on a GPU as one CUDA graph.
+    """A student in torch: batch norms fused, channels last; on a GPU as CUDA graphs.
 
     Args:
         student: weights and card.
         device: cpu, cuda or cuda:N.
         owned: whether the student's network may be changed; otherwise it is copied first.
-        like: what ran before; on a GPU, made ready for the same sizes of image.
+        like: what ran before; on a GPU, made ready for the images that it ran last.
 
     Raises:
         CheckpointError: the student's answer to a probe image is not finite or lies outside
@@ -57,13 +57,13 @@ class TorchRuntime:
         self._pipeline: CudaPipeline | None = None
         if self.device.type == "cuda":
             self._pipeline = CudaPipeline(self.card, network, self.device)
-            self.description = f"torch, {self.device}, CUDA graph, half precision"
-        else:
-            self.description = f"torch, cpu, {in_threads(torch.get_num_threads())}"
         prove(self, has_dpm=network.has_dpm)
-        if self._pipeline and isinstance(like, TorchRuntime) and like._pipeline:
-            for sizes in like._pipeline.sizes:
-                self._pipeline.prepare(sizes)
+        how = in_threads(torch.get_num_threads())
+        if self._pipeline is not None:
+            if isinstance(like, TorchRuntime) and like._pipeline is not None:
+                self._pipeline.follow(like._pipeline)
+            how = self._pipeline.description
+        self.description = f"torch, {self.device}, {how}"
 
     def predict(
         self,

@@ -190,6 +190,8 @@ def _check(logits: Tensor, depth: Tensor, bins: DepthBins) -> None:
             f"expected logits (B, {bins.count}, h, w), one channel per bin, "
             f"got {tuple(logits.shape)}"
         )
+    if logits.numel() == 0:
+        raise BadDepthError(f"there is no pixel to compare in logits {tuple(logits.shape)}")
     if not depth.is_floating_point():
         raise BadDepthError(
             f"teacher depth must be floating-point metres, got {depth.dtype}: convert it, and "

@@ -8,10 +8,12 @@ that is exactly reversed counts as similar.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.backends import cudnn
 from torch.nn import functional
 
 from tiekd_ros.errors import BadDepthError
@@ -81,6 +83,22 @@ def _blur(x: Tensor) -> Tensor:
     return blurred
 
 
+def without_tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Within the block, convolutions on a GPU take all 24 bits of a float32, not TF32's 11.
+
+    TF32 is torch's default there. All other flags of cuDNN stay as they are.
+    """
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        benchmark_limit=cudnn.benchmark_limit,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
+
+
 class _Blur(torch.autograd.Function):
     """The filter. Its window is symmetric, so that it is also its own gradient.
 
@@ -91,7 +109,7 @@ class _Blur(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         # Squares of metres need float32 and more: autocast would take half precision.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), without_tf32(x.device):
             window = gaussian_window(x.dtype, x.device)
             return functional.conv2d(x, window, padding=WINDOW_SIZE // 2)
 

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from accelerate.utils import check_cuda_p2p_ib_support
 
+from tiekd_ros.cores import cores
 from tiekd_ros.distillation.stepping import TrainingError
 from tiekd_ros.errors import InvalidSettingError, TiekdError
 from tiekd_ros.student import choose_device
@@ -72,7 +73,7 @@ def run_on_devices(devices: int, device: str, work: Work, argument: Any) -> dict
     if kind == "cuda" and not check_cuda_p2p_ib_support():
         os.environ.update(NCCL_P2P_DISABLE="1", NCCL_IB_DISABLE="1")
     # Read by OpenMP when torch starts in the children.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
     with tempfile.TemporaryDirectory(prefix="tiekd-train-") as folder:
         return _run(devices, kind, work, argument, Path(folder))
 

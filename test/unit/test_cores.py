@@ -1,0 +1,68 @@
+"""The number of cores: of those that this process may use, hardware threads of one as one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from helpers.children import run_python
+from tiekd_ros import cores
+
+SMT = {0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7", 4: "0,4", 5: "1,5", 6: "2,6", 7: "3,7"}
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Four cores of two hardware threads each; called with the CPUs that a process may use."""
+    for cpu, siblings in SMT.items():
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{siblings}\n")
+    monkeypatch.setattr(cores, "_CPUS", tmp_path)
+
+    def allow(cpus: set[int]) -> Path:
+        monkeypatch.setattr("os.sched_getaffinity", lambda process: cpus)
+        return tmp_path
+
+    return allow
+
+
+@pytest.mark.parametrize(
+    ("cpus", "whole", "half"),
+    [
+        (set(SMT), 4, 2),
+        ({0, 1, 2, 3}, 4, 2),
+        ({0, 4}, 1, 1),  # one core
+        ({1, 2, 5}, 2, 1),
+        ({7}, 1, 1),
+    ],
+)
+def test_only_cores_that_the_process_may_use_count_and_each_once(machine, cpus, whole, half):
+    machine(cpus)
+    assert (cores.cores(), cores.half_the_cores()) == (whole, half)
+
+
+def test_where_nothing_is_known_of_the_cores_each_cpu_counts(machine):
+    for told in machine({0, 4, 5}).rglob("thread_siblings_list"):
+        told.unlink()
+    assert cores.cores() == 3
+
+
+def test_a_process_tied_to_one_cpu_takes_one_thread_everywhere():
+    code = """
+import json, os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+import torch
+from tiekd_ros.cores import cores
+from tiekd_ros.distillation.beside import default_threads
+from tiekd_ros.student import RuntimeFactory
+factory = RuntimeFactory(torch.device("cpu"), "torch")
+threads = [default_threads(inference=yes) for yes in (True, False)]
+print(json.dumps([cores(), *threads, factory.threads, torch.get_num_threads()]))
+"""
+    done = run_python("-c", code, str(max(os.sched_getaffinity(0))))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [1, 1, 1, 1, 1]
