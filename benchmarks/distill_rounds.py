@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
+from node_stage import nodes
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -20,7 +21,7 @@ from tiekd_ros.errors import TiekdError
 from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.nodes import conversions, qos
 from tiekd_ros.state import StateFolder
-from tiekd_ros.supervisor import Child, Program, node_command, stop_children
+from tiekd_ros.supervisor import Child
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 ITERATIONS = 200
@@ -32,6 +33,7 @@ _WIDTH, _HEIGHT = 640, 480
 _NAMESPACE = "/bench_distill"
 _IMAGES_HZ = 10.0
 _SECOND = 1_000_000_000
+_SAID = 2000  # characters of a node's log that are shown where it ended
 _START_S, _ROUND_S, _LIVE_S = 60.0, 1200.0, 60.0
 _SETTINGS = FrameLogSettings(
     min_interval_s=0.0, min_novelty=0.0, identical_distance=0.0, guard_share=0.0,
@@ -40,13 +42,22 @@ _SETTINGS = FrameLogSettings(
 
 
 class RoundTimes(NamedTuple):
-    """One round: seconds by stage and in all, milliseconds of a step, held-out scores."""
+    """One round: seconds by stage and in all, milliseconds of a step, held-out scores.
 
+    What did not come about is NaN: a round that is refused gives no student that goes live.
+    """
+
+    verdict: str  # accepted, refused, failed, or what went wrong
     stages: dict[str, float]
     trigger_to_live: float
     step_ms: float
     abs_rel: float
     rmse: float
+
+    @classmethod
+    def broken(cls, problem: str) -> RoundTimes:
+        """Return a round of which nothing is known but what went wrong."""
+        return cls(problem, dict.fromkeys(STAGES, nan), nan, nan, nan, nan)
 
 
 def prepare(root: Path) -> str:
@@ -77,7 +88,7 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
         parameters: of companion_node.
 
     Raises:
-        TiekdError: a node ends, the round is refused, or something does not come in time.
+        TiekdError: a node ends, no round starts, or something does not come in time.
     """
     companion = {
         "state_dir": state,
@@ -87,7 +98,8 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
         **parameters,
     }
     depth = {"state_dir": state, "device": "cpu"}
-    with _nodes({"companion_node": companion, "depth_node": depth}, state), _Client() as client:
+    wanted = ("companion_node", companion), ("depth_node", depth)
+    with nodes(*wanted, logs=state, namespace=_NAMESPACE) as started, _Client(started) as client:
         client.await_nodes()
         return client.run_round()
 
@@ -95,7 +107,8 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
 class _Client:
     """Sends images, calls distill, notes when what happened."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: Sequence[Child]) -> None:
+        self._children = nodes
         self._context = rclpy.Context()
         rclpy.init(context=self._context, args=[])
         self._node = Node(
@@ -130,7 +143,7 @@ class _Client:
         self._await(lambda: self._images.get_subscription_count() >= 2, _START_S, "both nodes")
 
     def run_round(self) -> RoundTimes:
-        """Call distill and follow the round until there is depth."""
+        """Call distill and follow the round until there is depth, or it is refused."""
         self._at["start"] = time.monotonic()
         future = self._distill.call_async(Trigger.Request())
         self._await(future.done, _START_S, "the answer of distill")
@@ -138,19 +151,27 @@ class _Client:
         if not answer.success:
             raise TiekdError(f"distill: {answer.message}")
         self._await(lambda: self._status.get("stage") == "done", _ROUND_S, "the verdict")
-        if self._status["state"] != "accepted":
-            raise TiekdError(f"the round was {self._status['state']}: {self._status['reason']}")
-        self._await(lambda: "live" in self._at, _LIVE_S, "depth of the new student")
+        status = self._status
+        verdict = status["state"]
+        if verdict == "accepted":
+            self._await(lambda: "live" in self._at, _LIVE_S, "depth of the new student")
+        elif status.get("reason"):
+            verdict += f": {status['reason']}"
         ends = [*STAGES[1:], "live"]
-        stages = {s: self._at[e] - self._at[s] for s, e in zip(STAGES, ends, strict=True)}
-        step_ms = 1e3 * float(self._status["train_seconds"]) / ITERATIONS
-        scores = [float(self._status[f"after.{name}"]) for name in ("abs_rel", "rmse")]
-        return RoundTimes(stages, self._at["live"] - self._at["start"], step_ms, *scores)
+        stages = {s: self._between(s, e) for s, e in zip(STAGES, ends, strict=True)}
+        step_ms = 1e3 * float(status.get("train_seconds", nan)) / ITERATIONS
+        scores = [float(status.get(f"after.{name}", nan)) for name in ("abs_rel", "rmse")]
+        return RoundTimes(verdict, stages, self._between("start", "live"), step_ms, *scores)
+
+    def _between(self, start: str, end: str) -> float:
+        return self._at.get(end, nan) - self._at.get(start, nan)
 
     def _on_status(self, message: DiagnosticStatus) -> None:
         self._status = {v.key: v.value for v in message.values}
-        stage, step = self._status["stage"], self._status["step"]
-        if stage == "judging" and step == self._status["steps"] != "0":
+        stage, step = self._status.get("stage", ""), self._status.get("step", "")
+        if not stage:
+            return
+        if stage == "judging" and step == self._status.get("steps") != "0":
             stage = "storing"
         names = {"done": "swap"}
         if stage != "starting":
@@ -167,6 +188,12 @@ class _Client:
     def _await(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
+            for child in self._children:
+                if child.ended:
+                    log = child.program.log
+                    said = "" if log is None else log.read_text(errors="replace")[-_SAID:]
+                    name = child.program.name
+                    raise TiekdError(f"{name} {child.ended}, waiting for {what}:\n{said}")
             if time.monotonic() > deadline:
                 raise TiekdError(f"{what} did not come in {timeout_s:.0f} s")
             time.sleep(0.01)
@@ -176,19 +203,3 @@ class _Client:
             self._executor.spin()
         except ExternalShutdownException:
             return
-
-
-@contextmanager
-def _nodes(wanted: dict[str, dict[str, object]], logs: Path) -> Iterator[None]:
-    started: list[Child] = []
-    try:
-        for name, parameters in wanted.items():
-            arguments = ["-r", f"__ns:={_NAMESPACE}"]
-            for key, value in parameters.items():
-                arguments += ["-p", f"{key}:={value}"]
-            started.append(
-                Child(Program(name, node_command(name, arguments), logs / f"{name}.log"))
-            )
-        yield
-    finally:
-        stop_children(started)

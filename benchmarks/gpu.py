@@ -1,13 +1,16 @@
-"""Measure on a CUDA device: networks, the node, training beside it, the loss. Under 8 minutes.
+"""Measure on a CUDA device: networks, the loss, the node, training beside it.
 
     python benchmarks/gpu.py
 
 The networks of student.py with the runtime that the node uses on a GPU (CUDA graphs), the losses
-of loss.py, then node.py with `--device cuda`. Where there is no CUDA device, it says so and ends
-well: its goals are then not measured.
+of loss.py, then node.py with `--device cuda --quick`, with and without --quick. distill.py is not
+part of it. Where there is no CUDA device, it says so and ends well: its goals are then not
+measured.
 
 Columns are those of student.py; `net` is taken between two events of the device, and `MiB` is
-the device's memory at the peak of a frame, weights included.
+the device's memory at its peak from before the start of the network, weights included, to the
+end of a frame. A CUDA graph takes its memory when it is captured, at the start, so the start
+counts for all, with what it needs for a while.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ from student_cases import (
 )
 
 CUDA = "cuda"
-_NETWORK_GOAL = Goal("network p50, 480x640", "<= 1 ms", "-", None)
+_NODE = ("--device", CUDA, "--quick")
+_NETWORK_MS = 1.0
+_NETWORK_GOAL = Goal("network p50, 480x640", f"<= {_NETWORK_MS:g} ms", "-", None)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,9 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     tables, goals = measure_networks(quick=options.quick)
     tables["loss"], of_losses = measure_losses(CUDA, quick=options.quick)
     screen.rule("node.py")
-    more = ["--device", CUDA, *(["--quick"] if options.quick else [])]
     # Into a folder of its own, beside the results of the same script on the CPU.
-    node = run_script(Path(__file__).with_name("node.py"), options.output / "gpu", *more)
+    node = run_script(Path(__file__).with_name("node.py"), options.output / "gpu", *_NODE)
     tables["node"] = {"seconds": node.seconds, "problem": node.problem or None}
     finish("gpu", options, tables, [*goals, *of_losses, *named(node)])
     return 1 if node.problem else 0
@@ -86,16 +90,21 @@ def measure_networks(*, quick: bool) -> tuple[dict[str, object], list[Goal]]:
         runs[case], memory[case] = start_and_weigh(case)
     rows = make_rows(time_cases(runs, quick=quick), memory, math.nan)
     print_table(torch.cuda.get_device_name(), COLUMNS, [row.cells() for row in rows])
-    p50 = rows[0].network_ms or math.nan  # the first case: ours at 480x640
-    goal = _NETWORK_GOAL._replace(measured=f"{p50:.2f} ms", met=p50 <= 1.0)
-    return {"networks": rows}, [goal]
+    return {"networks": rows}, [judge_network(rows[0].network_ms)]  # ours at 480x640
+
+
+def judge_network(p50: float | None) -> Goal:
+    """Return the network's goal; not measured where its milliseconds are not known."""
+    if p50 is None or math.isnan(p50):
+        return _NETWORK_GOAL
+    return _NETWORK_GOAL._replace(measured=f"{p50:.2f} ms", met=p50 <= _NETWORK_MS)
 
 
 def start_and_weigh(case: Case) -> tuple[Run, float]:
-    """Start a case; return it and the device's memory in MiB at the peak of a frame."""
+    """Start a case; return it and the device's memory in MiB at the peak of start and frame."""
     before = torch.cuda.memory_allocated()
-    run = case.start()
     torch.cuda.reset_peak_memory_stats()
+    run = case.start()
     run(camera_image())
     return run, (torch.cuda.max_memory_allocated() - before) / 2**20
 

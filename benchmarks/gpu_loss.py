@@ -16,15 +16,14 @@ from loss import (
     difference,
     loss_and_gradient,
     make_input,
+    timed_ways,
+    times_faster,
     ways,
 )
 from measuring import Goal, interleaved, print_table, spread
-from torch import Tensor
 
 _COLUMNS = ("loss", "way", "ms", "peak MiB")
 _REPEATS = 20
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure_losses(device: str, *, quick: bool) -> tuple[list[object], list[Goal]]:
@@ -40,7 +39,7 @@ def measure_losses(device: str, *, quick: bool) -> tuple[list[object], list[Goal
             for part in make_input(case, case.size)
         )
         losses = ways(case)
-        calls = {way: _timed(loss, logits, depth) for way, loss in losses.items()}
+        calls = timed_ways(case, logits, depth)
         times = interleaved(calls, repeats=_REPEATS, warm_up=3)
         ms = {way: spread(values) for way, values in times.items()}
         mib = {way: peak_mib(call, device) for way, call in calls.items()}
@@ -48,9 +47,8 @@ def measure_losses(device: str, *, quick: bool) -> tuple[list[object], list[Goal
         rows.append({"loss": case.name, "ms": ms, "peak_mib": mib})
         cells += [(case.name, way, ms[way], mib[way]) for way in ms]
         if case.is_promised:
-            faster = ms[STRAIGHTFORWARD].median / ms[FUSED].median
             leaner = mib[STRAIGHTFORWARD] / max(mib[FUSED], 1e-9)
-            goals += goals_of(case, faster, leaner, difference(second, first))
+            goals += goals_of(case, times_faster(ms), leaner, difference(second, first))
     print_table("Loss, forward and backward", _COLUMNS, cells)
     return rows, goals
 
@@ -74,14 +72,3 @@ def peak_mib(call: Callable[[], object], device: str) -> float:
     torch.cuda.reset_peak_memory_stats()
     call()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def _timed(loss: Loss, logits: Tensor, depth: Tensor) -> Callable[[], object]:
-    """Return a call that does forward and backward, and waits for both."""
-
-    def call() -> None:
-        torch.autograd.grad(loss(logits, depth), logits)
-        if logits.is_cuda:
-            torch.cuda.synchronize()
-
-    return call

@@ -40,7 +40,10 @@ class Spread(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """One promise and what came of it; `met` is None where it was not measured."""
+    """One promise and what came of it.
+
+    `met` is None where there is no limit to judge by, or nothing was measured: `measured` is "-".
+    """
 
     name: str
     wanted: str
@@ -176,13 +179,18 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def print_goals(goals: Sequence[Goal]) -> None:
     """Print what was promised, what was measured, and whether it was kept."""
-    marks = {True: "[green]met[/]", False: "[bold red]MISSED[/]", None: "not measured"}
     table = Table(title="Goals", title_justify="left")
     for column in ("goal", "wanted", "measured", "", "note"):
         table.add_column(column, overflow="fold")
     for goal in goals:
-        table.add_row(goal.name, goal.wanted, goal.measured, marks[goal.met], goal.note)
+        table.add_row(goal.name, goal.wanted, goal.measured, _mark(goal), goal.note)
     console().print(table)
+
+
+def _mark(goal: Goal) -> str:
+    if goal.met is None:
+        return "not measured" if goal.measured == "-" else "reported"
+    return "[green]met[/]" if goal.met else "[bold red]MISSED[/]"
 
 
 def finish(

@@ -13,7 +13,9 @@ image at once (what the transport takes), and the runtime without ROS in a proce
 one image right after the other, and at the camera's rate, when it finds its caches cold. Two
 sizes of the network's input: the default, and that of the image.
 Swapping: the live student is exchanged again and again, as fast as the node takes it.
-Training: companion_node runs too, first idle, then with a distillation round, then idle again.
+Training: companion_node runs too, first idle, then with a distillation round, then idle again,
+once the node has settled on the student that came of it. Judged by the better of the two idle
+stretches.
 
 It uses a ROS domain of its own, and Fast DDS's LARGE_DATA transports unless you set others.
 """
@@ -35,7 +37,8 @@ _DEFAULT = InputSize.near(HEIGHT, WIDTH, 71680)  # what a first student gets
 _LARGE = InputSize(HEIGHT, WIDTH)
 _LABELLED = 64
 _LEAST_MS, _SHARE = 2.0, 0.15  # the node's allowance over the bare network, whichever is larger
-_WHILE_TRAINING = 1.25  # p95 over that of the idle node
+_WHILE_TRAINING, _WHILE_TRAINING_CUDA = 1.25, 1.2  # p95 over that of the idle node
+_VERDICTS = ("accepted", "refused")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,8 +99,9 @@ def _print(idle: dict[str, Idle], swapping: Swapping, training: Training) -> Non
     rows = [(name, *i.stages.values(), i.runtime) for name, i in idle.items()]
     print_table("Inside the node, medians, ms", ("network's input", *stages, "runtime"), rows)
     modes = (
-        ("idle, for training", training.idle),
+        ("idle, before training", training.before),
         (f"training, {training.steps} of {training.wanted_steps} steps", training.training),
+        ("idle, after training", training.after),
         (f"idle at {swapping.rate_hz:g} Hz", swapping.idle),
         (f"swapping, {swapping.swaps} in {swapping.seconds:.0f} s", swapping.swapping),
     )
@@ -150,21 +154,25 @@ def _swaps(found: Swapping) -> list[Goal]:
 
 
 def _training(found: Training) -> list[Goal]:
-    ratio = found.training.p95 / found.idle.p95
+    most = _WHILE_TRAINING_CUDA if "cuda" in found.runtime else _WHILE_TRAINING
+    idle = min(found.before.p95, found.after.p95)
+    ratio = found.training.p95 / idle
     return [
         Goal(
             "p95 while training",
-            f"<= {_WHILE_TRAINING:g} x idle",
-            f"{ratio:.2f} x ({found.training.p95:.1f} / {found.idle.p95:.1f} ms)",
-            ratio <= _WHILE_TRAINING,
-            f"{found.training.dropped} of {found.training.shown} images without depth",
+            f"<= {most:g} x idle",
+            f"{ratio:.2f} x ({found.training.p95:.1f} / {idle:.1f} ms)",
+            ratio <= most,
+            f"idle: the lower of before ({found.before.p95:.1f} ms) and after "
+            f"({found.after.p95:.1f} ms); {found.training.dropped} of {found.training.shown} "
+            "images without depth while training",
         ),
         Goal(
             "the training beside it ends",
-            f"{found.wanted_steps} steps",
-            f"{found.steps} in {found.seconds:.0f} s",
-            found.steps >= found.wanted_steps,
-            f"{found.verdict}; rested {found.rested_s:.0f} s",
+            f"{found.wanted_steps} steps and a verdict",
+            f"{found.steps} in {found.seconds:.0f} s, {found.verdict}",
+            found.steps >= found.wanted_steps and found.verdict in _VERDICTS,
+            f"rested {found.rested_s:.0f} s",
         ),
     ]
 

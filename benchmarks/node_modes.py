@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from tiekd_ros.supervisor import Child
 
 _SETTLE_S = 0.4  # after the last image, for its depth to come
 _DIAGNOSED_S = 5.5  # how far back latency in the diagnostics reaches, and a little more
+_SETTLED_S = 8.0  # after a round: promotion, loading and probing are over, the worker is gone
 _RATES_HZ = (60.0, 30.0, 15.0, 10.0, 5.0, 2.0)
 
 
@@ -165,8 +166,10 @@ def run_idle(running: Bench, rounds: int) -> Idle:
 class Training(NamedTuple):
     """The stream beside a distillation round, and without one just before and after."""
 
-    idle: Latency
+    runtime: str  # of the node while training went on
+    before: Latency
     training: Latency
+    after: Latency
     steps: int
     wanted_steps: int
     seconds: float  # from the call to the verdict
@@ -193,17 +196,32 @@ def run_training(running: Bench, steps: int, seconds: float, timeout_s: float) -
             bar.update(task, completed=watcher.steps_done)
             time.sleep(0.2)
         took = time.monotonic() - started
-    after = running.play(seconds)[3:]
+        runtime = watcher.values["runtime"]
     status = watcher.round
+    _settle(running, status)
+    after = running.play(seconds)[3:]
     return Training(
-        watcher.latency([before, after]),
+        runtime,
+        watcher.latency([before]),
         watcher.latency([during[3:]]),
+        watcher.latency([after]),
         watcher.steps_done,
         steps,
         took,
         float(status.get("rested_seconds", 0.0)),
         status.get("state", "") if status.get("stage") == "done" else "not over in time",
     )
+
+
+def _settle(running: Bench, status: dict[str, str]) -> None:
+    """Wait until the node runs what came of a round, and what this took has died away."""
+    watcher = running.watcher
+    if status.get("state") == "accepted":
+        with suppress(TiekdError):  # in vain: then the stretch before the round is what is left
+            watcher.wait_until(
+                lambda: watcher.values["student"] == status["version"], "the new student"
+            )
+    running.play(_SETTLED_S)
 
 
 class Swapping(NamedTuple):

@@ -166,12 +166,14 @@ def helpers(*wanted: tuple[object, ...]) -> Iterator[list[Helper]]:
 
 
 @contextmanager
-def nodes(*wanted: tuple[str, dict[str, object]], logs: Path) -> Iterator[list[Child]]:
-    """Run nodes of the package, each named with its parameters, in the benchmark's namespace."""
+def nodes(
+    *wanted: tuple[str, dict[str, object]], logs: Path, namespace: str = NAMESPACE
+) -> Iterator[list[Child]]:
+    """Run nodes of the package, each named with its parameters."""
     started: list[Child] = []
     try:
         for name, parameters in wanted:
-            arguments = ["-r", f"__ns:={NAMESPACE}"]
+            arguments = ["-r", f"__ns:={namespace}"]
             for key, value in parameters.items():
                 arguments += ["-p", f"{key}:={value}"]
             program = Program(name, node_command(name, arguments), logs / f"{name}.log")

@@ -13,6 +13,7 @@ Exits with 0 when every script ran to its end; a goal that is missed is a result
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -113,15 +114,16 @@ def wait_for(command: Sequence[str | Path]) -> str:
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """End a child, if it has not ended, and what it started."""
-    for number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, None)):
-        try:
-            os.killpg(child.pid, number)
-            child.wait(patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    """End a child, if it has not ended, and what it started; all get time to end by themselves."""
+    with contextlib.suppress(ProcessLookupError):  # once none of them is left
+        os.killpg(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _GRACE_S
+        while time.monotonic() < deadline:
+            child.poll()  # reaps it
+            os.killpg(child.pid, 0)
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def named(outcome: Outcome) -> list[Goal]:

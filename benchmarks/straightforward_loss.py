@@ -1,8 +1,9 @@
 """The yardstick of `loss.py`: the losses of a DPM in plain tensor code, as their formulas read.
 
 Every step is a map of all bins, (B, C, h, w), and autograd keeps what it needs of them: so the
-published implementation works. No code for targets or divergences is shared with the package;
-SSIM, which sees no bins, is the package's.
+published implementation works. The divergences are written out here. What is the package's sees
+no map of all bins: SSIM, the mean over valid pixels and, for `tiekd`, the Gaussian's corrected
+centre and its width.
 
 Shapes: B batch, C bins, h and w the map.
 """

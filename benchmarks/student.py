@@ -15,7 +15,8 @@ multiply-accumulates of convolutions and matrix products (half of what torch.uti
 counts). `of peak` is GMAC per second as a share of what this machine reaches in one large matrix
 product. `MiB` is the peak of a process of its own while frames run, above what it held before
 the network was made. `x ours` is the time as a multiple of that of mobilenetv2-fast in the same
-table and runtime (`eager`: our torch runtime).
+table, runtime (`eager`: our torch runtime) and input size (Depth Anything, which works at a size
+of its own: 480x640).
 
 The rows `eager` are the same network in torch as one would write it, without the fused batch
 norms and the memory layout of our torch runtime.
@@ -217,11 +218,14 @@ def make_rows(times: Mapping[Case, Times], memory: Mapping[Case, float], peak: f
         memory: peak in MiB of those that it was measured for.
         peak: what the machine reaches, 10^9 multiply-accumulates a second; NaN: not known.
     """
-    ours = {c.runtime: spread(t.whole).median for c, t in times.items() if c.network == OURS}
+    ours = {
+        (c.runtime, c.size): spread(t.whole).median for c, t in times.items() if c.network == OURS
+    }
     rows = []
     for case, (whole, network) in times.items():
         cost, ms = count_cost(case), spread(whole)
-        base = ours.get(ONNXRUNTIME if case.runtime == ONNXRUNTIME else TORCH)
+        runtime = ONNXRUNTIME if case.runtime == ONNXRUNTIME else TORCH
+        base = ours.get((runtime, IMAGE if case.network == DEPTH_ANYTHING else case.size))
         rows.append(
             Row(
                 case.network,
@@ -267,6 +271,7 @@ def time_cases(runs: Mapping[Case, Run], *, quick: bool) -> dict[Case, Times]:
             times = interleaved(group, repeats=repeats, warm_up=warm_up, rest_s=_REST_S)
             for name, values in times.items():
                 found[cases[name]].whole.extend(values)
+                del found[cases[name]].network[:warm_up]  # which came first of all
     return found
 
 
