@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -82,16 +83,7 @@ def bench(
         depth = {"state_dir": made.state.root, "device": device, "runtime": runtime}
         companion = {"state_dir": made.state.root, "teacher.url": '""', "train.iterations": steps}
         wanted = [("depth_node", depth), ("companion_node", companion)][: 1 + bool(labelled)]
-        watcher.forget()
-        started = stack.enter_context(nodes(*wanted, logs=made.state.logs))
-        camera, _echo = stack.enter_context(
-            helpers(("camera", made.pictures, f"{NAMESPACE},{ECHO}"), ("echo", ECHO))
-        )
-        running = Bench(made, watcher, camera, camera, 15.0)
-        with running.playing(rate_hz=5.0):
-            _await_depth(watcher, started)
-        with running.playing(ECHO, rate_hz=5.0):
-            watcher.wait_until(watcher.echoes, "an echo")
+        running = _start(stack, watcher, made, wanted)
         kind = watcher.values["runtime"].partition(" ")[0].rstrip(",")
         arguments = ("bare", made.pictures, made.state.students, device, kind)
         (running.bare,) = stack.enter_context(helpers(arguments))
@@ -99,6 +91,36 @@ def bench(
         while running.rate_hz > _RATES_HZ[-1] and not _fits(running, running.rate_hz):
             running.rate_hz = next(rate for rate in _RATES_HZ if rate < running.rate_hz)
         yield running
+
+
+def _start(
+    stack: ExitStack,
+    watcher: Watcher,
+    made: Made,
+    wanted: Sequence[tuple[str, dict[str, object]]],
+    *,
+    again: bool = True,
+) -> Bench:
+    """Start nodes, camera and echo; once more where they do not find each other in time."""
+    watcher.forget()
+    try:
+        with ExitStack() as attempt:
+            started = attempt.enter_context(nodes(*wanted, logs=made.state.logs))
+            camera, _echo = attempt.enter_context(
+                helpers(("camera", made.pictures, f"{NAMESPACE},{ECHO}"), ("echo", ECHO))
+            )
+            running = Bench(made, watcher, camera, camera, 15.0)
+            with running.playing(rate_hz=5.0):
+                _await_depth(watcher, started)
+            with running.playing(ECHO, rate_hz=5.0):
+                watcher.wait_until(watcher.echoes, "an echo")
+            stack.push(attempt.pop_all())
+            return running
+    except TiekdError as error:
+        if not again:
+            raise
+        sys.stderr.write(f"starting the nodes again: {error}\n")
+    return _start(stack, watcher, made, wanted, again=False)
 
 
 def _await_depth(watcher: Watcher, started: Sequence[Child]) -> None:
