@@ -17,7 +17,7 @@ from node_stage import ECHO, NAMESPACE, Helper, Made, helpers, nodes, prepare
 from node_stream import Latency, Watcher
 
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.student import InputSize
+from tiekd_ros.student import InputSize, StudentRegistry
 from tiekd_ros.supervisor import Child
 
 _SETTLE_S = 0.4  # after the last image, for its depth to come
@@ -227,12 +227,20 @@ def run_training(running: Bench, steps: int, seconds: float, timeout_s: float) -
         watcher.latency([before]),
         watcher.latency([during[3:]]),
         watcher.latency([after]),
-        watcher.steps_done,
+        _steps_of(running, status),
         steps,
         took,
         float(status.get("rested_seconds", 0.0)),
         status.get("state", "") if status.get("stage") == "done" else "not over in time",
     )
+
+
+def _steps_of(running: Bench, status: dict[str, str]) -> int:
+    """Return how many steps a round made, by its student; else the last that it told of."""
+    if not status.get("version"):
+        return running.watcher.steps_done
+    card = StudentRegistry(running.made.state.students).card(status["version"])
+    return int(card.training["steps"])
 
 
 def _settle(running: Bench, status: dict[str, str]) -> None:

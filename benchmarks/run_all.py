@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 from measuring import Goal, arguments, console, finish
 
+from tiekd_ros.supervisor import ended_by_signals
+
 SCRIPTS = ("student", "loss", "node", "distill")
 ON_A_GPU = "gpu"
 _LIMIT_S = 1800.0  # of one script: far more than any takes
@@ -134,4 +136,5 @@ def named(outcome: Outcome) -> list[Goal]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ended_by_signals():  # SIGTERM and a closed terminal leave no script behind either
+        sys.exit(main())
