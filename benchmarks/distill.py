@@ -47,7 +47,6 @@ def main(arguments_: list[str] | None = None) -> int:
     parser = arguments(__doc__ or "")
     parser.add_argument("--rounds", type=int, default=0, help="of each arm [1 if quick, else 3]")
     options = parser.parse_args(arguments_)
-    own_domain()
     steps = time_steps(repeats=5 if options.quick else 25)
     rounds = options.rounds or (1 if options.quick else 3)
     folder = Path(tempfile.mkdtemp(prefix="tiekd_distill_"))
@@ -73,7 +72,8 @@ def _time_arms(folder: Path, rounds: int) -> dict[str, list[RoundTimes]]:
             state = folder / f"{name}_{number}".replace(" ", "_")
             shutil.copytree(folder / "labelled", state)
             try:
-                times[name].append(time_round(state, parameters))
+                with own_domain():
+                    times[name].append(time_round(state, parameters))
             except TiekdError as error:
                 times[name].append(RoundTimes.broken(f"{BROKE}: {error}"))
             print(times[name][-1].verdict, file=sys.stderr, flush=True)

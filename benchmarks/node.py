@@ -27,8 +27,8 @@ import sys
 
 from measuring import Goal, arguments, finish, print_table
 from node_modes import Idle, Swapping, Training, bench, run_idle, run_swaps, run_training
-from node_stage import HEIGHT, WIDTH, own_domain
-from node_stream import Latency, Watcher
+from node_stage import HEIGHT, WIDTH
+from node_stream import Latency
 
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.student import RUNTIMES, InputSize
@@ -44,7 +44,6 @@ _VERDICTS = ("accepted", "refused")
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write; 1 where something did not run."""
     options = _parser().parse_args(arguments)
-    own_domain()
     try:
         idle, swapping, training = _measure(options)
     except TiekdError as error:
@@ -71,15 +70,14 @@ def _measure(options: argparse.Namespace) -> tuple[dict[str, Idle], Swapping, Tr
     steps = options.steps or (30 if quick else 200)
     kind = options.device, options.runtime
     idle = {}
-    with Watcher() as watcher:
-        with bench(watcher, _DEFAULT, *kind) as running:
-            idle[_name(_DEFAULT)] = run_idle(running, 2 if quick else 6)
-            swapping = run_swaps(running, options.swaps or 100, 5.0 if quick else 20.0)
-        with bench(watcher, _LARGE, *kind) as running:
-            idle[_name(_LARGE)] = run_idle(running, 2 if quick else 4)
-        with bench(watcher, _DEFAULT, *kind, labelled=_LABELLED, steps=steps) as running:
-            seconds = 8.0 if quick else 20.0
-            training = run_training(running, steps, seconds, timeout_s=120.0 if quick else 400.0)
+    with bench(_DEFAULT, *kind) as running:
+        idle[_name(_DEFAULT)] = run_idle(running, 2 if quick else 6)
+        swapping = run_swaps(running, options.swaps or 100, 5.0 if quick else 20.0)
+    with bench(_LARGE, *kind) as running:
+        idle[_name(_LARGE)] = run_idle(running, 2 if quick else 4)
+    with bench(_DEFAULT, *kind, labelled=_LABELLED, steps=steps) as running:
+        seconds = 8.0 if quick else 20.0
+        training = run_training(running, steps, seconds, timeout_s=120.0 if quick else 400.0)
     return idle, swapping, training
 
 

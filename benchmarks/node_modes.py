@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from measuring import Spread, progress, spread
-from node_stage import ECHO, NAMESPACE, Helper, Made, helpers, nodes, prepare
+from node_stage import ECHO, NAMESPACE, Helper, Made, helpers, nodes, own_domain, prepare
 from node_stream import Latency, Watcher
 
 from tiekd_ros.errors import TiekdError
@@ -60,7 +59,6 @@ class Bench:
 
 @contextmanager
 def bench(
-    watcher: Watcher,
     size: InputSize,
     device: str,
     runtime: str,
@@ -71,7 +69,6 @@ def bench(
     """Make a state folder, start everything and wait until depth flows.
 
     Args:
-        watcher: at work.
         size: the students' input size.
         device: where the student runs, as the node's parameter.
         runtime: the node's parameter.
@@ -79,6 +76,8 @@ def bench(
         steps: of a training round.
     """
     with ExitStack() as stack:
+        stack.enter_context(own_domain())
+        watcher = stack.enter_context(Watcher())
         made = prepare(Path(stack.enter_context(TemporaryDirectory())), size, labelled)
         depth = {"state_dir": made.state.root, "device": device, "runtime": runtime}
         companion = {"state_dir": made.state.root, "teacher.url": '""', "train.iterations": steps}
@@ -98,29 +97,18 @@ def _start(
     watcher: Watcher,
     made: Made,
     wanted: Sequence[tuple[str, dict[str, object]]],
-    *,
-    again: bool = True,
 ) -> Bench:
-    """Start nodes, camera and echo; once more where they do not find each other in time."""
-    watcher.forget()
-    try:
-        with ExitStack() as attempt:
-            started = attempt.enter_context(nodes(*wanted, logs=made.state.logs))
-            camera, _echo = attempt.enter_context(
-                helpers(("camera", made.pictures, f"{NAMESPACE},{ECHO}"), ("echo", ECHO))
-            )
-            running = Bench(made, watcher, camera, camera, 15.0)
-            with running.playing(rate_hz=5.0):
-                _await_depth(watcher, started)
-            with running.playing(ECHO, rate_hz=5.0):
-                watcher.wait_until(watcher.echoes, "an echo")
-            stack.push(attempt.pop_all())
-            return running
-    except TiekdError as error:
-        if not again:
-            raise
-        sys.stderr.write(f"starting the nodes again: {error}\n")
-    return _start(stack, watcher, made, wanted, again=False)
+    """Start nodes, camera and echo, and wait until they find each other."""
+    started = stack.enter_context(nodes(*wanted, logs=made.state.logs))
+    camera, _echo = stack.enter_context(
+        helpers(("camera", made.pictures, f"{NAMESPACE},{ECHO}"), ("echo", ECHO))
+    )
+    running = Bench(made, watcher, camera, camera, 15.0)
+    with running.playing(rate_hz=5.0):
+        _await_depth(watcher, started)
+    with running.playing(ECHO, rate_hz=5.0):
+        watcher.wait_until(watcher.echoes, "an echo")
+    return running
 
 
 def _await_depth(watcher: Watcher, started: Sequence[Child]) -> None:

@@ -82,13 +82,6 @@ class Watcher:
         self._node.destroy_node()
         self._context.try_shutdown()
 
-    def forget(self) -> None:
-        """Begin anew: other nodes are started."""
-        with self._heard:
-            self.values, self.round, self.steps_done = {}, {}, 0
-            for seen in self._seen.values():
-                seen.clear()
-
     def echoes(self) -> bool:
         """Say whether the echo has answered."""
         return bool(self._seen[ECHO])
