@@ -1,7 +1,7 @@
 """How long depth takes from the camera to whoever wants it, whatever else goes on.
 
     python benchmarks/node.py --quick            less than 5 minutes on 2 cores
-    python benchmarks/node.py                    12 minutes
+    python benchmarks/node.py                    6 minutes
     python benchmarks/node.py --runtime torch
 
 A camera process plays 640x480 images, depth_node runs as on a robot, and this process receives
