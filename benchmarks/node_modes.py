@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -76,14 +77,12 @@ def bench(
         steps: of a training round.
     """
     with ExitStack() as stack:
-        stack.enter_context(own_domain())
-        watcher = stack.enter_context(Watcher())
         made = prepare(Path(stack.enter_context(TemporaryDirectory())), size, labelled)
         depth = {"state_dir": made.state.root, "device": device, "runtime": runtime}
         companion = {"state_dir": made.state.root, "teacher.url": '""', "train.iterations": steps}
         wanted = [("depth_node", depth), ("companion_node", companion)][: 1 + bool(labelled)]
-        running = _start(stack, watcher, made, wanted)
-        kind = watcher.values["runtime"].partition(" ")[0].rstrip(",")
+        running = _start(stack, made, wanted)
+        kind = running.watcher.values["runtime"].partition(" ")[0].rstrip(",")
         arguments = ("bare", made.pictures, made.state.students, device, kind)
         (running.bare,) = stack.enter_context(helpers(arguments))
         running.play(3.0)
@@ -92,23 +91,32 @@ def bench(
         yield running
 
 
-def _start(
-    stack: ExitStack,
-    watcher: Watcher,
-    made: Made,
-    wanted: Sequence[tuple[str, dict[str, object]]],
+def _start(stack: ExitStack, made: Made, wanted: Sequence[tuple[str, dict[str, object]]]) -> Bench:
+    """Start all; once more, in another domain, where they do not find each other in time."""
+    try:
+        return _started(stack, made, wanted)
+    except TiekdError as error:
+        sys.stderr.write(f"starting the nodes again: {error}\n")
+    return _started(stack, made, wanted)
+
+
+def _started(
+    stack: ExitStack, made: Made, wanted: Sequence[tuple[str, dict[str, object]]]
 ) -> Bench:
-    """Start nodes, camera and echo, and wait until they find each other."""
-    started = stack.enter_context(nodes(*wanted, logs=made.state.logs))
-    camera, _echo = stack.enter_context(
-        helpers(("camera", made.pictures, f"{NAMESPACE},{ECHO}"), ("echo", ECHO))
-    )
-    running = Bench(made, watcher, camera, camera, 15.0)
-    with running.playing(rate_hz=5.0):
-        _await_depth(watcher, started)
-    with running.playing(ECHO, rate_hz=5.0):
-        watcher.wait_until(watcher.echoes, "an echo")
-    return running
+    with ExitStack() as attempt:
+        attempt.enter_context(own_domain())
+        watcher = attempt.enter_context(Watcher())
+        children = attempt.enter_context(nodes(*wanted, logs=made.state.logs))
+        camera, _echo = attempt.enter_context(
+            helpers(("camera", made.pictures, f"{NAMESPACE},{ECHO}"), ("echo", ECHO))
+        )
+        running = Bench(made, watcher, camera, camera, 15.0)
+        with running.playing(rate_hz=5.0):
+            _await_depth(watcher, children)
+        with running.playing(ECHO, rate_hz=5.0):
+            watcher.wait_until(watcher.echoes, "an echo")
+        stack.push(attempt.pop_all())
+        return running
 
 
 def _await_depth(watcher: Watcher, started: Sequence[Child]) -> None:
