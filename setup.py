@@ -43,7 +43,16 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.19"]
 TRAIN = [*STUDENT, "accelerate>=1.0", "tensorboard>=2.10"]
 
 # The teacher's wire, both ends: client and stubs come from tritonclient, the server from grpcio.
-TEACHER = ["grpcio>=1.50", "tritonclient[grpc]>=2.40"]
+WIRE = ["grpcio>=1.50", "tritonclient[grpc]>=2.40"]
+
+# A teacher server, with metrics.
+TEACHER = [*WIRE, "prometheus-client>=0.14"]
+
+# Teachers of transformers' AutoModelForDepthEstimation.
+HUGGINGFACE = [*STUDENT, "transformers>=5.0"]
+
+# The teacher spread over the GPUs of a cluster. Only teacher/ray_app.py imports ray.
+RAY = [*TEACHER, "ray[serve]>=2.50"]
 
 # Real ROS 2 (Kilted) as wheels, for a machine without a ROS installation. Never among the
 # required packages: a ROS installation brings the same modules under other names.
@@ -58,17 +67,17 @@ ROS = [
 ]
 
 # What the benchmarks compare students with: the Depth Anything architecture.
-BENCH = [*STUDENT, *ONNX, "transformers>=5.0"]
+BENCH = [*HUGGINGFACE, *ONNX]
 
 # Figures of the documentation.
 DOCS = ["matplotlib>=3.5"]
 
-TEST = ["pytest>=7", "pytest-timeout>=2.1"]
+TEST = ["pytest>=7", "pytest-timeout>=2.1", "trustme>=1.2"]
 LINT = ["ruff>=0.17", "mypy>=2"]
 
 
 def ros_executables() -> list[tuple[str, list[str]]]:
-    """Return the data files that let `ros2 run` find the nodes of a pip installation.
+    """Return the data files that let ROS find the programs of a pip installation.
 
     ROS looks for executables in lib/<package>. setup.cfg puts the console scripts there for
     colcon, but a wheel always has them in bin/; so a wheel carries small wrappers as well.
@@ -77,11 +86,12 @@ def ros_executables() -> list[tuple[str, list[str]]]:
         return []
     folder = Path("build") / "ros_executables"
     folder.mkdir(parents=True, exist_ok=True)
-    for node in NODES:
-        wrapper = folder / node
-        wrapper.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/../../bin/{node}" "$@"\n')
+    programs = ["tiekd", *NODES]
+    for program in programs:
+        wrapper = folder / program
+        wrapper.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/../../bin/{program}" "$@"\n')
         wrapper.chmod(0o755)
-    return [(f"lib/{NAME}", [(folder / node).as_posix() for node in NODES])]
+    return [(f"lib/{NAME}", [(folder / program).as_posix() for program in programs])]
 
 
 setup(
@@ -107,8 +117,10 @@ setup(
         "student": STUDENT,
         "onnx": ONNX,
         "teacher": TEACHER,
+        "huggingface": HUGGINGFACE,
+        "ray": RAY,
         "train": TRAIN,
-        "robot": STUDENT + TEACHER,
+        "robot": STUDENT + WIRE,
         "ros": ROS,
         "bench": BENCH,
         "docs": DOCS,

@@ -1,20 +1,44 @@
-"""Start depth_node and companion_node for one camera.
+"""Start depth_node and companion_node for one camera, and on demand a teacher beside them.
 
 ros2 launch tiekd_ros depth.launch.py image_topic:=/camera/image_raw teacher:=workstation:8001
+ros2 launch tiekd_ros depth.launch.py teacher:=huggingface:MODEL
 """
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import ExecutableInPackage
 
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+
+# A teacher with such a name before its colon runs here. Written out, since `ros2 launch` may run
+# in a Python without this package's dependencies.
+BACKENDS = ("recorded", "synthetic", "huggingface", "onnx", "ensemble")
+
+# How a teacher that runs here is reached, whatever a file of parameters says of another.
+LOCAL_TEACHER = {
+    "teacher.tls": False,
+    "teacher.ca": "",
+    "teacher.cert": "",
+    "teacher.key": "",
+    "teacher.server_name": "",
+    "teacher.pin": "",
+    "teacher.token_file": "",
+}
+RESPAWN_DELAY_S = 5.0
 
 # The arguments that set a parameter, with the parameters' own defaults. One that is left at its
 # default is not passed on, so that it does not hide what a file of parameters says.
@@ -61,7 +85,8 @@ def _arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             "teacher",
             default_value=DEFAULTS["teacher"],
-            description="host:port of the teacher server, or none.",
+            description="host:port of the teacher server, or none; or a teacher to run beside "
+            "the nodes, such as huggingface:MODEL or onnx:FILE.",
         ),
         DeclareLaunchArgument(
             "device",
@@ -102,14 +127,45 @@ def _arguments() -> list[DeclareLaunchArgument]:
     ]
 
 
-def _nodes(context: LaunchContext) -> list[Node]:
-    nodes = [_node(context, "depth_node", own_arguments={"device": "device"})]
+def _nodes(context: LaunchContext) -> list[ExecuteProcess]:
+    nodes: list[ExecuteProcess] = []
     if LaunchConfiguration("companion").perform(context) == "true":
-        nodes.append(_node(context, "companion_node", own_arguments={"teacher": "teacher.url"}))
-    return nodes
+        teacher = _teacher_here(context)
+        own = {"teacher": "teacher.url"}
+        nodes += teacher
+        nodes.append(_node(context, "companion_node", own, LOCAL_TEACHER if teacher else {}))
+    return [_node(context, "depth_node", {"device": "device"}, {}), *nodes]
 
 
-def _node(context: LaunchContext, name: str, own_arguments: dict[str, str]) -> Node:
+def _teacher_here(context: LaunchContext) -> list[ExecuteProcess]:
+    """Return the process of a teacher that is to run here, and point the companion to it."""
+    teacher = LaunchConfiguration("teacher").perform(context)
+    backend, colon, _ = teacher.partition(":")
+    if not colon or backend not in BACKENDS:
+        return []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    context.launch_configurations["teacher"] = f"127.0.0.1:{port}"
+    command = [ExecutableInPackage("tiekd", "tiekd_ros"), "teacher", "serve", "--give-way"]
+    command += ["--backend", teacher, "--port", port]
+    return [
+        ExecuteProcess(
+            cmd=command,
+            name="teacher",
+            output="screen",
+            respawn=True,
+            respawn_delay=RESPAWN_DELAY_S,
+        )
+    ]
+
+
+def _node(
+    context: LaunchContext,
+    name: str,
+    own_arguments: dict[str, str],
+    fixed: dict[str, str | bool],
+) -> Node:
     defaults = Path(get_package_share_directory("tiekd_ros")) / "config" / f"{name}.yaml"
     params_file = LaunchConfiguration("params_file").perform(context)
     shared_arguments = {"state_dir": "state_dir", "use_sim_time": "use_sim_time"}
@@ -122,6 +178,7 @@ def _node(context: LaunchContext, name: str, own_arguments: dict[str, str]) -> N
             str(defaults),
             *([params_file] if params_file else []),
             *_parameters(context, shared_arguments | own_arguments),
+            *([_typed(fixed)] if fixed else []),
         ],
         remappings=[
             ("image", LaunchConfiguration("image_topic")),
@@ -148,3 +205,7 @@ def _parameters(
         else:  # typed, or launch would read a folder called 12 as a number
             given[parameter] = ParameterValue(value, value_type=str)
     return [given] if given else []
+
+
+def _typed(values: dict[str, str | bool]) -> dict[str, ParameterValue]:
+    return {name: ParameterValue(value, value_type=type(value)) for name, value in values.items()}

@@ -91,7 +91,7 @@ make_dependencies() {
     say "installing the dependencies (about 2 minutes the first time; longer where torch brings CUDA) ..."
     local needed
     if [[ -z "$ros_sourced" ]]; then
-        mapfile -t needed < <(requirements robot onnx ros train test lint)
+        mapfile -t needed < <(requirements robot onnx huggingface ray ros train test lint)
         pip install --constraint "$root/constraints.txt" "${needed[@]}"
         return
     fi
@@ -100,11 +100,14 @@ make_dependencies() {
     # launch_pytest does not work with pytest 8.4 and newer.
     "$venv/bin/python" -c 'import cv2, numpy, yaml' ||
         fail "apt-get install python3-opencv python3-numpy python3-yaml (or rosdep install) first"
-    mapfile -t needed < <(requirements robot train test lint | grep -v '^opencv')
+    mapfile -t needed < <(requirements robot teacher huggingface train test lint | grep -v '^opencv')
     pip install "${needed[@]}" --constraint <(constraints_beside_ros)
     mapfile -t needed < <(requirements onnx)
     pip install "${needed[@]}" --constraint <(constraints_beside_ros) ||
         say "(onnxruntime could not be installed (see above): students will run with torch)"
+    mapfile -t needed < <(requirements ray)
+    pip install "${needed[@]}" --constraint <(constraints_beside_ros) ||
+        say "(ray could not be installed (see above): its tests will be skipped)"
 }
 
 constraints_beside_ros() {

@@ -14,6 +14,7 @@ from tiekd_ros import __version__
 from tiekd_ros import up as running
 from tiekd_ros.cli_options import AsJson, State, console
 from tiekd_ros.cli_students import students
+from tiekd_ros.cli_teacher import teacher
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.offline import commands as offline
 from tiekd_ros.state import StateFolder
@@ -26,7 +27,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 frames = typer.Typer(help="The frame log of a state folder.", no_args_is_help=True)
-teacher = typer.Typer(help="The teacher's side: runs without ROS.", no_args_is_help=True)
 app.add_typer(students, name="students")
 app.add_typer(frames, name="frames")
 app.add_typer(teacher, name="teacher")
@@ -126,31 +126,6 @@ def demo(
         training = (iterations, train_seconds, first_frames)
         result = run_demo(DemoOptions(frames, output, headless, seed, *training), console)
     raise typer.Exit(1 if result.failures else 0)
-
-
-@teacher.command("serve")
-def teacher_serve(
-    backend: Annotated[
-        str, typer.Option(help="recorded (depth from a folder) or synthetic (the demo's world).")
-    ],
-    port: Annotated[int, typer.Option(help="Port; 0 = any free one.", min=0, max=65535)] = 8001,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    frames: Annotated[
-        str, typer.Option(help="recorded: folder with images/, depth/, K.txt.", metavar="DIR")
-    ] = "",
-    seed: Annotated[int, typer.Option(help="synthetic: the camera's seed.", min=0)] = 0,
-    period: Annotated[float, typer.Option(help="synthetic: the camera's period in s.")] = 60.0,
-) -> None:
-    """Answer depth requests (Open Inference Protocol v2 over gRPC) until Ctrl-C."""
-    from tiekd_ros.teacher.backends import BackendOptions, create_backend
-    from tiekd_ros.teacher.server import ServerSettings, serve
-
-    answering = create_backend(backend, BackendOptions(frames=frames, seed=seed, period_s=period))
-    serve(
-        answering,
-        ServerSettings(host=host, port=port),
-        lambda real: console.print(f"teacher {backend} listens on {host}:{real}", highlight=False),
-    )
 
 
 @app.command()

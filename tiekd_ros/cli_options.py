@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from tiekd_ros.settings import Settings, setting_info
 
 State = Annotated[
     str, typer.Option("--state", help="State folder.", show_default="$XDG_STATE_HOME/tiekd")
@@ -13,3 +19,53 @@ State = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 console = Console()
+
+
+def with_settings(
+    parameter: str, kind: type[Settings], panel: str, **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a verb: in place of its `parameter` it takes an option for each of these settings.
+
+    `max_batch` becomes `--max-batch`, `period_s` becomes `--period`; a boolean is a flag that
+    turns the setting on. Values are checked by the settings themselves.
+
+    Args:
+        parameter: the verb's parameter that gets the settings.
+        kind: which they are.
+        panel: heading of their part of the help.
+        defaults: values where the command's default is another than the setting's.
+    """
+    names = {field.name: field.name.removesuffix("_s") for field in dataclasses.fields(kind)}
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(verb)
+        def command(**values: Any) -> None:
+            chosen = {name: values.pop(option) for name, option in names.items()}
+            verb(**values, **{parameter: kind(**chosen)})
+
+        own = inspect.signature(verb, eval_str=True).parameters
+        options = [
+            inspect.Parameter(
+                names[field.name],
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(field.name, field.default),
+                annotation=Annotated[type(field.default), _option(field, panel)],
+            )
+            for field in dataclasses.fields(kind)
+        ]
+        rest = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values() if p.name != parameter]
+        parameters = [*rest, *options]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _option(field: dataclasses.Field[Any], panel: str) -> Any:
+    info = setting_info(field)
+    unit = f" ({info.unit})" if info.unit else ""
+    choices = f" ({', '.join(info.choices)})" if info.choices else ""
+    flag = "--" + field.name.removesuffix("_s").replace("_", "-")
+    text = f"{info.description[:1].upper()}{info.description[1:]}{choices}{unit}."
+    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=field.default != "")

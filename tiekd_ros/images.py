@@ -44,16 +44,22 @@ def encode_png(image: RgbImage) -> bytes:
     return data.tobytes()
 
 
-def decode_image(data: bytes) -> RgbImage:
+def decode_image(data: bytes, *, as_stored: bool = False) -> RgbImage:
     """Decode JPEG or PNG bytes to an RGB image.
+
+    Args:
+        data: the encoded image.
+        as_stored: leave it as its rows lie, whatever EXIF says of how the camera was held: the
+            size is the header's then, and intrinsics of the stored image hold.
 
     Raises:
         BadImageError: the bytes are no image that OpenCV can read.
     """
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     bgr = None
     if data:
         try:
-            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error:
             bgr = None
     if bgr is None:
@@ -159,6 +165,20 @@ def resize_depth(depth: DepthMap, height: int, width: int) -> DepthMap:
     method = cv2.INTER_LINEAR if whole else cv2.INTER_NEAREST_EXACT
     resized: DepthMap = cv2.resize(depth, (width, height), interpolation=method)
     return resized
+
+
+def shrink_map(values: npt.NDArray[np.float32], max_side: int) -> npt.NDArray[np.float32]:
+    """Return a map (H, W) whose longer side has at most `max_side` pixels; 0 = as it is.
+
+    Takes the nearest pixel: a mean across the edge of an object would be the depth of nothing.
+    """
+    height, width = values.shape[:2]
+    if max_side < 1 or max(height, width) <= max_side:
+        return values
+    scale = max_side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small: npt.NDArray[np.float32] = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return small
 
 
 def thumbnail(image: RgbImage) -> Thumbnail:

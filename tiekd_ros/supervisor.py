@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,8 @@ class Program:
     log: Path | None = None
     """Where its output goes; None = to this process's own output."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    required: bool = True
+    """Whether all ends where it refuses to start; else it is tried again."""
 
 
 class Child:
@@ -156,8 +159,8 @@ class _Watched:
         """Start the program where it is due; note its end.
 
         Raises:
-            TiekdError: it ended with status 1 soon after its first start: what was asked of it
-                cannot work, and trying again would not help.
+            TiekdError: it is required and ended with status 1 soon after its first start: what
+                was asked of it cannot work, and trying again would not help.
         """
         now, child = time.monotonic(), self.child
         if child is None:
@@ -168,7 +171,8 @@ class _Watched:
             return
         self.child = None
         soon = now - child.started < _STEADY_S
-        if child.process.returncode == 1 and soon and not self._due:
+        refuses = child.process.returncode == 1 and soon and not self._due
+        if refuses and self.program.required:
             raise TiekdError(f"{self.program.name} cannot start; it has said why")
         if child.process.returncode == 0:
             self.done = True
@@ -185,14 +189,14 @@ def supervise(programs: Sequence[Program], say: Callable[[str], None]) -> None:
     """Run programs until SIGINT, SIGTERM or SIGHUP, or until all are done.
 
     One that ends with status 0 is done; one that ends otherwise is started again, with growing
-    waits. One that refuses to start ends all.
+    waits. A required one that refuses to start ends all.
 
     Args:
         programs: what to run.
         say: receives one line for each event worth knowing.
 
     Raises:
-        TiekdError: a program refused to start (status 1).
+        TiekdError: a required program refused to start (status 1).
     """
     asked: list[int] = []
     watched = [_Watched(program) for program in programs]
@@ -204,6 +208,14 @@ def supervise(programs: Sequence[Program], say: Callable[[str], None]) -> None:
                 time.sleep(0.1)
         finally:
             stop_children([one.child for one in watched if one.child is not None])
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 on which nobody listens at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def node_command(name: str, arguments: Sequence[str]) -> list[str]:

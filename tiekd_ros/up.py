@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tiekd_ros.supervisor import Program, node_command
+from tiekd_ros.supervisor import Program, free_port, node_command
 
 Namespace = Annotated[str, typer.Option(help="Namespace of the nodes.")]
 ImageTopic = Annotated[str, typer.Option(help="The camera's images.")]
@@ -23,7 +24,11 @@ ParamsFile = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option(help="host:port of the teacher server, or none.", show_default="127.0.0.1:8001"),
+    typer.Option(
+        help="host:port of the teacher server, or none; or a teacher to run beside the nodes, such "
+        "as huggingface:MODEL or onnx:FILE.",
+        show_default="127.0.0.1:8001",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 Camera = Annotated[
@@ -34,6 +39,12 @@ Companion = Annotated[bool, typer.Option(help="Log frames and learn from them.")
 UseSimTime = Annotated[
     bool | None, typer.Option(help="Take the time from /clock.", show_default="no-use-sim-time")
 ]
+# How a teacher that runs here is reached, whatever a file of parameters says of another.
+_LOCAL_TEACHER: dict[str, object] = {
+    "teacher.tls": False,
+    **{f"teacher.{name}": "" for name in ("ca", "cert", "key", "server_name", "pin", "token_file")},
+}
+
 LogLevel = Annotated[str, typer.Option(help="debug, info, warn or error.")]
 
 
@@ -61,12 +72,19 @@ class UpOptions:
 
 
 def node_programs(options: UpOptions, logs: Path | None = None) -> list[Program]:
-    """Return the programs to run.
+    """Return the programs to run: the nodes, and before them a teacher where one is to run here.
 
     Args:
         options: names and settings.
-        logs: folder for one log file a node; None = this process's own output.
+        logs: folder for one log file a program; None = this process's own output.
     """
+    if options.teacher is not None and is_backend(options.teacher):
+        port = free_port()
+        parameters = {**_LOCAL_TEACHER, **options.companion_parameters}
+        here = replace(options, teacher=f"127.0.0.1:{port}", companion_parameters=parameters)
+        nodes = node_programs(here, logs)
+        teacher = _teacher_program(options.teacher, port, logs)
+        return [teacher, *nodes] if options.companion else nodes  # nobody else would ask it
     shared = {"state_dir": options.state_dir, "use_sim_time": options.use_sim_time}
     depth = {**shared, "device": options.device, **options.depth_parameters}
     programs = [_program("depth_node", options, depth, logs)]
@@ -78,6 +96,23 @@ def node_programs(options: UpOptions, logs: Path | None = None) -> list[Program]
         parameters = {"source": options.camera, **options.camera_parameters}
         programs.append(_camera_program(options, parameters, logs))
     return programs
+
+
+def is_backend(teacher: str) -> bool:
+    """Say whether this names a backend, as in `huggingface:MODEL`, and not a server's address."""
+    name, colon, _ = teacher.partition(":")
+    if not colon or not name.isalpha():  # an address in numbers needs no look at the backends
+        return False
+    from tiekd_ros.teacher.backends import BACKENDS
+
+    return name in BACKENDS
+
+
+def _teacher_program(teacher: str, port: int, logs: Path | None) -> Program:
+    command = [sys.executable, "-m", "tiekd_ros.cli", "teacher", "serve", "--give-way"]
+    command += ["--backend", teacher, "--port", str(port)]
+    # Without a teacher depth is published and frames are logged all the same.
+    return Program("teacher", command, _log("teacher", logs), required=False)
 
 
 def _program(

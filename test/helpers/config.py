@@ -16,6 +16,8 @@ from tiekd_ros.nodes.settings import CameraSettings, CompanionSettings, DepthSet
 from tiekd_ros.settings import Settings, setting_info
 from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings
+from tiekd_ros.teacher.trust import TrustSettings
+from tiekd_ros.teacher.upload import UploadSettings
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 
@@ -26,7 +28,9 @@ NODES: dict[str, dict[str, type[Settings]]] = {
         "frames": FrameLogSettings,
         "labels": LabellerSettings,
         "teacher": ClientSettings,
+        "upload": UploadSettings,
         "checks": AnswerChecks,
+        "trust": TrustSettings,
         **RoundPlan.groups(),
     },
     "camera_node": {"": CameraSettings},
@@ -50,8 +54,10 @@ _USES = {
 _TITLES = {
     "frames": "The frame log: what is worth keeping, and how much of it. [all at start]",
     "labels": "Asking the teacher for labels, in the background. [all at start]",
-    "teacher": "Where the teacher is, and how patiently it is asked. [all at start]",
+    "teacher": "Where the teacher is, how it is reached, and how patiently. [all at start]",
+    "upload": "What becomes of an image before it is sent to the teacher. [all at start]",
     "checks": "What a label must look like before it is believed. [all at start]",
+    "trust": "How a label must fit those before it, and the live student. [all at start]",
     "distill": "Distillation rounds: when one may start, and on which frames.",
     "student": "The shape of a first student; later ones inherit it.",
     "train": "The training of one round.",

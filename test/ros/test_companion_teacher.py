@@ -24,6 +24,7 @@ from ros_helpers.peer import Peer, running
 from tiekd_ros.nodes.companion_node import CompanionNode
 from tiekd_ros.state import StateFolder
 from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.protocol import TeacherIdentity
 
 NODE = "companion_node"
 
@@ -54,14 +55,13 @@ def test_frames_wait_for_a_teacher_that_is_away_and_are_labelled_when_it_comes(
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (np.full((HEIGHT, WIDTH), np.nan, np.float32), "answer_not_believed"),
-        (-ramp(), "answer_not_believed"),
-        (ramp(WIDTH, WIDTH), "answer_not_believed"),
-        (np.full((HEIGHT, WIDTH), 3, np.float32), "answer_not_believed"),
+        (np.zeros((HEIGHT, WIDTH), np.float32), "label_unknown"),
+        (-ramp(), "label_range"),
+        (ramp(WIDTH, WIDTH), "label_shape"),
+        (np.full((HEIGHT, WIDTH), 3, np.float32), "label_constant"),
         (BackendRefusal("never seen"), "teacher_refused"),
-        (RuntimeError("out of memory"), "teacher_broke"),
     ],
-    ids=["nan", "negative", "wrong shape", "constant", "refusal", "error"],
+    ids=["zero", "negative", "wrong shape", "constant", "refusal"],
 )
 def test_a_frame_without_a_credible_label_is_rejected_and_the_next_one_labelled(
     peer: Peer, state: StateFolder, port: int, answer: Answer, reason: str
@@ -72,9 +72,31 @@ def test_a_frame_without_a_credible_label_is_rejected_and_the_next_one_labelled(
         await_frames(state, "rejected", 1)
         assert stats(state).rejected == {reason: 1}
         peer.await_value(NODE, f"rejected: {reason}", "1")
+        peer.await_value(NODE, f"refused: {reason}", "1")
         backend.answer = ramp()
         log_pictures(peer, state, [1])
         await_frames(state, "labelled", 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (RuntimeError("out of memory"), "broke on a request"),
+        (np.full((HEIGHT, WIDTH), 3, np.float32), "the teacher stub 7 is suspect"),
+    ],
+    ids=["error", "constant"],
+)
+def test_frames_wait_while_a_teacher_is_sick(
+    peer: Peer, state: StateFolder, port: int, answer: Answer, said: str
+) -> None:
+    backend = StubBackend(answer)
+    with serving(backend, port=port):
+        log_pictures(peer, state, range(7))
+        peer.await_diagnosis(NODE, said, DiagnosticStatus.WARN)
+        rejected = sum(stats(state).rejected.values())
+        assert rejected <= 5
+        backend.answer = ramp()
+        await_frames(state, "labelled", 7 - rejected)
 
 
 def test_frames_wait_while_the_teacher_is_not_metric(
@@ -89,6 +111,57 @@ def test_frames_wait_while_the_teacher_is_not_metric(
         assert not backend.requests
     with serving(StubBackend(), port=port):
         await_frames(state, "labelled", 2)
+
+
+def test_labels_of_a_wrong_scale_are_refused_until_the_scale_is_right_again(
+    peer: Peer, state: StateFolder, port: int
+) -> None:
+    backend = StubBackend()
+    with serving(backend, port=port):
+        log_pictures(peer, state, range(8))
+        await_frames(state, "labelled", 8)
+        backend.answer = ramp() * np.float32(100)
+        log_pictures(peer, state, range(8, 11))
+        await_frames(state, "rejected", 3)
+        said = peer.await_diagnosis(
+            NODE, "the last 3 labels were refused (last: label_scale_jump", DiagnosticStatus.WARN
+        )
+        assert said.values["refused: label_scale_jump"] == "3"
+        assert stats(state).rejected == {"label_scale_jump": 3}
+        backend.answer = ramp()
+        log_pictures(peer, state, [11])
+        await_frames(state, "labelled", 9)
+        peer.await_diagnosis(NODE, "logging frames", DiagnosticStatus.OK)
+
+
+def test_another_teacher_is_said_and_its_labels_compared_with_its_own(
+    peer: Peer, state: StateFolder, port: int
+) -> None:
+    backend = StubBackend()
+    with serving(backend, port=port):
+        log_pictures(peer, state, range(8))
+        await_frames(state, "labelled", 8)
+        peer.await_value(NODE, "teacher", "stub 7")
+        backend.identity = TeacherIdentity("stub", "8", metric=True)
+        backend.answer = ramp() * np.float32(100)
+        log_pictures(peer, state, [8])
+        await_frames(state, "labelled", 9)
+        peer.await_diagnosis(NODE, "the teacher changed: stub 8", DiagnosticStatus.WARN)
+        peer.await_value(NODE, "teacher changes", "1")
+        assert stats(state).teachers == {"stub 7": 8, "stub 8": 1}
+
+
+def test_time_and_bytes_of_a_label_are_reported(peer: Peer, state: StateFolder, port: int) -> None:
+    with serving(StubBackend(), port=port):
+        log_pictures(peer, state, range(2))
+        await_frames(state, "labelled", 2)
+        peer.await_value(NODE, "labels received", "2")
+        values = peer.diagnosis(NODE).values
+    assert 0 < float(values["round trip p50 [ms]"]) <= float(values["round trip p95 [ms]"])
+    assert 0 < float(values["bytes up per frame"]) < 20_000
+    assert 64 * 48 * 2 < float(values["bytes down per frame"]) < 64 * 48 * 2 + 300
+    assert values["teacher circuit"] == "closed"
+    assert values["teacher connection"] == "plain"
 
 
 def test_frames_wait_while_the_teacher_says_nothing(

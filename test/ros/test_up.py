@@ -12,6 +12,7 @@ import pytest
 from rcl_interfaces.srv import GetParameters
 
 from helpers.students import small_student
+from ros_helpers.companion import stats
 from ros_helpers.peer import Peer
 from ros_helpers.processes import Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
@@ -84,3 +85,26 @@ def test_the_nodes_take_the_file_of_parameters_and_end_with_an_up_that_is_killed
     assert all(pids), up.output
     up.kill()
     wait_for(lambda: not any(is_running(pid) for pid in pids), "the end of the nodes")
+
+
+def test_a_teacher_beside_the_nodes_labels_their_frames_and_ends_with_them(
+    peer: Peer, processes: Processes, state: StateFolder
+) -> None:
+    topic = f"{peer.namespace}/image"
+    up = processes.tiekd(
+        "up", "--namespace", peer.namespace, "--camera", "synthetic", "--teacher", "synthetic:0",
+        "--image-topic", topic, "--camera-info-topic", f"{peer.namespace}/image_info",
+        "--state", str(state.root),
+    )  # fmt: skip
+    up.await_output("listens on 127.0.0.1:")
+    teacher = find_process("tiekd_ros.cli", "teacher", "serve", "synthetic:0", "--give-way")
+    assert teacher is not None
+    assert os.getpriority(os.PRIO_PROCESS, teacher) > 0
+    wait_for(
+        lambda: sum(stats(state).frames.get("labelled", {}).values()) >= 2,
+        "labels",
+        explain=lambda: up.output,
+    )
+    assert up.stop(signal.SIGINT) == 0, up.output
+    assert not is_running(teacher)
+    assert "Traceback" not in up.output

@@ -23,7 +23,8 @@ ROS = {
 
 LEAVES = {"__init__", "errors", "settings", "camera", "cores", "images", "state", "mailbox"}
 TOP = {
-    "demo", "cli", "cli_options", "cli_students", "offline", "up", "supervisor", "ros_environment",
+    "demo", "cli", "cli_options", "cli_students", "cli_teacher", "offline", "up", "supervisor",
+    "ros_environment",
 }  # fmt: skip
 MAY_IMPORT = {
     "student": set(),
@@ -38,7 +39,7 @@ MAY_IMPORT = {
 }
 """The rooms that each room may import beside itself and the leaves."""
 
-TEACHER_CLIENT_SIDE = {"client", "errors", "protocol", "checks"}
+TEACHER_CLIENT_SIDE = {"client", "errors", "protocol", "checks", "trust", "upload"}
 
 
 def modules() -> dict[str, Path]:

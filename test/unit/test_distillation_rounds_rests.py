@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -33,6 +34,7 @@ def test_a_round_rests_says_so_goes_on_and_can_be_stopped_resting(resting, state
     assert resting.runner.busy
     step = resting.runner.record.step
     resting.runner.rest()  # twice does no harm
+    time.sleep(0.05)  # rests are told in hundredths of a second
     resting.runner.go_on()
     wait_until(lambda: not resting.runner.record.resting)
     wait_until(lambda: resting.runner.record.step > step)

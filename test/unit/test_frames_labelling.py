@@ -16,6 +16,7 @@ from tiekd_ros.frames import (
     Labeller,
     LabellerSettings,
     LoggedFrame,
+    NotNow,
     Observation,
     RefusedLabel,
     StoreLockedError,
@@ -121,7 +122,7 @@ def test_no_more_requests_are_in_flight_than_allowed(store, labeller_of) -> None
 def test_a_refused_frame_is_rejected_with_the_reason(store, labeller_of) -> None:
     def picky(frame: LoggedFrame) -> LabelAnswer:
         if frame.id == 2:
-            raise RefusedLabel("relative_depth")
+            raise RefusedLabel("relative_depth", "a text for people")
         if frame.id == 3:
             return LabelAnswer(np.full((4, 4), np.nan, np.float32), None, "fake", "1")
         return answer(frame)
@@ -130,7 +131,44 @@ def test_a_refused_frame_is_rejected_with_the_reason(store, labeller_of) -> None
     labeller = labeller_of(picky)
     eventually(lambda: labeller.snapshot().labelled == 2 and labeller.snapshot().refused == 2)
     assert store.stats().rejected == {"relative_depth": 1, "bad_label": 1}
-    assert labeller.snapshot().link in ("ok", "idle")
+    snapshot = labeller.snapshot()
+    assert snapshot.link in ("ok", "idle")
+    assert snapshot.refusals == {"relative_depth": 1, "bad_label": 1}
+
+
+def test_refusals_in_a_row_end_with_the_next_label(store, labeller_of) -> None:
+    good = threading.Event()
+
+    def picky(frame: LoggedFrame) -> LabelAnswer:
+        if not good.is_set():
+            raise RefusedLabel("label_constant", "2 m everywhere")
+        return answer(frame)
+
+    log(store, 0, 1)
+    labeller = labeller_of(picky)
+    eventually(lambda: labeller.snapshot().refused_in_a_row == 2)
+    assert labeller.snapshot().last_refusal == "label_constant: 2 m everywhere"
+    good.set()
+    log(store, 2)
+    labeller.notify()
+    eventually(lambda: labeller.snapshot().labelled == 1)
+    assert labeller.snapshot().refused_in_a_row == 0
+
+
+def test_a_teacher_that_says_when_to_come_back_is_asked_then(store, labeller_of) -> None:
+    asked: list[int] = []
+
+    def later(frame: LoggedFrame) -> LabelAnswer:
+        asked.append(frame.id)
+        if len(asked) < 4:
+            raise NotNow("nobody is there", 0.01)
+        return answer(frame)
+
+    log(store, 0)
+    # Its own waits would take minutes.
+    labeller = labeller_of(later, LabellerSettings(retry_s=60.0, max_retry_s=600.0))
+    eventually(lambda: labeller.snapshot().labelled == 1)
+    assert len(asked) == 4
 
 
 def test_an_unreachable_teacher_loses_nothing_and_is_tried_until_it_answers(

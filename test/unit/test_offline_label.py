@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from helpers.certificates import make_certificates
 from helpers.children import run_python, start_python, wait_until
 from helpers.depth_data import KITTI_SIZES, write_kitti, write_nyu
 from helpers.stores import EAGER, view
@@ -23,6 +24,7 @@ from tiekd_ros.offline.map_folder import LabelFolderError, MapFolder
 from tiekd_ros.teacher.errors import (
     BackendRefusal,
     RelativeTeacherError,
+    TeacherDeniedError,
     TeacherUnreachableError,
 )
 from tiekd_ros.teacher.protocol import DepthAnswer, TeacherIdentity
@@ -81,6 +83,32 @@ def test_a_server_labels_every_image_once_and_says_who_it_was(folder):
     }
 
 
+def test_a_closed_teacher_lets_in_who_has_certificate_and_token(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("TIEKD_TEACHER_TOKEN", raising=False)
+    made = make_certificates(tmp_path / "certificates")
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef-robot")
+    token.chmod(0o600)
+    closed = {"tls_cert": str(made.cert), "tls_key": str(made.key), "client_ca": str(made.ca)}
+    own = ("--ca", made.ca, "--cert", made.client_cert, "--key", made.client_key)
+    with serving(StubBackend(answer), token_file=str(token), **closed) as url:
+        asked = ("--data", folder, "--teacher", url)
+        with pytest.raises(TeacherDeniedError, match="does not let this robot in"):
+            label(*asked, *own)
+        with pytest.raises(TeacherUnreachableError, match="without TLS"):
+            label(*asked, "--token-file", token)
+        assert label(*asked, *own, "--token-file", token)["labelled"] == COUNT
+
+
+def test_tls_goes_by_the_authorities_of_the_system_where_no_other_is_named(folder, tmp_path):
+    made = make_certificates(tmp_path / "certificates")
+    with serving(StubBackend(answer), tls_cert=str(made.cert), tls_key=str(made.key)) as url:
+        asked = ("--data", folder, "--teacher", url)
+        with pytest.raises(TeacherDeniedError, match="no TLS connection"):
+            label(*asked, "--tls")
+        assert label(*asked, "--tls", "--ca", made.ca)["labelled"] == COUNT
+
+
 def test_the_teacher_gets_the_picture_its_intrinsics_and_its_stamp(folder):
     (folder / "times.txt").write_text("\n".join(f"{index}.5" for index in range(COUNT)))
     backend = StubBackend(answer)
@@ -94,13 +122,15 @@ def test_the_teacher_gets_the_picture_its_intrinsics_and_its_stamp(folder):
     ]
 
 
-def test_a_backend_in_this_process_labels_too(folder, tmp_path):
+@pytest.mark.parametrize("short", [False, True])
+def test_a_backend_in_this_process_labels_too(folder, tmp_path, short):
     (folder / "depth").mkdir()
     for index in range(COUNT):
         (folder / "depth" / f"f{index}.png").write_bytes(encode_depth_png(depth_of(picture(index))))
     (folder / "meta.yaml").write_text("depth_units_per_m: 256\n")
     output = tmp_path / "maps"
-    arguments = ["--backend", "recorded", "--frames", folder, "--output", output]
+    named = [f"recorded:{folder}"] if short else ["recorded", "--frames", folder]
+    arguments = ["--backend", *named, "--output", output]
     assert label("--data", folder, *arguments)["labelled"] == COUNT
     for index in range(COUNT):
         stored = output / f"f{index}.png"

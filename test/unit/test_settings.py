@@ -97,12 +97,16 @@ def test_every_setting_of_the_product_fits_its_own_range_and_is_described():
     from tiekd_ros.frames import FrameLogSettings, LabellerSettings
     from tiekd_ros.nodes.settings import CameraSettings, DepthSettings
     from tiekd_ros.student import DepthBins, InputSize
+    from tiekd_ros.teacher.checks import AnswerChecks
     from tiekd_ros.teacher.client import ClientSettings
     from tiekd_ros.teacher.server import ServerSettings
+    from tiekd_ros.teacher.trust import TrustSettings
+    from tiekd_ros.teacher.upload import UploadSettings
     from tiekd_ros.worlds import WorldSettings
 
     kinds = [FrameLogSettings, LabellerSettings, CameraSettings, DepthSettings, DepthBins]
     kinds += [InputSize, ClientSettings, ServerSettings, WorldSettings]
+    kinds += [AnswerChecks, TrustSettings, UploadSettings]
     for kind in [*kinds, *RoundPlan.groups().values()]:
         kind()
         for field in dataclasses.fields(kind):

@@ -22,7 +22,11 @@ SUPERVISOR = """
 import sys
 from tiekd_ros.supervisor import Program, supervise
 programs = [
-    Program(name, ["sh", "-c", f"echo $$ >> {sys.argv[1]}/{name}; {script}"])
+    Program(
+        name,
+        ["sh", "-c", f"echo $$ >> {sys.argv[1]}/{name}; {script}"],
+        required=not name.startswith("optional"),
+    )
     for name, script in (a.split("=", 1) for a in sys.argv[2:])
 ]
 supervise(programs, lambda line: print(line, flush=True))
@@ -72,6 +76,24 @@ def test_a_child_that_dies_is_started_again_with_growing_waits(tmp_path):
     assert lines[0] == "broken ended with code 3; again in 1 s"
     assert lines[1] == "broken ended with code 3; again in 2 s"
     assert len(pids(tmp_path, "steady")) == 1
+
+
+def test_a_program_that_refuses_to_start_ends_all(tmp_path):
+    process = start(tmp_path, steady="exec sleep 100", broken="exit 1")
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode != 0
+    assert "broken cannot start" in errors
+    assert not any(alive(pid) for pid in pids(tmp_path, "steady"))
+
+
+def test_one_that_is_not_required_is_tried_again_with_growing_waits(tmp_path):
+    process = start(tmp_path, steady="exec sleep 100", optional="exit 1")
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[0] == "optional ended with code 1; again in 1 s\n"
+    assert lines[1] == "optional ended with code 1; again in 2 s\n"
+    assert len(pids(tmp_path, "steady")) == 1
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
 
 
 def test_a_killed_child_is_told_with_its_signal(tmp_path):

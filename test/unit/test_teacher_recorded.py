@@ -108,7 +108,7 @@ def test_a_folder_of_a_single_frame_will_do(tmp_path):
 
 
 def test_a_backend_that_does_not_exist_or_lacks_its_folder_says_what_would_do(tmp_path):
-    assert BACKENDS == ("recorded", "synthetic")
+    assert BACKENDS == ("recorded", "synthetic", "huggingface", "onnx", "ensemble")
     with pytest.raises(InvalidSettingError, match="'oracle': there are recorded, synthetic"):
         create_backend("oracle")
     with pytest.raises(InvalidSettingError, match="--frames"):

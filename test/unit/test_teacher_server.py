@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from helpers.teachers import SilentBackend, StubBackend, picture, ramp, serving
-from tiekd_ros.images import encode_jpeg
+from tiekd_ros.images import decode_image, encode_jpeg
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.errors import TeacherServerError
 from tiekd_ros.teacher.protocol import DepthAnswer
@@ -24,6 +24,11 @@ from tiekd_ros.teacher.server import ServerSettings, TeacherServer
 
 PROMPT_S = 5.0
 FP16_RELATIVE_ERROR = 2.0**-11
+# An EXIF segment of one entry: orientation 6, the camera was held a quarter turn to the right.
+EXIF_QUARTER_TURN = (
+    b"\xff\xe1\x00\x22Exif\0\0MM\x00\x2a\x00\x00\x00\x08\x00\x01"
+    b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
+)
 
 
 def image_input(data: bytes) -> triton.InferInput:
@@ -175,6 +180,40 @@ def test_an_unknown_output_is_an_invalid_argument():
         status, text = refusal(url, encode_jpeg(picture()), outputs=outputs)
     assert status == "INVALID_ARGUMENT"
     assert "'normals'" in text
+
+
+def test_an_output_that_is_asked_for_twice_is_an_invalid_argument():
+    backend = StubBackend()
+    with serving(backend) as url:
+        outputs = [triton.InferRequestedOutput("depth")] * 10_000
+        status, text = refusal(url, encode_jpeg(picture()), outputs=outputs)
+    assert (status, backend.requests) == ("INVALID_ARGUMENT", [])
+    assert "10000 outputs" in text
+
+
+def test_an_image_is_labelled_as_its_rows_are_stored_whatever_exif_says():
+    seen = []
+
+    def answer(image, request):
+        seen.append(image)
+        return np.ones(image.shape[:2], np.float32)
+
+    upright = encode_jpeg(picture())
+    turned = upright[:2] + EXIF_QUARTER_TURN + upright[2:]
+    assert decode_image(turned).shape == (64, 48, 3)
+    with serving(StubBackend(answer)) as url:
+        assert infer(url, turned).as_numpy("depth").shape == (48, 64)
+    np.testing.assert_array_equal(seen[0], decode_image(upright))
+
+
+def test_streams_are_unimplemented_without_a_traceback(caplog):
+    with serving(StubBackend()) as url, grpc.insecure_channel(url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            list(stub.ModelStreamInfer(iter([service_pb2.ModelInferRequest()]), timeout=5.0))
+    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "streams" in raised.value.details()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_a_backends_refusal_keeps_its_text():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,13 +14,27 @@ from typer.testing import CliRunner
 from tiekd_ros import supervisor
 from tiekd_ros.cli import app
 from tiekd_ros.supervisor import Program
-from tiekd_ros.up import UpOptions, node_programs
+from tiekd_ros.teacher.backends import BACKENDS
+from tiekd_ros.up import UpOptions, is_backend, node_programs
+
+LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch" / "depth.launch.py"
 
 
 def parameters(program: Program) -> list[str]:
     """Return what stands after each -p."""
     command = list(program.command)
     return [command[i + 1] for i, word in enumerate(command) if word == "-p"]
+
+
+def launch_value(name: str) -> Any:
+    """Return what the launch file, which needs `launch` to be imported, assigns to a name."""
+    module = ast.parse(LAUNCH_FILE.read_text())
+    (value,) = [
+        node.value
+        for node in module.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
+    ]
+    return ast.literal_eval(value)
 
 
 @pytest.fixture
@@ -89,3 +105,59 @@ def test_what_is_given_wins_over_the_file_even_if_it_is_the_default(started, tmp
     words = list(depth.command)
     assert words.index("--params-file") < words.index("-p")  # the later one wins in rcl
     assert Path(state).is_dir()
+
+
+@pytest.mark.parametrize("teacher", ["huggingface:/models/large", "onnx:a:b.onnx", "synthetic:0"])
+def test_a_teacher_runs_beside_the_nodes_on_a_port_that_the_companion_knows(teacher, tmp_path):
+    programs = node_programs(UpOptions(teacher=teacher), tmp_path)
+    assert [p.name for p in programs] == ["teacher", "depth_node", "companion_node"]
+    command = list(programs[0].command)
+    assert command[:5] == [sys.executable, "-m", "tiekd_ros.cli", "teacher", "serve"]
+    assert command[command.index("--backend") + 1] == teacher
+    assert "--give-way" in command
+    assert "--host" not in command  # so that only this machine reaches it
+    port = command[command.index("--port") + 1]
+    assert f'teacher.url:="127.0.0.1:{port}"' in programs[2].command
+    assert programs[0].log == tmp_path / "teacher.log"
+    assert [p.required for p in programs] == [False, True, True]
+
+
+LOCAL = {
+    "teacher.tls": "false",
+    **{
+        f"teacher.{name}": '""'
+        for name in ("ca", "cert", "key", "server_name", "pin", "token_file")
+    },
+}
+
+
+def test_a_file_of_parameters_for_another_teacher_does_not_lock_out_the_one_that_runs_here():
+    own = {"teacher.timeout_s": 9.0}
+    here = node_programs(UpOptions(teacher="synthetic:0", companion_parameters=own))[2]
+    assert {f"{name}:={value}" for name, value in LOCAL.items()} <= set(parameters(here))
+    assert "teacher.timeout_s:=9.0" in parameters(here)
+    there = node_programs(UpOptions(teacher="w:8001"))[1]
+    assert parameters(there) == ['teacher.url:="w:8001"']
+
+
+def test_the_launch_file_sets_the_same_parameters_for_it():
+    found = {
+        name: {"": '""', False: "false"}[value]
+        for name, value in launch_value("LOCAL_TEACHER").items()
+    }
+    assert found == LOCAL
+
+
+def test_nobody_runs_a_teacher_for_nobody():
+    (depth,) = node_programs(UpOptions(teacher="synthetic:0", companion=False))
+    assert depth.name == "depth_node"
+
+
+@pytest.mark.parametrize("teacher", ["none", "", "w:8001", "10.0.0.7:8001", "onnx", "[::1]:8001"])
+def test_an_address_is_no_backend(teacher):
+    assert not is_backend(teacher)
+    assert "teacher" not in [p.name for p in node_programs(UpOptions(teacher=teacher))]
+
+
+def test_the_launch_file_knows_the_same_backends():
+    assert launch_value("BACKENDS") == BACKENDS

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from tiekd_ros.demo.scene import Scene
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.supervisor import Child, Program, stop_children
+from tiekd_ros.supervisor import Child, Program, free_port, stop_children
 from tiekd_ros.up import UpOptions, node_programs
 
 NAMESPACE = "tiekd"
@@ -33,7 +33,7 @@ class Stage:
     def __init__(self, scene: Scene, state: Path, iterations: int, seconds: float) -> None:
         self._state = state
         self._logs = state / "logs"
-        self._port = _free_port()
+        self._port = free_port()
         url = f"127.0.0.1:{self._port}"
         turn = scene.turn_s
         self._options = UpOptions(
@@ -114,13 +114,6 @@ class Stage:
                         f"see {self.log_of('teacher')}"
                     ) from None
             time.sleep(0.2)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _last_lines(path: Path, count: int = 5) -> str:

@@ -1,5 +1,6 @@
 """The frame log: what the robot saw, what the teacher said of it."""
 
+from tiekd_ros.frames.answers import LabelAnswer, LabellerSnapshot, NotNow, RefusedLabel
 from tiekd_ros.frames.errors import (
     FrameStoreError,
     StoreCorruptError,
@@ -9,11 +10,12 @@ from tiekd_ros.frames.errors import (
     UndecodableFrameError,
     UnknownFrameError,
 )
-from tiekd_ros.frames.labelling import LabelAnswer, Labeller, LabellerSnapshot, RefusedLabel
+from tiekd_ros.frames.labelling import Labeller
 from tiekd_ros.frames.recorder import Recorder, RecorderSnapshot
 from tiekd_ros.frames.records import (
     HELD_OUT,
     TRAIN,
+    KeptLabel,
     LoggedFrame,
     Observation,
     Split,
@@ -30,11 +32,13 @@ __all__ = [
     "FrameLogSettings",
     "FrameStore",
     "FrameStoreError",
+    "KeptLabel",
     "LabelAnswer",
     "Labeller",
     "LabellerSettings",
     "LabellerSnapshot",
     "LoggedFrame",
+    "NotNow",
     "Observation",
     "Recorder",
     "RecorderSnapshot",

@@ -7,67 +7,35 @@ pool's threads at exit: a request that hangs would keep the robot's process from
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import os
 import random
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from tiekd_ros.errors import BadDepthError, TiekdError
+from tiekd_ros.frames.answers import (
+    LabelAnswer,
+    LabellerSnapshot,
+    LinkState,
+    NotNow,
+    RefusedLabel,
+    SuspectTeacherError,
+)
 from tiekd_ros.frames.errors import UnknownFrameError
 from tiekd_ros.frames.records import LoggedFrame
 from tiekd_ros.frames.settings import LabellerSettings
 from tiekd_ros.frames.store import FrameStore
-from tiekd_ros.images import DepthMap
 
 _LOG = logging.getLogger(__name__)
 _MOST_DOUBLINGS = 30  # beyond, the power of two says nothing: the cap has been met
-
-LinkState = Literal["idle", "waiting", "ok", "down"]
-
-
-class RefusedLabel(TiekdError):  # noqa: N818 (an answer, not an error)
-    """Raised by `ask`: this frame will never get a good label.
-
-    `reason` is short and fit for counting, such as 'bad_label' or 'too_large'.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class LabelAnswer:
-    """What a teacher said of a frame, checked already."""
-
-    depth: DepthMap
-    """float32 (h, w), metres, NaN = unknown: the frame's view at any size."""
-    confidence: npt.NDArray[np.floating] | None
-    """(h, w) in 0..1, where the teacher gives one."""
-    teacher_name: str
-    teacher_version: str
-
-
-@dataclass(frozen=True)
-class LabellerSnapshot:
-    """The labeller at one moment, for the diagnostics."""
-
-    link: LinkState
-    """'idle': nothing to label; 'waiting': asked, no answer yet; 'ok': the last request was
-    answered; 'down': it failed, and is tried again in `retry_in_s`."""
-    labelled: int
-    refused: int
-    failed: int
-    """Requests and writes that failed; their frames stay logged and are asked for again."""
-    in_flight: int
-    last_error: str
-    retry_in_s: float
+_SAY_AGAIN_S = 60.0
+_NICENESS = 10  # the stream of depth comes first
 
 
 class Labeller:
@@ -76,6 +44,9 @@ class Labeller:
     A frame whose request fails stays `logged`, and the others are tried before it comes up
     again: one frame that the teacher cannot digest does not block the rest. While the
     teacher fails, one request at a time probes it, with growing, jittered waits between.
+
+    A refused frame is rejected. Where one teacher's labels are refused again and again, with
+    none believed between, the teacher is suspected instead: frames wait as if it were away.
     """
 
     def __init__(
@@ -87,7 +58,8 @@ class Labeller:
         """Prepare; `start()` starts.
 
         `ask` is called from several threads at a time and must have a timeout of its own. It
-        raises `RefusedLabel` for a frame to reject; any other exception means "not now".
+        raises `RefusedLabel` for a frame to reject and `NotNow` where it knows when to come
+        back; any other exception means "later".
         """
         self._store = store
         self._ask = ask
@@ -102,6 +74,12 @@ class Labeller:
         self._link: LinkState = "idle"
         self._labelled = self._refused = self._failed = 0
         self._last_error = ""
+        self._said_at = -math.inf  # monotonic
+        self._refusals: Counter[str] = Counter()
+        self._refused_in_a_row = 0
+        self._refused_of: Counter[str] = Counter()  # in a row, by teacher
+        self._last_refusal = ""
+        self._suspect = False
 
     def start(self) -> None:
         """Start the threads.
@@ -148,9 +126,14 @@ class Labeller:
                 in_flight=len(self._in_flight),
                 last_error=self._last_error,
                 retry_in_s=max(0.0, self._retry_at - time.monotonic()),
+                refusals=dict(self._refusals),
+                refused_in_a_row=self._refused_in_a_row,
+                last_refusal=self._last_refusal,
+                suspect=self._suspect,
             )
 
     def _work(self) -> None:
+        _give_way()
         while (frame := self._next_frame()) is not None:
             try:
                 self._label(frame)
@@ -199,35 +182,51 @@ class Labeller:
         try:
             answer = self._ask(frame)
         except RefusedLabel as refusal:
-            self._answered()
-            reason = refusal.reason
-            self._save(lambda: self._reject(frame.id, reason))
+            self._refuse(frame, refusal)
         except Exception as error:  # whatever it is, the thread must go on
             self._fail(frame, error)
         else:
-            self._answered()
-            self._save(lambda: self._put(frame.id, answer))
+            self._save(lambda: self._put(frame, answer))
 
-    def _put(self, frame_id: int, answer: LabelAnswer) -> None:
+    def _put(self, frame: LoggedFrame, answer: LabelAnswer) -> None:
+        teacher = f"{answer.teacher_name} {answer.teacher_version}"
         try:
             self._store.put_label(
-                frame_id,
+                frame.id,
                 answer.depth,
                 answer.teacher_name,
                 answer.teacher_version,
                 answer.confidence,
             )
         except BadDepthError as error:
-            _LOG.warning("frame %d: %s", frame_id, error)
-            self._reject(frame_id, "bad_label")
+            _LOG.warning("frame %d: %s", frame.id, error)
+            self._refuse(frame, RefusedLabel("bad_label", str(error), teacher=teacher))
             return
+        self._answered()
         with self._wake:
             self._labelled += 1
+            self._refused_in_a_row = 0
+            self._refused_of.pop(teacher, None)  # another that is ill beside it stays suspected
+
+    def _refuse(self, frame: LoggedFrame, refusal: RefusedLabel) -> None:
+        with self._wake:
+            self._last_refusal = str(refusal)
+            if refusal.asked:
+                self._refused_in_a_row += 1
+                self._refused_of[refusal.teacher] += 1
+            count = self._refused_of[refusal.teacher] if refusal.asked else 0
+        if count > self._settings.suspect_after:
+            self._fail(frame, SuspectTeacherError(count, refusal))
+            return
+        if refusal.asked:
+            self._answered()
+        self._save(lambda: self._reject(frame.id, refusal.reason))
 
     def _reject(self, frame_id: int, reason: str) -> None:
         self._store.reject(frame_id, reason)
         with self._wake:
             self._refused += 1
+            self._refusals[reason] += 1
 
     def _save(self, change: Callable[[], None]) -> None:
         """Store an answer; try again while the store is at fault, for answers are dear."""
@@ -254,23 +253,32 @@ class Labeller:
     def _answered(self) -> None:
         with self._wake:
             self._link = "ok"
+            self._suspect = False
             self._failures = 0
             self._retry_at = 0.0
 
     def _fail(self, frame: LoggedFrame, error: Exception) -> None:
         with self._wake:
-            self._note(error)
+            suspect = isinstance(error, SuspectTeacherError)
+            self._note(error, news=self._link != "down" or suspect != self._suspect)
             self._set_back.add(frame.id)
             self._link = "down"
+            self._suspect = suspect
             now = time.monotonic()
             if now >= self._retry_at:  # requests that fail together count as one failure
                 self._failures += 1
-                self._retry_at = now + self._delay_s(self._failures)
+                delay_s = self._delay_s(self._failures)
+                if isinstance(error, NotNow):
+                    delay_s = error.retry_in_s
+                self._retry_at = now + delay_s
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: Exception, *, news: bool = False) -> None:
         self._failed += 1
         text = str(error) if isinstance(error, TiekdError) else f"{type(error).__name__}: {error}"
-        if text != self._last_error:  # the same fault again and again is logged once
+        now = time.monotonic()
+        # Not by the text: it says how long was waited, and so differs each time.
+        if news or now - self._said_at >= _SAY_AGAIN_S:
+            self._said_at = now
             _LOG.warning("labelling: %s", text)
         self._last_error = text
 
@@ -278,3 +286,12 @@ class Labeller:
         # Jitter: robots that lost the same teacher together must not come back together.
         doubled = self._settings.retry_s * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS)
         return min(doubled, self._settings.max_retry_s) * random.uniform(0.5, 1.0)
+
+
+def _give_way() -> None:
+    """Let this thread have the processor after the stream; elsewhere than on Linux it may not."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            thread = threading.get_native_id()
+            niceness = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)

@@ -31,6 +31,10 @@ _LABELLED = """
 SELECT stamp_ns, split, fx, fy, cx, cy, jpeg, depth, confidence FROM frames
 JOIN images ON images.frame_id = id JOIN labels ON labels.frame_id = id WHERE id = ?
 """
+_NEWEST_LABELS = """
+SELECT depth, teacher_name, teacher_version FROM frames JOIN labels ON labels.frame_id = id
+WHERE state = 'labelled' ORDER BY id DESC LIMIT ?
+"""
 _INSERT = """
 INSERT INTO frames (stamp_ns, camera_frame, width, height, fx, fy, cx, cy, split, state,
                     sharpness, exposure, novelty, student_confidence, byte_size)
@@ -143,6 +147,12 @@ def read_labelled(connection: sqlite3.Connection, frame_id: int) -> tuple[Any, .
             f"frame {frame_id} has no label, or was evicted meanwhile; go on without it"
         )
     return row
+
+
+def read_newest_labels(connection: sqlite3.Connection, limit: int) -> list[tuple[bytes, str, str]]:
+    """Read (depth PNG, teacher's name, its version) of the newest labelled frames, oldest first."""
+    rows: list[tuple[bytes, str, str]] = connection.execute(_NEWEST_LABELS, (limit,)).fetchall()
+    return rows[::-1]
 
 
 def image_bytes(connection: sqlite3.Connection, frame_id: int) -> int:

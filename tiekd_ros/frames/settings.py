@@ -94,7 +94,7 @@ class FrameLogSettings(Settings):
 
 @dataclass(frozen=True)
 class LabellerSettings(Settings):
-    """How the labeller asks the teacher."""
+    """How the labeller asks the teacher, and what it keeps of the answers."""
 
     in_flight: int = setting(2, "requests to the teacher at a time", minimum=1, maximum=32)
     poll_s: float = setting(
@@ -107,6 +107,21 @@ class LabellerSettings(Settings):
     )  # fmt: skip
     max_retry_s: float = setting(
         60.0, "longest wait after a failed request", unit="s", minimum=0.001, maximum=3600
+    )
+    suspect_after: int = setting(
+        5,
+        "refused labels of one teacher, without a believed one between, after which the teacher "
+        "is suspected instead of the frames: they wait until one is believed",
+        minimum=1,
+        maximum=1000,
+    )
+    max_side: int = setting(
+        384,
+        "longer side of the labels that are asked for and kept; more than the student's input "
+        "(student.pixels) is wasted; 0 = as the teacher makes them",
+        unit="px",
+        minimum=0,
+        maximum=16384,
     )
 
     def check(self) -> None:

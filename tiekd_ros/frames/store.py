@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +28,7 @@ from tiekd_ros.frames.labels import decode_confidence, encode_label
 from tiekd_ros.frames.nearest import Distances
 from tiekd_ros.frames.quality import Look, look_at
 from tiekd_ros.frames.records import (
+    KeptLabel,
     LoggedFrame,
     Observation,
     Split,
@@ -41,6 +42,7 @@ from tiekd_ros.frames.rows import (
     insert_frame,
     intrinsics_of,
     read_labelled,
+    read_newest_labels,
     read_waiting,
     write_label,
     write_rejection,
@@ -200,6 +202,16 @@ class FrameStore:
             raise UndecodableFrameError(
                 f"frame {frame_id} in {self.path} is damaged ({error}); go on without it"
             ) from error
+
+    def newest_labels(self, limit: int) -> list[KeptLabel]:
+        """Return the labels of the newest labelled frames, oldest first, without damaged ones."""
+        with self._db.read() as connection:
+            rows = read_newest_labels(connection, limit)
+        labels = []
+        for depth, name, version in rows:
+            with suppress(BadDepthError):
+                labels.append(KeptLabel(decode_depth_png(depth), name, version))
+        return labels
 
     def mark_seen(self) -> None:
         """Note which labels there are as a round begins; all but these count as new after it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -14,46 +13,19 @@ from std_srvs.srv import SetBool, Trigger
 
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.distillation.round_log import RoundRecord
-from tiekd_ros.distillation.rounds import RoundRunner
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.frames import (
-    FrameLogSettings,
-    FrameStore,
-    Labeller,
-    LabellerSettings,
-    Recorder,
-)
 from tiekd_ros.nodes import qos
-from tiekd_ros.nodes.announcing import StudentAnnouncer
+from tiekd_ros.nodes.companion_parts import CompanionParts, LearningSettings
 from tiekd_ros.nodes.companion_report import companion_report, round_status
 from tiekd_ros.nodes.intake import FrameIntake
-from tiekd_ros.nodes.latency_guard import LatencyWatch
 from tiekd_ros.nodes.parameters import SettingsParameters
 from tiekd_ros.nodes.reporting import ERROR, Report, diagnostics
 from tiekd_ros.nodes.run import run_node, start_managed, until_shutdown
 from tiekd_ros.nodes.settings import CompanionSettings
-from tiekd_ros.nodes.teaching import TeacherDesk
 from tiekd_ros.settings import Settings
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
-from tiekd_ros.teacher.checks import AnswerChecks
-from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 
 _TRY_AGAIN_S = 10.0
-
-
-@dataclass
-class _Resources:
-    """What exists between configure and cleanup."""
-
-    store: FrameStore
-    recorder: Recorder
-    client: TeacherClient | None
-    labeller: Labeller | None
-    runner: RoundRunner
-    latency: LatencyWatch
-    registry: StudentRegistry
-    announcer: StudentAnnouncer
 
 
 class CompanionNode(LifecycleNode):
@@ -63,14 +35,16 @@ class CompanionNode(LifecycleNode):
         super().__init__("companion_node", **options)
         parameters = SettingsParameters(self, self._apply)
         self.settings = parameters.declare("", CompanionSettings)
-        self._log = parameters.declare("frames", FrameLogSettings, read_only=True)
-        self._labelling = parameters.declare("labels", LabellerSettings, read_only=True)
-        self._teacher = parameters.declare("teacher", ClientSettings, read_only=True)
-        self._checks = parameters.declare("checks", AnswerChecks, read_only=True)
+        self._learning = LearningSettings(
+            **{
+                name: parameters.declare(name, kind, read_only=True)
+                for name, kind in LearningSettings.groups().items()
+            }
+        )
         self._plan = RoundPlan(
             **{name: parameters.declare(name, kind) for name, kind in RoundPlan.groups().items()}
         )
-        self._resources: _Resources | None = None
+        self._resources: CompanionParts | None = None
         self._intake: FrameIntake | None = None
         self._obstacle = ""  # what keeps the node from being configured
         self._tried = time.monotonic()
@@ -106,23 +80,12 @@ class CompanionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _open(self) -> None:
-        folder = StateFolder.resolve(self.settings.state_dir).create()
-        store = FrameStore(folder.frames, self._log)
-        client, labeller = None, None
-        if self._teacher.url:
-            client = TeacherClient(self._teacher, self._checks)
-            labeller = Labeller(store, TeacherDesk(client), self._labelling)
-            labeller.start()
-        on_kept = (lambda frame_id: labeller.notify()) if labeller is not None else None
-        recorder = Recorder(store, on_kept)
-        recorder.start()
-        runner = RoundRunner(folder, store, self._plan, self._on_round)
-        latency = LatencyWatch(self, lambda: self._plan.beside, runner)
-        registry = StudentRegistry(folder.students)
-        announcer = StudentAnnouncer(self, registry)
-        announcer.check()
-        self._resources = _Resources(
-            store, recorder, client, labeller, runner, latency, registry, announcer
+        self._resources = CompanionParts.open(
+            self,
+            StateFolder.resolve(self.settings.state_dir),
+            self._learning,
+            lambda: self._plan,
+            self._on_round,
         )
 
     def _resume_round(self) -> None:
@@ -142,7 +105,7 @@ class CompanionNode(LifecycleNode):
             self,
             self.settings.input_reliability,
             self._resources.recorder,
-            self._log.min_interval_s,
+            self._learning.frames.min_interval_s,
             confidence=self.settings.log_confidence,
         )
         return super().on_activate(state)
@@ -170,19 +133,8 @@ class CompanionNode(LifecycleNode):
     def release(self) -> None:
         """Stop what runs; safe to call twice. A running round is taken up after the next start."""
         resources, self._resources = self._resources, None
-        if resources is None:
-            return
-        resources.latency.close()
-        resources.runner.stop()
-        resources.recorder.stop()
-        if resources.labeller is not None:
-            resources.labeller.stop(timeout=0)  # ask no more, before the client is closed
-        if resources.client is not None:
-            resources.client.close()
-        if resources.labeller is not None:
-            resources.labeller.stop()
-        resources.store.close()
-        resources.announcer.close()
+        if resources is not None:
+            resources.close()
 
     # Rounds and versions.
 
@@ -250,15 +202,7 @@ class CompanionNode(LifecycleNode):
         period = self._plan.distill.period_s
         if period > 0 and time.monotonic() - self._last_round >= period:
             self._start_by_period(resources)
-        status = companion_report(
-            self.get_fully_qualified_name(),
-            resources.store,
-            resources.recorder,
-            resources.labeller,
-            resources.runner,
-            resources.latency,
-            findings,
-        )
+        status = companion_report(self.get_fully_qualified_name(), resources, findings)
         self._diagnostics.publish(diagnostics(self, status))
 
     def _try_again(self) -> None:
@@ -272,7 +216,7 @@ class CompanionNode(LifecycleNode):
             self._tried = time.monotonic()
             start_managed(self)
 
-    def _start_by_period(self, resources: _Resources) -> None:
+    def _start_by_period(self, resources: CompanionParts) -> None:
         self._last_round = time.monotonic()
         try:
             enough = resources.store.stats().new_labels >= self._plan.distill.min_new_labels

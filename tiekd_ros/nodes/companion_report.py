@@ -7,33 +7,31 @@ from collections.abc import Sequence
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from tiekd_ros.distillation.round_log import FAILED, REFUSED, RoundRecord
-from tiekd_ros.distillation.rounds import RoundRunner
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.frames import FrameStore, Labeller, Recorder
-from tiekd_ros.nodes.latency_guard import LatencyWatch
+from tiekd_ros.nodes.companion_parts import CompanionParts
 from tiekd_ros.nodes.reporting import ERROR, WARN, Report
+from tiekd_ros.nodes.teaching import TeacherDesk
+
+_SEVERAL_REFUSALS = 3
+"""Labels refused in a row that are more than a bad frame."""
 
 
 def companion_report(
-    name: str,
-    store: FrameStore,
-    recorder: Recorder,
-    labeller: Labeller | None,
-    runner: RoundRunner,
-    latency: LatencyWatch,
-    findings: Sequence[tuple[bytes, str]],
+    name: str, parts: CompanionParts, findings: Sequence[tuple[bytes, str]]
 ) -> DiagnosticStatus:
     """Return the node's diagnostics: findings with their remedies, then the numbers."""
     report = Report(name, hardware_id="companion")
     for level, text in findings:
         report.find(level, text)
-    _add_recorder(report, recorder)
-    _add_store(report, store)
-    if labeller is None:
+    _add_recorder(report, parts.recorder)
+    _add_store(report, parts.store)
+    if parts.labeller is None or parts.desk is None:
         report.find(WARN, "no teacher is configured (teacher.url); frames are logged only")
     else:
-        _add_labeller(report, labeller)
-    record = runner.record
+        _add_labeller(report, parts.labeller)
+        _add_desk(report, parts.desk)
+    record = parts.runner.record
     if record is not None:
         report.add(
             {
@@ -45,7 +43,7 @@ def companion_report(
         )
         if record.state == FAILED:
             report.find(WARN, f"round {record.number} failed: {record.reason}")
-    latency.report(report)
+    parts.latency.report(report)
     return report.status("logging frames")
 
 
@@ -85,13 +83,62 @@ def _add_store(report: Report, store: FrameStore) -> None:
 
 def _add_labeller(report: Report, labeller: Labeller) -> None:
     state = labeller.snapshot()
-    if state.link == "down":
+    if state.link == "down" and state.suspect:
+        report.find(WARN, state.last_error)
+    elif state.link == "down":
         report.find(WARN, f"the teacher does not answer: {state.last_error}")
+    if state.refused_in_a_row >= _SEVERAL_REFUSALS and not state.suspect:
+        report.find(
+            WARN,
+            f"the last {state.refused_in_a_row} labels were refused (last: {state.last_refusal})",
+        )
     report.add(
         {
             "teacher link": state.link,
+            "teacher retry in [s]": state.retry_in_s,
             "labels received": state.labelled,
             "labels refused": state.refused,
+            **{f"refused: {reason}": n for reason, n in sorted(state.refusals.items())},
+        }
+    )
+
+
+def _add_desk(report: Report, desk: TeacherDesk) -> None:
+    """Add who labels, over what connection, at what cost, and what labels are compared with."""
+    settings = desk.client.settings
+    circuit, _ = desk.client.breaker.state()
+    traffic = desk.client.traffic.snapshot()
+    trust = desk.judge.snapshot()
+    obstacle = desk.client.obstacle()
+    if obstacle:
+        report.find(ERROR, f"frames are logged, but the teacher cannot be asked: {obstacle}")
+    if trust.settled_lately:
+        report.find(
+            WARN,
+            "labels of another scale than before, or than the student sees, are now taken for "
+            "right, since they agree with each other (trust.settle); see that the teacher is",
+        )
+    teacher = trust.teacher
+    if trust.changes and trust.compared < desk.judge.settings.min_history and teacher is not None:
+        report.find(
+            WARN,
+            f"the teacher changed: {teacher.name} {teacher.version} labels now, and the frame log "
+            "holds labels of both (teacher.pin keeps to one)",
+        )
+    report.add(
+        {
+            "teacher": "none yet" if teacher is None else f"{teacher.name} {teacher.version}",
+            "teacher changes": trust.changes,
+            "label scales settled": trust.settled,
+            "teacher connection": "TLS" if settings.tls else "plain",
+            "teacher circuit": circuit,
+            "round trip p50 [ms]": 1e3 * traffic.round_trip_p50_s,
+            "round trip p95 [ms]": 1e3 * traffic.round_trip_p95_s,
+            "bytes up per frame": traffic.bytes_up,
+            "bytes down per frame": traffic.bytes_down,
+            "labels compared with": trust.compared,
+            "label median [m]": trust.median_m,
+            "label / student": trust.student_factor,
         }
     )
 

@@ -57,7 +57,8 @@ def run_node(
             return 1
         _settle_memory()
         sys.setswitchinterval(_SWITCH_S)
-        executor.spin()
+        with until_shutdown(node):  # SIGTERM ends rclpy between two looks of the executor
+            executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except TiekdError as error:
@@ -73,9 +74,9 @@ def run_node(
 
 @contextmanager
 def until_shutdown(node: Node) -> Iterator[None]:
-    """Publish within this from a thread of one's own.
+    """Publish from a thread of one's own, and spin, within this.
 
-    Ctrl-C shuts rclpy down at once, while such a thread may be in the middle of a message.
+    A signal shuts rclpy down at once, in the middle of a message or of the executor's work.
     """
     try:
         yield

@@ -3,54 +3,136 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import threading
+from collections.abc import Callable
 
-from tiekd_ros.frames import LabelAnswer, LoggedFrame, RefusedLabel
+from tiekd_ros.errors import BadImageError
+from tiekd_ros.frames import LabelAnswer, LoggedFrame, NotNow, RefusedLabel
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.errors import (
     TeacherAnswerError,
     TeacherFailedError,
     TeacherRefusedError,
+    TeacherUnreachableError,
 )
-from tiekd_ros.teacher.protocol import DepthRequest
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
+from tiekd_ros.teacher.trust import LabelJudge, StudentView, check_flip
+from tiekd_ros.teacher.upload import UploadSettings, fit_for_upload, mirrored
 
 _LOG = logging.getLogger(__name__)
 _MOST_FAILURES = 3
-"""A frame that breaks the teacher this often is given up: it would block the others for ever."""
+"""A frame that breaks the teacher this often, and others not, is given up."""
+
+SeenByStudent = Callable[[bytes, tuple[int, int]], StudentView | None]
+"""Takes an encoded image and a (height, width); returns what the live student sees, if any."""
 
 
 class TeacherDesk:
-    """Asks a teacher for labels; an `ask` for `tiekd_ros.frames.Labeller`."""
+    """Asks a teacher for labels; an `ask` for `tiekd_ros.frames.Labeller`.
 
-    def __init__(self, client: TeacherClient) -> None:
+    Args:
+        client: asks the teacher, and checks each answer by itself.
+        judge: compares labels with those before.
+        upload: how small an image is sent.
+        max_side: longer side of the labels that are asked for and kept, pixels; 0 = any.
+        student: what labels are compared with, beside each other.
+    """
+
+    def __init__(
+        self,
+        client: TeacherClient,
+        judge: LabelJudge | None = None,
+        *,
+        upload: UploadSettings | None = None,
+        max_side: int = 0,
+        student: SeenByStudent | None = None,
+    ) -> None:
         self.client = client
-        self._failures: Counter[int] = Counter()
+        self.judge = judge or LabelJudge()
+        self._upload = upload or UploadSettings()
+        self._max_side = max_side
+        self._student = student
+        self._lock = threading.Lock()  # guards all below
+        self._labelled = 0
+        # By frame: how often the teacher broke on it, and how many labels there were by then.
+        self._broke_on: dict[int, tuple[int, int]] = {}
 
     def __call__(self, frame: LoggedFrame) -> LabelAnswer:
         """Return the label of a frame.
 
         Raises:
-            RefusedLabel: the teacher refused the image, broke on it several times, or its
-                answer cannot be believed; the log has the details.
-            TeacherError: the teacher is out of reach or not metric; ask again later.
+            RefusedLabel: the image cannot be read, the teacher refused it, broke on it several
+                times while it labelled others, or its answer cannot be believed.
+            NotNow: the teacher does not answer; says when to ask again.
+            TeacherError: it is busy, broke, is not metric or not the pinned one; ask again later.
         """
-        request = DepthRequest(frame.jpeg, frame.intrinsics, frame.stamp_ns, frame.frame_id)
         try:
-            answer = self.client.infer(request)
+            answer = self._ask(frame)
+        except BadImageError as error:
+            raise self._refusal(frame, "image_unreadable", error, asked=False) from error
         except TeacherRefusedError as error:
             raise self._refusal(frame, "teacher_refused", error) from error
         except TeacherAnswerError as error:
-            raise self._refusal(frame, "answer_not_believed", error) from error
+            raise self._refusal(frame, error.reason, error) from error
         except TeacherFailedError as error:
-            self._failures[frame.id] += 1
-            if self._failures[frame.id] < _MOST_FAILURES:
+            if not self._breaks_it(frame.id):
                 raise
             raise self._refusal(frame, "teacher_broke", error) from error
-        self._failures.pop(frame.id, None)
+        except TeacherUnreachableError as error:
+            if error.retry_in_s is None:
+                raise
+            raise NotNow(str(error), error.retry_in_s) from error
+        with self._lock:
+            self._labelled += 1
+            self._broke_on.pop(frame.id, None)
         teacher = answer.teacher or self.client.identity()
         return LabelAnswer(answer.depth, answer.confidence, teacher.name, teacher.version)
 
-    def _refusal(self, frame: LoggedFrame, reason: str, error: Exception) -> RefusedLabel:
-        self._failures.pop(frame.id, None)
-        _LOG.warning("frame %d is not used (%s): %s", frame.id, reason, error)
-        return RefusedLabel(reason)
+    def _ask(self, frame: LoggedFrame) -> DepthAnswer:
+        whole = DepthRequest(
+            frame.jpeg, frame.intrinsics, frame.stamp_ns, frame.frame_id, self._max_side
+        )
+        request = fit_for_upload(whole, self._upload)
+        # A server that does not know how small the answer may be sends the whole.
+        answer = self.client.infer(request).shrunk(self._max_side)
+        if self.judge.settings.max_flip_difference > 0:
+            check_flip(answer.depth, self._ask_mirrored(request).depth, self.judge.settings)
+        seen = None
+        if self._student is not None:
+            height, width = answer.depth.shape
+            seen = self._student(frame.jpeg, (height, width))
+        teacher = answer.teacher or self.client.identity()
+        self.judge.judge(teacher, answer.depth, seen, frame_id=frame.id)
+        return answer
+
+    def _ask_mirrored(self, request: DepthRequest) -> DepthAnswer:
+        try:
+            return self.client.infer(mirrored(request)).shrunk(self._max_side)
+        except TeacherRefusedError as error:
+            raise TeacherAnswerError(
+                f"the teacher refuses the mirrored image ({error}); set trust.max_flip_difference "
+                "to 0 for this teacher",
+                "flip_refused",
+            ) from error
+
+    def _breaks_it(self, frame_id: int) -> bool:
+        """Count that the teacher broke on a frame; say whether the frame is what breaks it.
+
+        A teacher that labelled no other frame meanwhile may be broken for all of them.
+        """
+        with self._lock:
+            count, labelled = self._broke_on.get(frame_id, (0, -1))
+            if self._labelled > labelled:
+                count += 1
+            self._broke_on[frame_id] = count, self._labelled
+            return count >= _MOST_FAILURES
+
+    def _refusal(
+        self, frame: LoggedFrame, reason: str, error: Exception, *, asked: bool = True
+    ) -> RefusedLabel:
+        with self._lock:
+            self._broke_on.pop(frame.id, None)
+        _LOG.warning("frame %d gets no label (%s): %s", frame.id, reason, error)
+        known = self.client.known_teacher
+        teacher = "" if known is None else f"{known.name} {known.version}"
+        return RefusedLabel(reason, str(error), teacher=teacher, asked=asked)

@@ -52,7 +52,11 @@ def label(
         str, typer.Option(help="A teacher server (tiekd teacher serve).", metavar="HOST:PORT")
     ] = "",
     backend: Annotated[
-        str, typer.Option(help="Instead of a server, in this process: recorded or synthetic.")
+        str,
+        typer.Option(
+            help="Instead of a server, in this process: recorded or synthetic, or KIND:ARGUMENT, "
+            "as in huggingface:MODEL or onnx:FILE."
+        ),
     ] = "",
     frames: Annotated[
         str, typer.Option(help="recorded: folder with images/, depth/, K.txt.", metavar="DIR")
@@ -75,6 +79,26 @@ def label(
     in_flight: Annotated[
         int, typer.Option(help="Images under way at the same time.", min=1, max=64)
     ] = 2,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Use TLS, by the system's authorities where no --ca is.")
+    ] = False,
+    ca: Annotated[
+        str, typer.Option(help="Use TLS: PEM file with the server's authority.", metavar="FILE")
+    ] = "",
+    cert: Annotated[
+        str, typer.Option(help="Mutual TLS: PEM file with this side's certificate.", metavar="FILE")
+    ] = "",
+    key: Annotated[
+        str, typer.Option(help="Mutual TLS: PEM file with its private key.", metavar="FILE")
+    ] = "",
+    token_file: Annotated[
+        str,
+        typer.Option(
+            help="File with the server's token.",
+            metavar="FILE",
+            show_default="the variable TIEKD_TEACHER_TOKEN",
+        ),
+    ] = "",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Drop the maps that are there, and start anew.")
     ] = False,
@@ -89,7 +113,9 @@ def label(
     """
     from tiekd_ros.offline.label_command import LabelOptions, TeacherOptions, label_data
 
-    asked = TeacherOptions(teacher, backend, frames, seed, period, min_known, in_flight)
+    asked = TeacherOptions(
+        teacher, backend, frames, seed, period, min_known, in_flight, ca, cert, key, token_file, tls
+    )
     options = LabelOptions(data, kind, split, asked, output, rate, overwrite, skip_bad)
     with _progress("labelling", None if as_json else console) as track:
         report = label_data(options, track)

@@ -165,7 +165,8 @@ class Labelling:
                 self.report.kept += 1
         except tuple(_REFUSALS) as error:
             self._broken = 0
-            job.refuse(_REFUSALS[type(error)])
+            doubted = error.reason if isinstance(error, TeacherAnswerError) else ""
+            job.refuse(doubted or _REFUSALS[type(error)])
             self.report.failed[job.name] = str(error)
         except TeacherFailedError as error:
             self._broken += 1

@@ -15,7 +15,7 @@ from tiekd_ros.frames.settings import FrameLogSettings
 from tiekd_ros.offline.frame_log import FRAMES, frame_log_file
 from tiekd_ros.offline.label import Labelling, LabelReport, maps_of
 from tiekd_ros.offline.teachers import LocalTeacher, ServerTeacher, Teacher
-from tiekd_ros.teacher.backends import BACKENDS, BackendOptions, create_backend
+from tiekd_ros.teacher.backends import BACKENDS, BackendOptions, create_backend, parse_backend
 from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings
 
@@ -36,6 +36,11 @@ class TeacherOptions:
     period_s: float = 60.0
     min_known_share: float = 0.05
     in_flight: int = 2
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    token_file: str = ""
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,24 @@ def open_teacher(options: TeacherOptions) -> Teacher:
         )
     checks = AnswerChecks(min_known_share=options.min_known_share)
     if options.url:
-        return ServerTeacher(ClientSettings(url=options.url, in_flight=options.in_flight), checks)
+        return ServerTeacher(_client_settings(options), checks)
+    kind = options.backend
     own = BackendOptions(frames=options.frames, seed=options.seed, period_s=options.period_s)
-    return LocalTeacher(create_backend(options.backend, own), checks)
+    if ":" in kind:
+        kind, own = parse_backend(kind)
+    return LocalTeacher(create_backend(kind, own), checks)
+
+
+def _client_settings(options: TeacherOptions) -> ClientSettings:
+    return ClientSettings(
+        url=options.url,
+        in_flight=options.in_flight,
+        tls=options.tls or bool(options.ca or options.cert or options.key),
+        ca=options.ca,
+        cert=options.cert,
+        key=options.key,
+        token_file=options.token_file,
+    )
 
 
 def label_data(options: LabelOptions, track: Track) -> LabelReport:

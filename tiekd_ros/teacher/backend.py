@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import logging
+from collections.abc import Sequence
+from typing import Protocol, TypeGuard
 
 from tiekd_ros.images import RgbImage
 from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
-__all__ = ["Backend", "BackendRefusal"]
+__all__ = ["Backend", "BackendRefusal", "BatchBackend", "infer_all", "label_all", "takes_batches"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
-    """One teacher. The server calls `infer` from up to `ServerSettings.workers` threads."""
+    """One teacher. The server calls it from one or several threads."""
 
     @property
     def identity(self) -> TeacherIdentity:
@@ -33,3 +37,62 @@ class Backend(Protocol):
             BackendRefusal: this image cannot be labelled, whoever asks again.
         """
         ...
+
+
+class BatchBackend(Backend, Protocol):
+    """A teacher that labels several images at once faster than one by one."""
+
+    def infer_batch(
+        self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
+    ) -> list[DepthAnswer]:
+        """Label images of one size; the answers come in their order.
+
+        Raises:
+            BackendRefusal: one of them cannot be labelled; none is.
+        """
+        ...
+
+
+def takes_batches(backend: Backend) -> TypeGuard[BatchBackend]:
+    """Tell whether a backend is a `BatchBackend`."""
+    return hasattr(backend, "infer_batch")
+
+
+def infer_all(
+    backend: Backend, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
+) -> list[DepthAnswer]:
+    """Label images of one size, at once where the backend can; raises what it raises."""
+    if takes_batches(backend):
+        return backend.infer_batch(images, requests)
+    return [backend.infer(*pair) for pair in zip(images, requests, strict=True)]
+
+
+def label_all(
+    backend: Backend, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
+) -> list[DepthAnswer | Exception]:
+    """Label images of one size, at once where the backend can.
+
+    Where a batch breaks, or is too much for the memory, its images are labelled one by one: a
+    bad image does not spoil its neighbours' labels.
+
+    Returns:
+        For each image its label, or the exception that it raised.
+    """
+    if takes_batches(backend) and len(images) > 1:
+        try:
+            answers = backend.infer_batch(images, requests)
+            if len(answers) == len(images):
+                return list(answers)
+            _LOG.error("%d answers came for %d images", len(answers), len(images))
+        except BackendRefusal:
+            pass  # which image was meant shows when each is asked for by itself
+        except Exception as error:
+            _LOG.warning("a batch of %d broke, going on one by one: %s", len(images), error)
+    return [_attempt(backend, *pair) for pair in zip(images, requests, strict=True)]
+
+
+def _attempt(backend: Backend, image: RgbImage, request: DepthRequest) -> DepthAnswer | Exception:
+    try:
+        return backend.infer(image, request)
+    except Exception as error:
+        return error

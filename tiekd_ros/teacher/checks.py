@@ -65,13 +65,16 @@ def _check_shape(
     depth: npt.NDArray[np.float32], image_width: int, image_height: int, checks: AnswerChecks
 ) -> None:
     if depth.ndim != 2 or depth.size == 0:
-        raise TeacherAnswerError(f"a depth map has the shape (H, W), got {depth.shape}")
+        raise TeacherAnswerError(
+            f"a depth map has the shape (H, W), got {depth.shape}", "label_shape"
+        )
     height, width = depth.shape
     aspect = (width * image_height) / (height * image_width)
     if abs(aspect - 1.0) > checks.aspect_tolerance:
         raise TeacherAnswerError(
             f"the depth map is {width}x{height} for an image of {image_width}x{image_height}: "
-            "the aspect ratios differ, so it does not show the same view"
+            "the aspect ratios differ, so it does not show the same view",
+            "label_shape",
         )
 
 
@@ -80,35 +83,41 @@ def _check_values(depth: npt.NDArray[np.float32], checks: AnswerChecks) -> None:
     if known.size and float(known.min()) < 0:
         raise TeacherAnswerError(
             f"depth goes down to {float(known.min()):.6g} m; it must be positive, and NaN where "
-            "it is unknown"
+            "it is unknown",
+            "label_range",
         )
     if known.size and float(known.max()) > checks.max_depth_m:
         raise TeacherAnswerError(
             f"depth goes up to {float(known.max()):.6g} m, beyond max_depth_m = "
-            f"{checks.max_depth_m:g}; it must be in metres, and NaN where it is unknown"
+            f"{checks.max_depth_m:g}; it must be in metres, and NaN where it is unknown",
+            "label_range",
         )
     known = known[known > 0]
     share = known.size / depth.size
     if known.size == 0 or share < checks.min_known_share:
         raise TeacherAnswerError(
             f"only {share:.2%} of the depth map is known, less than min_known_share = "
-            f"{checks.min_known_share:.2%}"
+            f"{checks.min_known_share:.2%}",
+            "label_unknown",
         )
     low, middle, high = np.percentile(known, (5, 50, 95))
     if (high - low) / middle < checks.min_relative_spread:
         raise TeacherAnswerError(
             f"the depth map is nearly constant (5th to 95th percentile {low:.6g} to {high:.6g} m)"
-            ": no view of a room looks like this; is the teacher broken?"
+            ": no view of a room looks like this; is the teacher broken?",
+            "label_constant",
         )
 
 
 def _check_confidence(confidence: npt.NDArray[np.float32], shape: tuple[int, ...]) -> None:
     if confidence.shape != shape:
         raise TeacherAnswerError(
-            f"confidence has the shape {confidence.shape}, its depth map {shape}; they must agree"
+            f"confidence has the shape {confidence.shape}, its depth map {shape}; they must agree",
+            "label_confidence",
         )
     if bool(((confidence < 0) | (confidence > 1)).any()):
         raise TeacherAnswerError(
             f"confidence ranges from {np.nanmin(confidence):.6g} to {np.nanmax(confidence):.6g}; "
-            "it must lie between 0 and 1"
+            "it must lie between 0 and 1",
+            "label_confidence",
         )

@@ -3,73 +3,38 @@
 from __future__ import annotations
 
 import random
-import re
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 
 from tiekd_ros.errors import BadImageError, InvalidSettingError
-from tiekd_ros.settings import Settings, setting
+from tiekd_ros.teacher.breaker import CircuitBreaker
 from tiekd_ros.teacher.checks import AnswerChecks, check_answer
+from tiekd_ros.teacher.client_settings import ClientSettings
+from tiekd_ros.teacher.credentials import read_credentials
 from tiekd_ros.teacher.errors import (
     RelativeTeacherError,
+    TeacherBusyError,
+    TeacherDeniedError,
+    TeacherError,
+    TeacherFailedError,
     TeacherRefusedError,
     TeacherUnreachableError,
+    WrongTeacherError,
 )
 from tiekd_ros.teacher.image_size import read_image_size
 from tiekd_ros.teacher.link import TeacherLink, TransientError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+from tiekd_ros.teacher.traffic import Traffic
+
+__all__ = ["ClientSettings", "TeacherClient"]
 
 _T = TypeVar("_T")
-_URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}")
-
-
-@dataclass(frozen=True)
-class ClientSettings(Settings):
-    """Where the teacher is, and how patiently it is asked."""
-
-    url: str = setting(
-        "127.0.0.1:8001", "the teacher server, as host:port; empty where there is none"
-    )
-    timeout_s: float = setting(20.0, "deadline of one try", unit="s", minimum=0.01, maximum=3600.0)
-    attempts: int = setting(
-        3, "tries a request gets before the teacher counts as unreachable", minimum=1, maximum=100
-    )
-    backoff_initial_s: float = setting(
-        0.2,
-        "pause after the first failed try; it doubles with each",
-        unit="s",
-        minimum=0.0,
-        maximum=60.0,
-    )
-    backoff_max_s: float = setting(
-        5.0, "longest pause between two tries", unit="s", minimum=0.0, maximum=600.0
-    )
-    in_flight: int = setting(
-        2, "requests on their way at the same time; more callers wait", minimum=1, maximum=64
-    )
-    max_message_mb: int = setting(
-        64, "largest message of either direction", unit="MiB", minimum=1, maximum=1024
-    )
-
-    def check(self) -> None:
-        """Check the address and the order of the pauses."""
-        fits = _URL.fullmatch(self.url) and int(self.url.rpartition(":")[2]) <= 65535
-        if self.url and not fits:
-            raise InvalidSettingError(
-                f"url must be host:port without a scheme, such as 192.168.1.20:8001, got "
-                f"{self.url!r}"
-            )
-        if self.backoff_max_s < self.backoff_initial_s:
-            raise InvalidSettingError(
-                f"backoff_max_s must be at least backoff_initial_s = {self.backoff_initial_s:g}, "
-                f"got {self.backoff_max_s:g}"
-            )
 
 
 class TeacherClient:
@@ -81,6 +46,7 @@ class TeacherClient:
         checks: AnswerChecks | None = None,
         *,
         allow_relative: bool = False,
+        require_credentials: bool = True,
     ) -> None:
         """Prepare; nothing connects before the first call.
 
@@ -89,13 +55,23 @@ class TeacherClient:
             checks: what its answers must look like.
             allow_relative: take answers of a teacher that does not say it is metric; for
                 callers that scale them.
+            require_credentials: refuse to begin without usable token and certificates. Else
+                calls raise TeacherDeniedError until they can be used (see `obstacle`).
 
         Raises:
-            InvalidSettingError: the settings name no teacher.
+            InvalidSettingError: the settings name no teacher; or, where they are required, a
+                token or certificate cannot be used, or the token would travel for everybody to
+                read.
         """
         self.settings = settings or ClientSettings()
         if not self.settings.url:
             raise InvalidSettingError("url is empty: a client needs the teacher's host:port")
+        if require_credentials:  # each connection reads them anew; they may be exchanged
+            read_credentials(self.settings)
+        self.traffic = Traffic()
+        self.breaker = CircuitBreaker(
+            self.settings.break_after, self.settings.break_initial_s, self.settings.break_max_s
+        )
         self._checks = checks or AnswerChecks()
         self._allow_relative = allow_relative
         self._state = threading.Condition()  # guards all that follows
@@ -111,9 +87,24 @@ class TeacherClient:
         Raises:
             RelativeTeacherError: it does not say that its depth is metric, and
                 `allow_relative` is off.
+            WrongTeacherError: it is not the one that the settings pin.
             TeacherUnreachableError: no usable answer, after all tries.
         """
         return self._persist(lambda link: self._accepted(link.identity()))
+
+    def obstacle(self) -> str:
+        """Return what keeps token and certificates from being used now; empty = nothing."""
+        try:
+            read_credentials(self.settings)
+        except InvalidSettingError as error:
+            return str(error)
+        return ""
+
+    @property
+    def known_teacher(self) -> TeacherIdentity | None:
+        """Who answered last on this connection; asks nobody."""
+        with self._state:
+            return None if self._link is None else self._link.known
 
     def infer(self, request: DepthRequest) -> DepthAnswer:
         """Return the teacher's label of one image, checked.
@@ -125,8 +116,13 @@ class TeacherClient:
             TeacherRefusedError: the image is unreadable, or the teacher will not label it.
             TeacherAnswerError: the answer cannot be believed (see `check_answer`).
             RelativeTeacherError: the teacher is not metric, and `allow_relative` is off.
+            WrongTeacherError: it is not the one that the settings pin.
             TeacherFailedError: the teacher broke on this request.
+            TeacherDeniedError: token or certificates do not do.
+            TeacherBusyError: the teacher is full, after all tries.
+            CircuitOpenError: nobody answered lately, and it is not yet time to probe.
             TeacherUnreachableError: no usable answer after all tries, or the client is closed.
+                It says in `retry_in_s` when to come back, once the circuit is open.
         """
         try:
             width, height = read_image_size(request.image)
@@ -175,32 +171,63 @@ class TeacherClient:
                 "depth is in metres (parameter `metric` of its model configuration); use a "
                 "metric teacher"
             )
+        pin = self.settings.pin
+        if pin and pin not in (identity.name, f"{identity.name} {identity.version}"):
+            raise WrongTeacherError(
+                f"the teacher at {self.settings.url} is {identity.name!r} version "
+                f"{identity.version!r}, and teacher.pin is {pin!r}: its labels are not taken; "
+                "start the pinned one, or change teacher.pin"
+            )
         return identity
 
     def _persist(self, action: Callable[[TeacherLink], _T]) -> _T:
+        """Try `action`, once where it is the probe of an open circuit; tell the breaker."""
+        probe = self.breaker.enter()
+        try:
+            result = self._try(action, 1 if probe else self.settings.attempts)
+        except (TeacherFailedError, TeacherBusyError):
+            self.breaker.succeed()  # no good answer, but somebody is there
+            raise
+        except TeacherUnreachableError as error:
+            error.retry_in_s = self.breaker.fail(str(error), probe=probe)
+            raise
+        except TeacherError:
+            self.breaker.succeed()
+            raise
+        except BaseException:
+            self.breaker.leave(probe=probe)
+            raise
+        self.breaker.succeed()
+        return result
+
+    def _try(self, action: Callable[[TeacherLink], _T], attempts: int) -> _T:
         """Try `action` on a link until it succeeds, fails for good, or the tries are used up."""
-        reason = ""
+        reason, is_busy = "", False
         started = time.monotonic()
-        for attempt in range(self.settings.attempts):
+        for attempt in range(attempts):
             if attempt > 0:
                 self._pause(attempt)
             link = self._current_link()
             try:
                 return action(link)
             except TransientError as error:
-                reason = str(error)
+                reason, is_busy = str(error), error.busy
                 if not error.busy:
                     self._drop(link)
-            except RelativeTeacherError:
-                self._drop(link)  # so that its successor is asked anew
+            except (RelativeTeacherError, WrongTeacherError, TeacherDeniedError):
+                self._drop(link)  # so that its successor is asked anew, with new credentials
                 raise
             del link  # the last user of a dropped link closes it
         self._require_open()
-        raise TeacherUnreachableError(
-            f"no answer from the teacher at {self.settings.url} in {self.settings.attempts} tries "
-            f"and {time.monotonic() - started:.1f} s (last: {reason}); is it running, and can "
-            "this machine reach it?"
+        secured = "with" if self.settings.tls else "without"
+        text = (
+            f"no answer from the teacher at {self.settings.url} ({secured} TLS) in {attempts} "
+            f"{'try' if attempts == 1 else 'tries'} and {time.monotonic() - started:.1f} s (last: "
+            f"{reason})"
         )
+        if is_busy:
+            raise TeacherBusyError(f"{text}; it has too much to do")
+        raise TeacherUnreachableError(f"{text}; is it running, and can this machine reach it?")
 
     def _pause(self, attempt: int) -> None:
         settings = self.settings
@@ -215,10 +242,19 @@ class TeacherClient:
         with self._state:
             self._require_open()
             if self._link is None:
-                settings = self.settings
-                self._link = TeacherLink(settings.url, settings.timeout_s, settings.max_message_mb)
+                self._link = self._new_link()
                 self._links.add(self._link)
             return self._link
+
+    def _new_link(self) -> TeacherLink:
+        settings = self.settings
+        try:
+            credentials = read_credentials(settings)
+        except InvalidSettingError as error:  # they were good when the client was made
+            raise TeacherDeniedError(str(error)) from error
+        return TeacherLink(
+            settings.url, settings.timeout_s, settings.max_message_mb, credentials, self.traffic
+        )
 
     def _drop(self, link: TeacherLink) -> None:
         with self._state:

@@ -12,6 +12,31 @@ class TeacherError(TiekdError):
 class TeacherUnreachableError(TeacherError):
     """No usable answer came: the server is away, busy, silent or not a teacher; retry later."""
 
+    def __init__(self, text: str, retry_in_s: float | None = None) -> None:
+        """Say what happened.
+
+        Args:
+            text: for people.
+            retry_in_s: when the next try has a chance, in seconds; None where nobody knows.
+        """
+        super().__init__(text)
+        self.retry_in_s = retry_in_s
+
+
+class TeacherBusyError(TeacherUnreachableError):
+    """The server answers that it is full (gRPC RESOURCE_EXHAUSTED)."""
+
+
+class TeacherDeniedError(TeacherUnreachableError):
+    """Token or certificate do not do, the robot's or the server's; the text says which.
+
+    No try at once helps, but they may be exchanged while both run.
+    """
+
+
+class CircuitOpenError(TeacherUnreachableError):
+    """The teacher was not asked: nobody answered lately, and it is not yet time to probe."""
+
 
 class TeacherFailedError(TeacherUnreachableError):
     """The server broke on this request (gRPC INTERNAL or UNKNOWN).
@@ -27,6 +52,21 @@ class TeacherRefusedError(TeacherError):
 class TeacherAnswerError(TeacherError):
     """The teacher answered, and the answer cannot be believed."""
 
+    def __init__(self, text: str, reason: str = "answer_broken") -> None:
+        """Say what is wrong with it.
+
+        Args:
+            text: for people, with the values that were met.
+            reason: a word for counting, such as "label_constant"; "answer_broken" where the
+                answer breaks the protocol.
+        """
+        super().__init__(text)
+        self.reason = reason
+
+
+class WrongTeacherError(TeacherError):
+    """Another teacher answers than the one that the settings pin (`teacher.pin`)."""
+
 
 class RelativeTeacherError(TeacherError):
     """The teacher's output is not in metres, or it does not say that it is."""
@@ -36,8 +76,20 @@ class TeacherServerError(TeacherError):
     """The server cannot start."""
 
 
+class BackendError(TeacherError):
+    """A backend cannot start: its model is missing, unfit or not understood."""
+
+
 class BadRequestError(TeacherError):
     """A request to the server that breaks the protocol (gRPC INVALID_ARGUMENT)."""
+
+
+class BusyError(TeacherError):
+    """The server has no place or no time for a request now (gRPC RESOURCE_EXHAUSTED)."""
+
+
+class StoppingError(BusyError):
+    """The server is about to end and takes nothing new (gRPC UNAVAILABLE)."""
 
 
 class BackendRefusal(TiekdError):  # noqa: N818 - no failure: the backend's considered "no"

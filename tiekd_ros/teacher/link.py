@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from tiekd_ros.teacher.credentials import Credentials
 from tiekd_ros.teacher.errors import (
+    TeacherDeniedError,
     TeacherError,
     TeacherFailedError,
     TeacherRefusedError,
@@ -24,10 +27,18 @@ from tiekd_ros.teacher.protocol import (
     message_size_options,
     read_answer,
 )
+from tiekd_ros.teacher.traffic import Traffic
 
 _TRANSIENT = frozenset(("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"))
 _REFUSALS = frozenset(("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE"))
 _BREAKDOWNS = frozenset(("INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED"))
+_DENIALS = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED"))
+# gRPC also reports a connection that broke off within an answer as INTERNAL or UNKNOWN, which
+# must not count against the image.
+_CUT_OFF = ("RST_STREAM", "Stream removed", "Socket closed", "Connection reset", "GOAWAY")
+# In gRPC's words for certificates that do not do, and for a server without TLS; both come as
+# UNAVAILABLE. "handshake" alone says nothing: a network that swallows everything has it too.
+_NO_TLS = ("CERTIFICATE", "SSL_ERROR", "WRONG_VERSION_NUMBER", "Hostname Verification")
 # gRPC reports a message over the size limit as RESOURCE_EXHAUSTED, with this in its text; a
 # server that is merely busy does not say it.
 _TOO_LARGE = "larger than max"
@@ -45,16 +56,38 @@ class TransientError(TeacherError):
 class TeacherLink:
     """One gRPC channel of its own; the teacher's identity is read once a link."""
 
-    def __init__(self, url: str, timeout_s: float, max_message_mb: int) -> None:
-        """Prepare the channel; it connects with the first call."""
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float,
+        max_message_mb: int,
+        credentials: Credentials | None = None,
+        traffic: Traffic | None = None,
+    ) -> None:
+        """Prepare the channel; it connects with the first call.
+
+        Args:
+            url: the server's host:port.
+            timeout_s: deadline of each call.
+            max_message_mb: largest message of either direction.
+            credentials: token and certificates.
+            traffic: counts the answers.
+        """
+        credentials = credentials or Credentials()
         self._timeout_s = timeout_s
         self._url = url
+        self._headers = credentials.headers
+        self._is_secured = credentials.channel is not None
+        self._traffic = traffic or Traffic()
         self._lock = threading.Lock()
         self._identity: TeacherIdentity | None = None
+        name = credentials.server_name
         self._client = InferenceServerClient(
             url,
+            creds=credentials.channel,
             channel_args=[
                 *message_size_options(max_message_mb),
+                *([("grpc.ssl_target_name_override", name)] if name else []),
                 # A new link must not inherit a dead connection from gRPC's shared pool.
                 ("grpc.use_local_subchannel_pool", 1),
                 # The teacher stands in the robot's own network, never behind a web proxy.
@@ -68,18 +101,28 @@ class TeacherLink:
         Raises:
             TransientError, TeacherUnreachableError: no answer, or no `depth_teacher` there.
         """
-        with self._lock:
-            known = self._identity
+        known = self.known
         return known if known is not None else self._read_identity()
+
+    @property
+    def known(self) -> TeacherIdentity | None:
+        """Who answered last, as far as it is known without asking."""
+        with self._lock:
+            return self._identity
 
     def infer(self, request: DepthRequest) -> DepthAnswer:
         """Ask for one image and read the answer, unchecked but for the protocol.
 
         Raises:
-            TransientError, TeacherUnreachableError, TeacherRefusedError, TeacherAnswerError.
+            TransientError, TeacherUnreachableError (TeacherDeniedError, TeacherFailedError),
+            TeacherRefusedError, TeacherAnswerError.
         """
+        started = time.monotonic()
         result = self._call(self._client.infer, **infer_arguments(request))
-        answer = read_answer(result.get_response())
+        message = result.get_response()
+        round_trip_s = time.monotonic() - started
+        self._traffic.add(round_trip_s, len(request.image), message.ByteSize())
+        answer = read_answer(message)
         if answer.teacher is not None:
             with self._lock:  # a server replaced unnoticed says so in its answers
                 self._identity = answer.teacher
@@ -106,7 +149,7 @@ class TeacherLink:
 
     def _call(self, method: Callable[..., Any], **arguments: Any) -> Any:
         try:
-            return method(**arguments, client_timeout=self._timeout_s)
+            return method(**arguments, headers=self._headers, client_timeout=self._timeout_s)
         except InferenceServerException as error:
             raise self._meaning(error) from error
         except ValueError as error:  # grpc: the channel was closed in this moment
@@ -120,8 +163,20 @@ class TeacherLink:
                 f"a message is too large ({text}); send a smaller image or raise max_message_mb "
                 "on both sides"
             )
-        if status in _TRANSIENT:
+        no_tls = self._is_secured and any(word in text for word in _NO_TLS)
+        if status == "UNAVAILABLE" and no_tls:
+            return TeacherDeniedError(
+                f"no TLS connection to {self._url}: {text}; see that teacher.tls is what the "
+                "server has, that teacher.ca is its authority, and teacher.cert one that it takes"
+            )
+        is_cut_off = status in _BREAKDOWNS and any(word in text for word in _CUT_OFF)
+        if status in _TRANSIENT or is_cut_off:
             return TransientError(f"{status}: {text}", busy=status == "RESOURCE_EXHAUSTED")
+        if status in _DENIALS:
+            return TeacherDeniedError(
+                f"{self._url} does not let this robot in ({status}: {text}); see "
+                "teacher.token_file, or the environment variable TIEKD_TEACHER_TOKEN"
+            )
         if status in _REFUSALS:
             return TeacherRefusedError(text)
         if status in _BREAKDOWNS:

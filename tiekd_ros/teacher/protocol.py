@@ -1,7 +1,10 @@
 """The teacher's wire protocol: Open Inference Protocol v2 over gRPC, model `depth_teacher`.
 
-Inputs: `image` BYTES [1] (one encoded JPEG or PNG); `intrinsics` FP32 [4] (fx, fy, cx, cy in
-pixels of that image; may be left out). Request parameters: `stamp_ns` (int64), `frame_id`.
+Inputs: `image` BYTES [1] (one encoded JPEG or PNG, whose rows and columns count as they are
+stored: an EXIF orientation turns nothing); `intrinsics` FP32 [4] (fx, fy, cx, cy in pixels of
+that image; may be left out). Request parameters: `stamp_ns` (int64), `frame_id`,
+and `max_depth_side` (int64, pixels) where a smaller depth map will do; a server that does not
+know it sends the whole.
 Outputs: `depth` FP16 or FP32 [H, W] in metres, NaN = unknown; `confidence` FP16 [H, W], 0..1,
 where the backend has it. The model's configuration carries the parameters `teacher`,
 `teacher_version` and `metric`; so does every answer, that a client may notice a change.
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ from tritonclient.grpc import InferInput, service_pb2
 
 from tiekd_ros.camera import Intrinsics
 from tiekd_ros.errors import BadIntrinsicsError
-from tiekd_ros.images import DepthMap
+from tiekd_ros.images import DepthMap, shrink_map
 from tiekd_ros.teacher.errors import BadRequestError, TeacherAnswerError
 
 MODEL_NAME = "depth_teacher"
@@ -70,13 +73,15 @@ class DepthRequest:
     """One image to label.
 
     `image` is one encoded JPEG or PNG; `intrinsics` are in pixels of that image; `stamp_ns` is
-    when it was taken, `frame_id` the camera's coordinate frame.
+    when it was taken, `frame_id` the camera's coordinate frame; `max_depth_side` is the longest
+    side of the depth map that is wanted, in pixels, 0 = whatever the teacher makes.
     """
 
     image: bytes
     intrinsics: Intrinsics | None
     stamp_ns: int
     frame_id: str
+    max_depth_side: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +97,13 @@ class DepthAnswer:
     confidence: npt.NDArray[np.float32] | None = None
     teacher: TeacherIdentity | None = None
 
+    def shrunk(self, max_side: int) -> DepthAnswer:
+        """Return the answer with sides of at most `max_side` pixels; 0 = as it is."""
+        confidence = self.confidence
+        if confidence is not None:
+            confidence = shrink_map(confidence, max_side)
+        return replace(self, depth=shrink_map(self.depth, max_side), confidence=confidence)
+
 
 def infer_arguments(request: DepthRequest) -> dict[str, Any]:
     """Return the arguments of tritonclient's `infer` for one request."""
@@ -102,7 +114,9 @@ def infer_arguments(request: DepthRequest) -> dict[str, Any]:
         intrinsics = InferInput("intrinsics", [4], "FP32")
         intrinsics.set_data_from_numpy(np.array(request.intrinsics.as_tuple(), np.float32))
         inputs.append(intrinsics)
-    parameters = {"stamp_ns": request.stamp_ns, "frame_id": request.frame_id}
+    parameters: dict[str, int | str] = {"stamp_ns": request.stamp_ns, "frame_id": request.frame_id}
+    if request.max_depth_side:
+        parameters["max_depth_side"] = request.max_depth_side
     return {"model_name": MODEL_NAME, "inputs": inputs, "parameters": parameters}
 
 
@@ -128,8 +142,9 @@ def read_request(message: service_pb2.ModelInferRequest) -> DepthRequest:
     return DepthRequest(
         image=_read_bytes(*tensors["image"]),
         intrinsics=_read_intrinsics(*tensors["intrinsics"]) if "intrinsics" in tensors else None,
-        stamp_ns=_read_stamp(message.parameters),
+        stamp_ns=_read_integer(message.parameters, "stamp_ns", "nanoseconds"),
         frame_id=message.parameters["frame_id"].string_param,  # "" where there is none
+        max_depth_side=_read_side(message.parameters),
     )
 
 
@@ -137,12 +152,14 @@ def wanted_outputs(message: service_pb2.ModelInferRequest) -> tuple[str, ...]:
     """Return the names of the outputs that a request asks for; all where it names none.
 
     Raises:
-        BadRequestError: it asks for an output that does not exist.
+        BadRequestError: it asks for an output that does not exist, or twice for one.
     """
     names = tuple(output.name for output in message.outputs)
     for name in names:
         if name not in _OUTPUTS:
             raise BadRequestError(f"unknown output {name!r}: there are {', '.join(_OUTPUTS)}")
+    if len(set(names)) < len(names):  # a kilobyte of names would ask for gigabytes of maps
+        raise BadRequestError(f"{len(names)} outputs are asked for: ask for each one once")
     return names or _OUTPUTS
 
 
@@ -235,13 +252,22 @@ def _read_intrinsics(tensor: Any, raw: bytes | None) -> Intrinsics:
         raise BadRequestError(str(error)) from error
 
 
-def _read_stamp(parameters: Mapping[str, Any]) -> int:
-    if "stamp_ns" not in parameters:
+def _read_integer(parameters: Mapping[str, Any], name: str, unit: str) -> int:
+    if name not in parameters:
         return 0
-    kind = parameters["stamp_ns"].WhichOneof("parameter_choice")
+    kind = parameters[name].WhichOneof("parameter_choice")
     if kind not in ("int64_param", "uint64_param"):
-        raise BadRequestError("the parameter `stamp_ns` must be an int64, nanoseconds")
-    return int(getattr(parameters["stamp_ns"], kind))
+        raise BadRequestError(f"the parameter `{name}` must be an int64, {unit}")
+    return int(getattr(parameters[name], kind))
+
+
+def _read_side(parameters: Mapping[str, Any]) -> int:
+    side = _read_integer(parameters, "max_depth_side", "pixels")
+    if side < 0:
+        raise BadRequestError(
+            f"the parameter `max_depth_side` must be a number of pixels, or 0 for all, got {side}"
+        )
+    return side
 
 
 def _read_map(message: service_pb2.ModelInferResponse, index: int) -> npt.NDArray[np.float32]:

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from tiekd_ros.settings import setting
+from tiekd_ros.teacher.access import TokenInterceptor, Tokens
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.errors import TeacherServerError
-from tiekd_ros.teacher.protocol import message_size_options
-from tiekd_ros.teacher.service import ServiceSettings, TeacherService
+from tiekd_ros.teacher.metrics import MetricsServer
+from tiekd_ros.teacher.reception import Reception
+from tiekd_ros.teacher.sd_notify import Systemd
+from tiekd_ros.teacher.server_settings import ServerSettings
+from tiekd_ros.teacher.service import TeacherService
+from tiekd_ros.teacher.tls import server_credentials
 
-_THREADS_FOR_HEALTH = 2  # ServerLive and its like answer while every worker is busy
+__all__ = ["ServerSettings", "TeacherServer", "serve"]
+
+_LOG = logging.getLogger(__name__)
+# Beside those that wait for the backend: requests that are still coming in, and health checks.
+_THREADS_BESIDE = 32
 _EXTRA_CALLS = 64  # beyond the queue's own bound, so that ours speaks first
-
-
-@dataclass(frozen=True)
-class ServerSettings(ServiceSettings):
-    """Where the server listens, and its limits."""
-
-    host: str = setting(
-        "127.0.0.1",
-        "address to listen on; 0.0.0.0 lets other machines in: without encryption or password, "
-        "so only on a network that you trust",
-    )
-    port: int = setting(0, "port to listen on; 0 takes any free one", minimum=0, maximum=65535)
-    max_message_mb: int = setting(
-        64, "largest message of either direction", unit="MiB", minimum=1, maximum=1024
-    )
-    grace_s: float = setting(
-        5.0,
-        "time that running requests get when the server stops",
-        unit="s",
-        minimum=0.0,
-        maximum=600.0,
-    )
 
 
 class TeacherServer:
@@ -50,53 +39,140 @@ class TeacherServer:
     def __init__(self, backend: Backend, settings: ServerSettings | None = None) -> None:
         """Prepare to serve `backend`; `start` opens the port."""
         self.settings = settings or ServerSettings()
-        self._service = TeacherService(backend, self.settings)
-        self._server: grpc.Server | None = None
+        self._backend = backend
+        self._running: _Running | None = None
         self._stopped = threading.Event()
 
     def start(self) -> int:
         """Open the port and return its number.
 
         Raises:
-            TeacherServerError: the port is taken or the address is not this machine's.
+            TeacherServerError: a port is taken or the address is not this machine's.
+            InvalidSettingError: a certificate, key or token file cannot be used, or the server
+                would let strangers in (see `ServerSettings.require_closed_door`).
         """
-        settings = self.settings
-        threads = settings.workers + settings.max_waiting + _THREADS_FOR_HEALTH
-        server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="teacher"),
-            options=[
-                # Without this a second server on the port takes every other request.
-                ("grpc.so_reuseport", 0),
-                *message_size_options(settings.max_message_mb),
-            ],
-            maximum_concurrent_rpcs=threads + _EXTRA_CALLS,
-        )
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, server)
-        address = f"{settings.host}:{settings.port}"
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError:
-            port = 0
-        if port == 0:
-            raise TeacherServerError(
-                f"cannot listen on {address}: another program has the port, or the address is "
-                "not this machine's; choose another port, or 0 for any free one"
-            )
-        server.start()
-        self._server = server
-        return int(port)
+        self._running = _Running(self._backend, self.settings)
+        return self._running.port
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests are answered."""
+        return self._running is not None and self._running.service.ready
 
     def stop(self, grace_s: float | None = None) -> None:
         """Take no more requests, give running ones `grace_s` to end, then cut them off."""
-        if self._server is not None:
-            grace = self.settings.grace_s if grace_s is None else grace_s
-            self._server.stop(grace).wait()
-            self._server = None
+        if self._running is not None:
+            self._running.stop(self.settings.grace_s if grace_s is None else grace_s)
+            self._running = None
         self._stopped.set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the server has stopped; False if `timeout_s` passed before."""
         return self._stopped.wait(timeout_s)
+
+
+class _Running:
+    """All that exists between start and stop."""
+
+    def __init__(self, backend: Backend, settings: ServerSettings) -> None:
+        tokens = Tokens.load(settings.token_file)
+        settings.require_closed_door(bool(tokens))
+        if lacking := settings.lacks(bool(tokens)):
+            _LOG.warning(
+                "the server has no %s: whoever reaches %s can use it", lacking, settings.host
+            )
+        credentials = None
+        if settings.tls_cert:
+            credentials = server_credentials(
+                settings.tls_cert, settings.tls_key, settings.client_ca
+            )
+        self.service = TeacherService(backend, settings)
+        self._reception = Reception(settings.receive_timeout_s)
+        self._door = TokenInterceptor(tokens)
+        self._metrics: MetricsServer | None = None
+        interceptors = [self._door, self._reception] if tokens else [self._reception]
+        self._server = _grpc_server(self.service, settings, interceptors)
+        try:
+            # First: gRPC gives a port that it has opened back only with the server object.
+            if settings.metrics_port:
+                self._metrics = MetricsServer(
+                    self.service,
+                    settings.metrics_host,
+                    settings.metrics_port,
+                    lambda: self._door.refused,
+                )
+            self.port = _open(self._server, settings.address, credentials)
+            self._server.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
+
+    def stop(self, grace_s: float) -> None:
+        until = time.monotonic() + grace_s
+        self.service.retire()
+        # Calls that are let in end first: the batcher goes on until then.
+        self._server.stop(grace_s).wait()
+        self.service.close(max(0.0, until - time.monotonic()))
+        self._reception.close()
+        if self._metrics is not None:
+            self._metrics.stop()
+
+
+def _grpc_server(
+    service: TeacherService, settings: ServerSettings, interceptors: list[Any]
+) -> grpc.Server:
+    threads = service.batcher.places + _THREADS_BESIDE
+    server = grpc.server(
+        ThreadPoolExecutor(threads, thread_name_prefix="teacher"),
+        interceptors=interceptors,
+        options=_options(settings),
+        maximum_concurrent_rpcs=threads + _EXTRA_CALLS,
+    )
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+    return server
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    return [
+        # Without this a second server on the port takes every other request.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_mb << 20),
+        # An answer is as large as its image lets it be: max_pixels bounds it.
+        ("grpc.max_send_message_length", -1),
+        # Only uncompressed messages: the limit of a message's size holds before unpacking, and a
+        # megabyte can unfold to a gigabyte. Images are compressed already.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        # Whoever connects and says nothing, or is gone without a word, does not keep its place.
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.max_connection_idle_ms", round(settings.max_idle_s * 1000)),
+        # Also whoever is busy connects anew now and then: in between, running calls come to an end.
+        ("grpc.max_connection_age_ms", 3_600_000),
+        ("grpc.max_connection_age_grace_ms", 600_000),
+        # One robot's calls at a time; the next wait on the robot.
+        ("grpc.max_concurrent_streams", 64),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # Robots may ask as often whether the server is still there, also between requests.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ]
+
+
+def _open(server: grpc.Server, address: str, credentials: Any) -> int:
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise TeacherServerError(
+            f"cannot listen on {address}: another program has the port, or the address is "
+            "not this machine's; choose another port, or 0 for any free one"
+        )
+    return int(port)
 
 
 def serve(
@@ -106,7 +182,8 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop gracefully. For a process's main thread.
 
-    A second SIGINT or SIGTERM during the grace time ends the process at once.
+    A second SIGINT or SIGTERM during the grace time ends the process at once. systemd, where it
+    started the process, is told when requests are taken, that the server works, and when it ends.
 
     Args:
         backend: the teacher.
@@ -115,21 +192,37 @@ def serve(
 
     Raises:
         TeacherServerError: the port cannot be opened.
+        InvalidSettingError: as `TeacherServer.start`.
     """
+    server, systemd = TeacherServer(backend, settings), Systemd()
+    look_s = None if systemd.watchdog_s is None else systemd.watchdog_s / 3
+    try:
+        with _asked_to_stop() as asked:
+            port = server.start()
+            if on_ready is not None:
+                on_ready(port)
+            systemd.ready(f"teacher {backend.identity.name} on port {port}")
+            _LOG.info("serving", extra={"facts": {"teacher": backend.identity.name, "port": port}})
+            while not asked.wait(look_s):
+                if server.healthy:
+                    systemd.alive()
+            _LOG.info("stopping; running requests are finished first")
+    finally:
+        systemd.stopping()
+        server.stop()
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Give an event that SIGINT and SIGTERM set; afterwards they do what they did before."""
     asked = threading.Event()
 
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
 
-    server = TeacherServer(backend, settings)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, ask_to_stop) for number in signals}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        port = server.start()
-        if on_ready is not None:
-            on_ready(port)
-        asked.wait()
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        server.stop()

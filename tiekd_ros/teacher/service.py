@@ -9,71 +9,53 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import traceback
 from typing import Any, NoReturn
 
 import grpc
+import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tiekd_ros import __version__
+from tiekd_ros.cores import cores
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.images import RgbImage, decode_image
-from tiekd_ros.settings import Settings, setting
 from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.errors import BackendRefusal, BadRequestError
-from tiekd_ros.teacher.image_size import read_image_size
+from tiekd_ros.teacher.batcher import Batcher
+from tiekd_ros.teacher.errors import BackendRefusal, BadRequestError, BusyError, StoppingError
+from tiekd_ros.teacher.image_limits import admit_image
 from tiekd_ros.teacher.protocol import (
     MODEL_NAME,
-    DepthAnswer,
-    DepthRequest,
+    TeacherIdentity,
     read_request,
     wanted_outputs,
     write_answer,
 )
+from tiekd_ros.teacher.service_settings import ServiceSettings
 from tiekd_ros.teacher.statistics import Statistics
 
+__all__ = ["ServiceSettings", "TeacherService"]
+
 _LOG = logging.getLogger(__name__)
-_LONGEST_WAIT_S = 600.0  # for callers without a deadline
 _LONGEST_TEXT = 500  # a gRPC status travels in a header of limited size
-
-
-@dataclass(frozen=True)
-class ServiceSettings(Settings):
-    """How requests are answered."""
-
-    workers: int = setting(
-        1, "images that the backend labels at the same time", minimum=1, maximum=64
-    )
-    max_waiting: int = setting(
-        16,
-        "requests that may wait for a worker; more are told to come back",
-        minimum=0,
-        maximum=1024,
-    )
-    max_pixels: int = setting(
-        16_000_000, "largest image that is decoded", unit="pixels", minimum=1, maximum=1 << 30
-    )
-    depth_type: str = setting(
-        "FP16", "number type of the depth on the wire", choices=("FP16", "FP32")
-    )
 
 
 class _UnknownModelError(Exception):
     """The request names another model or version."""
 
 
-class _BusyError(Exception):
-    """No worker came free in time, or too many requests wait already."""
+class _BlindAnswerError(Exception):
+    """The teacher's label says nothing: an overflow in its arithmetic, most likely."""
 
 
+# The first that fits: a StoppingError is a BusyError too.
 _CODES: dict[type[Exception], grpc.StatusCode] = {
     BadRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     BadImageError: grpc.StatusCode.INVALID_ARGUMENT,
     BackendRefusal: grpc.StatusCode.FAILED_PRECONDITION,
     _UnknownModelError: grpc.StatusCode.NOT_FOUND,
-    _BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    StoppingError: grpc.StatusCode.UNAVAILABLE,
+    BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 
@@ -82,28 +64,55 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
 
     Status codes: INVALID_ARGUMENT for a request or image that cannot be read or is too large,
     NOT_FOUND for another model, FAILED_PRECONDITION where the backend refuses the image,
-    RESOURCE_EXHAUSTED when too many wait, INTERNAL when the backend breaks.
+    RESOURCE_EXHAUSTED when too many wait or the deadline passes, UNAVAILABLE when the server is
+    about to end, INTERNAL when the backend breaks or knows no pixel's depth.
+
+    Of a method's context only `abort`, `time_remaining` and `is_active` are used.
     """
 
     def __init__(self, backend: Backend, settings: ServiceSettings) -> None:
-        """Answer with `backend`."""
+        """Answer with `backend` until `close`."""
+        self.statistics = Statistics()
+        self.batcher = Batcher(backend, settings, self.statistics)
         self._backend = backend
         self._settings = settings
-        self._statistics = Statistics()
-        self._places = threading.BoundedSemaphore(settings.workers + settings.max_waiting)
-        self._workers = threading.BoundedSemaphore(settings.workers)
+        # More would only take the cores from each other and from the backend.
+        self._decoders = threading.BoundedSemaphore(cores())
+        self._stopping = False
+
+    @property
+    def identity(self) -> TeacherIdentity:
+        """Who the teacher is."""
+        return self._backend.identity
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered: not about to end, the backend not stuck nor broken."""
+        stuck = self.batcher.busy_s() >= self._settings.stuck_after_s
+        return not (self._stopping or stuck or self.batcher.broken)
+
+    def retire(self) -> None:
+        """Say to whoever asks that the server is not ready any more; requests are still taken."""
+        self._stopping = True
+
+    def close(self, grace_s: float = 0.0) -> None:
+        """Take no more images, label those that wait for `grace_s` at most, refuse the rest."""
+        self.retire()
+        self.batcher.close(grace_s)
 
     def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Say that the process answers."""
         return service_pb2.ServerLiveResponse(live=True)
 
     def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Say that the server takes requests: a backend is loaded before the server starts."""
-        return service_pb2.ServerReadyResponse(ready=True)
+        """Say whether requests are answered; a backend is loaded before the server starts."""
+        return service_pb2.ServerReadyResponse(ready=self.ready)
 
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Say whether the model asked for is the one here."""
-        return service_pb2.ModelReadyResponse(ready=self._serves(request.name, request.version))
+        """Say whether the model asked for is the one here, and answers."""
+        return service_pb2.ModelReadyResponse(
+            ready=self._serves(request.name, request.version) and self.ready
+        )
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Name the server and what it supports beyond the core protocol."""
@@ -157,80 +166,77 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         """Return counts and durations since the start."""
         if request.name:
             self._require_model(request.name, request.version, context)
-        stats = self._statistics.message(MODEL_NAME, self._backend.identity.version)
+        stats = self.statistics.message(MODEL_NAME, self._backend.identity.version)
         return service_pb2.ModelStatisticsResponse(model_stats=[stats])
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """List the one model there is."""
+        index = service_pb2.RepositoryIndexResponse()
+        index.models.add(
+            name=MODEL_NAME,
+            version=self._backend.identity.version,
+            state="READY" if self.ready else "UNAVAILABLE",
+        )
+        return index
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Label one image."""
         started_ns = time.monotonic_ns()
-        succeeded = False
+        code, text = grpc.StatusCode.OK, ""
         try:
             response = self._answer(request, context)
-            succeeded = True
         except tuple(_CODES) as error:
             code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
-            _abort(context, code, str(error))
+            text = str(error)
         except Exception as error:
             _LOG.exception("the teacher broke on one request; the server goes on")
-            _abort(context, grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
-        finally:
-            self._statistics.add_request(succeeded, time.monotonic_ns() - started_ns)
+            code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+            # What failed there may hold the image, and a ring of references hold that.
+            traceback.clear_frames(error.__traceback__)
+        self.statistics.add_request(code.name, time.monotonic_ns() - started_ns)
+        if code is not grpc.StatusCode.OK:
+            _abort(context, code, text)
         return response
+
+    def ModelStreamInfer(self, request_iterator: Any, context: Any) -> NoReturn:  # noqa: N802
+        """Refuse; by `abort`, for gRPC logs a traceback of whatever else is raised here."""
+        _abort(context, grpc.StatusCode.UNIMPLEMENTED, "this teacher server has no streams")
 
     def _answer(self, message: Any, context: Any) -> Any:
         if not self._serves(message.model_name, message.model_version):
             raise _UnknownModelError(self._unknown(message.model_name, message.model_version))
         request = read_request(message)
         wanted = wanted_outputs(message)
-        # Outside the worker's turn: decoding one image overlaps with labelling another.
-        with self._place():
-            image = self._decode(request)
-            with self._worker(context):
-                answer = self._label(image, request)
+        width, height = admit_image(request.image, self._settings)
+        # Outside the backend's threads: decoding one image overlaps with labelling another.
+        with self.batcher.place(width * height):
+            image = self._decode(request.image, context)
+            answer = self.batcher.submit(
+                image,
+                request,
+                remaining_s=context.time_remaining(),
+                is_active=context.is_active,
+            )
+        if np.isnan(answer.depth).all():
+            raise _BlindAnswerError("the teacher does not know the depth of a single pixel")
+        started_ns = time.monotonic_ns()
         identity = self._backend.identity
+        answer = answer.shrunk(request.max_depth_side)
         response = write_answer(answer, identity, self._settings.depth_type, wanted)
         response.id = message.id
+        size = sum(map(len, response.raw_output_contents))
+        self.statistics.add_output(size, time.monotonic_ns() - started_ns)
         return response
 
-    def _label(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
-        started_ns = time.monotonic_ns()
-        answer = self._backend.infer(image, request)
-        self._statistics.add_inference(time.monotonic_ns() - started_ns)
-        return answer
-
-    def _decode(self, request: DepthRequest) -> RgbImage:
-        width, height = read_image_size(request.image)
-        if width * height > self._settings.max_pixels:
-            raise BadRequestError(
-                f"the image has {width}x{height} = {width * height} pixels, this server takes "
-                f"{self._settings.max_pixels} (max_pixels); send a smaller one"
-            )
-        return decode_image(request.image)
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
-            raise _BusyError(
-                f"{self._settings.max_waiting} requests wait already (max_waiting); try later"
-            )
-        try:
-            yield
-        finally:
-            self._places.release()
-
-    @contextmanager
-    def _worker(self, context: Any) -> Iterator[None]:
-        # A caller that gave up meanwhile must not cost the next one a worker.
-        remaining_s = context.time_remaining()
-        patience_s = _LONGEST_WAIT_S if remaining_s is None else min(remaining_s, _LONGEST_WAIT_S)
-        if not self._workers.acquire(timeout=patience_s):
-            raise _BusyError("no worker came free before the request's deadline; try later")
-        try:
-            if not context.is_active():
-                raise _BusyError("the caller has given up")
-            yield
-        finally:
-            self._workers.release()
+    def _decode(self, data: bytes, context: Any) -> RgbImage:
+        with self._decoders:
+            remaining_s = context.time_remaining()
+            if (remaining_s is not None and remaining_s <= 0) or not context.is_active():
+                raise BusyError("nobody waits for this image any more; try later")
+            started_ns = time.monotonic_ns()
+            image = decode_image(data, as_stored=True)
+            self.statistics.add_input(len(data), time.monotonic_ns() - started_ns)
+        return image
 
     def _serves(self, name: str, version: str) -> bool:
         return name == MODEL_NAME and version in ("", self._backend.identity.version)

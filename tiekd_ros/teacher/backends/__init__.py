@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.settings import Settings, setting
-from tiekd_ros.teacher.backend import Backend
+from tiekd_ros.teacher.backends.options import BackendOptions, parse_backend
 
+if TYPE_CHECKING:  # the command line describes the options, and has no use for gRPC
+    from tiekd_ros.teacher.backend import Backend
 
-@dataclass(frozen=True)
-class BackendOptions(Settings):
-    """Options of all backends; each uses its own."""
-
-    frames: str = setting("", "recorded: folder of images/, depth/ and K.txt that it answers from")
-    seed: int = setting(
-        0,
-        "synthetic: seed of the world; the camera's must be the same",
-        minimum=0,
-        maximum=2**31 - 1,
-    )
-    period_s: float = setting(
-        60.0, "synthetic: time of the camera's one round", unit="s", minimum=1.0, maximum=86400.0
-    )
+__all__ = ["BACKENDS", "BackendOptions", "create_backend", "parse_backend"]
 
 
 # A backend is imported only when it is asked for: the next may need torch and gigabytes.
@@ -46,23 +34,63 @@ def _synthetic(options: BackendOptions) -> Backend:
     return SyntheticBackend(WorldSettings(seed=options.seed, period_s=options.period_s))
 
 
+def _huggingface(options: BackendOptions) -> Backend:
+    from tiekd_ros.teacher.backends.huggingface import HuggingFaceBackend
+
+    if not options.model:
+        raise InvalidSettingError(
+            "the huggingface backend needs a checkpoint: give model=DIR or model=ORG/NAME (--model)"
+        )
+    return HuggingFaceBackend(options)
+
+
+def _onnx(options: BackendOptions) -> Backend:
+    from tiekd_ros.teacher.backends.onnx import OnnxBackend
+
+    if not options.model:
+        raise InvalidSettingError(
+            "the onnx backend needs an exported network: give model=FILE.onnx (--model)"
+        )
+    return OnnxBackend(options)
+
+
+def _ensemble(options: BackendOptions) -> Backend:
+    from tiekd_ros.teacher.backends.ensemble import EnsembleBackend, member_options
+
+    return EnsembleBackend(
+        [create_backend(name, member) for name, member in member_options(options)]
+    )
+
+
 _FACTORIES: dict[str, Callable[[BackendOptions], Backend]] = {
     "recorded": _recorded,
     "synthetic": _synthetic,
+    "huggingface": _huggingface,
+    "onnx": _onnx,
+    "ensemble": _ensemble,
 }
 BACKENDS = tuple(_FACTORIES)
 
 
 def create_backend(name: str, options: BackendOptions | None = None) -> Backend:
-    """Make the backend called `name` ("recorded" or "synthetic").
+    """Make the backend called `name`, one of `BACKENDS`.
+
+    Where `options.align` names a folder, the backend is fitted to its depth; of an ensemble, each
+    member is.
 
     Raises:
         InvalidSettingError: there is no such backend, or it lacks an option.
         TiekdError: what the backend says when it cannot start, of its folder for example.
     """
+    options = options or BackendOptions()
     factory = _FACTORIES.get(name)
     if factory is None:
         raise InvalidSettingError(
             f"unknown teacher backend {name!r}: there are {', '.join(BACKENDS)}"
         )
-    return factory(options or BackendOptions())
+    backend = factory(options)
+    if not options.align or name == "ensemble":
+        return backend
+    from tiekd_ros.teacher.backends.alignment import AlignedBackend
+
+    return AlignedBackend(backend, options.align, options.align_max_error)

@@ -1,0 +1,178 @@
+"""The robots of `teacher_load.py`: the companion's own labeller and client, many in one process.
+
+Each robot has a frame log in memory in which a few frames always wait. Its `Labeller` takes them
+from there, `TeacherDesk` and `TeacherClient` ask the teacher, and the log keeps account of the
+label that comes back for each. When the time is up no more frames are logged, and what waits is
+still labelled, as on a robot.
+
+The first argument is JSON: `url`, `robots` (how many), `seconds`, `window` (frames that wait),
+`in_flight` (requests at a time of each robot). It says `{"start": T}`, and at the end what came
+of it as one line of JSON; times are those of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from teacher_load_models import CAMERA, HEIGHT, WIDTH, jpegs, read_mark, stamp_of
+
+from tiekd_ros.frames import LabelAnswer, Labeller, LabellerSettings, LoggedFrame
+from tiekd_ros.images import DepthMap
+from tiekd_ros.nodes.teaching import TeacherDesk
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+
+_LONGEST_DRAIN_S = 120.0
+_LOOK_S = 0.05  # how often the waits are looked at
+
+
+class FrameLog:
+    """What a `Labeller` needs of a `FrameStore`, in memory, with an account of every label."""
+
+    def __init__(self, robot: int, images: list[bytes], window: int) -> None:
+        self._robot = robot
+        self._images = images
+        self._lock = threading.Lock()
+        self._waiting = set(range(1, window + 1))
+        self._taken = window
+        self._is_logging = True
+        self.marks: Counter[int] = Counter()  # stamps that came back in labels
+        self.rejected: Counter[str] = Counter()
+
+    def unlabelled(self, count: int, skip: Collection[int] = ()) -> list[LoggedFrame]:
+        with self._lock:
+            free = sorted(self._waiting.difference(skip))
+        return [self._frame(number) for number in free[:count]]
+
+    def put_label(
+        self,
+        frame_id: int,
+        depth: DepthMap,
+        teacher_name: str,
+        teacher_version: str,
+        confidence: npt.NDArray[np.floating[Any]] | None = None,
+    ) -> None:
+        with self._lock:
+            self.marks[read_mark(depth)] += 1
+            self._settle(frame_id)
+
+    def reject(self, frame_id: int, reason: str) -> None:
+        with self._lock:
+            self.rejected[reason] += 1
+            self._settle(frame_id)
+
+    def stop_logging(self) -> None:
+        with self._lock:
+            self._is_logging = False
+
+    def is_done(self) -> bool:
+        with self._lock:
+            return not self._waiting
+
+    def account(self) -> dict[str, Any]:
+        """Return frames logged, and which of them have no label, several, or another's."""
+        with self._lock:
+            own = {stamp_of(self._robot, number) for number in range(1, self._taken + 1)}
+            labelled = own & self.marks.keys()
+            return {
+                "frames": len(own),
+                "labelled": len(labelled),
+                "lost": len(own) - len(labelled) - self.rejected.total(),
+                "twice": sum(self.marks[stamp] - 1 for stamp in labelled),
+                "foreign": sum(self.marks[stamp] for stamp in self.marks.keys() - own),
+                "rejected": dict(self.rejected),
+            }
+
+    def _settle(self, frame_id: int) -> None:
+        self._waiting.discard(frame_id)
+        if self._is_logging:
+            self._taken += 1
+            self._waiting.add(self._taken)
+
+    def _frame(self, number: int) -> LoggedFrame:
+        jpeg = self._images[number % len(self._images)]
+        stamp_ns = stamp_of(self._robot, number)
+        return LoggedFrame(number, stamp_ns, "camera", jpeg, WIDTH, HEIGHT, CAMERA)
+
+
+class Robot:
+    """One labeller, one client, one frame log."""
+
+    def __init__(self, number: int, images: list[bytes], asked: dict[str, Any]) -> None:
+        in_flight = int(asked["in_flight"])
+        self.log = FrameLog(number, images, int(asked["window"]))
+        self._client = TeacherClient(ClientSettings(url=asked["url"], in_flight=in_flight))
+        settings = LabellerSettings(in_flight=in_flight)
+        self._desk = TeacherDesk(self._client, max_side=settings.max_side)
+        self._labeller = Labeller(self.log, self._ask, settings)
+        self._first_asked: dict[int, float] = {}  # by frame; a retry does not start anew
+        self._labels: list[tuple[float, float]] = []  # when it came, and ms since first asked
+        self._waits: list[tuple[float, float]] = []  # when looked at, and s left to wait
+
+    def start(self) -> None:
+        self._labeller.start()
+
+    def look(self) -> None:
+        """Note how long the labeller is going to wait before it asks again."""
+        left_s = self._labeller.snapshot().retry_in_s
+        if left_s > 0:
+            self._waits.append((time.monotonic(), left_s))
+
+    def finish(self) -> dict[str, Any]:
+        """Stop, and say what came of it."""
+        self._client.close()
+        self._labeller.stop()
+        snapshot = self._labeller.snapshot()
+        return {
+            **self.log.account(),
+            "labels": self._labels,
+            "waits": self._waits,
+            "failed": snapshot.failed,
+            "last_error": snapshot.last_error,
+        }
+
+    def _ask(self, frame: LoggedFrame) -> LabelAnswer:
+        started = self._first_asked.setdefault(frame.id, time.monotonic())
+        answer = self._desk(frame)
+        now = time.monotonic()
+        del self._first_asked[frame.id]
+        self._labels.append((now, 1e3 * (now - started)))
+        return answer
+
+
+def main() -> int:
+    """Run the robots for their time, let them finish, and print what came of it."""
+    asked = json.loads(sys.argv[1])
+    logging.getLogger("tiekd_ros").setLevel(logging.ERROR)  # a server that is away is on the plan
+    images = jpegs()
+    robots = [Robot(number, images, asked) for number in range(asked["robots"])]
+    start = time.monotonic()
+    print(json.dumps({"start": start}), flush=True)
+    for robot in robots:
+        robot.start()
+    _look_until(robots, start + asked["seconds"])
+    for robot in robots:
+        robot.log.stop_logging()
+    _look_until(robots, time.monotonic() + _LONGEST_DRAIN_S)
+    found = [robot.finish() for robot in robots]
+    print(json.dumps({"cpu_s": time.process_time(), "robots": found}), flush=True)
+    return 0
+
+
+def _look_until(robots: list[Robot], end: float) -> None:
+    while time.monotonic() < end and not all(robot.log.is_done() for robot in robots):
+        for robot in robots:
+            robot.look()
+        time.sleep(_LOOK_S)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

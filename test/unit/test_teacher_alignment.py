@@ -1,0 +1,203 @@
+"""A teacher is fitted to metres only when asked, by a fit that is judged before it is served."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, serving
+from tiekd_ros.datasets import DatasetError, RgbdFolder
+from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.alignment import (
+    AlignedBackend,
+    fit_inverse,
+    fit_scale,
+    fit_to_folder,
+)
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.errors import BackendError, RelativeTeacherError
+from tiekd_ros.teacher.protocol import DepthRequest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+from helpers.onnx_teachers import (
+    Brightness,
+    brightness_of,
+    export,
+    grey_picture,
+    write_rgbd,
+)
+
+SCALE, SHIFT = 0.7, 0.15  # 1 / depth = SCALE * brightness + SHIFT: 1.2 to 6.7 m
+
+
+def depth_of(image):
+    return (1 / (SCALE * brightness_of(image) + SHIFT)).astype(np.float32)
+
+
+def request():
+    return DepthRequest(b"", None, 0, "")
+
+
+class Relative(StubBackend):
+    """A stub of a network that says what its numbers are."""
+
+    def __init__(self, answer, meaning):
+        super().__init__(answer, RELATIVE)
+        self.meaning = meaning
+
+
+@pytest.fixture
+def network(tmp_path):
+    """Answers 3 * brightness - 1, so that 1 / depth is 0.7 / 3 of it, plus 0.15 + 0.7 / 3."""
+    card = {"input": {"multiple_of": 16}, "output": {"meaning": "inverse_depth"}}
+    return export(tmp_path / "midas.onnx", Brightness(1.0, 3.0), card, open_dimensions=(0, 2, 3))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = [grey_picture(seed) for seed in range(6)]
+    return write_rgbd(tmp_path / "room", images, [depth_of(image) for image in images])
+
+
+def test_a_relative_network_serves_metres_after_its_fit_and_none_before(network, folder):
+    asked = BackendOptions(model=str(network))
+    with (
+        serving(create_backend("onnx", asked)) as url,
+        TeacherClient(ClientSettings(url=url)) as client,
+        pytest.raises(RelativeTeacherError),
+    ):
+        client.infer(depth_request(grey_picture(9)))
+
+    fitted = create_backend("onnx", BackendOptions(model=str(network), align=str(folder)))
+    image = grey_picture(9)
+    with serving(fitted) as url, TeacherClient(ClientSettings(url=url)) as client:
+        identity = client.identity()
+        answer = client.infer(depth_request(image))
+    assert identity.metric
+    assert identity.name == "midas"
+    assert "-aligned-" in identity.version
+    np.testing.assert_allclose(answer.depth, depth_of(image), rtol=0.05)  # of JPEG
+
+
+def test_the_fit_is_what_was_put_in_and_is_said_with_its_error(network, folder, caplog):
+    with caplog.at_level(logging.INFO):
+        fitted = create_backend("onnx", BackendOptions(model=str(network), align=str(folder)))
+    assert fitted.fit.scale == pytest.approx(SCALE / 3, rel=0.01)
+    assert fitted.fit.shift == pytest.approx(SHIFT - SCALE / 3, rel=0.01)
+    assert fitted.fit.median_error < 0.01
+    assert "median error" in caplog.text
+    assert f"1/depth = {fitted.fit.scale:.6g} x - " in caplog.text
+
+
+def test_another_fit_is_another_version(network, folder, tmp_path):
+    def version(path):
+        return create_backend(
+            "onnx", BackendOptions(model=str(network), align=str(path))
+        ).identity.version
+
+    images = [grey_picture(seed) for seed in range(4)]
+    doubled = write_rgbd(tmp_path / "other", images, [2 * depth_of(image) for image in images])
+    assert version(folder) == version(folder)
+    assert version(doubled) != version(folder)
+
+
+def test_rounding_changes_the_fit_s_last_digits_and_not_the_version(folder):
+    fitted = [
+        AlignedBackend(
+            Relative(lambda image, _, by=by: depth_of(image) * np.float32(by), "relative_depth"),
+            folder,
+            0.05,
+        )
+        for by in (1.0, 1.00001)
+    ]
+    assert fitted[0].fit.scale != fitted[1].fit.scale
+    assert fitted[0].identity == fitted[1].identity
+
+
+def test_a_fit_that_is_too_bad_is_refused_with_its_error(network, tmp_path):
+    rng = np.random.default_rng(0)
+    images = [grey_picture(seed) for seed in range(4)]
+    noise = [np.exp(rng.normal(1, 1.5, (48, 64))).astype(np.float32) for _ in images]
+    folder = write_rgbd(tmp_path / "noise", images, noise)
+    with pytest.raises(BackendError, match=r"median error .* at most 25\.0% is served"):
+        create_backend("onnx", BackendOptions(model=str(network), align=str(folder)))
+
+
+def test_numbers_that_shrink_towards_the_camera_are_no_inverse_depth(tmp_path):
+    images = [grey_picture(seed) for seed in range(4)]
+    folder = write_rgbd(
+        tmp_path / "room", images, [1 + 4 * brightness_of(image) for image in images]
+    )
+    teacher = Relative(lambda image, _: 1 + brightness_of(image), "inverse_depth")
+    with pytest.raises(BackendError, match=r"best scale is -.*must be positive"):
+        AlignedBackend(teacher, folder, 10.0)
+
+
+def test_depth_in_an_unknown_unit_gets_a_scale_alone(folder):
+    teacher = Relative(lambda image, _: depth_of(image) / 8, "relative_depth")
+    fitted = AlignedBackend(teacher, folder, 0.05)
+    assert fitted.fit.scale == pytest.approx(8, rel=0.01)
+    assert fitted.fit.shift == 0
+    image = grey_picture(9)
+    np.testing.assert_allclose(fitted.infer(image, request()).depth, depth_of(image), rtol=0.01)
+
+
+def test_metres_that_are_off_are_corrected_too(folder):
+    teacher = StubBackend(lambda image, _: depth_of(image) * 1.3, METRIC)
+    fitted = AlignedBackend(teacher, folder, 0.05)
+    assert fitted.fit.scale == pytest.approx(1 / 1.3, rel=0.01)
+    assert fitted.identity.name == METRIC.name
+
+
+def test_what_lies_far_beyond_the_measured_depth_is_unknown(folder):
+    teacher = Relative(lambda image, _: 1 / depth_of(image) - SHIFT, "inverse_depth")
+    fitted = AlignedBackend(teacher, folder, 0.05)
+    farthest = fitted.fit.farthest_m
+    values = np.array([[1 / 5.0, 1 / (farthest * 1.1), 0, -1]], np.float32) - np.float32(SHIFT)
+    depth = fitted.fit.metres(values)
+    assert depth[0, 0] == pytest.approx(5.0, rel=0.02)
+    assert np.isnan(depth[0, 1:]).all()
+
+
+def test_outliers_hardly_move_the_fit():
+    rng = np.random.default_rng(1)
+    depth = rng.uniform(0.5, 8.0, 5000)
+    values = (1 / depth - 0.1) / 0.4 + rng.normal(0, 0.01, 5000)
+    values[:750] = rng.uniform(0, 5, 750)  # 15 % are wrong
+    scale, shift = fit_inverse(values, depth)
+    assert scale == pytest.approx(0.4, rel=0.03)
+    assert shift == pytest.approx(0.1, abs=0.01)
+    ratio = fit_scale(np.r_[depth, np.full(2000, 50.0)] / 3, np.r_[depth, np.full(2000, 1.0)])
+    assert ratio == pytest.approx(3, rel=0.01)
+
+
+def test_frames_that_the_teacher_refuses_are_left_out(folder):
+    refused = RgbdFolder(folder).image(0)
+
+    def answer(image, _):
+        if np.array_equal(image, refused):
+            return BackendRefusal("not this one")
+        return depth_of(image)
+
+    fit = fit_to_folder(Relative(answer, "relative_depth"), RgbdFolder(folder), 0.1)
+    assert fit.frames == 5
+    assert fit.scale == pytest.approx(1, rel=0.01)
+
+
+def test_a_teacher_without_a_meaning_or_without_known_pixels_cannot_be_fitted(folder):
+    with pytest.raises(BackendError, match="does not say what its numbers are"):
+        AlignedBackend(StubBackend(identity=RELATIVE), folder, 0.1)
+    blind = Relative(np.full((48, 64), np.nan, np.float32), "relative_depth")
+    with pytest.raises(BackendError, match="0 known pixels in common"):
+        AlignedBackend(blind, folder, 0.1)
+
+
+def test_a_folder_that_is_not_there_is_refused(network, tmp_path):
+    missing = str(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="nowhere"):
+        create_backend("onnx", BackendOptions(model=str(network), align=missing))

@@ -1,0 +1,134 @@
+"""The teacher under a real Ray Serve, with its real gRPC ingress.
+
+Passes when the robot's client and the README's program work unchanged, every refusal is that of
+the plain server, and nothing that a stranger sends brings it down.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from helpers.children import PATIENCE_S, child_environment
+from helpers.ray_serve import RayServe, free_ports, serve_run
+from helpers.readme import program
+from helpers.recordings import FRAMES, assert_labels, write_recording
+from helpers.teachers import picture
+from tiekd_ros.images import encode_png
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+
+pytest.importorskip("ray.serve")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+TOKEN, OLD_TOKEN = "a-token-of-the-robots", "the-one-from-before"
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory) -> Path:
+    return write_recording(tmp_path_factory.mktemp("ray") / "room")
+
+
+@pytest.fixture(scope="module")
+def serve(frames) -> Iterator[RayServe]:
+    grpc_port, http_port = free_ports(2)
+    arguments = [
+        "tiekd_ros.teacher.ray_app:app", f"teacher=recorded:{frames}", "cpus=0.1", "max_batch=4",
+        f"grpc_port={grpc_port}", f"http_port={http_port}",
+    ]  # fmt: skip
+    tokens = f"{TOKEN}\n{OLD_TOKEN}\n"
+    with serve_run(*arguments, port=grpc_port, TIEKD_TEACHER_TOKENS=tokens) as running:
+        yield running
+
+
+@pytest.fixture
+def client(serve, monkeypatch) -> Iterator[TeacherClient]:
+    monkeypatch.setenv("TIEKD_TEACHER_TOKEN", TOKEN)
+    with TeacherClient(ClientSettings(url=serve.url, in_flight=8)) as client:
+        yield client
+
+
+def refusal(url: str, data: bytes, token: str = TOKEN, timeout_s: float = 30.0) -> tuple[str, str]:
+    image = triton.InferInput("image", [1], "BYTES")
+    image.set_data_from_numpy(np.array([data], dtype=np.object_))
+    headers = {"authorization": f"Bearer {token}"}
+    with (
+        triton.InferenceServerClient(url) as stranger,
+        pytest.raises(InferenceServerException) as raised,
+    ):
+        stranger.infer("depth_teacher", [image], headers=headers, client_timeout=timeout_s)
+    return raised.value.status().removeprefix("StatusCode."), raised.value.message()
+
+
+def test_the_robots_client_gets_each_image_its_own_label(client):
+    assert client.identity().name == "recorded"
+    assert client.identity().metric
+    assert_labels(client)
+
+
+def test_the_readmes_program_works_unchanged(serve, tmp_path):
+    file, image = tmp_path / "client.py", tmp_path / "image.png"
+    file.write_text(program("InferInput"))
+    image.write_bytes(encode_png(picture()))
+    done = subprocess.run(
+        [sys.executable, str(file), serve.url, str(image)],
+        capture_output=True,
+        env=child_environment(TIEKD_TEACHER_TOKEN=TOKEN),
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.stdout.startswith("64x48: median 3.0"), done.stdout + done.stderr
+
+
+def test_metadata_statistics_and_what_is_lacking_are_the_plain_servers(serve):
+    headers = {"authorization": f"Bearer {OLD_TOKEN}"}
+    with triton.InferenceServerClient(serve.url) as stranger:
+        assert stranger.is_server_live(headers=headers)
+        assert stranger.is_server_ready(headers=headers)
+        assert not stranger.is_model_ready("other", headers=headers)
+        assert stranger.get_server_metadata(headers=headers).name == "tiekd_teacher"
+        statistics = stranger.get_inference_statistics(headers=headers)
+        assert statistics.model_stats[0].name == "depth_teacher"
+        with pytest.raises(InferenceServerException) as raised:
+            stranger.load_model("other", headers=headers)
+    assert raised.value.status() == "StatusCode.UNIMPLEMENTED"
+
+
+def bomb(side: int = 10_000, size: int = 40_000) -> bytes:
+    """Return the beginning of a small PNG that says it is enormous."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
+    return (start + struct.pack(">I", zlib.crc32(header))).ljust(size, b"\0")
+
+
+def test_strangers_and_bad_images_are_refused_as_by_the_plain_server(serve, client):
+    image = encode_png(picture())
+    for token in ("", "a-token-of-nobody"):
+        assert refusal(serve.url, image, token)[0] == "UNAUTHENTICATED"
+    code, text = refusal(serve.url, bomb())
+    assert (code, "max_pixels" in text) == ("INVALID_ARGUMENT", True)
+    assert refusal(serve.url, b"no image at all")[0] == "INVALID_ARGUMENT"
+    assert refusal(serve.url, image[: len(image) // 2])[0] == "INVALID_ARGUMENT"
+    code, text = refusal(serve.url, encode_png(picture(FRAMES + 1)))
+    assert (code, "unknown image" in text) == ("FAILED_PRECONDITION", True)
+    assert "Traceback" not in text
+    assert "Traceback" not in serve.log.read_text()  # strangers do not fill it
+    assert refusal(serve.url, image, timeout_s=0.0001)[0] == "DEADLINE_EXCEEDED"
+    with socket.create_connection(("127.0.0.1", int(serve.url.rpartition(":")[2]))) as wire:
+        wire.sendall(os.urandom(4096))
+    assert_labels(client)
+
+
+def test_ctrl_c_ends_it(serve):
+    assert serve.stop() == 0, serve.log.read_text()

@@ -1,0 +1,314 @@
+"""A server on a network with strangers: what they send, it answers or drops, and lives on.
+
+A test passes when the stranger is turned away in the way that its name says, and a plain client
+is served right after. `test_memory_stays_flat` does all of it again and again, in a server
+process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from helpers.certificates import make_certificates
+from helpers.children import PATIENCE_S, child_environment
+from helpers.teachers import StubBackend, picture, serving
+from tiekd_ros.images import encode_jpeg, encode_png
+from tiekd_ros.teacher.service_settings import ServiceSettings
+
+SOON_S = 10.0
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+TOKEN = "the-token-0123456789"
+CLIENT_LIMITS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+WARM_UP, ROUNDS = 24, 36  # by then malloc has an arena for each thread that decodes
+LARGEST_GROWTH = 0.10  # of the resident memory, after the warm-up
+
+
+def png_of(width: int, height: int, rows: int | None = None) -> bytes:
+    """Return a 1-bit black PNG: small as a file, enormous when decoded."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    data = zlib.compress(bytes((width // 8 + 1) * (height if rows is None else rows)), 9)
+    ends = chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + ends
+
+
+def jpeg_of_many_scans() -> bytes:
+    """Return a JPEG that asks to go over the image a million times."""
+    jpeg = encode_jpeg(picture())
+    return jpeg[:-2] + b"\xff\xda\x00\x02" * 1000 + jpeg[-2:]
+
+
+def message(data: bytes) -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name="depth_teacher")
+    request.inputs.add(name="image", datatype="BYTES", shape=[1])
+    request.raw_input_contents.append(struct.pack("<I", len(data)) + data)
+    return request
+
+
+def infer(channel: grpc.Channel, data: bytes, **call):
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    return stub.ModelInfer(message(data), timeout=SOON_S, **call)
+
+
+def refused(channel: grpc.Channel, data: bytes, **call) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as raised:
+        infer(channel, data, **call)
+    return raised.value.code().name, raised.value.details()
+
+
+def raw_refused(channel: grpc.Channel, data: bytes, method: str = METHOD) -> tuple[str, str]:
+    """Send bytes in place of a message."""
+    with pytest.raises(grpc.RpcError) as raised:
+        channel.unary_unary(method)(data, timeout=SOON_S)
+    return raised.value.code().name, raised.value.details()
+
+
+def shout(url: str, data: bytes, patience_s: float = SOON_S) -> bytes:
+    """Send bytes to the port without speaking gRPC; returns what comes back until it closes."""
+    host, _, port = url.rpartition(":")
+    heard = b""
+    with socket.create_connection((host, int(port)), SOON_S) as line:
+        line.settimeout(patience_s)
+        try:
+            line.sendall(data)
+            while got := line.recv(65536):
+                heard += got
+        except (TimeoutError, ConnectionError):
+            pass
+    return heard
+
+
+@contextmanager
+def channel_to(url: str) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(url, options=CLIENT_LIMITS) as channel:
+        yield channel
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[str, grpc.Channel, StubBackend]]:
+    """A server; behind the test a plain client must be served."""
+    backend = StubBackend()
+    with serving(backend, max_message_mb=20) as url, channel_to(url) as channel:
+        yield url, channel, backend
+        assert infer(channel, encode_jpeg(picture())).outputs[0].name == "depth"
+        assert len(backend.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000)],
+    ids=["ones", "http", "noise"],
+)
+def test_bytes_that_are_no_message_are_an_invalid_argument(served, data):
+    _, channel, _ = served
+    status, text = raw_refused(channel, data)
+    assert status in ("INVALID_ARGUMENT", "NOT_FOUND")  # random bytes may be fields nobody knows
+    assert "Open Inference Protocol" in text or "unknown model" in text
+
+
+def test_the_error_of_garbage_names_the_method_and_the_size(served):
+    _, channel, _ = served
+    status, text = raw_refused(channel, b"\xff" * 100)
+    assert (status, text.startswith("100 bytes are no request of ModelInfer")) == (
+        "INVALID_ARGUMENT",
+        True,
+    )
+
+
+def test_methods_that_are_not_there_are_unimplemented(served):
+    _, channel, _ = served
+    prefix = "/inference.GRPCInferenceService/"
+    assert raw_refused(channel, b"", prefix + "SystemSharedMemoryStatus")[0] == "UNIMPLEMENTED"
+    assert raw_refused(channel, b"", prefix + "NoSuchMethod")[0] == "UNIMPLEMENTED"
+    assert raw_refused(channel, b"", "/other.Service/Method")[0] == "UNIMPLEMENTED"
+
+
+def test_a_small_file_of_enormous_size_is_refused_at_once(served):
+    _, channel, _ = served
+    bomb = png_of(10_000, 10_000)
+    assert len(bomb) < 40_000
+    status, text = refused(channel, bomb)
+    assert status == "INVALID_ARGUMENT"
+    assert "10000x10000" in text
+
+
+def test_a_png_that_claims_less_than_it_holds_is_no_bomb_either(served):
+    _, channel, _ = served
+    infer(channel, png_of(64, 48, rows=1_000_000))
+    served[2].requests.clear()
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (1, 2**32 - 1)])
+def test_absurd_sizes_are_refused(served, size):
+    assert refused(served[1], png_of(*size, rows=0))[0] == "INVALID_ARGUMENT"
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded(served):
+    status, text = refused(served[1], jpeg_of_many_scans())
+    assert status == "INVALID_ARGUMENT"
+    assert "scans" in text
+
+
+def test_a_file_of_too_many_bytes_is_an_invalid_argument(served):
+    data = encode_jpeg(picture()) + bytes((ServiceSettings().max_image_mb << 20) + 1)
+    status, text = refused(served[1], data)
+    assert status == "INVALID_ARGUMENT"
+    assert "max_image_mb" in text
+
+
+def test_a_message_beyond_the_limit_is_not_even_received(served):
+    status, text = refused(served[1], bytes(21 << 20))
+    assert status == "RESOURCE_EXHAUSTED"
+    assert "larger" in text.lower()
+
+
+def test_compressed_messages_are_not_unpacked(served):
+    _, channel, _ = served
+    status, text = refused(channel, bytes(19 << 20), compression=grpc.Compression.Gzip)
+    assert status in ("UNIMPLEMENTED", "INTERNAL")
+    assert "gzip" in text.lower()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00",
+        bytes(10_000), os.urandom(10_000), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + os.urandom(10_000),
+    ],
+    ids=["nothing", "lines", "http", "tls", "zeros", "noise", "http2-and-noise"],
+)  # fmt: skip
+def test_whoever_does_not_speak_grpc_gets_no_further(served, data):
+    url, _, backend = served
+    shout(url, data, patience_s=0.5)
+    assert backend.requests == []
+
+
+def test_a_crowd_that_says_nothing_keeps_nobody_out(served):
+    url, _, _ = served
+    host, _, port = url.rpartition(":")
+    crowd = [socket.create_connection((host, int(port)), SOON_S) for _ in range(100)]
+    try:
+        with channel_to(url) as channel:
+            infer(channel, encode_jpeg(picture()))
+        served[2].requests.clear()
+    finally:
+        for line in crowd:
+            line.close()
+
+
+def test_callers_that_never_send_their_request_are_cut_off_and_do_not_keep_its_threads():
+    backend = StubBackend()
+    stop = threading.Event()
+
+    def never():
+        stop.wait(PATIENCE_S)
+        yield b""
+
+    settings = {"max_waiting": 0, "receive_timeout_s": 0.5}
+    with serving(backend, **settings) as url, channel_to(url) as channel:
+        slow = [channel.stream_unary(METHOD).future(never(), timeout=PATIENCE_S) for _ in range(40)]
+        for call in slow:
+            assert call.exception(PATIENCE_S).code() is grpc.StatusCode.CANCELLED
+        stop.set()
+        infer(channel, encode_jpeg(picture()))
+    assert len(backend.requests) == 1
+
+
+def test_a_stranger_without_a_token_is_refused_before_its_megabytes_are_read(monkeypatch):
+    monkeypatch.setenv("TIEKD_TEACHER_TOKENS", TOKEN)
+    stop = threading.Event()
+
+    def never():
+        stop.wait(PATIENCE_S)
+        yield b""
+
+    with serving(StubBackend()) as url, channel_to(url) as channel:
+        call = channel.stream_unary(METHOD).future(never(), timeout=PATIENCE_S)
+        assert call.exception(SOON_S).code() is grpc.StatusCode.UNAUTHENTICATED
+        stop.set()
+
+
+SERVER = """
+import sys
+import numpy as np
+from helpers.teachers import METRIC
+from tiekd_ros.teacher.protocol import DepthAnswer
+from tiekd_ros.teacher.server import ServerSettings, serve
+class Forgetful:  # unlike the stub, which keeps all requests
+    identity = METRIC
+    def infer(self, image, request):
+        return DepthAnswer(np.ones(image.shape[:2], np.float32))
+settings = ServerSettings(tls_cert=sys.argv[1], tls_key=sys.argv[2], max_message_mb=20)
+serve(Forgetful(), settings, lambda port: print(port, flush=True))
+"""
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def attack(url: str, ca: bytes, noise: np.random.Generator) -> None:
+    """Do all of it once, and be served in between."""
+    header = [("authorization", f"Bearer {TOKEN}")]
+    image = encode_png(noise.integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    credentials = grpc.ssl_channel_credentials(ca)
+    with grpc.secure_channel(url, credentials, options=CLIENT_LIMITS) as channel:
+        assert refused(channel, image)[0] == "UNAUTHENTICATED"
+        for data in (
+            b"garbage", image[:5000], png_of(10_000, 10_000), jpeg_of_many_scans(), bytes(17 << 20),
+        ):  # fmt: skip
+            assert refused(channel, data, metadata=header)[0] == "INVALID_ARGUMENT"
+        assert refused(channel, bytes(21 << 20), metadata=header)[0] == "RESOURCE_EXHAUSTED"
+        for _ in range(5):
+            infer(channel, image, metadata=header)
+    with channel_to(url) as channel:
+        assert refused(channel, image)[0] == "UNAVAILABLE"
+    for data in (b"GET / HTTP/1.1\r\n\r\n", bytes(noise.bytes(10_000))):
+        assert b"live" not in shout(url, data, patience_s=0.2)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(tmp_path):
+    certificates = make_certificates(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(certificates.cert), str(certificates.key)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=child_environment(TIEKD_TEACHER_TOKENS=TOKEN, GRPC_VERBOSITY="NONE"),
+        text=True,
+    )
+    try:
+        url = f"127.0.0.1:{int(process.stdout.readline())}"
+        noise = np.random.default_rng(0)
+        ca = certificates.ca.read_bytes()
+        taken = []
+        for _ in range(ROUNDS):
+            attack(url, ca, noise)
+            time.sleep(0.05)
+            taken.append(resident_bytes(process.pid))
+        assert process.poll() is None
+        assert max(taken[WARM_UP:]) < (1 + LARGEST_GROWTH) * max(taken[:WARM_UP]), taken
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0

@@ -1,0 +1,204 @@
+"""deploy/triton: the repository that is written, and model.py in it.
+
+The network, the files and the protocol's messages are real; Triton's own module for Python
+models, which exists only inside Triton, is stood in for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+import sys
+import zlib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from helpers.children import run_python
+from helpers.onnx_teachers import Brightness, FocalBrightness, export, grey_picture
+from tiekd_ros.images import encode_png
+from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.protocol import DepthRequest, TeacherIdentity
+from tiekd_ros.teacher.service import TeacherService
+from tiekd_ros.teacher.service_settings import ServiceSettings
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "triton"
+FP16_RELATIVE_ERROR = 2.0**-11
+
+
+class TritonError(Exception):
+    INVALID_ARG = 3
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Tensor:
+    def __init__(self, name: str, values: Any) -> None:
+        self.name, self.values = name, values
+
+    def as_numpy(self) -> Any:
+        return self.values
+
+
+class Request:
+    def __init__(self, inputs: dict[str, Any], parameters: dict[str, Any]) -> None:
+        self.inputs = {name: Tensor(name, values) for name, values in inputs.items()}
+        self._parameters = parameters
+
+    def parameters(self) -> str:
+        return json.dumps(self._parameters)
+
+
+def request(max_depth_side: int = 0, **inputs: Any) -> Request:
+    return Request(inputs, {"stamp_ns": 5, "max_depth_side": max_depth_side})
+
+
+def encoded(data: bytes) -> Any:
+    return np.array([data], dtype=np.object_)
+
+
+@pytest.fixture
+def stand_in(monkeypatch) -> None:
+    """Put a stand-in of Triton's module where model.py looks for it."""
+    module = ModuleType("triton_python_backend_utils")
+    module.TritonError = TritonError
+    module.Tensor = Tensor
+    module.InferenceResponse = lambda output_tensors, error=None: SimpleNamespace(
+        outputs={tensor.name: tensor.as_numpy() for tensor in output_tensors}, error=error
+    )
+    module.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def written(tmp_path: Path, network: Any = None, **card: Any) -> tuple[Path, Path]:
+    """Export a network, make a repository of it, and return both."""
+    file = export(tmp_path / "grey.onnx", network or Brightness(), **card)
+    done = run_python(str(DEPLOY / "make_repository.py"), str(file), str(tmp_path / "models"))
+    assert done.returncode == 0, done.stderr
+    return file, tmp_path / "models" / "depth_teacher"
+
+
+def loaded(folder: Path, name: str = "triton_model") -> Any:
+    """Load model.py of a repository as Triton does, and make its instance."""
+    spec = importlib.util.spec_from_file_location(name, folder / "1" / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.TritonPythonModel()
+    model.initialize(
+        {
+            "model_repository": str(folder),
+            "model_version": "1",
+            "model_instance_kind": "CPU",
+            "model_instance_device_id": "0",
+        }
+    )
+    return model
+
+
+def test_the_configuration_is_the_plain_servers(tmp_path):
+    file, folder = written(tmp_path)
+    text = (folder / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    backend = create_backend("onnx", BackendOptions(model=str(file)))
+    service = TeacherService(backend, ServiceSettings())
+    try:
+        plain = service.ModelConfig(service_pb2.ModelConfigRequest(name="depth_teacher"), None)
+    finally:
+        service.close()
+    assert (config.name, config.backend, config.max_batch_size) == ("depth_teacher", "python", 0)
+    assert list(config.input) == list(plain.config.input)
+    assert list(config.output) == [plain.config.output[0]]
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert TeacherIdentity.from_parameters(parameters) == backend.identity
+    assert backend.identity.metric
+
+
+def test_each_gpu_gets_an_instance(tmp_path):
+    spec = importlib.util.spec_from_file_location("maker", DEPLOY / "make_repository.py")
+    assert spec is not None
+    assert spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    config = maker.configuration(TeacherIdentity("grey", "1", metric=True), gpus=2)
+    (group,) = config.instance_group
+    assert (group.kind, group.count, list(group.gpus)) == (group.KIND_GPU, 1, [0, 1])
+
+
+def test_the_model_answers_what_the_plain_server_does(tmp_path, stand_in):
+    file, folder = written(tmp_path)
+    image = grey_picture()
+    data = encode_png(image)
+    backend = create_backend("onnx", BackendOptions(model=str(file)))
+    known = backend.infer(image, DepthRequest(data, None, 0, "")).depth
+    assert 1.0 < np.median(known) < 10.0
+    for answer in loaded(folder).execute([request(image=encoded(data))] * 2):
+        depth = answer.outputs["depth"]
+        assert depth.dtype == np.float16
+        np.testing.assert_allclose(depth.astype(np.float32), known, rtol=FP16_RELATIVE_ERROR)
+
+
+def test_a_smaller_map_is_sent_where_it_will_do(tmp_path, stand_in):
+    model = loaded(written(tmp_path)[1])
+    image = encoded(encode_png(grey_picture()))
+    (answer,) = model.execute([request(max_depth_side=16, image=image)])
+    assert max(answer.outputs["depth"].shape) == 16
+
+
+def test_intrinsics_reach_the_network(tmp_path, stand_in):
+    card = {"input": {"focal": "focal"}, "output": {"meaning": "metric"}}
+    folder = written(tmp_path, FocalBrightness(), card=card, inputs=("image", "focal"))[1]
+    model = loaded(folder)
+    image = encoded(encode_png(grey_picture()))
+    near, far = model.execute(
+        [
+            request(image=image, intrinsics=np.array([f, f, 31.5, 23.5], np.float32))
+            for f in (50.0, 100.0)
+        ]
+    )
+    ratio = far.outputs["depth"].astype(np.float32) / near.outputs["depth"].astype(np.float32)
+    np.testing.assert_allclose(ratio, 2.0, rtol=4 * FP16_RELATIVE_ERROR)
+    (without,) = model.execute([request(image=image)])
+    assert "needs the camera's focal length" in str(without.error)
+
+
+def bomb() -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"no image", "neither"), (bomb(), "max_pixels")], ids=["bytes", "bomb"]
+)
+def test_a_bad_image_is_refused_and_spoils_no_other(tmp_path, stand_in, data, message):
+    model = loaded(written(tmp_path)[1])
+    good = request(image=encoded(encode_png(grey_picture())))
+    refused, answered = model.execute([request(image=encoded(data)), good])
+    assert refused.error.code == TritonError.INVALID_ARG
+    assert message in str(refused.error)
+    assert answered.error is None
+    assert np.isfinite(answered.outputs["depth"]).all()
+
+
+def test_a_network_without_a_description_is_refused(tmp_path):
+    file = export(tmp_path / "grey.onnx", Brightness())
+    file.with_suffix(".yaml").unlink()
+    done = run_python(str(DEPLOY / "make_repository.py"), str(file), str(tmp_path / "models"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "grey.yaml is missing" in done.stderr
+    assert not (tmp_path / "models").exists()

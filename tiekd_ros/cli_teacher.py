@@ -1,0 +1,95 @@
+"""`tiekd teacher`: the teacher's side, which runs without ROS."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, replace
+from typing import Annotated
+
+import typer
+
+from tiekd_ros.cli_options import console, with_settings
+from tiekd_ros.cores import half_the_cores
+from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.teacher.backends import BackendOptions, parse_backend
+from tiekd_ros.teacher.logs import FORMATS, LEVELS, configure_logs
+from tiekd_ros.teacher.server_settings import ServerSettings
+
+teacher = typer.Typer(help="The teacher's side: runs without ROS.", no_args_is_help=True)
+
+
+@teacher.command("serve")
+@with_settings("server", ServerSettings, "Server", port=8001)
+@with_settings("options", BackendOptions, "Teacher")
+def teacher_serve(
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="huggingface, onnx, recorded, synthetic or ensemble; or with its most important "
+            "option, as in huggingface:MODEL."
+        ),
+    ],
+    options: BackendOptions,
+    server: ServerSettings,
+    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
+    log_level: Annotated[
+        str, typer.Option(help="debug tells of every request, info of refused ones.")
+    ] = "info",
+    give_way: Annotated[
+        bool, typer.Option("--give-way", help="Leave busy cores to others: for a robot.")
+    ] = False,
+) -> None:
+    """Answer depth requests (Open Inference Protocol v2 over gRPC) until Ctrl-C.
+
+    Logs go to standard error. Under systemd (Type=notify) it says when it takes requests.
+    """
+    _check_choice("--log-format", log_format, FORMATS)
+    _check_choice("--log-level", log_level, LEVELS)
+    configure_logs(log_format, log_level)
+    if give_way:
+        _give_way()
+    # gRPC writes lines of its own for each stranger who fails at the door; ours say it better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from tiekd_ros.teacher.backends import create_backend
+    from tiekd_ros.teacher.server import serve
+
+    kind, options = _chosen(backend, options)
+    serve(
+        create_backend(kind, options),
+        server,
+        lambda port: console.print(
+            f"teacher {backend} listens on {replace(server, port=port).address}", highlight=False
+        ),
+    )
+
+
+def _chosen(backend: str, options: BackendOptions) -> tuple[str, BackendOptions]:
+    """Read `kind` or `kind:argument`; the argument stands for the option of its kind."""
+    if ":" not in backend:
+        return backend, options
+    kind, short = parse_backend(backend)
+    changes = {}
+    for field in fields(short):
+        given, value = getattr(options, field.name), getattr(short, field.name)
+        if value == field.default:
+            continue
+        if given not in (field.default, value):
+            raise InvalidSettingError(
+                f"--backend {backend} and --{field.name.replace('_', '-')} {given} say different "
+                "things; give one"
+            )
+        changes[field.name] = value
+    return kind, replace(options, **changes)
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidSettingError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _give_way() -> None:
+    from tiekd_ros.distillation.beside import lower_priority
+
+    lower_priority("batch")
+    # Before torch or onnxruntime is imported: the other half is for who answers the robot.
+    os.environ.setdefault("OMP_NUM_THREADS", str(half_the_cores()))

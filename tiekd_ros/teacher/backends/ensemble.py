@@ -1,0 +1,102 @@
+"""Several teachers as one: the median of their depths, their disagreement as confidence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.images import DepthMap, RgbImage, resize_depth
+from tiekd_ros.teacher.backend import Backend, infer_all
+from tiekd_ros.teacher.backends.fingerprint import fingerprint
+from tiekd_ros.teacher.backends.options import BackendOptions, parse_backend
+from tiekd_ros.teacher.errors import BackendError
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+
+DISAGREEMENT = 0.1
+"""Mean relative deviation from the median at which confidence has fallen to 1/e."""
+
+
+def member_options(options: BackendOptions) -> list[tuple[str, BackendOptions]]:
+    """Return name and options of each member; what they do not say is the ensemble's.
+
+    Raises:
+        InvalidSettingError: there are fewer than two members, or one is unknown or an ensemble.
+    """
+    texts = [text.strip() for text in options.members.split(",") if text.strip()]
+    if len(texts) < 2:
+        raise InvalidSettingError(
+            "an ensemble has at least two members: give members=KIND:ARGUMENT,KIND:ARGUMENT "
+            f"(--members), got {options.members!r}"
+        )
+    members = []
+    for text in texts:
+        name, own = parse_backend(text)
+        if name == "ensemble":
+            raise InvalidSettingError(f"an ensemble cannot be a member of another: {text!r}")
+        seed = own.seed if name == "synthetic" else options.seed
+        given = replace(options, members="", model=own.model, frames=own.frames, seed=seed)
+        members.append((name, given))
+    return members
+
+
+class EnsembleBackend:
+    """Asks all members for each image; an image that one of them refuses, it refuses.
+
+    The answer has the first member's resolution. A pixel is known where at least half of the
+    members know it. Confidence is exp(-deviation / `DISAGREEMENT`), with the members' mean
+    relative deviation from their median, times the share of members that know the pixel.
+    """
+
+    def __init__(self, members: Sequence[Backend]) -> None:
+        """Put metric members together.
+
+        Raises:
+            BackendError: one is not metric, so that a median would mean nothing.
+        """
+        for member in members:
+            if not member.identity.metric:
+                raise BackendError(
+                    f"{member.identity.name} is not metric, and depths of different units have no "
+                    "median; fit it to metres with align=FOLDER (--align)"
+                )
+        self._members = list(members)
+        names = [[member.identity.name, member.identity.version] for member in members]
+        self.identity = TeacherIdentity(
+            name=f"ensemble({'+'.join(name for name, _ in names)})",
+            version=fingerprint([], names),
+            metric=True,
+        )
+
+    def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
+        """Return the members' median in metres, and their agreement.
+
+        Raises:
+            BackendRefusal: a member refuses the image.
+        """
+        return self.infer_batch([image], [request])[0]
+
+    def infer_batch(
+        self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
+    ) -> list[DepthAnswer]:
+        """Label images of one size, each member all of them; errors as `infer`'s."""
+        answers = [infer_all(member, images, requests) for member in self._members]
+        return [_together([answer.depth for answer in each]) for each in zip(*answers, strict=True)]
+
+
+def _together(depths: Sequence[DepthMap]) -> DepthAnswer:
+    height, width = depths[0].shape
+    stack = np.stack([resize_depth(depth, height, width) for depth in depths])  # (members, H, W)
+    share = np.isfinite(stack).mean(axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nobody knows some pixels
+        median = np.nanmedian(stack, axis=0)
+        deviation = np.nanmean(np.abs(stack - median), axis=0) / median
+    known = share >= 0.5
+    agreement = np.exp(-deviation / DISAGREEMENT) * share
+    confidence: npt.NDArray[np.float32] = np.where(known, agreement, 0).astype(np.float32)
+    return DepthAnswer(np.where(known, median, np.nan).astype(np.float32), confidence)

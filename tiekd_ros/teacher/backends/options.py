@@ -1,0 +1,110 @@
+"""The backends' options, and the short form `kind:argument` of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class BackendOptions(Settings):
+    """Options of all backends; each uses its own."""
+
+    frames: str = setting("", "recorded: folder of images/, depth/ and K.txt that it answers from")
+    seed: int = setting(
+        0,
+        "synthetic: seed of the world; the camera's must be the same",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
+    period_s: float = setting(
+        60.0, "synthetic: time of the camera's one round", unit="s", minimum=1.0, maximum=86400.0
+    )
+    model: str = setting(
+        "",
+        "huggingface: a checkpoint's folder, or its hub id (ORG/NAME, ORG/NAME@REVISION); onnx: "
+        "the .onnx file, described by a .yaml of the same name beside it",
+    )
+    device: str = setting(
+        "auto", "huggingface, onnx: cpu, cuda or cuda:N; auto takes a GPU where there is one"
+    )
+    dtype: str = setting(
+        "auto",
+        "huggingface: number type of the network; auto is float16 on a GPU, else float32",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    meaning: str = setting(
+        "auto",
+        "huggingface: what the network's numbers are, where its configuration does not say it",
+        choices=("auto", "metric", "relative_depth", "inverse_depth"),
+    )
+    input_side: int = setting(
+        0,
+        "huggingface: height and width that images are fitted to, in place of the checkpoint's "
+        "own; 0 keeps that. Smaller is faster and less sharp",
+        unit="pixels",
+        minimum=0,
+        maximum=8192,
+    )
+    max_input_pixels: int = setting(
+        4_000_000,
+        "huggingface, onnx: largest image that the network itself is given; bounds its memory",
+        unit="pixels",
+        minimum=1024,
+        maximum=1 << 28,
+    )
+    align: str = setting(
+        "",
+        "fit the network's numbers to metres once, on this folder of images/, depth/ and K.txt; "
+        "empty serves them as they are",
+    )
+    align_max_error: float = setting(
+        0.25,
+        "largest median relative error of the fit, on frames that it was not made from",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    members: str = setting(
+        "",
+        "ensemble: its members as KIND:ARGUMENT, separated by commas, for example "
+        "huggingface:ORG/NAME,onnx:FILE",
+    )
+
+
+_ARGUMENTS = {
+    "huggingface": "model",
+    "onnx": "model",
+    "recorded": "frames",
+    "synthetic": "seed",
+    "ensemble": "members",
+}
+"""The option that the argument of `kind:argument` is, by kind."""
+
+
+def parse_backend(text: str) -> tuple[str, BackendOptions]:
+    """Read `huggingface:MODEL`, `onnx:FILE`, `recorded:DIR`, `synthetic:SEED` or `ensemble:...`.
+
+    Returns:
+        The backend's name, and its options.
+
+    Raises:
+        InvalidSettingError: the text is none of these.
+    """
+    kind, _, argument = text.strip().partition(":")
+    if kind not in _ARGUMENTS:
+        raise InvalidSettingError(
+            f"unknown teacher backend {kind!r} in {text!r}: there are "
+            + ", ".join(f"{name}:{option.upper()}" for name, option in _ARGUMENTS.items())
+        )
+    if kind != "synthetic":
+        if not argument:
+            raise InvalidSettingError(f"{text!r} lacks its argument: {kind}:{_ARGUMENTS[kind]}")
+        return kind, BackendOptions.from_mapping({_ARGUMENTS[kind]: argument})
+    try:
+        return kind, BackendOptions(seed=int(argument or 0))
+    except ValueError as error:
+        raise InvalidSettingError(
+            f"the seed of {text!r} must be a whole number that is not negative: synthetic:0"
+        ) from error

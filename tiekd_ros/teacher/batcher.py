@@ -1,0 +1,288 @@
+"""Images that wait for the backend, and the threads that take them to it in batches.
+
+Oldest first: a batch is the image that has waited longest and those of its size behind it. An
+image waits `batch_delay_ms` for company while the backend is idle; while it is busy, batches fill
+by themselves. What nobody waits for any more, because its caller is gone or its deadline has
+passed, never reaches the backend.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tiekd_ros.images import RgbImage
+from tiekd_ros.teacher.backend import Backend, label_all, takes_batches
+from tiekd_ros.teacher.errors import BackendRefusal, BusyError, StoppingError
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
+from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.statistics import Statistics
+
+_LONGEST_WAIT_S = 600.0  # for callers without a deadline
+_LOOK_S = 0.25  # so often a waiting caller is asked whether it is still there
+_BYTES_PER_PIXEL = 3
+_MOST_FAILURES = 5  # batches in a row: by then it is not the images
+_STOPPING = "the teacher server is about to end; ask again later, or another one"
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """One image on its way through the batcher."""
+
+    image: RgbImage | None  # None once it is labelled: an answer must not keep it in memory
+    request: DepthRequest
+    size: tuple[int, int]
+    arrived_ns: int
+    until: float  # on the monotonic clock
+    is_active: Callable[[], bool]
+    done: threading.Event = field(default_factory=threading.Event)
+    outcome: DepthAnswer | Exception | None = None
+
+    def settle(self, outcome: DepthAnswer | Exception) -> None:
+        self.image = None
+        self.outcome = outcome
+        self.done.set()
+
+    def hopeless(self) -> str:
+        """Say why labelling it would be in vain; empty where it would not."""
+        if time.monotonic() >= self.until:
+            return "the backend did not come to this image before the request's deadline"
+        return "" if self.is_active() else "the caller has given up"
+
+
+class Batcher:
+    """Labels images from many threads with one backend, in batches where it can.
+
+    `label` does all; a caller that decodes images itself takes a `place` before it does so, and
+    calls `submit` inside.
+    """
+
+    def __init__(self, backend: Backend, settings: ServiceSettings, statistics: Statistics) -> None:
+        """Start `settings.workers` threads that wait for images; `close` ends them."""
+        self._backend = backend
+        self._statistics = statistics
+        self._largest = settings.max_batch if takes_batches(backend) else 1
+        self._delay_s = settings.batch_delay_ms / 1000.0 if self._largest > 1 else 0.0
+        self.places = settings.max_waiting + settings.workers * self._largest
+        """Requests that are inside at most: waiting, or with the backend."""
+        self._settings = settings
+        self._changed = threading.Condition()  # guards all that follows
+        self._taken = 0
+        self._bytes = 0
+        self._waiting: list[_Waiting] = []
+        self._busy_since: dict[int, float] = {}
+        self._failures = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"teacher_backend_{index}", daemon=True)
+            for index in range(settings.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def inside(self) -> int:
+        """How many requests have a place: being decoded, waiting, or with the backend."""
+        return self._taken
+
+    @property
+    def waiting(self) -> int:
+        """How many decoded images wait for the backend."""
+        return len(self._waiting)
+
+    def busy_s(self) -> float:
+        """Return for how long the backend has been at its present batch; 0 while it is idle."""
+        with self._changed:
+            now = time.monotonic()
+            return now - min(self._busy_since.values(), default=now)
+
+    @property
+    def broken(self) -> bool:
+        """Whether only a new start may help: no image has been labelled for several batches.
+
+        Refusals do not count. A label ends it; a thread that is dead does not come back.
+        """
+        dead = not all(thread.is_alive() for thread in self._threads)
+        return dead or self._failures >= _MOST_FAILURES
+
+    def label(
+        self,
+        image: RgbImage,
+        request: DepthRequest,
+        *,
+        remaining_s: float | None,
+        is_active: Callable[[], bool],
+    ) -> DepthAnswer:
+        """Label one image; blocks until it is done or the caller's time is over.
+
+        Args:
+            image: uint8 RGB (H, W, 3).
+            request: what came with it.
+            remaining_s: time until the caller's deadline; None = it has none.
+            is_active: says whether the caller still waits; asked from several threads.
+
+        Raises:
+            BusyError: no place is free, or the backend did not come to it in time.
+            StoppingError: the batcher is closed.
+            Exception: whatever the backend raised for this image, BackendRefusal for example.
+        """
+        with self.place(image.shape[0] * image.shape[1]):
+            return self.submit(image, request, remaining_s=remaining_s, is_active=is_active)
+
+    @contextmanager
+    def place(self, pixels: int) -> Iterator[None]:
+        """Hold one of the places, for an image of so many pixels.
+
+        Raises:
+            BusyError: there is none, or the images inside take all the memory they may.
+            StoppingError: the batcher is closed.
+        """
+        size = pixels * _BYTES_PER_PIXEL
+        with self._changed:
+            self._require_room(size)
+            self._taken += 1
+            self._bytes += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= 1
+                self._bytes -= size
+
+    def submit(
+        self,
+        image: RgbImage,
+        request: DepthRequest,
+        *,
+        remaining_s: float | None,
+        is_active: Callable[[], bool],
+    ) -> DepthAnswer:
+        """Label one image for which a place is held; as `label` otherwise."""
+        patience_s = _LONGEST_WAIT_S if remaining_s is None else min(remaining_s, _LONGEST_WAIT_S)
+        one = _Waiting(
+            image=image,
+            request=request,
+            size=(image.shape[0], image.shape[1]),
+            arrived_ns=time.monotonic_ns(),
+            until=time.monotonic() + patience_s,
+            is_active=is_active,
+        )
+        with self._changed:
+            if self._closed:
+                raise StoppingError(_STOPPING)
+            self._waiting.append(one)
+            self._changed.notify_all()
+        while not one.done.wait(min(_LOOK_S, max(0.0, one.until - time.monotonic()))):
+            if reason := one.hopeless():
+                self._forget(one)
+                raise BusyError(f"{reason}; try later")
+        outcome, one.outcome = one.outcome, None
+        if isinstance(outcome, DepthAnswer):
+            return outcome
+        assert outcome is not None
+        try:
+            raise outcome
+        finally:
+            del outcome  # the error holds this frame: a ring of both would keep the image
+
+    def close(self, grace_s: float = 0.0) -> None:
+        """Take nothing new, label what waits for `grace_s` at most, then refuse the rest.
+
+        A batch that the backend is at then is left to itself: nobody can interrupt it.
+        """
+        until = time.monotonic() + grace_s
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        with self._changed:
+            left, self._waiting = self._waiting, []
+        for one in left:
+            one.settle(StoppingError(_STOPPING))
+
+    def _require_room(self, size: int) -> None:
+        if self._closed:
+            raise StoppingError(_STOPPING)
+        if self._taken >= self.places:
+            raise BusyError(
+                f"{self._settings.max_waiting} requests wait already (max_waiting); try later"
+            )
+        limit_mb = self._settings.max_waiting_mb
+        # One image is always let in, however large: max_pixels judges that.
+        if self._taken and self._bytes + size > limit_mb << 20:
+            raise BusyError(
+                f"the images that wait take {limit_mb} MiB already (max_waiting_mb); try later"
+            )
+
+    def _forget(self, one: _Waiting) -> None:
+        with self._changed:
+            if one in self._waiting:  # else it is with the backend, whose answer nobody reads
+                self._waiting.remove(one)
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            self._run(batch)
+            del batch  # its answers are the callers' now
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Wait for images and take a batch of them; empty once closed and nothing waits."""
+        with self._changed:
+            while True:
+                if not self._waiting:
+                    if self._closed:
+                        return []
+                    self._changed.wait()
+                    continue
+                left_s = self._waiting[0].arrived_ns / 1e9 + self._delay_s - time.monotonic()
+                batch = self._oldest_and_its_like()
+                if len(batch) < self._largest and left_s > 0 and not self._closed:
+                    self._changed.wait(left_s)
+                    continue
+                batch = self._with_hope(batch)
+                if batch:
+                    self._busy_since[threading.get_ident()] = time.monotonic()
+                    return batch
+
+    def _oldest_and_its_like(self) -> list[_Waiting]:
+        size = self._waiting[0].size
+        return [one for one in self._waiting if one.size == size][: self._largest]
+
+    def _with_hope(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Take a batch out of those that wait; keep those that somebody still waits for."""
+        taken = set(map(id, batch))
+        self._waiting = [one for one in self._waiting if id(one) not in taken]
+        kept = []
+        for one in batch:
+            if reason := one.hopeless():
+                one.settle(BusyError(f"{reason}; try later"))
+            else:
+                kept.append(one)
+        return kept
+
+    def _run(self, batch: list[_Waiting]) -> None:
+        started_ns = time.monotonic_ns()
+        outcomes: list[DepthAnswer | Exception]
+        try:
+            images = [one.image for one in batch if one.image is not None]
+            outcomes = label_all(self._backend, images, [one.request for one in batch])
+            if len(outcomes) != len(batch):
+                raise RuntimeError(f"{len(outcomes)} answers came for {len(batch)} images")
+        except Exception as error:
+            outcomes = [error for _ in batch]
+        duration_ns = time.monotonic_ns() - started_ns
+        labelled = sum(isinstance(outcome, DepthAnswer) for outcome in outcomes)
+        refused = sum(isinstance(outcome, BackendRefusal) for outcome in outcomes)
+        with self._changed:
+            del self._busy_since[threading.get_ident()]
+            if labelled:
+                self._failures = 0
+            elif refused < len(outcomes):
+                self._failures += 1
+        waits_ns = [started_ns - one.arrived_ns for one in batch]
+        self._statistics.add_batch(waits_ns, duration_ns, labelled)
+        for one in batch:
+            one.settle(outcomes.pop(0))  # an error's frames lead to this one: none leads back

@@ -1,0 +1,117 @@
+"""What stands between gRPC and the servicer: requests are received with patience, and logged.
+
+gRPC for Python gives a call its thread before the request is there, waits for it without end, and
+answers bytes that are no message as an error of its own. Here a caller that does not send is cut
+off, and garbage is an INVALID_ARGUMENT.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+_LOG = logging.getLogger(__name__)
+_LONGEST_LOOK_S = 1.0
+
+
+class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Receives each call's one request, hands it to the servicer and logs how that went."""
+
+    def __init__(self, patience_s: float) -> None:
+        """Cut callers off whose request is not there after `patience_s`; until `close`."""
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._receiving: dict[int, tuple[float, Any]] = {}
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="teacher_reception", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread that watches callers."""
+        self._closed.set()
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Put the reception before a method of one request and one answer."""
+        handler = continuation(handler_call_details)
+        if handler is None or handler.request_streaming or handler.response_streaming:
+            return handler
+        name = handler_call_details.method.rpartition("/")[2]
+
+        def receive(requests: Any, context: Any) -> Any:
+            return self._logged(name, handler, requests, context)
+
+        # As a stream of requests, which it is on the wire: so the method begins before the
+        # request is there, and gets it as the bytes that came.
+        return grpc.stream_unary_rpc_method_handler(
+            receive, response_serializer=handler.response_serializer
+        )
+
+    def _logged(self, name: str, handler: Any, requests: Any, context: Any) -> Any:
+        started_ns = time.monotonic_ns()
+        try:
+            return self._answer(name, handler, requests, context)
+        finally:
+            gone = not context.is_active()
+            done = grpc.StatusCode.CANCELLED if gone else grpc.StatusCode.OK
+            code = context.code() or done
+            level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
+            if _LOG.isEnabledFor(level):
+                facts = {
+                    "method": name,
+                    "code": code.name,
+                    "peer": context.peer(),
+                    "ms": round((time.monotonic_ns() - started_ns) / 1e6, 1),
+                    "details": _text(context.details()),
+                }
+                _LOG.log(level, "request", extra={"facts": facts})
+
+    def _answer(self, name: str, handler: Any, requests: Any, context: Any) -> Any:
+        with self._patience(context):
+            data: bytes | None = next(requests, None)
+        if data is None:
+            # Also where gRPC has told the caller already that its message is too large.
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{name} came without a request, or with one beyond max_message_mb",
+            )
+        assert data is not None  # abort raises
+        try:
+            request = handler.request_deserializer(data)
+        except Exception:  # protobuf's own type depends on how it was built
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{len(data)} bytes are no request of {name} in the Open Inference Protocol v2",
+            )
+        del data  # the message has its own copy
+        try:
+            return handler.unary_unary(request, context)
+        except NotImplementedError:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, f"this teacher server has no {name}")
+
+    @contextmanager
+    def _patience(self, context: Any) -> Iterator[None]:
+        key = id(context)
+        with self._lock:
+            self._receiving[key] = (time.monotonic() + self._patience_s, context)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._receiving[key]
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(_LONGEST_LOOK_S, self._patience_s / 4)):
+            now = time.monotonic()
+            with self._lock:
+                late = [context for until, context in self._receiving.values() if now > until]
+            for context in late:
+                context.cancel()
+
+
+def _text(details: Any) -> str:
+    return details.decode(errors="replace") if isinstance(details, bytes) else str(details or "")

@@ -1,0 +1,296 @@
+"""Whether a label fits what was seen before: the teacher's own labels, and the live student.
+
+`checks` looks at one answer by itself; here it is compared. What is compared is scale: a teacher
+that suddenly answers in millimetres, or without the camera's intrinsics, draws good pictures
+whose depth is wrong everywhere by one factor.
+
+A robot that drives out of a corridor sees another depth as well. So a label is doubted only
+where its median depth lies far outside that of the last labels and the student does not see the
+same change. Where that goes on, and the labels agree with each other, the place is taken for
+new, not the teacher for wrong: after `settle` of them among the last answers they are believed,
+unless the jump is so large (`max_settled_jump`) that only another unit explains it. Where labels
+fit those before and only contradict the student, again and again alike, the student is taken to
+be off. Logarithms of metres throughout: a factor is a distance.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tiekd_ros.images import DepthMap
+from tiekd_ros.teacher.errors import TeacherAnswerError
+from tiekd_ros.teacher.label_history import (
+    Answer,
+    LabelHistory,
+    StudentView,
+    exp_median,
+    log_factor,
+)
+from tiekd_ros.teacher.protocol import TeacherIdentity
+from tiekd_ros.teacher.trust_settings import TrustSettings
+
+__all__ = [
+    "LabelJudge",
+    "StudentView",
+    "TrustSettings",
+    "TrustSnapshot",
+    "check_flip",
+    "log_factor",
+]
+
+_LOG = logging.getLogger(__name__)
+_TEACHERS = 4  # as many have a history: during a rolling update two take turns
+
+
+@dataclass(frozen=True)
+class TrustSnapshot:
+    """What labels are compared with now."""
+
+    teacher: TeacherIdentity | None
+    """Who gave the last label."""
+    changes: int
+    """How many other teachers came after the first; two that take turns count once."""
+    compared: int
+    """Labels in the history of that teacher."""
+    median_m: float
+    """Median depth of the last labels; NaN where there is none."""
+    student_factor: float
+    """Median factor between the last labels and the live student; NaN where it is not known."""
+    settled: int
+    """How often doubted labels became usual."""
+    settled_lately: bool
+    """Whether they did so, for this teacher, within the last `history` labels."""
+
+
+class LabelJudge:
+    """Compares labels with those before; safe to use from several threads."""
+
+    def __init__(self, settings: TrustSettings | None = None) -> None:
+        """Begin without a history."""
+        self.settings = settings or TrustSettings()
+        self._lock = threading.Lock()  # guards all below
+        self._teacher: TeacherIdentity | None = None
+        self._changes = self._settled = 0
+        self._histories: OrderedDict[TeacherIdentity, LabelHistory] = OrderedDict()
+
+    def remember(self, teacher: TeacherIdentity, depth: DepthMap) -> None:
+        """Take in a label that was believed before, by an earlier process."""
+        with self._lock:
+            self._meet(teacher).remember(_log_median(depth))
+
+    def judge(
+        self,
+        teacher: TeacherIdentity,
+        depth: DepthMap,
+        student: StudentView | None = None,
+        *,
+        frame_id: int | None = None,
+    ) -> None:
+        """Believe a label, and remember it; or raise.
+
+        Args:
+            teacher: who gave it.
+            depth: float32 metres (H, W), NaN = unknown, with at least one known pixel.
+            student: what the student says of the frame, at the label's size; None where none is
+                live.
+            frame_id: of the frame; several labels of one frame count once.
+
+        Raises:
+            TeacherAnswerError: it does not fit; `reason` is label_scale_jump or
+                label_against_student.
+        """
+        median = _log_median(depth)
+        factor = None if student is None else log_factor(depth, student)
+        answer = Answer(object() if frame_id is None else frame_id, median, factor)
+        with self._lock:
+            history = self._meet(teacher)
+            if student is not None:
+                history.meet_student(student.version)
+            doubt = self._doubt(history, answer, student)
+            if doubt is not None:
+                raise doubt
+            history.believe(answer)
+
+    def snapshot(self) -> TrustSnapshot:
+        """Return the present state."""
+        with self._lock:
+            history = self._new_history()
+            if self._teacher is not None:
+                history = self._histories[self._teacher]
+            since = history.since_settled
+            return TrustSnapshot(
+                self._teacher,
+                self._changes,
+                len(history.medians),
+                exp_median(history.medians),
+                exp_median(history.factors),
+                self._settled,
+                since is not None and since < self.settings.history,
+            )
+
+    def _new_history(self) -> LabelHistory:
+        return LabelHistory(self.settings.history, self.settings.min_history)
+
+    def _meet(self, teacher: TeacherIdentity) -> LabelHistory:
+        before, self._teacher = self._teacher, teacher
+        if teacher not in self._histories:
+            self._histories[teacher] = self._new_history()
+            if len(self._histories) > _TEACHERS:
+                self._histories.popitem(last=False)
+            if before is not None:
+                self._changes += 1
+                _LOG.warning(
+                    "the teacher changed from %s %s to %s %s: its labels are compared with its "
+                    "own only; the frame log holds both's (teacher.pin keeps to one)",
+                    before.name,
+                    before.version,
+                    teacher.name,
+                    teacher.version,
+                )
+        self._histories.move_to_end(teacher)
+        return self._histories[teacher]
+
+    def _doubt(
+        self, history: LabelHistory, answer: Answer, student: StudentView | None
+    ) -> TeacherAnswerError | None:
+        """Return what speaks against a label, after what has settled with it."""
+        if not history.is_known:
+            return None
+        against = self._against_student(history, answer, student)
+        jump_by = self._jump_by(history, answer)
+        if against is None and jump_by == 0:
+            return None
+        may_settle = jump_by <= math.log(self.settings.max_settled_jump)
+        noted = replace(
+            answer,
+            is_believed=False,
+            is_jump=jump_by > 0 and may_settle,
+            is_against_student=against is not None and may_settle,
+        )
+        history.note(noted)
+        usual = _usual(history)
+        if noted.is_jump and self._settles(history, noted, usual):
+            jump_by = 0.0
+        if noted.is_against_student and self._outweighs_student(history, noted, student):
+            against = None
+        return against or (self._jump(answer, usual) if jump_by else None)
+
+    def _against_student(
+        self, history: LabelHistory, answer: Answer, student: StudentView | None
+    ) -> TeacherAnswerError | None:
+        most = self.settings.max_student_factor
+        if answer.factor is None or student is None or most == 0:
+            return None
+        off = min(abs(answer.factor), abs(answer.factor - history.student_offset))
+        if off <= math.log(most):
+            return None
+        return TeacherAnswerError(
+            f"the label is {math.exp(answer.factor):.3g} times the depth that student "
+            f"{student.version} sees, beyond trust.max_student_factor = {most:g}",
+            "label_against_student",
+        )
+
+    def _jump_by(self, history: LabelHistory, answer: Answer) -> float:
+        """Return by what a label lies outside the usual, 0 where it is no jump to doubt."""
+        most = self.settings.max_scale_jump
+        if most == 0:
+            return 0.0
+        low, high = min(history.medians), max(history.medians)
+        distance = max(low - answer.median, answer.median - high)
+        limit = math.log(most)
+        if distance <= limit or _is_seen_by_student(history, answer.factor, limit):
+            return 0.0
+        return distance
+
+    def _jump(self, answer: Answer, usual: str) -> TeacherAnswerError:
+        return TeacherAnswerError(
+            f"the label's median depth is {math.exp(answer.median):.3g} m, that of the last labels "
+            f"{usual}: a jump beyond trust.max_scale_jump = {self.settings.max_scale_jump:g}, "
+            "which no student confirms",
+            "label_scale_jump",
+        )
+
+    def _settles(self, history: LabelHistory, answer: Answer, usual: str) -> bool:
+        settle, limit = self.settings.settle, math.log(self.settings.max_scale_jump)
+        if settle == 0 or not history.settle_jump(answer, limit, settle):
+            return False
+        self._settled += 1
+        _LOG.warning(
+            "%d labels agree on a median depth of about %.3g m, where it was %s: taken for a new "
+            "place",
+            settle,
+            math.exp(answer.median),
+            usual,
+        )
+        return True
+
+    def _outweighs_student(
+        self, history: LabelHistory, answer: Answer, student: StudentView | None
+    ) -> bool:
+        settle, limit = self.settings.settle, math.log(self.settings.max_student_factor)
+        if settle == 0 or student is None or not history.settle_factor(answer, limit, settle):
+            return False
+        self._settled += 1
+        _LOG.warning(
+            "%d labels agree with each other that student %s is off by a factor of about %.3g: "
+            "the teacher is believed",
+            settle,
+            student.version,
+            math.exp(history.student_offset),
+        )
+        return True
+
+
+def check_flip(depth: DepthMap, mirrored: DepthMap, settings: TrustSettings) -> None:
+    """Compare a label with the depth of the mirrored image, which should be its mirror image.
+
+    Args:
+        depth: float32 metres (H, W), NaN = unknown.
+        mirrored: of the mirrored image, as the teacher gave it.
+        settings: holds the limit.
+
+    Raises:
+        TeacherAnswerError: it is not, or nothing can be compared; `reason` is label_flip.
+    """
+    if depth.shape != mirrored.shape:
+        raise TeacherAnswerError(
+            f"the depth map is {depth.shape}, that of the mirrored image {mirrored.shape}",
+            "label_flip",
+        )
+    back = mirrored[:, ::-1]
+    shared = (depth > 0) & np.isfinite(depth) & (back > 0) & np.isfinite(back)
+    if not shared.any():
+        raise TeacherAnswerError(
+            "no pixel is known in both the depth map and that of the mirrored image", "label_flip"
+        )
+    one, other = depth[shared], back[shared]
+    difference = float(np.median(np.abs(one - other) / np.maximum(one, other)))
+    if difference > settings.max_flip_difference:
+        raise TeacherAnswerError(
+            f"the depth of the mirrored image differs by {difference:.1%} (median), beyond "
+            f"trust.max_flip_difference = {settings.max_flip_difference:.1%}",
+            "label_flip",
+        )
+
+
+def _log_median(depth: DepthMap) -> float:
+    known = depth[np.isfinite(depth) & (depth > 0)]
+    return float(np.log(np.median(known)))
+
+
+def _usual(history: LabelHistory) -> str:
+    low, high = min(history.medians), max(history.medians)
+    return f"{math.exp(low):.3g} to {math.exp(high):.3g} m"
+
+
+def _is_seen_by_student(history: LabelHistory, factor: float | None, limit: float) -> bool:
+    if factor is None:
+        return False
+    usual = float(np.median(history.factors)) if history.knows_factor else history.student_offset
+    return abs(factor - usual) <= limit
