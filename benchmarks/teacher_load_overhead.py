@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from measuring import Spread, interleaved, spread
 from teacher_load_models import CAMERA, INSTANT, jpegs, ramp
-from teacher_load_runs import Server
+from teacher_load_processes import Server
 from tritonclient.grpc import service_pb2
 
 from tiekd_ros.images import decode_image

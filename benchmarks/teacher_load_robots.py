@@ -1,13 +1,14 @@
-"""The robots of `teacher_load.py`: the companion's own labeller and client, many in one process.
+"""Robots of `teacher_load.py`: the companion's own labeller and client, some in one process.
 
 Each robot has a frame log in memory in which a few frames always wait. Its `Labeller` takes them
 from there, `TeacherDesk` and `TeacherClient` ask the teacher, and the log keeps account of the
 label that comes back for each. When the time is up no more frames are logged, and what waits is
 still labelled, as on a robot.
 
-The first argument is JSON: `url`, `robots` (how many), `seconds`, `window` (frames that wait),
-`in_flight` (requests at a time of each robot). It says `{"start": T}`, and at the end what came
-of it as one line of JSON; times are those of the monotonic clock.
+The first argument is JSON: `url`, `first` (number of the first robot), `robots` (how many),
+`seconds`, `window` (frames that wait), `in_flight` (requests at a time of each robot). It says
+`{"ready": N}`, begins at a line or the end of standard input, says `{"start": T}`, and at the end
+what came of it as one line of JSON; times are those of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class Robot:
 
     def __init__(self, number: int, images: list[bytes], asked: dict[str, Any]) -> None:
         in_flight = int(asked["in_flight"])
+        self._number = number
         self.log = FrameLog(number, images, int(asked["window"]))
         self._client = TeacherClient(ClientSettings(url=asked["url"], in_flight=in_flight))
         settings = LabellerSettings(in_flight=in_flight)
@@ -132,6 +134,7 @@ class Robot:
         self._labeller.stop()
         snapshot = self._labeller.snapshot()
         return {
+            "number": self._number,
             **self.log.account(),
             "labels": self._labels,
             "waits": self._waits,
@@ -153,7 +156,11 @@ def main() -> int:
     asked = json.loads(sys.argv[1])
     logging.getLogger("tiekd_ros").setLevel(logging.ERROR)  # a server that is away is on the plan
     images = jpegs()
-    robots = [Robot(number, images, asked) for number in range(asked["robots"])]
+    first = int(asked["first"])
+    robots = [Robot(first + index, images, asked) for index in range(asked["robots"])]
+    print(json.dumps({"ready": len(robots)}), flush=True)
+    sys.stdin.readline()
+    begun_cpu_s = time.process_time()
     start = time.monotonic()
     print(json.dumps({"start": start}), flush=True)
     for robot in robots:
@@ -163,7 +170,7 @@ def main() -> int:
         robot.log.stop_logging()
     _look_until(robots, time.monotonic() + _LONGEST_DRAIN_S)
     found = [robot.finish() for robot in robots]
-    print(json.dumps({"cpu_s": time.process_time(), "robots": found}), flush=True)
+    print(json.dumps({"cpu_s": time.process_time() - begun_cpu_s, "robots": found}), flush=True)
     return 0
 
 

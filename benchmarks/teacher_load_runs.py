@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+from teacher_load_processes import Done, Robots, Server
 
 _SETTLING_SHARE = 0.2  # of a stretch, before what is counted begins
-_SPARE_FRAMES = 2  # that wait in a robot's log beyond those that it asks for
-_END_S = 20.0
+FLAT = 0.05
+"""How far from its median a server's memory may be once it has settled."""
 _WARM_UP_S = 120  # samples, one a second
 
 
-class Load(NamedTuple):
-    """What came of so many robots on one server."""
+class Labelled(NamedTuple):
+    """What robots have to show at the end of a stretch."""
 
-    robots: int
     rate: float  # labels a second
-    bare: float  # images a second of the model alone, right before and after
-    mean_batch: float
     p50_ms: float
     p99_ms: float
     worst_share: float  # the slowest robot's labels over the mean robot's
@@ -38,12 +29,22 @@ class Load(NamedTuple):
     twice: int
     foreign: int  # labels with another frame's mark
     rejected: int  # frames given up, their label refused
-    again: int  # images that the server labelled once more, after a request that broke off
     failed: int  # requests that the labellers had to repeat
-    server_cpu_ms: float  # of all threads, a label
-    robots_cpu_ms: float
-    rss_mib: float
+    robots_cpu_ms: float  # processor time a label
     last_error: str
+
+
+class Load(NamedTuple):
+    """What came of so many robots on one server."""
+
+    robots: int
+    bare: float  # images a second of the model alone, one at a time, right before and after
+    mean_batch: float
+    bare_batched: float | None  # the same with batches of that size, rounded; None: it takes none
+    labels: Labelled
+    again: int  # images that the server labelled once more, after a request that broke off
+    server_cpu_ms: float  # of all threads, a label
+    rss_mib: float
 
 
 class Recovery(NamedTuple):
@@ -68,94 +69,49 @@ class Soak(NamedTuple):
     settled_mib: float  # median after the warm-up
     lowest: float  # over that median
     highest: float
+    outside: int  # samples farther than FLAT from that median
+    widest: float  # of the medians of ten seconds each: the largest distance from that median
     drift: float  # mean of the last third over the first third's after the warm-up, less 1
-    samples_mib: list[float]  # one every ten seconds
+    samples_mib: list[float]  # one a second, warm-up included
     lost: int
     twice: int
     rejected: int
 
 
-class Server:
-    """One `teacher_load_server.py`."""
-
-    def __init__(
-        self, model: str, *, device: str = "cpu", threads: int = 1, port: int = 0, **settings: Any
-    ) -> None:
-        """Start it and wait until it takes requests."""
-        asked = {"model": model, "device": device, "settings": {"port": port, **settings}}
-        self._process = _start("teacher_load_server.py", asked, threads, stdin=subprocess.PIPE)
-        self.port = int(_line(self._process)["ready"])
-        self.url = f"127.0.0.1:{self.port}"
-
-    def bare(self, seconds: float, batch: int = 1) -> float | None:
-        """Return images a second of the model alone; None where it takes no batches."""
-        rate = self._ask(f"bare {seconds} {batch}")["rate"]
-        return None if rate is None else float(rate)
-
-    def counts(self) -> dict[str, Any]:
-        """Return what `MarkingBackend.counts` says."""
-        return self._ask("counts")
-
-    def rss_mib(self) -> float:
-        """Return the memory that the process holds."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) / 1024
-
-    def cpu_s(self) -> float:
-        """Return the processor time that it has used, of all threads."""
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-
-    def kill(self) -> None:
-        """End it as a power cut does."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.communicate()
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._process.poll() is not None:
-            return
-        try:
-            self._process.communicate(timeout=_END_S)  # closes its standard input
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def _ask(self, command: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        return _line(self._process)
-
-
-def run_load(server: Server, robots: int, *, seconds: float, bare_s: float, in_flight: int) -> Load:
+def run_load(
+    server: Server, robots: int, *, seconds: float, bare_s: float, in_flight: int, processes: int
+) -> Load:
     """Have so many robots labelled for so long; the model alone before and after."""
     before = server.bare(bare_s) or 0.0
     server.counts()
     cpu_s = server.cpu_s()
-    done = _robots(server.url, robots, seconds, in_flight).finish()
+    done = Robots(server.url, robots, seconds, in_flight=in_flight, processes=processes).finish()
     cpu_s = server.cpu_s() - cpu_s
     counts = server.counts()
+    mean_batch = counts["labelled"] / max(1, sum(counts["batches"].values()))
     after = server.bare(bare_s) or 0.0
+    return Load(
+        robots=robots,
+        bare=(before + after) / 2,
+        mean_batch=mean_batch,
+        bare_batched=server.bare(bare_s, max(1, round(mean_batch))),
+        labels=labelled_by(done, seconds),
+        again=counts["again"],
+        server_cpu_ms=1e3 * cpu_s / max(1, counts["labelled"]),
+        rss_mib=server.rss_mib(),
+    )
+
+
+def labelled_by(done: Done, seconds: float) -> Labelled:
+    """Sum up what robots did in a stretch of so many seconds, and the account of their frames."""
     found = done.robots
     labels = max(1, sum(len(robot["labels"]) for robot in found))
     begin, end = done.start + _SETTLING_SHARE * seconds, done.start + seconds
     trips = [[ms for at, ms in robot["labels"] if begin <= at < end] for robot in found]
     shares = [len(own) for own in trips]
     all_ms = [ms for own in trips for ms in own] or [float("nan")]
-    sizes = {int(size): count for size, count in counts["batches"].items()}
-    return Load(
-        robots=robots,
+    return Labelled(
         rate=sum(shares) / (end - begin),
-        bare=(before + after) / 2,
-        mean_batch=counts["labelled"] / max(1, sum(sizes.values())),
         p50_ms=float(np.percentile(all_ms, 50)),
         p99_ms=float(np.percentile(all_ms, 99)),
         worst_share=min(shares) / max(1e-9, float(np.mean(shares))),
@@ -165,20 +121,19 @@ def run_load(server: Server, robots: int, *, seconds: float, bare_s: float, in_f
         twice=_sum(found, "twice"),
         foreign=_sum(found, "foreign"),
         rejected=_rejected(found),
-        again=counts["again"],
         failed=_sum(found, "failed"),
-        server_cpu_ms=1e3 * cpu_s / labels,
         robots_cpu_ms=1e3 * done.cpu_s / labels,
-        rss_mib=server.rss_mib(),
         last_error=next((robot["last_error"] for robot in found if robot["last_error"]), ""),
     )
 
 
-def run_recovery(model: str, robots: int, *, down_s: float, in_flight: int) -> Recovery:
+def run_recovery(
+    model: str, robots: int, *, down_s: float, in_flight: int, processes: int
+) -> Recovery:
     """Kill the server under load and start it again on its port after `down_s`."""
     with Server(model) as first:
         port = first.port
-        load = _robots(first.url, robots, 3.0 + 4 * down_s, in_flight)
+        load = Robots(first.url, robots, 3.0 + 4 * down_s, in_flight=in_flight, processes=processes)
         time.sleep(3.0)
         first.kill()
     killed = time.monotonic()
@@ -200,14 +155,17 @@ def run_recovery(model: str, robots: int, *, down_s: float, in_flight: int) -> R
     )
 
 
-def run_soak(server: Server, robots: int, *, minutes: float, in_flight: int) -> Soak:
+def run_soak(
+    server: Server, robots: int, *, minutes: float, in_flight: int, processes: int
+) -> Soak:
     """Watch the server's memory under steady load, a sample each second.
 
     The first fifth is warm-up, and at least two minutes where there is twice that: until every
-    thread has had its largest batch.
+    thread has had its largest batch. A sample is an instant, and says how many of a batch's
+    arrays were in memory just then: medians of ten seconds tell what stays.
     """
     samples: list[float] = []
-    load = _robots(server.url, robots, 60.0 * minutes, in_flight)
+    load = Robots(server.url, robots, 60.0 * minutes, in_flight=in_flight, processes=processes)
     with ThreadPoolExecutor(1) as waiting:
         done = waiting.submit(load.finish)
         while not done.done():
@@ -219,62 +177,21 @@ def run_soak(server: Server, robots: int, *, minutes: float, in_flight: int) -> 
     settled = samples[warm_up:]
     third = max(1, len(settled) // 3)
     middle = float(np.median(settled))
+    tens = [float(np.median(settled[at : at + 10])) for at in range(0, len(settled), 10)]
     return Soak(
         minutes=minutes,
         labels=sum(len(robot["labels"]) for robot in found),
         settled_mib=middle,
         lowest=min(settled) / middle,
         highest=max(settled) / middle,
+        outside=sum(abs(sample / middle - 1) > FLAT for sample in settled),
+        widest=max(abs(ten / middle - 1) for ten in tens),
         drift=float(np.mean(settled[-third:]) / np.mean(settled[:third])) - 1,
-        samples_mib=samples[::10],
+        samples_mib=[round(sample, 1) for sample in samples],
         lost=_sum(found, "lost"),
         twice=_sum(found, "twice"),
         rejected=_rejected(found),
     )
-
-
-class _Done(NamedTuple):
-    start: float
-    cpu_s: float
-    robots: list[dict[str, Any]]
-
-
-class _robots:  # noqa: N801 (read as a function: start them, then finish)
-    """One `teacher_load_robots.py`, started and connected to nothing yet."""
-
-    def __init__(self, url: str, robots: int, seconds: float, in_flight: int) -> None:
-        window = in_flight + _SPARE_FRAMES
-        asked = {"url": url, "robots": robots, "seconds": seconds}
-        asked |= {"in_flight": in_flight, "window": window}
-        self._process = _start("teacher_load_robots.py", asked, 1)
-        self._start = float(_line(self._process)["start"])
-
-    def finish(self) -> _Done:
-        """Wait until they are done, and return what came of it."""
-        found = _line(self._process)
-        self._process.communicate()
-        return _Done(self._start, found["cpu_s"], found["robots"])
-
-
-def _start(
-    script: str, asked: dict[str, Any], threads: int, stdin: int | None = subprocess.DEVNULL
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name(script)), json.dumps(asked)],
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        text=True,
-    )
-
-
-def _line(process: subprocess.Popen[str]) -> dict[str, Any]:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{process.args!r} ended with {process.wait()}; see its own words above")
-    answer: dict[str, Any] = json.loads(line)
-    return answer
 
 
 def _sum(found: Sequence[dict[str, Any]], name: str) -> int:

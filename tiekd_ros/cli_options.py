@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +22,11 @@ console = Console()
 
 
 def with_settings(
-    parameter: str, kind: type[Settings], panel: str, **defaults: Any
+    parameter: str,
+    kind: type[Settings],
+    panel: str,
+    only: Collection[str] = (),
+    **defaults: Any,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a verb: in place of its `parameter` it takes an option for each of these settings.
 
@@ -33,9 +37,11 @@ def with_settings(
         parameter: the verb's parameter that gets the settings.
         kind: which they are.
         panel: heading of their part of the help.
+        only: the settings that become options; () = all. The others keep their defaults.
         defaults: values where the command's default is another than the setting's.
     """
-    names = {field.name: field.name.removesuffix("_s") for field in dataclasses.fields(kind)}
+    fields = [field for field in dataclasses.fields(kind) if not only or field.name in only]
+    names = {field.name: field.name.removesuffix("_s") for field in fields}
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(verb)
@@ -51,7 +57,7 @@ def with_settings(
                 default=defaults.get(field.name, field.default),
                 annotation=Annotated[type(field.default), _option(field, panel)],
             )
-            for field in dataclasses.fields(kind)
+            for field in fields
         ]
         rest = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values() if p.name != parameter]
         parameters = [*rest, *options]
@@ -64,7 +70,9 @@ def with_settings(
 
 def _option(field: dataclasses.Field[Any], panel: str) -> Any:
     info = setting_info(field)
-    unit = f" ({info.unit})" if info.unit else ""
+    has_range = info.minimum is not None or info.maximum is not None
+    told = info.allowed() if has_range else info.unit
+    unit = f" ({told})" if told else ""
     choices = f" ({', '.join(info.choices)})" if info.choices else ""
     flag = "--" + field.name.removesuffix("_s").replace("_", "-")
     text = f"{info.description[:1].upper()}{info.description[1:]}{choices}{unit}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import fields, replace
 from typing import Annotated
@@ -9,13 +10,17 @@ from typing import Annotated
 import typer
 
 from tiekd_ros.cli_options import console, with_settings
+from tiekd_ros.cli_teacher_ping import teacher_ping
 from tiekd_ros.cores import half_the_cores
 from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.backends import BackendOptions, parse_backend
+from tiekd_ros.teacher.backends import BackendOptions, parse_backend, unused_options
 from tiekd_ros.teacher.logs import FORMATS, LEVELS, configure_logs
 from tiekd_ros.teacher.server_settings import ServerSettings
 
+_LOG = logging.getLogger(__name__)
+
 teacher = typer.Typer(help="The teacher's side: runs without ROS.", no_args_is_help=True)
+teacher.command("ping")(teacher_ping)
 
 
 @teacher.command("serve")
@@ -41,7 +46,10 @@ def teacher_serve(
 ) -> None:
     """Answer depth requests (Open Inference Protocol v2 over gRPC) until Ctrl-C.
 
-    Logs go to standard error. Under systemd (Type=notify) it says when it takes requests.
+    For example: tiekd teacher serve --backend huggingface:ORG/NAME
+
+    Logs go to standard error. After SIGTERM or Ctrl-C it ends with 0, also where a batch outlasts
+    --grace. Under systemd (Type=notify) it says when it takes requests.
     """
     _check_choice("--log-format", log_format, FORMATS)
     _check_choice("--log-level", log_level, LEVELS)
@@ -50,23 +58,31 @@ def teacher_serve(
         _give_way()
     # gRPC writes lines of its own for each stranger who fails at the door; ours say it better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the same, for each damaged image
     from tiekd_ros.teacher.backends import create_backend
-    from tiekd_ros.teacher.server import serve
+    from tiekd_ros.teacher.ports import check_ports
+    from tiekd_ros.teacher.server import open_secrets, serve
 
     kind, options = _chosen(backend, options)
-    serve(
-        create_backend(kind, options),
-        server,
-        lambda port: console.print(
-            f"teacher {backend} listens on {replace(server, port=port).address}", highlight=False
-        ),
-    )
+    # What is wrong with these should not show after minutes of loading.
+    open_secrets(server)
+    check_ports(server)
+    _LOG.info("loading the teacher %s", backend)
+
+    def listens(port: int) -> None:
+        text = f"teacher {backend} listens on {replace(server, port=port).address}"
+        if log_format == "json":
+            _LOG.info("%s", text)
+        else:
+            console.print(text, highlight=False)
+
+    serve(create_backend(kind, options), server, listens)
 
 
 def _chosen(backend: str, options: BackendOptions) -> tuple[str, BackendOptions]:
     """Read `kind` or `kind:argument`; the argument stands for the option of its kind."""
     if ":" not in backend:
-        return backend, options
+        return backend, _used(backend, options)
     kind, short = parse_backend(backend)
     changes = {}
     for field in fields(short):
@@ -79,7 +95,14 @@ def _chosen(backend: str, options: BackendOptions) -> tuple[str, BackendOptions]
                 "things; give one"
             )
         changes[field.name] = value
-    return kind, replace(options, **changes)
+    return kind, _used(kind, replace(options, **changes))
+
+
+def _used(kind: str, options: BackendOptions) -> BackendOptions:
+    if unused := unused_options(kind, options):
+        flag = "--" + unused[0].removesuffix("_s").replace("_", "-")
+        raise InvalidSettingError(f"{flag} says nothing to the backend {kind}; leave it out")
+    return options
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

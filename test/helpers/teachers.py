@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -18,6 +19,7 @@ from tiekd_ros.images import DepthMap, RgbImage, encode_jpeg
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.service import TeacherService
 
 WIDTH, HEIGHT = 64, 48
 METRIC = TeacherIdentity("stub", "7", metric=True)
@@ -104,11 +106,29 @@ def serving(backend: Backend, **settings: Any) -> Iterator[str]:
 
 
 @contextmanager
-def foreign_server(servicer: service_pb2_grpc.GRPCInferenceServiceServicer) -> Iterator[str]:
+def serving_expired(cert: Path, key: Path) -> Iterator[str]:
+    """Serve a stub with a certificate that has expired since the start; yields host:port."""
+    pair = (key.read_bytes(), cert.read_bytes())
+    service = TeacherService(StubBackend(), ServerSettings())
+    try:
+        with foreign_server(service, grpc.ssl_server_credentials([pair])) as url:
+            yield url
+    finally:
+        service.close()
+
+
+@contextmanager
+def foreign_server(
+    servicer: service_pb2_grpc.GRPCInferenceServiceServicer,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[str]:
     """Serve somebody else's servicer on a free port of 127.0.0.1; yields host:port."""
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.benchmarks import benchmark_module
 from helpers.children import run_benchmark
-from helpers.teachers import serving
+from helpers.teachers import StubBackend, serving
 from tiekd_ros.frames import LabellerSettings
 from tiekd_ros.images import shrink_map
 from tiekd_ros.teacher.protocol import DepthAnswer
@@ -38,7 +38,8 @@ def frame_log(monkeypatch):
 
 
 def run_robots(url: str, robots: int = ROBOTS) -> list[dict[str, object]]:
-    asked = {"url": url, "robots": robots, "seconds": SECONDS, "in_flight": 2, "window": 4}
+    asked = {"url": url, "first": 0, "robots": robots, "seconds": SECONDS}
+    asked |= {"in_flight": 2, "window": 4}
     done = run_benchmark("teacher_load_robots.py", json.dumps(asked))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])["robots"]
@@ -148,11 +149,15 @@ def test_robots_ask_for_labels_of_the_size_that_a_companion_asks_for(models):
 def test_rejected_frames_are_told_and_miss_the_goal(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from teacher_load import _account_goal
-    from teacher_load_runs import Load
+    from teacher_load_runs import Labelled, Load
 
-    fields = dict.fromkeys(Load._fields, 0) | {"frames": 9}
-    assert _account_goal("tiny", [Load(**fields)]).met
-    goal = _account_goal("tiny", [Load(**{**fields, "rejected": 2})])
+    def load(rejected: int) -> Load:
+        labels = Labelled(**dict.fromkeys(Labelled._fields, 0) | {"frames": 9})
+        own = labels._replace(rejected=rejected)
+        return Load(**dict.fromkeys(Load._fields, 0) | {"labels": own})
+
+    assert _account_goal("tiny", [load(0)]).met
+    goal = _account_goal("tiny", [load(2)])
     assert not goal.met
     assert goal.measured == "0, 0, 0, 2 of 9"
 
@@ -160,8 +165,67 @@ def test_rejected_frames_are_told_and_miss_the_goal(monkeypatch):
 def test_a_soak_keeps_the_servers_account_short(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)  # the server is a script beside its parts
-    from teacher_load_runs import Server, run_soak
+    from teacher_load_processes import Server
+    from teacher_load_runs import run_soak
 
     with Server("waiting:5,2") as server:
-        found = run_soak(server, 2, minutes=0.05, in_flight=2)
+        found = run_soak(server, 2, minutes=0.05, in_flight=2, processes=2)
         assert server.counts()["labelled"] < found.labels
+
+
+def test_robots_of_several_processes_give_one_account(models, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    from teacher_load_processes import Robots
+    from teacher_load_runs import labelled_by
+
+    backend = models.marking(models.WaitingBackend(1.0, 1.0))
+    with serving(backend, max_batch=4) as url:
+        done = Robots(url, 5, SECONDS, in_flight=2, processes=3).finish()
+    account = labelled_by(done, SECONDS)
+    assert [robot["number"] for robot in done.robots] == [0, 1, 2, 3, 4]
+    assert min(robot["labelled"] for robot in done.robots) >= 4  # what waits is labelled too
+    assert (account.lost, account.twice, account.foreign, account.rejected) == (0, 0, 0, 0)
+    # Two robots with the same marks would count as one frame labelled again.
+    counts = backend.counts()
+    assert (counts["labelled"], counts["again"]) == (account.frames, 0)
+
+
+def test_a_process_of_robots_that_breaks_is_no_success(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    from teacher_load_processes import Robots
+
+    with serving(StubBackend()) as url:
+        robots = Robots(url, 2, 30.0, in_flight=2, processes=2)
+        for process in robots._processes:
+            process.kill()
+        with pytest.raises(RuntimeError, match="ended with -9"):
+            robots.finish()
+
+
+def test_throughput_is_judged_by_batches_as_large_as_the_servers(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    from teacher_load import _throughput_goal
+    from teacher_load_processes import Server
+    from teacher_load_runs import run_load
+
+    sizes: list[int] = []
+
+    class Noting(Server):
+        def bare(self, seconds: float, batch: int = 1) -> float | None:
+            sizes.append(batch)
+            return super().bare(seconds, batch)
+
+    with Noting("waiting:20,1", max_batch=4) as server:
+        load = run_load(server, 4, seconds=2.0, bare_s=0.1, in_flight=2, processes=2)
+    assert sizes == [1, 1, round(load.mean_batch)]
+    assert load.bare_batched > 0
+    labels = load.labels._replace(rate=50.0)
+    judged = load._replace(robots=8, labels=labels, bare=40.0, bare_batched=100.0)
+    assert _throughput_goal("tiny", [judged], "bare").measured == "1.25 x"
+    by_batches = _throughput_goal("tiny", [judged], "bare_batched")
+    assert (by_batches.measured, by_batches.met) == ("0.50 x", False)
+    without = judged._replace(bare_batched=None)  # the teacher takes no batches
+    assert _throughput_goal("tiny", [without], "bare_batched").measured == "-"

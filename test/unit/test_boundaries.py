@@ -23,8 +23,8 @@ ROS = {
 
 LEAVES = {"__init__", "errors", "settings", "camera", "cores", "images", "state", "mailbox"}
 TOP = {
-    "demo", "cli", "cli_options", "cli_students", "cli_teacher", "offline", "up", "supervisor",
-    "ros_environment",
+    "demo", "cli", "cli_options", "cli_students", "cli_teacher", "cli_teacher_ping", "offline",
+    "up", "supervisor", "ros_environment",
 }  # fmt: skip
 MAY_IMPORT = {
     "student": set(),

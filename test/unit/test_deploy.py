@@ -16,7 +16,7 @@ import pytest
 
 from helpers.certificates import make_certificates
 from helpers.children import PATIENCE_S, child_environment
-from helpers.teachers import depth_request, picture
+from helpers.teachers import StubBackend, depth_request, picture, serving
 from tiekd_ros.supervisor import free_port
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
@@ -137,3 +137,30 @@ def test_a_container_file_copies_what_there_is(file):
     assert "tiekd_ros" in sources
     for source in sources:
         assert (ROOT / source).exists(), source
+
+
+def test_the_containers_health_check_sees_what_a_robot_sees(tmp_path):
+    text = (ROOT / "deploy" / "container" / "Containerfile").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"^HEALTHCHECK .*? CMD (.+)$", text, re.MULTILINE)
+    program, address = "/opt/tiekd/bin/tiekd", "127.0.0.1:8001"
+    assert (command.count(program), command.count(address)) == (1, 1)
+    made = make_certificates(tmp_path / "made")
+    token_file = tmp_path / "tokens"
+    token_file.write_text(TOKEN)
+    token_file.chmod(0o600)
+    options = f"--tls --ca {made.ca} --server-name localhost --token-file {token_file}"
+
+    def check(url: str, ping_options: str) -> int:
+        here = command.replace(program, f"{sys.executable} -m tiekd_ros.cli").replace(address, url)
+        return subprocess.run(
+            ["/bin/sh", "-c", here],
+            env=child_environment(PING_OPTIONS=ping_options),
+            timeout=PATIENCE_S,
+            check=False,
+        ).returncode
+
+    settings = {"tls_cert": made.cert, "tls_key": made.key, "token_file": token_file}
+    with serving(StubBackend(), **{name: str(file) for name, file in settings.items()}) as url:
+        assert check(url, options) == 0
+        assert check(url, "") == 1
+    assert check(url, options) == 1

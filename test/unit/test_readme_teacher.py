@@ -13,7 +13,7 @@ import pytest
 
 from helpers.children import PATIENCE_S, child_environment, start_python
 from helpers.readme import program
-from helpers.teachers import StubBackend, picture, serving
+from helpers.teachers import RELATIVE, StubBackend, picture, serving
 from tiekd_ros.images import encode_jpeg
 
 TOKEN = "0123456789abcdef"
@@ -54,7 +54,12 @@ def test_it_is_15_lines_of_plain_tritonclient():
 
 def test_it_prints_the_depth_that_a_server_answers(client, image):
     with serving(StubBackend()) as url:
-        assert run(client, url, image).startswith("64x48: median 3.0")
+        assert re.match(r"64x48: median 3\.0\d m\n", run(client, url, image))
+
+
+def test_it_does_not_call_the_numbers_of_a_relative_teacher_metres(client, image):
+    with serving(StubBackend(identity=RELATIVE)) as url:
+        assert re.match(r"64x48: median 3\.0\d \(no metres\)\n", run(client, url, image))
 
 
 def test_it_shows_the_token_that_the_environment_holds(client, image, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, servi
 from tiekd_ros.datasets import DatasetError, RgbdFolder
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
-from tiekd_ros.teacher.backends.alignment import (
-    AlignedBackend,
+from tiekd_ros.teacher.backends.alignment import AlignedBackend
+from tiekd_ros.teacher.backends.fitting import (
     fit_inverse,
     fit_scale,
     fit_to_folder,
+    split_frames,
 )
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import BackendError, RelativeTeacherError
@@ -185,7 +187,7 @@ def test_frames_that_the_teacher_refuses_are_left_out(folder):
         return depth_of(image)
 
     fit = fit_to_folder(Relative(answer, "relative_depth"), RgbdFolder(folder), 0.1)
-    assert fit.frames == 5
+    assert fit.frames == 4  # of six, one is behind the border and one refused
     assert fit.scale == pytest.approx(1, rel=0.01)
 
 
@@ -201,3 +203,41 @@ def test_a_folder_that_is_not_there_is_refused(network, tmp_path):
     missing = str(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="nowhere"):
         create_backend("onnx", BackendOptions(model=str(network), align=missing))
+
+
+def test_a_teacher_that_is_off_in_another_part_of_the_recording_is_found_out(tmp_path):
+    images = [grey_picture(seed) for seed in range(20)]
+    folder = write_rgbd(tmp_path / "walk", images, [depth_of(image) for image in images])
+    off = [images[index] for index in (*range(4, 8), *range(12, 16))]
+
+    def answer(image, _):
+        wrong = any(np.array_equal(image, each) for each in off)
+        return depth_of(image) * np.float32(1.5 if wrong else 1.0)
+
+    fit = fit_to_folder(Relative(answer, "relative_depth"), RgbdFolder(folder), 1.0)
+    assert fit.scale == pytest.approx(1, rel=0.01)
+    assert fit.median_error == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(BackendError, match="does not fit"):
+        AlignedBackend(Relative(answer, "relative_depth"), folder, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("count", "apart"), [(2, 1), (3, 1), (5, 1), (6, 2), (11, 2), (20, 2), (45, 3), (64, 4)]
+)
+def test_frames_that_judge_lie_in_blocks_apart_from_those_that_make_the_fit(count, apart):
+    frames = list(range(100, 100 + count))
+    making, judging = split_frames(frames)
+    assert making[0] == frames[0]
+    assert judging
+    assert min(abs(a - b) for a in making for b in judging) == apart
+    assert sum(after - before > 1 for before, after in pairwise(judging)) <= 1  # two blocks
+    assert len(making) + len(judging) >= 0.6 * count
+
+
+def test_a_single_frame_makes_the_fit_and_is_its_own_judge(tmp_path):
+    image = grey_picture(1)
+    folder = write_rgbd(tmp_path / "one", [image], [depth_of(image)])
+    fit = fit_to_folder(
+        Relative(lambda image, _: depth_of(image) / 2, "relative_depth"), RgbdFolder(folder), 0.1
+    )
+    assert (fit.frames, fit.scale) == (1, pytest.approx(2, rel=0.01))

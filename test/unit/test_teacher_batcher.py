@@ -211,7 +211,7 @@ def test_images_that_fill_the_memory_keep_others_out_but_one_alone_always_comes_
     backend = GatedBackend()
     with Callers(backend, max_batch=1, max_waiting_mb=1) as callers:
         large = callers.ask(1, size=(1000, 1000))
-        with pytest.raises(BusyError, match="1 MiB already"):
+        with pytest.raises(BusyError, match="may take 1 MiB together"):
             callers.ask(2).result(PATIENCE_S)
         backend.go.release(2)
         assert metres(large) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.certificates import Certificates, make_certificates
-from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, serving
+from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, serving, serving_expired
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.credentials import read_credentials
@@ -75,12 +75,8 @@ def test_a_server_whose_authority_is_not_known_is_not_believed(certificates, aut
 
 
 def test_a_server_whose_certificate_has_expired_is_not_believed(certificates):
-    expired = {
-        "tls_cert": str(certificates.expired_cert),
-        "tls_key": str(certificates.expired_key),
-    }
     with (
-        serving(StubBackend(), **expired) as url,
+        serving_expired(certificates.expired_cert, certificates.expired_key) as url,
         client_for(url, tls=True, ca=str(certificates.ca)) as client,
         pytest.raises(TeacherDeniedError, match="expired"),
     ):

@@ -12,8 +12,9 @@ from helpers.teachers import (
     ramp,
     serving,
 )
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.errors import InvalidSettingError, TiekdError
 from tiekd_ros.images import encode_png
+from tiekd_ros.teacher import backends
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.backends.ensemble import DISAGREEMENT, EnsembleBackend, member_options
@@ -138,3 +139,13 @@ def test_a_batch_has_the_same_answers_as_its_images_alone():
         alone = ensemble.infer(image, REQUEST)
         np.testing.assert_array_equal(answer.depth, alone.depth)
         np.testing.assert_array_equal(answer.confidence, alone.confidence)
+
+
+def test_a_mistake_in_the_last_member_does_not_wait_for_the_first_to_load(tmp_path, monkeypatch):
+    def loaded(options):
+        raise AssertionError("the first member was loaded")
+
+    monkeypatch.setitem(backends._FACTORIES, "synthetic", loaded)
+    for wrong in (f"onnx:{tmp_path}/gone.onnx", "recorded:/gone", f"huggingface:{__file__}"):
+        with pytest.raises(TiekdError, match=f"gone|{__file__}"):
+            create_backend("ensemble", BackendOptions(members=f"synthetic:1,{wrong}"))

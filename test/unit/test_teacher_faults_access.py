@@ -13,7 +13,7 @@ import pytest
 
 from helpers.certificates import Certificates, make_certificates
 from helpers.proxy import TcpProxy
-from helpers.teachers import METRIC, StubBackend, depth_request, serving
+from helpers.teachers import METRIC, StubBackend, depth_request, serving, serving_expired
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherDeniedError, TeacherUnreachableError
 
@@ -75,9 +75,8 @@ def test_with_the_right_papers_on_both_sides_there_is_a_label(papers, tls, trust
 def test_an_expired_certificate_is_named_and_a_renewed_one_lets_the_same_client_in(
     papers, tls, trusting
 ):
-    expired = {"tls_cert": str(papers.expired_cert), "tls_key": str(papers.expired_key)}
     with (
-        serving(StubBackend(), **expired) as before,
+        serving_expired(papers.expired_cert, papers.expired_key) as before,
         serving(StubBackend(), **tls) as after,
         TcpProxy(port_of(before)) as proxy,
         client_for(proxy.url, **trusting) as client,

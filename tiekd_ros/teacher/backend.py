@@ -10,7 +10,15 @@ from tiekd_ros.images import RgbImage
 from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
-__all__ = ["Backend", "BackendRefusal", "BatchBackend", "infer_all", "label_all", "takes_batches"]
+__all__ = [
+    "Backend",
+    "BackendRefusal",
+    "BatchBackend",
+    "check_request",
+    "infer_all",
+    "label_all",
+    "takes_batches",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,7 +36,7 @@ class Backend(Protocol):
 
         Args:
             image: the decoded image, uint8 RGB (H, W, 3).
-            request: what came with it: intrinsics, stamp, frame.
+            request: what came with it: intrinsics, stamp, frame; not the encoded image.
 
         Returns:
             Depth of the same view, at any resolution of the image's aspect ratio.
@@ -51,6 +59,34 @@ class BatchBackend(Backend, Protocol):
             BackendRefusal: one of them cannot be labelled; none is.
         """
         ...
+
+
+class CheckingBackend(Backend, Protocol):
+    """A teacher that knows of some requests, before it sees their image, that it refuses them."""
+
+    def check(self, request: DepthRequest, height: int, width: int) -> None:
+        """Look at a request that came with an image of this size; its image is not decoded yet.
+
+        What is refused here is refused by `infer` too.
+
+        Raises:
+            BackendRefusal: this request cannot be labelled.
+        """
+        ...
+
+
+def check_request(backend: Backend, request: DepthRequest, height: int, width: int) -> None:
+    """Let a backend refuse a request before its image is decoded, where it is one that can.
+
+    Raises:
+        BackendRefusal: this request cannot be labelled.
+    """
+    if _checks_requests(backend):
+        backend.check(request, height, width)
+
+
+def _checks_requests(backend: Backend) -> TypeGuard[CheckingBackend]:
+    return hasattr(backend, "check")
 
 
 def takes_batches(backend: Backend) -> TypeGuard[BatchBackend]:

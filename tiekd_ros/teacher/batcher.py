@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from tiekd_ros.images import RgbImage
 from tiekd_ros.teacher.backend import Backend, label_all, takes_batches
@@ -20,37 +19,12 @@ from tiekd_ros.teacher.errors import BackendRefusal, BusyError, StoppingError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 from tiekd_ros.teacher.service_settings import ServiceSettings
 from tiekd_ros.teacher.statistics import Statistics
+from tiekd_ros.teacher.waiting import WaitingImage
 
 _LONGEST_WAIT_S = 600.0  # for callers without a deadline
 _LOOK_S = 0.25  # so often a waiting caller is asked whether it is still there
-_BYTES_PER_PIXEL = 3
 _MOST_FAILURES = 5  # batches in a row: by then it is not the images
 _STOPPING = "the teacher server is about to end; ask again later, or another one"
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """One image on its way through the batcher."""
-
-    image: RgbImage | None  # None once it is labelled: an answer must not keep it in memory
-    request: DepthRequest
-    size: tuple[int, int]
-    arrived_ns: int
-    until: float  # on the monotonic clock
-    is_active: Callable[[], bool]
-    done: threading.Event = field(default_factory=threading.Event)
-    outcome: DepthAnswer | Exception | None = None
-
-    def settle(self, outcome: DepthAnswer | Exception) -> None:
-        self.image = None
-        self.outcome = outcome
-        self.done.set()
-
-    def hopeless(self) -> str:
-        """Say why labelling it would be in vain; empty where it would not."""
-        if time.monotonic() >= self.until:
-            return "the backend did not come to this image before the request's deadline"
-        return "" if self.is_active() else "the caller has given up"
 
 
 class Batcher:
@@ -72,7 +46,7 @@ class Batcher:
         self._changed = threading.Condition()  # guards all that follows
         self._taken = 0
         self._bytes = 0
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[WaitingImage] = []
         self._busy_since: dict[int, float] = {}
         self._failures = 0
         self._closed = False
@@ -87,6 +61,11 @@ class Batcher:
     def inside(self) -> int:
         """How many requests have a place: being decoded, waiting, or with the backend."""
         return self._taken
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of those that have a place: their pixels, and what they came in."""
+        return self._bytes
 
     @property
     def waiting(self) -> int:
@@ -125,32 +104,43 @@ class Batcher:
             is_active: says whether the caller still waits; asked from several threads.
 
         Raises:
-            BusyError: no place is free, or the backend did not come to it in time.
+            BusyError: no place is free.
+            LateError: the backend did not come to it in time.
+            CallerGoneError: the caller has given up.
             StoppingError: the batcher is closed.
             Exception: whatever the backend raised for this image, BackendRefusal for example.
         """
-        with self.place(image.shape[0] * image.shape[1]):
+        with self.place(image.nbytes):
             return self.submit(image, request, remaining_s=remaining_s, is_active=is_active)
 
     @contextmanager
-    def place(self, pixels: int) -> Iterator[None]:
-        """Hold one of the places, for an image of so many pixels.
+    def place(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Hold one of the places, for a request that takes `size` bytes of memory.
+
+        Yields:
+            A function that takes note of bytes that were let go before the end.
 
         Raises:
-            BusyError: there is none, or the images inside take all the memory they may.
+            BusyError: there is none, or the requests inside take all the memory they may.
             StoppingError: the batcher is closed.
         """
-        size = pixels * _BYTES_PER_PIXEL
+
+        def let_go(some: int) -> None:
+            nonlocal size
+            with self._changed:
+                size -= some
+                self._bytes -= some
+
         with self._changed:
             self._require_room(size)
             self._taken += 1
             self._bytes += size
         try:
-            yield
+            yield let_go
         finally:
+            let_go(size)
             with self._changed:
                 self._taken -= 1
-                self._bytes -= size
 
     def submit(
         self,
@@ -162,7 +152,7 @@ class Batcher:
     ) -> DepthAnswer:
         """Label one image for which a place is held; as `label` otherwise."""
         patience_s = _LONGEST_WAIT_S if remaining_s is None else min(remaining_s, _LONGEST_WAIT_S)
-        one = _Waiting(
+        one = WaitingImage(
             image=image,
             request=request,
             size=(image.shape[0], image.shape[1]),
@@ -178,7 +168,7 @@ class Batcher:
         while not one.done.wait(min(_LOOK_S, max(0.0, one.until - time.monotonic()))):
             if reason := one.hopeless():
                 self._forget(one)
-                raise BusyError(f"{reason}; try later")
+                raise reason
         outcome, one.outcome = one.outcome, None
         if isinstance(outcome, DepthAnswer):
             return outcome
@@ -188,10 +178,10 @@ class Batcher:
         finally:
             del outcome  # the error holds this frame: a ring of both would keep the image
 
-    def close(self, grace_s: float = 0.0) -> None:
+    def close(self, grace_s: float = 0.0) -> bool:
         """Take nothing new, label what waits for `grace_s` at most, then refuse the rest.
 
-        A batch that the backend is at then is left to itself: nobody can interrupt it.
+        Returns whether the backend is at no batch then: nobody can interrupt one.
         """
         until = time.monotonic() + grace_s
         with self._changed:
@@ -203,6 +193,7 @@ class Batcher:
             left, self._waiting = self._waiting, []
         for one in left:
             one.settle(StoppingError(_STOPPING))
+        return not self._busy_since
 
     def _require_room(self, size: int) -> None:
         if self._closed:
@@ -212,13 +203,13 @@ class Batcher:
                 f"{self._settings.max_waiting} requests wait already (max_waiting); try later"
             )
         limit_mb = self._settings.max_waiting_mb
-        # One image is always let in, however large: max_pixels judges that.
+        # One is always let in, however large: max_pixels and max_image_mb judge that.
         if self._taken and self._bytes + size > limit_mb << 20:
             raise BusyError(
-                f"the images that wait take {limit_mb} MiB already (max_waiting_mb); try later"
+                f"those that wait may take {limit_mb} MiB together (max_waiting_mb); try later"
             )
 
-    def _forget(self, one: _Waiting) -> None:
+    def _forget(self, one: WaitingImage) -> None:
         with self._changed:
             if one in self._waiting:  # else it is with the backend, whose answer nobody reads
                 self._waiting.remove(one)
@@ -228,7 +219,7 @@ class Batcher:
             self._run(batch)
             del batch  # its answers are the callers' now
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[WaitingImage]:
         """Wait for images and take a batch of them; empty once closed and nothing waits."""
         with self._changed:
             while True:
@@ -247,23 +238,23 @@ class Batcher:
                     self._busy_since[threading.get_ident()] = time.monotonic()
                     return batch
 
-    def _oldest_and_its_like(self) -> list[_Waiting]:
+    def _oldest_and_its_like(self) -> list[WaitingImage]:
         size = self._waiting[0].size
         return [one for one in self._waiting if one.size == size][: self._largest]
 
-    def _with_hope(self, batch: list[_Waiting]) -> list[_Waiting]:
+    def _with_hope(self, batch: list[WaitingImage]) -> list[WaitingImage]:
         """Take a batch out of those that wait; keep those that somebody still waits for."""
         taken = set(map(id, batch))
         self._waiting = [one for one in self._waiting if id(one) not in taken]
         kept = []
         for one in batch:
             if reason := one.hopeless():
-                one.settle(BusyError(f"{reason}; try later"))
+                one.settle(reason)
             else:
                 kept.append(one)
         return kept
 
-    def _run(self, batch: list[_Waiting]) -> None:
+    def _run(self, batch: list[WaitingImage]) -> None:
         started_ns = time.monotonic_ns()
         outcomes: list[DepthAnswer | Exception]
         try:

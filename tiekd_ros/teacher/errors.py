@@ -85,7 +85,15 @@ class BadRequestError(TeacherError):
 
 
 class BusyError(TeacherError):
-    """The server has no place or no time for a request now (gRPC RESOURCE_EXHAUSTED)."""
+    """The server has no place for a request now (gRPC RESOURCE_EXHAUSTED)."""
+
+
+class LateError(BusyError):
+    """A request's deadline passed before its turn came (gRPC DEADLINE_EXCEEDED)."""
+
+
+class CallerGoneError(BusyError):
+    """Nobody waits for the answer any more (gRPC CANCELLED)."""
 
 
 class StoppingError(BusyError):

@@ -9,6 +9,7 @@ from tiekd_ros.teacher.service_settings import ServiceSettings
 # A progressive JPEG has about ten. Each goes over the whole image again, and takes a few bytes:
 # without a bound, a small file keeps a decoder busy for hours.
 _MOST_SCANS = 100
+_LONGEST_SIDE = 65_535  # JPEG's own; beyond it PNG's library only complains on standard error
 _SCAN = b"\xff\xda"  # within a scan's data 0xff is followed by 0x00 or a restart marker
 
 
@@ -17,7 +18,7 @@ def admit_image(data: bytes, settings: ServiceSettings) -> tuple[int, int]:
 
     Raises:
         BadImageError: the bytes are neither JPEG nor PNG, or the header is damaged.
-        BadRequestError: the image has too many bytes, pixels or scans.
+        BadRequestError: the image has too many bytes, pixels or scans, or is too long.
     """
     if len(data) > settings.max_image_mb << 20:
         raise BadRequestError(
@@ -29,6 +30,10 @@ def admit_image(data: bytes, settings: ServiceSettings) -> tuple[int, int]:
         raise BadRequestError(
             f"the image has {width}x{height} = {width * height} pixels, this server takes "
             f"{settings.max_pixels} (max_pixels); send a smaller one"
+        )
+    if max(width, height) > _LONGEST_SIDE:
+        raise BadRequestError(
+            f"the image has {width}x{height} pixels, no camera's has a side beyond {_LONGEST_SIDE}"
         )
     scans = 0 if data.startswith(b"\x89") else data.count(_SCAN)
     if scans > _MOST_SCANS:

@@ -104,6 +104,14 @@ class TeacherLink:
         known = self.known
         return known if known is not None else self._read_identity()
 
+    def ready(self) -> bool:
+        """Say whether the teacher labels images now.
+
+        Raises:
+            TransientError, TeacherUnreachableError: no answer.
+        """
+        return bool(self._call(self._client.is_model_ready, model_name=MODEL_NAME))
+
     @property
     def known(self) -> TeacherIdentity | None:
         """Who answered last, as far as it is known without asking."""

@@ -25,7 +25,12 @@ class MetricsServer:
     """Answers GET with the metrics of one service until it is stopped."""
 
     def __init__(
-        self, service: TeacherService, host: str, port: int, refused: Callable[[], int]
+        self,
+        service: TeacherService,
+        host: str,
+        port: int,
+        refused: Callable[[], int],
+        certificate_left_s: Callable[[], float] | None = None,
     ) -> None:
         """Open the port; 0 takes any free one.
 
@@ -34,6 +39,8 @@ class MetricsServer:
             host: address to listen on; everybody who reaches it can read the numbers.
             port: the port.
             refused: returns the calls without a valid token.
+            certificate_left_s: returns for how many seconds the certificate still holds; None
+                without TLS.
 
         Raises:
             TeacherServerError: prometheus_client is not installed, or the port is taken.
@@ -47,7 +54,7 @@ class MetricsServer:
                 "leave out --metrics-port"
             ) from error
         registry = CollectorRegistry()
-        registry.register(_Collector(service, refused))
+        registry.register(_Collector(service, refused, certificate_left_s))
         handler = type("Handler", (MetricsHandler,), {"registry": registry, "timeout": _SILENCE_S})
         try:
             self._server = ThreadingHTTPServer((host, port), handler)
@@ -72,9 +79,15 @@ class MetricsServer:
 class _Collector:
     """Reads the service's counters whenever somebody asks; nothing is counted twice."""
 
-    def __init__(self, service: TeacherService, refused: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        service: TeacherService,
+        refused: Callable[[], int],
+        certificate_left_s: Callable[[], float] | None,
+    ) -> None:
         self._service = service
         self._refused = refused
+        self._certificate_left_s = certificate_left_s
 
     def describe(self) -> list[Any]:
         """Return nothing: the names need not be checked against other collectors."""
@@ -102,10 +115,17 @@ class _Collector:
             ("ready", "1 = requests are answered.", float(service.ready)),
             ("inside", "Requests that have a place.", service.batcher.inside),
             ("waiting", "Decoded images that wait for the backend.", service.batcher.waiting),
+            ("held_bytes", "Memory of those inside.", service.batcher.held_bytes),
             ("places", "Requests that can have a place.", service.batcher.places),
             ("busy_seconds", "Time at the present batch.", service.batcher.busy_s()),
         ):
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=value)
+        if self._certificate_left_s is not None:
+            yield GaugeMetricFamily(
+                f"{_PREFIX}_certificate_left_seconds",
+                "Until the server's certificate expires; negative once it has.",
+                value=self._certificate_left_s(),
+            )
         for name, (text, step) in _DURATIONS.items():
             yield _durations(name, text, counts.durations[step])
         yield _durations("batch_seconds", "The backend's batches.", _sum(counts.batches))

@@ -105,8 +105,24 @@ class Plan:
                 "no teacher is named: give teacher=huggingface:MODEL (or another backend), or "
                 f"set the environment variable {TEACHER_VARIABLE}"
             )
-        kind, backend = parse_backend(teacher)
-        return cls(options, kind, _changed(backend, args), _changed(ServiceSettings(), args))
+        kind, named = parse_backend(teacher)
+        backend = _changed(named, args)
+        _require_one_meaning(teacher, named, backend)
+        return cls(options, kind, backend, _changed(ServiceSettings(), args))
+
+    def __post_init__(self) -> None:
+        """Check what Ray's queue and a replica's have to agree on.
+
+        Raises:
+            InvalidSettingError: a replica could refuse requests that Ray has given to it.
+        """
+        service, ongoing = self.service, self._ongoing
+        if service.max_waiting < ongoing:
+            raise InvalidSettingError(
+                f"max_waiting must be at least 2 x max_batch x workers = {ongoing} under Ray, "
+                f"which gives a replica two batches at a time, got {service.max_waiting}; raise "
+                "it, or lower max_batch"
+            )
 
     def deployment_options(self) -> dict[str, Any]:
         """Return the options of Serve's deployment.
@@ -115,23 +131,26 @@ class Plan:
         waits in Ray's proxies, so that it goes to the replica that is free first.
         """
         options, service = self.options, self.service
-        at_once = service.max_batch * service.workers
         scaling: dict[str, Any] = {"num_replicas": options.min_replicas}
         if options.max_replicas > options.min_replicas:
             scaling = {
                 "autoscaling_config": {
                     "min_replicas": options.min_replicas,
                     "max_replicas": options.max_replicas,
-                    "target_ongoing_requests": at_once,
+                    "target_ongoing_requests": self._ongoing // 2,
                 }
             }
         return {
             "name": DEPLOYMENT,
             "ray_actor_options": {"num_cpus": options.cpus, "num_gpus": options.gpus},
-            "max_ongoing_requests": 2 * at_once,
-            "max_queued_requests": max(1, service.max_waiting),
+            "max_ongoing_requests": self._ongoing,
+            "max_queued_requests": service.max_waiting,
             **scaling,
         }
+
+    @property
+    def _ongoing(self) -> int:
+        return 2 * self.service.max_batch * self.service.workers
 
 
 def app(args: dict[str, Any]) -> Any:
@@ -146,7 +165,16 @@ def app(args: dict[str, Any]) -> Any:
     Raises:
         InvalidSettingError: a bad argument, no teacher, or no tokens.
     """
-    plan = Plan.read(args)
+    return build(Plan.read(args))
+
+
+def build(plan: Plan, replica: type[TeacherReplica] = TeacherReplica) -> Any:
+    """Build the application of a plan, as `app` does.
+
+    Args:
+        plan: what to build.
+        replica: what answers in it.
+    """
     options = plan.options
     required_tokens(options.token_file, insecure=options.insecure)  # not first in a replica's log
     os.environ.setdefault(*_MESSAGE_LIMIT)
@@ -157,7 +185,7 @@ def app(args: dict[str, Any]) -> Any:
         grpc_options=gRPCOptions(port=options.grpc_port, grpc_servicer_functions=[SERVICER]),
         http_options=HTTPOptions(port=options.http_port),
     )
-    deployment = serve.deployment(TeacherReplica).options(**plan.deployment_options())
+    deployment = serve.deployment(replica).options(**plan.deployment_options())
     return deployment.bind(
         plan.kind,
         plan.backend.as_dict(),
@@ -165,6 +193,16 @@ def app(args: dict[str, Any]) -> Any:
         token_file=options.token_file,
         insecure=options.insecure,
     )
+
+
+def _require_one_meaning(teacher: str, named: BackendOptions, chosen: BackendOptions) -> None:
+    """Refuse an argument that says something else than the teacher's own."""
+    for field in dataclasses.fields(named):
+        own, given = getattr(named, field.name), getattr(chosen, field.name)
+        if own not in (field.default, given):
+            raise InvalidSettingError(
+                f"teacher={teacher} and {field.name}={given} say different things; give one"
+            )
 
 
 def _changed(settings: _S, args: Mapping[str, Any]) -> _S:

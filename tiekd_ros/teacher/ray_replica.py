@@ -20,6 +20,7 @@ from tritonclient.grpc import service_pb2
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.teacher import ray_grpc
 from tiekd_ros.teacher.access import REFUSAL, TOKENS_VARIABLE, Tokens, authorization_of
+from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.service import TeacherService
 from tiekd_ros.teacher.service_settings import ServiceSettings
@@ -104,9 +105,13 @@ class TeacherReplica:
         """
         self._tokens = required_tokens(token_file, insecure=insecure)
         self._service = TeacherService(
-            create_backend(kind, BackendOptions(**backend)), ServiceSettings(**service)
+            self.make_backend(kind, BackendOptions(**backend)), ServiceSettings(**service)
         )
         self._threads = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="teacher")
+
+    def make_backend(self, kind: str, options: BackendOptions) -> Backend:
+        """Return what labels; a replica of another kind may bring its own."""
+        return create_backend(kind, options)
 
     def check_health(self) -> None:
         """Raise where the backend is stuck or broken; Ray asks often, and starts it anew then."""

@@ -8,6 +8,7 @@ off, and garbage is an INVALID_ARGUMENT.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ import grpc
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_LOOK_S = 1.0
+_VERDICT_S = 0.2  # in which gRPC ends a call whose message is too large
+# So many refused requests have a line each in so much time; the others are counted.
+_MOST_LINES, _LINES_EVERY_S = 20, 60.0
 
 
 class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -29,11 +33,13 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._receiving: dict[int, tuple[float, Any]] = {}
         self._closed = threading.Event()
+        self._refused = _Refused()
         threading.Thread(target=self._watch, name="teacher_reception", daemon=True).start()
 
     def close(self) -> None:
-        """End the thread that watches callers."""
+        """End the thread that watches callers, and tell of what was not told yet."""
         self._closed.set()
+        self._refused.sum_up()
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Put the reception before a method of one request and one answer."""
@@ -60,7 +66,9 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
             done = grpc.StatusCode.CANCELLED if gone else grpc.StatusCode.OK
             code = context.code() or done
             level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
-            if _LOG.isEnabledFor(level):
+            if _LOG.isEnabledFor(logging.DEBUG) or (
+                level > logging.DEBUG and _LOG.isEnabledFor(level) and self._refused.tell()
+            ):
                 facts = {
                     "method": name,
                     "code": code.name,
@@ -74,11 +82,11 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
         with self._patience(context):
             data: bytes | None = next(requests, None)
         if data is None:
-            # Also where gRPC has told the caller already that its message is too large.
-            context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"{name} came without a request, or with one beyond max_message_mb",
-            )
+            if _ended_by_grpc(context):  # and the caller has heard it: here it is for the log
+                context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, f"{name} is larger than max_message_mb"
+                )
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{name} came without a request")
         assert data is not None  # abort raises
         try:
             request = handler.request_deserializer(data)
@@ -107,10 +115,44 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
     def _watch(self) -> None:
         while not self._closed.wait(min(_LONGEST_LOOK_S, self._patience_s / 4)):
             now = time.monotonic()
+            self._refused.sum_up(now)
             with self._lock:
                 late = [context for until, context in self._receiving.values() if now > until]
             for context in late:
                 context.cancel()
+
+
+class _Refused:
+    """Keeps a client that is refused again and again from filling the disk with log lines."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._count = 0
+
+    def tell(self) -> bool:
+        """Count one refused request; return whether it gets a line of its own."""
+        now = time.monotonic()
+        with self._lock:
+            if now >= self._until and self._count <= _MOST_LINES:
+                self._until, self._count = now + _LINES_EVERY_S, 0
+            self._count += 1
+            return self._count <= _MOST_LINES
+
+    def sum_up(self, now: float = math.inf) -> None:
+        """Tell how many got no line, where the time for that has come."""
+        with self._lock:
+            left = self._count - _MOST_LINES
+            if now < self._until or left <= 0:
+                return
+            self._count = 0
+        _LOG.info("%d more requests were refused or given up; debug tells of each", left)
+
+
+def _ended_by_grpc(context: Any) -> bool:
+    """Say whether gRPC itself has ended the call, for the size of its message."""
+    ended = threading.Event()
+    return not context.add_callback(ended.set) or ended.wait(_VERDICT_S)
 
 
 def _text(details: Any) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import grpc
@@ -17,20 +14,31 @@ from tritonclient.grpc import service_pb2_grpc
 
 from tiekd_ros.teacher.access import TokenInterceptor, Tokens
 from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.errors import TeacherServerError
+from tiekd_ros.teacher.certificate import CertificateWatch
+from tiekd_ros.teacher.ending import asked_to_stop, end_process
 from tiekd_ros.teacher.metrics import MetricsServer
+from tiekd_ros.teacher.ports import open_port
 from tiekd_ros.teacher.reception import Reception
 from tiekd_ros.teacher.sd_notify import Systemd
 from tiekd_ros.teacher.server_settings import ServerSettings
 from tiekd_ros.teacher.service import TeacherService
 from tiekd_ros.teacher.tls import server_credentials
 
-__all__ = ["ServerSettings", "TeacherServer", "serve"]
+__all__ = ["ServerSettings", "TeacherServer", "open_secrets", "serve"]
 
 _LOG = logging.getLogger(__name__)
 # Beside those that wait for the backend: requests that are still coming in, and health checks.
 _THREADS_BESIDE = 32
 _EXTRA_CALLS = 64  # beyond the queue's own bound, so that ours speaks first
+
+# Whoever connects and says nothing, or is gone without a word, does not keep its place.
+_HANDSHAKE_S = 5.0
+# Also whoever is busy connects anew now and then: in between, running calls come to an end.
+_OLDEST_CONNECTION_S, _OLDEST_GRACE_S = 3600.0, 600.0
+# For the callers of calls that were cut off to hear of it.
+_FAREWELL_S = 5.0
+# One robot's calls at a time; the next wait on the robot.
+_CALLS_OF_ONE = 64
 
 
 class TeacherServer:
@@ -59,12 +67,19 @@ class TeacherServer:
         """Whether requests are answered."""
         return self._running is not None and self._running.service.ready
 
-    def stop(self, grace_s: float | None = None) -> None:
-        """Take no more requests, give running ones `grace_s` to end, then cut them off."""
+    def stop(self, grace_s: float | None = None) -> bool:
+        """Take no more requests, give running ones `grace_s` to end, then cut them off.
+
+        Returns:
+            Whether all is at rest; False where the backend is still at a batch, which nobody can
+            interrupt.
+        """
+        at_rest = True
         if self._running is not None:
-            self._running.stop(self.settings.grace_s if grace_s is None else grace_s)
+            at_rest = self._running.stop(self.settings.grace_s if grace_s is None else grace_s)
             self._running = None
         self._stopped.set()
+        return at_rest
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the server has stopped; False if `timeout_s` passed before."""
@@ -75,21 +90,16 @@ class _Running:
     """All that exists between start and stop."""
 
     def __init__(self, backend: Backend, settings: ServerSettings) -> None:
-        tokens = Tokens.load(settings.token_file)
-        settings.require_closed_door(bool(tokens))
+        tokens, credentials = open_secrets(settings)
         if lacking := settings.lacks(bool(tokens)):
             _LOG.warning(
                 "the server has no %s: whoever reaches %s can use it", lacking, settings.host
-            )
-        credentials = None
-        if settings.tls_cert:
-            credentials = server_credentials(
-                settings.tls_cert, settings.tls_key, settings.client_ca
             )
         self.service = TeacherService(backend, settings)
         self._reception = Reception(settings.receive_timeout_s)
         self._door = TokenInterceptor(tokens)
         self._metrics: MetricsServer | None = None
+        self._certificate = CertificateWatch(settings.tls_cert) if settings.tls_cert else None
         interceptors = [self._door, self._reception] if tokens else [self._reception]
         self._server = _grpc_server(self.service, settings, interceptors)
         try:
@@ -100,22 +110,48 @@ class _Running:
                     settings.metrics_host,
                     settings.metrics_port,
                     lambda: self._door.refused,
+                    None if self._certificate is None else self._certificate.left_s,
                 )
-            self.port = _open(self._server, settings.address, credentials)
+            self.port = open_port(self._server, settings.address, credentials)
             self._server.start()
         except BaseException:
             self.stop(0.0)
             raise
 
-    def stop(self, grace_s: float) -> None:
+    def stop(self, grace_s: float) -> bool:
         until = time.monotonic() + grace_s
         self.service.retire()
-        # Calls that are let in end first: the batcher goes on until then.
-        self._server.stop(grace_s).wait()
-        self.service.close(max(0.0, until - time.monotonic()))
+        # Calls that are let in end first: the batcher goes on until then. gRPC would cut them off
+        # by itself, and nobody could count them.
+        if not self._server.stop(grace_s + _FAREWELL_S).wait(grace_s):
+            if cut := self.service.batcher.inside:
+                _LOG.warning("%d requests cut off after a grace of %g s", cut, grace_s)
+            self._server.stop(None).wait(_FAREWELL_S)
+        at_rest = self.service.close(max(0.0, until - time.monotonic()))
         self._reception.close()
+        if self._certificate is not None:
+            self._certificate.close()
         if self._metrics is not None:
             self._metrics.stop()
+        return at_rest
+
+
+def open_secrets(settings: ServerSettings) -> tuple[Tokens, Any]:
+    """Read tokens and certificates.
+
+    Returns:
+        The tokens, none where the server asks for none, and gRPC's credentials, None without TLS.
+
+    Raises:
+        InvalidSettingError: one of the files cannot be used, or the server would let strangers in
+            (see `ServerSettings.require_closed_door`).
+    """
+    tokens = Tokens.load(settings.token_file)
+    settings.require_closed_door(bool(tokens))
+    if not settings.tls_cert:
+        return tokens, None
+    files = settings.tls_cert, settings.tls_key, settings.client_ca
+    return tokens, server_credentials(*files)
 
 
 def _grpc_server(
@@ -143,36 +179,17 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         # megabyte can unfold to a gigabyte. Images are compressed already.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        # Whoever connects and says nothing, or is gone without a word, does not keep its place.
-        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.server_handshake_timeout_ms", round(_HANDSHAKE_S * 1000)),
         ("grpc.max_connection_idle_ms", round(settings.max_idle_s * 1000)),
-        # Also whoever is busy connects anew now and then: in between, running calls come to an end.
-        ("grpc.max_connection_age_ms", 3_600_000),
-        ("grpc.max_connection_age_grace_ms", 600_000),
-        # One robot's calls at a time; the next wait on the robot.
-        ("grpc.max_concurrent_streams", 64),
+        ("grpc.max_connection_age_ms", round(_OLDEST_CONNECTION_S * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(_OLDEST_GRACE_S * 1000)),
+        ("grpc.max_concurrent_streams", _CALLS_OF_ONE),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         # Robots may ask as often whether the server is still there, also between requests.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ]
-
-
-def _open(server: grpc.Server, address: str, credentials: Any) -> int:
-    try:
-        if credentials is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, credentials)
-    except RuntimeError:
-        port = 0
-    if port == 0:
-        raise TeacherServerError(
-            f"cannot listen on {address}: another program has the port, or the address is "
-            "not this machine's; choose another port, or 0 for any free one"
-        )
-    return int(port)
 
 
 def serve(
@@ -182,7 +199,8 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop gracefully. For a process's main thread.
 
-    A second SIGINT or SIGTERM during the grace time ends the process at once. systemd, where it
+    A second SIGINT or SIGTERM ends the process at once, whatever still runs. Where the backend is
+    still at a batch after the grace, the process ends here with status 0. systemd, where it
     started the process, is told when requests are taken, that the server works, and when it ends.
 
     Args:
@@ -196,8 +214,8 @@ def serve(
     """
     server, systemd = TeacherServer(backend, settings), Systemd()
     look_s = None if systemd.watchdog_s is None else systemd.watchdog_s / 3
-    try:
-        with _asked_to_stop() as asked:
+    with asked_to_stop() as asked:
+        try:
             port = server.start()
             if on_ready is not None:
                 on_ready(port)
@@ -206,23 +224,13 @@ def serve(
             while not asked.wait(look_s):
                 if server.healthy:
                     systemd.alive()
-            _LOG.info("stopping; running requests are finished first")
-    finally:
-        systemd.stopping()
-        server.stop()
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Give an event that SIGINT and SIGTERM set; afterwards they do what they did before."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            _LOG.info(
+                "stopping; running requests are finished first, for %g s at most; a second Ctrl-C "
+                "or SIGTERM ends them",
+                server.settings.grace_s,
+            )
+        finally:
+            systemd.stopping()
+            at_rest = server.stop()
+        if not at_rest:
+            end_process()

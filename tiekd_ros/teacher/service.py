@@ -7,9 +7,11 @@ carry the same servicer. Method names are the protocol's.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 import traceback
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import grpc
@@ -20,12 +22,21 @@ from tiekd_ros import __version__
 from tiekd_ros.cores import cores
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.images import RgbImage, decode_image
-from tiekd_ros.teacher.backend import Backend
+from tiekd_ros.teacher.backend import Backend, check_request
 from tiekd_ros.teacher.batcher import Batcher
-from tiekd_ros.teacher.errors import BackendRefusal, BadRequestError, BusyError, StoppingError
+from tiekd_ros.teacher.errors import (
+    BackendRefusal,
+    BadRequestError,
+    BusyError,
+    CallerGoneError,
+    LateError,
+    StoppingError,
+)
 from tiekd_ros.teacher.image_limits import admit_image
+from tiekd_ros.teacher.image_size import check_whole
 from tiekd_ros.teacher.protocol import (
     MODEL_NAME,
+    DepthAnswer,
     TeacherIdentity,
     read_request,
     wanted_outputs,
@@ -37,6 +48,8 @@ from tiekd_ros.teacher.statistics import Statistics
 __all__ = ["ServiceSettings", "TeacherService"]
 
 _LOG = logging.getLogger(__name__)
+_BYTES_PER_PIXEL = 3
+_NO_METRES = "robots refuse its labels; fit it to metres with align=FOLDER (--align)"
 _LONGEST_TEXT = 500  # a gRPC status travels in a header of limited size
 
 
@@ -48,14 +61,17 @@ class _BlindAnswerError(Exception):
     """The teacher's label says nothing: an overflow in its arithmetic, most likely."""
 
 
-# The first that fits: a StoppingError is a BusyError too.
+# The first that fits: the three before it are BusyErrors too.
 _CODES: dict[type[Exception], grpc.StatusCode] = {
     BadRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     BadImageError: grpc.StatusCode.INVALID_ARGUMENT,
     BackendRefusal: grpc.StatusCode.FAILED_PRECONDITION,
     _UnknownModelError: grpc.StatusCode.NOT_FOUND,
     StoppingError: grpc.StatusCode.UNAVAILABLE,
+    LateError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    CallerGoneError: grpc.StatusCode.CANCELLED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    _BlindAnswerError: grpc.StatusCode.INTERNAL,
 }
 
 
@@ -64,8 +80,9 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
 
     Status codes: INVALID_ARGUMENT for a request or image that cannot be read or is too large,
     NOT_FOUND for another model, FAILED_PRECONDITION where the backend refuses the image,
-    RESOURCE_EXHAUSTED when too many wait or the deadline passes, UNAVAILABLE when the server is
-    about to end, INTERNAL when the backend breaks or knows no pixel's depth.
+    RESOURCE_EXHAUSTED when too many wait, DEADLINE_EXCEEDED when the deadline passes before its
+    turn, CANCELLED when the caller is gone, UNAVAILABLE when the server is about to end, INTERNAL
+    when the backend breaks or knows no pixel's depth.
 
     Of a method's context only `abort`, `time_remaining` and `is_active` are used.
     """
@@ -79,6 +96,8 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         # More would only take the cores from each other and from the backend.
         self._decoders = threading.BoundedSemaphore(cores())
         self._stopping = False
+        if not backend.identity.metric:
+            _LOG.warning("%s is not metric: %s", backend.identity.name, _NO_METRES)
 
     @property
     def identity(self) -> TeacherIdentity:
@@ -95,10 +114,14 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         """Say to whoever asks that the server is not ready any more; requests are still taken."""
         self._stopping = True
 
-    def close(self, grace_s: float = 0.0) -> None:
-        """Take no more images, label those that wait for `grace_s` at most, refuse the rest."""
+    def close(self, grace_s: float = 0.0) -> bool:
+        """Take no more images, label those that wait for `grace_s` at most, refuse the rest.
+
+        Returns:
+            Whether the backend is at rest.
+        """
         self.retire()
-        self.batcher.close(grace_s)
+        return self.batcher.close(grace_s)
 
     def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Say that the process answers."""
@@ -188,9 +211,14 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         except tuple(_CODES) as error:
             code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
             text = str(error)
+            if code is grpc.StatusCode.INTERNAL:
+                _LOG.error("%s", text)
         except Exception as error:
-            _LOG.exception("the teacher broke on one request; the server goes on")
-            code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+            # The error's own text may name files of this machine: it is not for strangers.
+            mark, kind = secrets.token_hex(4), type(error).__name__
+            _LOG.exception("the teacher broke on request %s; the server goes on", mark)
+            code = grpc.StatusCode.INTERNAL
+            text = f"the teacher broke on this image ({kind}); see request {mark} in its log"
             # What failed there may hold the image, and a ring of references hold that.
             traceback.clear_frames(error.__traceback__)
         self.statistics.add_request(code.name, time.monotonic_ns() - started_ns)
@@ -205,35 +233,49 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
     def _answer(self, message: Any, context: Any) -> Any:
         if not self._serves(message.model_name, message.model_version):
             raise _UnknownModelError(self._unknown(message.model_name, message.model_version))
-        request = read_request(message)
         wanted = wanted_outputs(message)
-        width, height = admit_image(request.image, self._settings)
-        # Outside the backend's threads: decoding one image overlaps with labelling another.
-        with self.batcher.place(width * height):
-            image = self._decode(request.image, context)
-            answer = self.batcher.submit(
-                image,
-                request,
-                remaining_s=context.time_remaining(),
-                is_active=context.is_active,
-            )
+        answer, max_depth_side = self._label(message, context)
         if np.isnan(answer.depth).all():
             raise _BlindAnswerError("the teacher does not know the depth of a single pixel")
         started_ns = time.monotonic_ns()
         identity = self._backend.identity
-        answer = answer.shrunk(request.max_depth_side)
+        answer = answer.shrunk(max_depth_side)
         response = write_answer(answer, identity, self._settings.depth_type, wanted)
         response.id = message.id
         size = sum(map(len, response.raw_output_contents))
         self.statistics.add_output(size, time.monotonic_ns() - started_ns)
         return response
 
+    def _label(self, message: Any, context: Any) -> tuple[DepthAnswer, int]:
+        """Return the backend's answer, and the longest side that is wanted of it."""
+        request = read_request(message)
+        width, height = admit_image(request.image, self._settings)
+        check_request(self._backend, request, height, width)
+        encoded = len(request.image)
+        # The message too stays in memory until the answer: whoever carries this servicer has it.
+        size = message.ByteSize() + encoded + width * height * _BYTES_PER_PIXEL
+        with self.batcher.place(size) as let_go:
+            # Outside the backend's threads: decoding one image overlaps with labelling another.
+            image = self._decode(request.image, context)
+            request = replace(request, image=b"")
+            let_go(encoded)
+            answer = self.batcher.submit(
+                image,
+                request,
+                remaining_s=context.time_remaining(),
+                is_active=context.is_active,
+            )
+        return answer, request.max_depth_side
+
     def _decode(self, data: bytes, context: Any) -> RgbImage:
         with self._decoders:
             remaining_s = context.time_remaining()
-            if (remaining_s is not None and remaining_s <= 0) or not context.is_active():
-                raise BusyError("nobody waits for this image any more; try later")
+            if remaining_s is not None and remaining_s <= 0:
+                raise LateError("no decoder came to this image before its deadline")
+            if not context.is_active():
+                raise CallerGoneError("the caller has given up")
             started_ns = time.monotonic_ns()
+            check_whole(data)
             image = decode_image(data, as_stored=True)
             self.statistics.add_input(len(data), time.monotonic_ns() - started_ns)
         return image

@@ -35,7 +35,8 @@ class ServiceSettings(Settings):
     )
     max_waiting_mb: int = setting(
         1024,
-        "memory that decoded images may take together; more are told to come back",
+        "memory that the requests inside may take together, as they came and decoded; more are "
+        "told to come back",
         unit="MiB",
         minimum=1,
         maximum=1 << 20,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.teacher.certificate import certificate_until
 
 _LOG = logging.getLogger(__name__)
 _BEGIN = b"-----BEGIN "
@@ -80,13 +81,15 @@ def server_credentials(cert: str, key: str, client_ca: str = "") -> Any:
             a client without such a certificate is not let in (mutual TLS).
 
     Raises:
-        InvalidSettingError: a file cannot be used; the message says which and why.
+        InvalidSettingError: a file cannot be used, or the certificate does not hold today; the
+            message says which and why.
     """
     import grpc
 
     what = "the server's certificate"
     pair = (read_pem(key, "the server's private key"), read_pem(cert, what))
     check_pair(cert, key, what)
+    certificate_until(cert)
     if stat.S_IMODE(Path(key).stat().st_mode) & stat.S_IRWXO:
         _LOG.warning("everybody on this machine has access to the private key %s: chmod 600", key)
     authorities = None

@@ -7,23 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.backends.options import BackendOptions, parse_backend
+from tiekd_ros.teacher.backends.options import BackendOptions, parse_backend, unused_options
+from tiekd_ros.teacher.backends.sources import check_source
 
 if TYPE_CHECKING:  # the command line describes the options, and has no use for gRPC
     from tiekd_ros.teacher.backend import Backend
 
-__all__ = ["BACKENDS", "BackendOptions", "create_backend", "parse_backend"]
+__all__ = ["BACKENDS", "BackendOptions", "create_backend", "parse_backend", "unused_options"]
 
 
 # A backend is imported only when it is asked for: the next may need torch and gigabytes.
 def _recorded(options: BackendOptions) -> Backend:
     from tiekd_ros.teacher.backends.recorded import RecordedBackend
 
-    if not options.frames:
-        raise InvalidSettingError(
-            "the recorded backend needs a folder of frames: give frames=DIR (--frames DIR), with "
-            "images/, depth/ and K.txt in it"
-        )
     return RecordedBackend(Path(options.frames))
 
 
@@ -37,29 +33,22 @@ def _synthetic(options: BackendOptions) -> Backend:
 def _huggingface(options: BackendOptions) -> Backend:
     from tiekd_ros.teacher.backends.huggingface import HuggingFaceBackend
 
-    if not options.model:
-        raise InvalidSettingError(
-            "the huggingface backend needs a checkpoint: give model=DIR or model=ORG/NAME (--model)"
-        )
     return HuggingFaceBackend(options)
 
 
 def _onnx(options: BackendOptions) -> Backend:
     from tiekd_ros.teacher.backends.onnx import OnnxBackend
 
-    if not options.model:
-        raise InvalidSettingError(
-            "the onnx backend needs an exported network: give model=FILE.onnx (--model)"
-        )
     return OnnxBackend(options)
 
 
 def _ensemble(options: BackendOptions) -> Backend:
     from tiekd_ros.teacher.backends.ensemble import EnsembleBackend, member_options
 
-    return EnsembleBackend(
-        [create_backend(name, member) for name, member in member_options(options)]
-    )
+    members = member_options(options)
+    for name, member in members:  # a mistake in the last should not wait for the others to load
+        check_source(name, member)
+    return EnsembleBackend([create_backend(name, member) for name, member in members])
 
 
 _FACTORIES: dict[str, Callable[[BackendOptions], Backend]] = {
@@ -88,6 +77,7 @@ def create_backend(name: str, options: BackendOptions | None = None) -> Backend:
         raise InvalidSettingError(
             f"unknown teacher backend {name!r}: there are {', '.join(BACKENDS)}"
         )
+    check_source(name, options)
     backend = factory(options)
     if not options.align or name == "ensemble":
         return backend

@@ -1,101 +1,45 @@
-"""Fit a teacher's numbers to metres, once, on frames whose depth was measured.
+"""A teacher whose numbers are fitted to metres, once, when it starts; only where that is asked for.
 
-Only where it is asked for, and by these methods:
+The fit (see `fitting`) is made with one camera. An image tells a network how large things appear,
+not how far they are: stretch a scene along the optical axis by f' / f, and a camera of focal length
+f' takes the very image that one of f took before, since f x / z is the same. The network then
+answers the same, and depth is f' / f times as large. So metres by the fit times the ratio of the
+focal lengths are metres for the other camera, whatever the numbers mean: they are equal, so what
+the fit makes of them is. This is why metric networks are trained for one canonical camera
+(Metric3D, arXiv 2307.10984; Depth Pro, arXiv 2410.02073, section 3.2).
 
-- inverse depth x: 1 / d = scale * x + shift, the scale and shift that make the relative error
-  (scale * x + shift) * d - 1 smallest; least squares with Tukey's weights, which outliers (the
-  sensor's, the network's) do not move;
-- depth in an unknown unit, or in metres that are off: d = scale * x, where the scale is
-  exp(median(log(d / x))).
-
-Every other frame makes the fit, the frames between judge it. A network that is free to choose
-another scale for each image fits badly as a whole: the error that is said is what that costs.
+What it takes for granted is that a network goes by how large things appear, in pixels of its
+input. It may go by perspective too, which betrays the focal length; the more a field of view
+differs from the fit's, the more does the rest, which no frame has judged. So beyond
+`LARGEST_STRETCH` an image is refused. A network that takes the focal length has done its part
+already, and is left alone.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.images import DepthMap, RgbImage
-from tiekd_ros.teacher.backend import Backend, BackendRefusal, infer_all
+from tiekd_ros.images import RgbImage
+from tiekd_ros.teacher.backend import Backend, BackendRefusal, check_request, infer_all
+from tiekd_ros.teacher.backends.batched import BatchedBackend, seen_focal_px
 from tiekd_ros.teacher.backends.fingerprint import fingerprint
-from tiekd_ros.teacher.backends.outputs import (
-    INVERSE_DEPTH,
-    METRIC,
-    Meaning,
-    finished,
-    meaning_of,
-)
-from tiekd_ros.teacher.errors import BackendError
+from tiekd_ros.teacher.backends.fitting import METHOD, fit_to_folder
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
 _LOG = logging.getLogger(__name__)
 
-MAX_FRAMES = 64  # evenly spread over the folder
-PIXELS_PER_FRAME = 4096
-_METHOD = 1  # another number for whatever would fit the same frames otherwise
-_LEAST_PIXELS = 100
-_PAIRS, _JUDGES = 500, 2000
-_ROUNDS = 20
-_TUKEY = 4.685 * 1.4826  # times the median error: 95 % efficient where errors are Gaussian
-_BEYOND = 2.0  # times the largest measured depth: farther the fit was never seen to hold
-
-Values = npt.NDArray[np.floating]
+LARGEST_STRETCH = 1.5
+"""Ratio of focal lengths, either way, up to which a fit serves another camera."""
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How a teacher's numbers become metres, and how well."""
-
-    meaning: Meaning
-    """Of the numbers."""
-    scale: float
-    shift: float
-    """1/m, of inverse depth; 0 where only the scale was fitted."""
-    farthest_m: float
-    """What comes out farther is unknown."""
-    median_error: float
-    """Of |depth - measured| / measured, on frames that did not make the fit."""
-    p90_error: float
-    frames: int
-    """That made or judged the fit."""
-    pixels: int
-    """That made the fit."""
-
-    def metres(self, values: npt.NDArray[np.float32]) -> DepthMap:
-        """Turn the teacher's numbers into metres, NaN where they say nothing."""
-        depth: Values
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if self.meaning == INVERSE_DEPTH:
-                depth = 1 / (self.scale * values + self.shift)
-            else:
-                depth = self.scale * values
-            near = np.where(depth <= self.farthest_m, depth, np.nan)
-        return finished(near.astype(np.float32), METRIC)
-
-    def __str__(self) -> str:
-        """Say the fit in a line."""
-        inverse = self.meaning == INVERSE_DEPTH
-        formula = (
-            f"1/depth = {self.scale:.6g} x {'+' if self.shift >= 0 else '-'} {abs(self.shift):.6g}"
-            if inverse
-            else f"depth = {self.scale:.6g} x"
-        )
-        return (
-            f"{formula}, median error {self.median_error:.1%}, nine of ten below "
-            f"{self.p90_error:.1%} ({self.frames} frames)"
-        )
-
-
-class AlignedBackend:
+class AlignedBackend(BatchedBackend):
     """A teacher whose numbers are turned into metres by a fit; metric, whatever it was before.
+
+    For a camera of another focal length than the fit's, metres are stretched (see the module); an
+    image without intrinsics counts as one of the fit's camera.
 
     What the fit was made of is part of the version: fitted to other frames, it is another teacher.
     What came out is not, for its last digits change with the device.
@@ -116,8 +60,9 @@ class AlignedBackend:
         self._backend = backend
         frames = RgbdFolder(Path(folder).expanduser())
         self.fit = fit_to_folder(backend, frames, max_error)
+        self._camera, self._camera_width = frames.intrinsics, frames.image_size[0]
         before = backend.identity
-        made_of = [before.version, self.fit.meaning, _METHOD]
+        made_of = [before.version, self.fit.meaning, METHOD]
         self.identity = TeacherIdentity(
             name=before.name.removesuffix(f" ({self.fit.meaning})"),
             version=f"{before.version}-aligned-{fingerprint(_files(frames.path), made_of)}",
@@ -125,142 +70,43 @@ class AlignedBackend:
         )
         _LOG.info("%s fitted to %s: %s", before.name, folder, self.fit)
 
-    def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
-        """Label one image in metres; errors as the teacher's."""
-        return self.infer_batch([image], [request])[0]
+    def check(self, request: DepthRequest, height: int, width: int) -> None:
+        """Refuse what the teacher refuses, and a focal length too far from the fit's."""
+        check_request(self._backend, request, height, width)
+        self._stretch(request, height, width)
 
     def infer_batch(
         self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
     ) -> list[DepthAnswer]:
-        """Label images of one size in metres; errors as the teacher's."""
+        """Label images of one size in metres; errors as `check`'s, and the teacher's."""
+        height, width = images[0].shape[:2]
+        stretches = [self._stretch(request, height, width) for request in requests]
+        answers = infer_all(self._backend, images, requests)
         return [
-            DepthAnswer(self.fit.metres(answer.depth), answer.confidence)
-            for answer in infer_all(self._backend, images, requests)
+            DepthAnswer(self.fit.metres(answer.depth, stretch), answer.confidence)
+            for answer, stretch in zip(answers, stretches, strict=True)
         ]
 
-
-def fit_to_folder(backend: Backend, folder: RgbdFolder, max_error: float) -> Fit:
-    """Fit a teacher's numbers to a folder's depth.
-
-    Raises:
-        DatasetError: a frame cannot be read.
-        BackendError: the teacher does not say what its numbers are, labels too little of the
-            folder, or the median error is above `max_error`.
-    """
-    meaning = meaning_of(backend)
-    if meaning is None:
-        raise BackendError(
-            f"{backend.identity.name} does not say what its numbers are, so that they cannot be "
-            "fitted to metres"
-        )
-    frames = list(_samples(backend, folder))
-    made = _joined(frames[::2])
-    judged = _joined(frames[1::2]) if len(frames) > 1 else made
-    if min(len(made[1]), len(judged[1])) < _LEAST_PIXELS:
-        raise BackendError(
-            f"{folder.path} and {backend.identity.name} have {len(made[1])} known pixels in common "
-            f"to fit, {len(judged[1])} to judge it, in {len(frames)} frames; {_LEAST_PIXELS} each "
-            "are needed"
-        )
-    fit = _fit(meaning, made, judged, len(frames))
-    if not (np.isfinite([fit.scale, fit.shift]).all() and fit.scale > 0):
-        raise BackendError(
-            f"{backend.identity.name} does not fit {folder.path} as {meaning}: the best scale is "
-            f"{fit.scale:.6g}, and it must be positive; are its numbers what they are said to be?"
-        )
-    if fit.median_error > max_error:
-        raise BackendError(
-            f"{backend.identity.name} does not fit {folder.path}: {fit}; at most {max_error:.1%} "
-            "is served (align_max_error)"
-        )
-    return fit
-
-
-def _fit(
-    meaning: Meaning, made: tuple[Values, Values], judged: tuple[Values, Values], frames: int
-) -> Fit:
-    if meaning == INVERSE_DEPTH:
-        scale, shift = fit_inverse(*made)
-    else:
-        scale, shift = fit_scale(*made), 0.0
-    farthest = _BEYOND * float(max(made[1].max(), judged[1].max()))
-    fit = Fit(meaning, scale, shift, farthest, 0.0, 0.0, frames, len(made[1]))
-    errors = np.abs(fit.metres(judged[0].astype(np.float32)) - judged[1]) / judged[1]
-    # What the fit calls unknown is wrong altogether where depth was measured.
-    median, high = np.percentile(np.nan_to_num(errors, nan=1.0), (50, 90))
-    return replace(fit, median_error=float(median), p90_error=float(high))
-
-
-def fit_inverse(values: Values, depth: Values) -> tuple[float, float]:
-    """Return scale and shift of 1 / depth = scale * values + shift; both inputs are (N,).
-
-    Starts from the best of many exact solutions of two pixels, and goes on by reweighted least
-    squares of the relative error with Tukey's weights, whose threshold follows the median error.
-    """
-    system = np.stack([values * depth, depth], axis=1)  # (N, 2), times (scale, shift): 1
-    best = _start(system)
-    for _ in range(_ROUNDS):
-        errors = np.abs(system @ best - 1)
-        threshold = max(_TUKEY * float(np.median(errors)), 1e-9)
-        root = np.clip(1 - (errors / threshold) ** 2, 0, None)  # the weights' square roots
-        best = np.linalg.lstsq(system * root[:, None], root, rcond=None)[0]
-    return float(best[0]), float(best[1])
-
-
-def _start(system: Values) -> Values:
-    """Return (scale, shift) that fits two pixels exactly, and half of all pixels best."""
-    rng = np.random.default_rng(0)
-    pairs = system[rng.integers(0, len(system), (_PAIRS, 2))]  # (pairs, 2, 2)
-    pairs = pairs[np.abs(np.linalg.det(pairs)) > 1e-12]
-    ones = np.ones((len(pairs), 2, 1))
-    plain: Values = np.linalg.lstsq(system, np.ones(len(system)), rcond=None)[0]
-    candidates = np.concatenate([plain[None], np.linalg.solve(pairs, ones)[..., 0]])
-    some = system[rng.integers(0, len(system), _JUDGES)]
-    errors = np.abs(candidates @ some.T - 1)  # (candidates, judges)
-    start: Values = candidates[np.median(errors, axis=1).argmin()]
-    return start
-
-
-def fit_scale(values: Values, depth: Values) -> float:
-    """Return the scale of depth = scale * values, both (N,); only positive values count."""
-    usable = values > 0
-    if not usable.any():
-        return float("nan")
-    return float(np.exp(np.median(np.log(depth[usable] / values[usable]))))
-
-
-def _samples(backend: Backend, folder: RgbdFolder) -> Iterator[tuple[Values, Values]]:
-    """Yield (values, depth), each (N,), of frames spread over the folder; without refused ones."""
-    count = min(len(folder), MAX_FRAMES)
-    rng = np.random.default_rng(0)
-    for index in np.unique(np.linspace(0, len(folder) - 1, count).round().astype(int)):
-        request = DepthRequest(b"", folder.intrinsics, 0, "")
-        try:
-            values = backend.infer(folder.image(int(index)), request).depth
-        except BackendRefusal as error:
-            _LOG.warning("left out of the fit: %s: %s", folder.names[int(index)], error)
-            continue
-        depth = folder.depth(int(index))
-        rows, columns = np.nonzero(np.isfinite(depth) & (depth > 0))
-        chosen = rng.permutation(len(rows))[:PIXELS_PER_FRAME]
-        rows, columns = rows[chosen], columns[chosen]
-        # The same place in both, by pixel centres, at whatever resolutions.
-        matched = values[
-            ((rows + 0.5) * values.shape[0] / depth.shape[0]).astype(int),
-            ((columns + 0.5) * values.shape[1] / depth.shape[1]).astype(int),
-        ]
-        known = np.isfinite(matched)
-        yield matched[known].astype(np.float64), depth[rows, columns][known].astype(np.float64)
+    def _stretch(self, request: DepthRequest, height: int, width: int) -> float:
+        """Return the focal length over the fit's, both in pixels of the network's input."""
+        if self.fit.focal_px is None:
+            return 1.0
+        factor = width / self._camera_width
+        camera = request.intrinsics or self._camera.scaled(factor, factor)
+        focal = seen_focal_px(self._backend, camera, height, width)
+        assert focal is not None  # as for the fit: it is the network that decides
+        stretch = focal / self.fit.focal_px
+        if not 1 / LARGEST_STRETCH <= stretch <= LARGEST_STRETCH:
+            raise BackendRefusal(
+                f"this {width}x{height} image reaches the network with a focal length of "
+                f"{focal:.0f} pixels, and the network was fitted to metres at "
+                f"{self.fit.focal_px:.0f}: beyond a factor of {LARGEST_STRETCH:g} the fit says "
+                "little; the server has to be fitted to frames of such a camera, of such a size "
+                "(--align)"
+            )
+        return stretch
 
 
 def _files(folder: Path) -> list[Path]:
     """Return what makes the fit: images, depth, K.txt and meta.yaml."""
     return [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
-
-
-def _joined(frames: Sequence[tuple[Values, Values]]) -> tuple[Values, Values]:
-    empty = np.empty(0)
-    return (
-        np.concatenate([empty, *(values for values, _ in frames)]),
-        np.concatenate([empty, *(depth for _, depth in frames)]),
-    )

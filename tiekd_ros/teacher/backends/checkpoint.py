@@ -18,12 +18,12 @@ from tiekd_ros.teacher.backends.fingerprint import fingerprint
 from tiekd_ros.teacher.backends.image_recipe import CONFIG_FILES, ImageRecipe, read_recipe
 from tiekd_ros.teacher.backends.options import BackendOptions
 from tiekd_ros.teacher.backends.outputs import INVERSE_DEPTH, METRIC, Meaning
+from tiekd_ros.teacher.backends.sources import check_model
 from tiekd_ros.teacher.errors import BackendError
 
 _LOG = logging.getLogger(__name__)
 
 _FILES = ("config.json", *CONFIG_FILES, "model*.safetensors", "model*.safetensors.index.json")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 _METRIC_KINDS = {"glpn", "zoedepth", "depth_pro", "tipsv2_dpt"}
 # DPT's first fusion layer has no skip connection, and so never uses these; Intel's checkpoints
 # leave them out.
@@ -61,8 +61,8 @@ def open_checkpoint(options: BackendOptions) -> Checkpoint:
     device = pick_device(options.device)
     dtype = _pick_dtype(options.dtype, device)
     folder = find_folder(options.model)
+    config = _load_config(folder)  # first: without a depth network no other advice helps
     recipe = read_recipe(folder, options.input_side, options.max_input_pixels)
-    config = _load_config(folder)
     meaning = read_meaning(config, options.meaning)
     network = _load_network(folder, config, dtype)
     try:
@@ -107,14 +107,10 @@ def find_folder(model: str) -> Path:
         InvalidSettingError: it is neither a folder nor a hub id.
         BackendError: the hub does not give it.
     """
+    check_model(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
-    if not _HUB_ID.fullmatch(model):
-        raise InvalidSettingError(
-            f"model {model!r} is no folder here, and no hub id either (ORG/NAME or "
-            "ORG/NAME@REVISION)"
-        )
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -166,15 +162,23 @@ def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _load_config(folder: Path) -> Any:
     try:
-        from transformers import AutoConfig
+        from transformers import MODEL_FOR_DEPTH_ESTIMATION_MAPPING, AutoConfig
     except ImportError as error:
         raise BackendError(_missing_package(error)) from error
+    if not (folder / "config.json").is_file():
+        raise BackendError(f"{folder} is no checkpoint of a depth model: it has no config.json")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of a broken file anything can come
         raise BackendError(
             f"{folder} is no checkpoint that transformers knows: {_first_line(error)}"
         ) from error
+    if type(config) not in MODEL_FOR_DEPTH_ESTIMATION_MAPPING:
+        raise BackendError(
+            f"{folder} is not a depth model: its configuration is of a {config.model_type} "
+            "network, and AutoModelForDepthEstimation has none of these"
+        )
+    return config
 
 
 def _load_network(folder: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:

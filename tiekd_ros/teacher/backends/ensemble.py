@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.images import DepthMap, RgbImage, resize_depth
-from tiekd_ros.teacher.backend import Backend, infer_all
+from tiekd_ros.teacher.backend import Backend, check_request, infer_all
+from tiekd_ros.teacher.backends.batched import BatchedBackend
 from tiekd_ros.teacher.backends.fingerprint import fingerprint
 from tiekd_ros.teacher.backends.options import BackendOptions, parse_backend
 from tiekd_ros.teacher.errors import BackendError
@@ -44,7 +45,7 @@ def member_options(options: BackendOptions) -> list[tuple[str, BackendOptions]]:
     return members
 
 
-class EnsembleBackend:
+class EnsembleBackend(BatchedBackend):
     """Asks all members for each image; an image that one of them refuses, it refuses.
 
     The answer has the first member's resolution. A pixel is known where at least half of the
@@ -72,18 +73,19 @@ class EnsembleBackend:
             metric=True,
         )
 
-    def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
-        """Return the members' median in metres, and their agreement.
-
-        Raises:
-            BackendRefusal: a member refuses the image.
-        """
-        return self.infer_batch([image], [request])[0]
+    def check(self, request: DepthRequest, height: int, width: int) -> None:
+        """Refuse what a member is known to refuse."""
+        for member in self._members:
+            check_request(member, request, height, width)
 
     def infer_batch(
         self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
     ) -> list[DepthAnswer]:
-        """Label images of one size, each member all of them; errors as `infer`'s."""
+        """Return the members' medians in metres, and their agreement.
+
+        Raises:
+            BackendRefusal: a member refuses an image.
+        """
         answers = [infer_all(member, images, requests) for member in self._members]
         return [_together([answer.depth for answer in each]) for each in zip(*answers, strict=True)]
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from tiekd_ros.camera import Intrinsics
 from tiekd_ros.images import RgbImage
 from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.backends.batched import NEEDS_FOCAL, BatchedBackend
 from tiekd_ros.teacher.backends.checkpoint import open_checkpoint
 from tiekd_ros.teacher.backends.image_recipe import resized
 from tiekd_ros.teacher.backends.options import BackendOptions
@@ -22,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 _PROBE = (480, 640)  # (height, width) of what the network is tried on before it serves
 
 
-class HuggingFaceBackend:
+class HuggingFaceBackend(BatchedBackend):
     """One checkpoint on one device; several images of one size are one batch.
 
     Metres where the network is metric, else its own numbers (`meaning` says which). Depth Pro's
@@ -44,6 +46,7 @@ class HuggingFaceBackend:
         self._canonical = (
             self._checkpoint.config.model_type == "depth_pro" and self.meaning == METRIC
         )
+        self._guesses = bool(getattr(self._checkpoint.config, "use_fov_model", False))
         # ZoeDepth's votes for one of its heads with all images of a batch: neighbours would change
         # an image's metres.
         self._alone = len(getattr(self._checkpoint.config, "bin_configurations", None) or ()) > 1
@@ -55,19 +58,22 @@ class HuggingFaceBackend:
             *_PROBE[::-1],
         )  # fmt: skip
 
-    def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
-        """Label one image.
+    def check(self, request: DepthRequest, height: int, width: int) -> None:
+        """Refuse a size that does not suit the network, or a request without its intrinsics."""
+        self._checkpoint.recipe.seen_size(height, width)
+        if self._canonical and not self._guesses and request.intrinsics is None:
+            raise BackendRefusal(NEEDS_FOCAL)
 
-        Raises:
-            BackendRefusal: its size does not suit the network, or it lacks the intrinsics that
-                this one needs.
-        """
-        return self.infer_batch([image], [request])[0]
+    def seen_focal_px(self, intrinsics: Intrinsics, height: int, width: int) -> float | None:
+        """Return the focal length in pixels of the network's input; None where it counts itself."""
+        if self._canonical:
+            return None
+        return intrinsics.fx * self._checkpoint.recipe.magnification(height, width)
 
     def infer_batch(
         self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
     ) -> list[DepthAnswer]:
-        """Label images of one size in one pass; errors as `infer`'s."""
+        """Label images of one size in one pass; errors as `check`'s."""
         if self._alone and len(images) > 1:
             return [self.infer(*pair) for pair in zip(images, requests, strict=True)]
         loaded = self._checkpoint
@@ -102,10 +108,7 @@ class HuggingFaceBackend:
         for request, guess in zip(requests, guesses, strict=True):
             focal = request.intrinsics.fx if request.intrinsics is not None else guess
             if focal is None or not np.isfinite(focal) or focal <= 0:
-                raise BackendRefusal(
-                    "this network needs the camera's focal length: send `intrinsics` with the "
-                    "image (fx, fy, cx, cy in pixels)"
-                )
+                raise BackendRefusal(NEEDS_FOCAL)
             focals.append(focal)
         shape = (-1, 1, 1)
         scale = width / torch.tensor(focals, device=canonical.device).view(shape)

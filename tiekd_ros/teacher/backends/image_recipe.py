@@ -103,7 +103,7 @@ class ImageRecipe:
         """
         height, width = images[0].shape[:2]
         rows, columns = self._zoe_margin(height, width)
-        size = self.input_size(height + 2 * rows, width + 2 * columns)
+        size = self.seen_size(height, width)
         batch = torch.from_numpy(np.stack(images)).to(device)  # (B, H, W, 3)
         x = batch.permute(0, 3, 1, 2)  # (B, 3, H, W)
         if rows or columns:
@@ -116,6 +116,15 @@ class ImageRecipe:
         if any(margin):
             x = F.pad(x, (margin[2], margin[3], margin[0], margin[1]))
         return Prepared(x.to(dtype), (x.shape[2], x.shape[3]), margin)
+
+    def seen_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (h, w) of an image, and its margin, at the network; refuses as `prepare`."""
+        rows, columns = self._zoe_margin(height, width)
+        return self.input_size(height + 2 * rows, width + 2 * columns)
+
+    def magnification(self, height: int, width: int) -> float:
+        """Return how many pixels of the network's input one of the image's becomes, in a row."""
+        return self.seen_size(height, width)[1] / (width + 2 * self._zoe_margin(height, width)[1])
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (h, w) that an image of this size is resized to."""

@@ -15,6 +15,7 @@ from tiekd_ros.camera import Intrinsics
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.images import RgbImage, resize_depth
 from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.backends.batched import BatchedBackend, needed_focal
 from tiekd_ros.teacher.backends.fingerprint import fingerprint
 from tiekd_ros.teacher.backends.onnx_card import card_file, read_card
 from tiekd_ros.teacher.backends.onnx_session import DepthSession
@@ -34,7 +35,7 @@ _LOG = logging.getLogger(__name__)
 _PROBE = (480, 640)  # (height, width) of what the network is tried on before it serves
 
 
-class OnnxBackend:
+class OnnxBackend(BatchedBackend):
     """One .onnx file, described by the .yaml of the same name beside it (see `onnx_card`).
 
     Images of one size are one batch where the graph leaves the batch's size open.
@@ -63,19 +64,22 @@ class OnnxBackend:
             self._session.provider, self.meaning,
         )  # fmt: skip
 
-    def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
-        """Label one image.
+    def check(self, request: DepthRequest, height: int, width: int) -> None:
+        """Refuse a size that does not suit the network, or a request without its intrinsics."""
+        self._input_size(height, width)
+        self._focal(request, 1.0)
 
-        Raises:
-            BackendRefusal: its size does not suit the network, or it lacks the intrinsics that
-                this one needs.
-        """
-        return self.infer_batch([image], [request])[0]
+    def seen_focal_px(self, intrinsics: Intrinsics, height: int, width: int) -> float | None:
+        """Return the focal length in pixels of the network's input; None where it counts itself."""
+        if self._card.needs_focal:
+            return None
+        inner = self._inner_size((height, width), self._input_size(height, width))
+        return intrinsics.fx * inner[1] / width
 
     def infer_batch(
         self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
     ) -> list[DepthAnswer]:
-        """Label images of one size; errors as `infer`'s."""
+        """Label images of one size; errors as `check`'s."""
         height, width = images[0].shape[:2]
         size = self._input_size(height, width)
         inner = self._inner_size((height, width), size)
@@ -120,12 +124,7 @@ class OnnxBackend:
         """Return the focal length in pixels of the network's input; 1 where none counts."""
         if not self._card.needs_focal:
             return 1.0
-        if request.intrinsics is None:
-            raise BackendRefusal(
-                "this network needs the camera's focal length: send `intrinsics` with the image "
-                "(fx, fy, cx, cy in pixels)"
-            )
-        return request.intrinsics.fx * factor
+        return needed_focal(request) * factor
 
     def _pixels(
         self, image: RgbImage, size: tuple[int, int], inner: tuple[int, int]

@@ -113,7 +113,8 @@ class OnnxCard:
     @property
     def needs_focal(self) -> bool:
         """Whether an image without intrinsics can be labelled at all."""
-        return bool(self.input.focal) or self.output.canonical_focal_px > 0
+        canonical = self.output.meaning == "metric" and self.output.canonical_focal_px > 0
+        return canonical or bool(self.input.focal)
 
 
 def card_file(model: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.settings import Settings, setting
@@ -12,16 +12,6 @@ from tiekd_ros.settings import Settings, setting
 class BackendOptions(Settings):
     """Options of all backends; each uses its own."""
 
-    frames: str = setting("", "recorded: folder of images/, depth/ and K.txt that it answers from")
-    seed: int = setting(
-        0,
-        "synthetic: seed of the world; the camera's must be the same",
-        minimum=0,
-        maximum=2**31 - 1,
-    )
-    period_s: float = setting(
-        60.0, "synthetic: time of the camera's one round", unit="s", minimum=1.0, maximum=86400.0
-    )
     model: str = setting(
         "",
         "huggingface: a checkpoint's folder, or its hub id (ORG/NAME, ORG/NAME@REVISION); onnx: "
@@ -57,12 +47,13 @@ class BackendOptions(Settings):
     )
     align: str = setting(
         "",
-        "fit the network's numbers to metres once, on this folder of images/, depth/ and K.txt; "
-        "empty serves them as they are",
+        "huggingface, onnx: fit the network's numbers to metres once, on this folder of images/, "
+        "depth/ and K.txt of the robots' camera; empty serves them as they are",
     )
     align_max_error: float = setting(
         0.25,
-        "largest median relative error of the fit, on frames that it was not made from",
+        "huggingface, onnx: largest median relative error of the fit of --align, on parts of the "
+        "folder that did not make it",
         minimum=0.0,
         maximum=10.0,
     )
@@ -71,7 +62,26 @@ class BackendOptions(Settings):
         "ensemble: its members as KIND:ARGUMENT, separated by commas, for example "
         "huggingface:ORG/NAME,onnx:FILE",
     )
+    frames: str = setting("", "recorded: folder of images/, depth/ and K.txt that it answers from")
+    seed: int = setting(
+        0,
+        "synthetic: seed of the world; the camera's must be the same",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
+    period_s: float = setting(
+        60.0, "synthetic: time of the camera's one round", unit="s", minimum=1.0, maximum=86400.0
+    )
 
+
+_NETWORK = ("model", "device", "max_input_pixels", "align", "align_max_error")
+_USED = {
+    "huggingface": (*_NETWORK, "dtype", "meaning", "input_side"),
+    "onnx": _NETWORK,
+    "recorded": ("frames", "align", "align_max_error"),
+    "synthetic": ("seed", "period_s", "align", "align_max_error"),
+}
+"""The options that each backend uses; an ensemble hands all on to its members."""
 
 _ARGUMENTS = {
     "huggingface": "model",
@@ -81,6 +91,13 @@ _ARGUMENTS = {
     "ensemble": "members",
 }
 """The option that the argument of `kind:argument` is, by kind."""
+
+
+def unused_options(kind: str, options: BackendOptions) -> list[str]:
+    """Return the names of options that were given and say nothing to this kind of backend."""
+    used = _USED.get(kind)
+    given = [each for each in fields(options) if getattr(options, each.name) != each.default]
+    return [each.name for each in given if used is not None and each.name not in used]
 
 
 def parse_backend(text: str) -> tuple[str, BackendOptions]:
@@ -100,7 +117,9 @@ def parse_backend(text: str) -> tuple[str, BackendOptions]:
         )
     if kind != "synthetic":
         if not argument:
-            raise InvalidSettingError(f"{text!r} lacks its argument: {kind}:{_ARGUMENTS[kind]}")
+            raise InvalidSettingError(
+                f"{text!r} lacks its argument: {kind}:{_ARGUMENTS[kind].upper()}"
+            )
         return kind, BackendOptions.from_mapping({_ARGUMENTS[kind]: argument})
     try:
         return kind, BackendOptions(seed=int(argument or 0))

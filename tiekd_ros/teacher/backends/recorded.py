@@ -44,6 +44,10 @@ class RecordedBackend:
             name="recorded", version=f"{name}-{len(self._frames)}", metric=True
         )
 
+    def check(self, request: DepthRequest, height: int, width: int) -> None:
+        """Refuse a picture of another shape than the folder's; see `infer`."""
+        self._check_aspect(height, width)
+
     def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
         """Return the recorded depth of this picture, metres, NaN = unknown.
 
@@ -59,13 +63,7 @@ class RecordedBackend:
         Raises:
             BackendRefusal: the picture is none of the folder's, or cannot be told from two.
         """
-        width, height = self._frames.image_size
-        aspect = (image.shape[1] * height) / (image.shape[0] * width)
-        if abs(aspect - 1.0) > _ASPECT_TOLERANCE:
-            raise BackendRefusal(
-                f"unknown image: it is {image.shape[1]}x{image.shape[0]}, the recorded ones are "
-                f"{width}x{height}, of another aspect ratio"
-            )
+        self._check_aspect(*image.shape[:2])
         distances = thumbnail_distances(thumbnail(image), self._thumbnails)
         best = int(distances.argmin())
         if distances[best] > LARGEST_DISTANCE:
@@ -82,3 +80,12 @@ class RecordedBackend:
                 f"and {self._frames.names[second]}"
             )
         return best
+
+    def _check_aspect(self, height: int, width: int) -> None:
+        recorded_width, recorded_height = self._frames.image_size
+        aspect = (width * recorded_height) / (height * recorded_width)
+        if abs(aspect - 1.0) > _ASPECT_TOLERANCE:
+            raise BackendRefusal(
+                f"unknown image: it is {width}x{height}, the recorded ones are "
+                f"{recorded_width}x{recorded_height}, of another aspect ratio"
+            )

@@ -1,0 +1,93 @@
+"""The dates of the server's certificate: refused, warned of and shown."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import urllib.request
+
+import pytest
+import trustme
+
+from helpers.certificates import Certificates, make_certificates
+from helpers.children import wait_until
+from helpers.teachers import StubBackend, free_port, serving
+from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.teacher.certificate import CertificateWatch, certificate_until
+from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+
+DAY = datetime.timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def issue(folder, begin: datetime.timedelta, end: datetime.timedelta) -> tuple[str, str]:
+    """Write a certificate that holds from `begin` until `end` from now; returns it and its key."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    leaf = trustme.CA().issue_cert("localhost", not_before=now + begin, not_after=now + end)
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(leaf.cert_chain_pems[0].bytes())
+    key.write_bytes(leaf.private_key_pem.bytes())
+    key.chmod(0o600)
+    return str(cert), str(key)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "words"),
+    [(-3 * DAY, -DAY, "has expired on "), (2 * DAY, 9 * DAY, "does not hold yet: from ")],
+)
+def test_one_that_does_not_hold_today_stops_the_start_with_its_date(tmp_path, begin, end, words):
+    cert, key = issue(tmp_path, begin, end)
+    date = datetime.datetime.now(datetime.timezone.utc) + (end if end < 0 * DAY else begin)
+    with pytest.raises(InvalidSettingError, match=f"{words}{date:%Y-%m-%d}"):
+        TeacherServer(StubBackend(), ServerSettings(tls_cert=cert, tls_key=key)).start()
+
+
+@pytest.mark.parametrize("days", [9, 400, 365 * 30])
+def test_its_end_is_read_from_the_file(tmp_path, days):
+    """Beyond 2049 dates are written in another way."""
+    cert, _ = issue(tmp_path, -DAY, days * DAY)
+    left = certificate_until(cert) - datetime.datetime.now(datetime.timezone.utc)
+    assert abs(left - days * DAY) < datetime.timedelta(minutes=5)
+
+
+def test_an_expired_authority_beside_it_counts_as_well(tmp_path, certificates):
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(certificates.cert.read_bytes() + certificates.expired_cert.read_bytes())
+    with pytest.raises(InvalidSettingError, match="expired"):
+        certificate_until(chain)
+
+
+def test_garbage_has_no_dates(tmp_path):
+    file = tmp_path / "cert.pem"
+    file.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    with pytest.raises(InvalidSettingError, match="no certificate with dates"):
+        certificate_until(file)
+
+
+def test_its_last_30_days_are_warned_of_at_the_start_and_again_and_again(tmp_path, caplog):
+    cert, _ = issue(tmp_path, -DAY, 29 * DAY)
+    with caplog.at_level(logging.WARNING):
+        watch = CertificateWatch(cert, look_s=0.01)
+        assert len(caplog.messages) == 1
+        assert f"{cert} expires on {watch.until:%Y-%m-%d}" in caplog.text
+        wait_until(lambda: len(caplog.messages) > 3)
+        watch.close()
+
+
+def test_a_fresh_one_is_not_warned_of_and_the_metrics_show_how_long_it_holds(certificates, caplog):
+    port = free_port()
+    tls = {"tls_cert": str(certificates.cert), "tls_key": str(certificates.key)}
+    with caplog.at_level(logging.WARNING), serving(StubBackend(), **tls, metrics_port=port):
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    (line,) = [each for each in text.splitlines() if each.startswith("tiekd_teacher_certificate")]
+    name, left = line.split()
+    assert name == "tiekd_teacher_certificate_left_seconds"
+    until = certificate_until(certificates.cert)
+    assert float(left) == pytest.approx(
+        until.timestamp() - datetime.datetime.now().timestamp(), abs=60
+    )
+    assert "certificate" not in caplog.text
