@@ -1,6 +1,7 @@
 """Start depth_node and companion_node for one camera, and on demand a teacher beside them.
 
-ros2 launch tiekd_ros depth.launch.py image_topic:=/camera/image_raw teacher:=workstation:8001
+ros2 launch tiekd_ros depth.launch.py image_topic:=/camera/image_raw teacher:=workstation:8001 \
+    teacher_ca:=ca.pem teacher_token_file:=token
 ros2 launch tiekd_ros depth.launch.py teacher:=huggingface:MODEL
 """
 
@@ -45,6 +46,8 @@ RESPAWN_DELAY_S = 5.0
 DEFAULTS = {
     "device": "auto",
     "teacher": "127.0.0.1:8001",
+    "teacher_ca": "",
+    "teacher_token_file": "",
     "state_dir": "",
     "use_sim_time": "false",
 }
@@ -89,6 +92,17 @@ def _arguments() -> list[DeclareLaunchArgument]:
             "the nodes, such as huggingface:MODEL or onnx:FILE.",
         ),
         DeclareLaunchArgument(
+            "teacher_ca",
+            default_value=DEFAULTS["teacher_ca"],
+            description="PEM file with the authority of the teacher's certificate; turns TLS on. "
+            "Other ways to connect (teacher.tls, teacher.cert, ...) go into params_file.",
+        ),
+        DeclareLaunchArgument(
+            "teacher_token_file",
+            default_value=DEFAULTS["teacher_token_file"],
+            description="File with the token that the teacher wants, closed to others.",
+        ),
+        DeclareLaunchArgument(
             "device",
             default_value=DEFAULTS["device"],
             description="Where the student runs: auto (the GPU where there is one), cpu, cuda, "
@@ -131,7 +145,11 @@ def _nodes(context: LaunchContext) -> list[ExecuteProcess]:
     nodes: list[ExecuteProcess] = []
     if LaunchConfiguration("companion").perform(context) == "true":
         teacher = _teacher_here(context)
-        own = {"teacher": "teacher.url"}
+        own = {
+            "teacher": "teacher.url",
+            "teacher_ca": "teacher.ca",
+            "teacher_token_file": "teacher.token_file",
+        }
         nodes += teacher
         nodes.append(_node(context, "companion_node", own, LOCAL_TEACHER if teacher else {}))
     return [_node(context, "depth_node", {"device": "device"}, {}), *nodes]
@@ -204,6 +222,8 @@ def _parameters(
             given[parameter] = ParameterValue("", value_type=str)
         else:  # typed, or launch would read a folder called 12 as a number
             given[parameter] = ParameterValue(value, value_type=str)
+    if "teacher.ca" in given:
+        given["teacher.tls"] = True
     return [given] if given else []
 
 

@@ -30,6 +30,22 @@ Teacher = Annotated[
         show_default="127.0.0.1:8001",
     ),
 ]
+TeacherCa = Annotated[
+    Path | None,
+    typer.Option(
+        help="PEM file with the authority of the teacher's certificate; turns TLS on.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+TeacherTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the token that the teacher wants, closed to others.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 Camera = Annotated[
     str,
@@ -60,6 +76,8 @@ class UpOptions:
     camera_info_topic: str = "/camera/camera_info"
     params_file: Path | None = None
     teacher: str | None = None
+    teacher_ca: Path | None = None
+    teacher_token_file: Path | None = None
     device: str | None = None
     state_dir: str | None = None
     use_sim_time: bool | None = None
@@ -89,8 +107,7 @@ def node_programs(options: UpOptions, logs: Path | None = None) -> list[Program]
     depth = {**shared, "device": options.device, **options.depth_parameters}
     programs = [_program("depth_node", options, depth, logs)]
     if options.companion:
-        url = "" if options.teacher == "none" else options.teacher
-        companion = {**shared, "teacher.url": url, **options.companion_parameters}
+        companion = {**shared, **_access(options), **options.companion_parameters}
         programs.append(_program("companion_node", options, companion, logs))
     if options.camera:
         parameters = {"source": options.camera, **options.camera_parameters}
@@ -106,6 +123,17 @@ def is_backend(teacher: str) -> bool:
     from tiekd_ros.teacher.backends import BACKENDS
 
     return name in BACKENDS
+
+
+def _access(options: UpOptions) -> dict[str, object]:
+    """Return the parameters of where the teacher is; None = not given."""
+    ca, token_file = options.teacher_ca, options.teacher_token_file
+    return {
+        "teacher.url": "" if options.teacher == "none" else options.teacher,
+        "teacher.ca": None if ca is None else str(ca),
+        "teacher.tls": None if ca is None else True,
+        "teacher.token_file": None if token_file is None else str(token_file),
+    }
 
 
 def _teacher_program(teacher: str, port: int, logs: Path | None) -> Program:

@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-WHY = "needs launch_pytest and launch_ros, which come with a ROS installation and not from PyPI"
-launch_pytest = pytest.importorskip("launch_pytest", reason=WHY)
-pytest.importorskip("launch_ros", reason=WHY)
+from ros_helpers.launching import depth_launch  # first: it skips where there is no ros2 launch
 
-from ament_index_python.packages import (  # noqa: E402
-    PackageNotFoundError,
-    get_package_share_directory,
-)
-from launch import LaunchDescription  # noqa: E402
-from launch.actions import IncludeLaunchDescription, RegisterEventHandler  # noqa: E402
-from launch.event_handlers import OnProcessExit  # noqa: E402
-from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
-from launch_pytest.actions import ReadyToTest  # noqa: E402
+# ruff: isort: split
+import launch_pytest
+from launch import LaunchDescription
+from launch.actions import RegisterEventHandler
+from launch.event_handlers import OnProcessExit
+from launch_pytest.actions import ReadyToTest
 
-from helpers.students import small_student  # noqa: E402
-from ros_helpers.messages import FRAME_ID, camera_info, image_message  # noqa: E402
-from ros_helpers.peer import Peer  # noqa: E402
-from tiekd_ros.ros_environment import isolate, prepare_environment  # noqa: E402
-from tiekd_ros.state import StateFolder  # noqa: E402
-from tiekd_ros.student import StudentRegistry  # noqa: E402
-
-try:
-    SHARE = Path(get_package_share_directory("tiekd_ros"))
-except PackageNotFoundError:
-    pytest.skip(
-        "tiekd_ros is not in the ament index: install it (colcon build, or pip install .) and "
-        "source it first",
-        allow_module_level=True,
-    )
+from helpers.students import small_student
+from ros_helpers.messages import FRAME_ID, camera_info, image_message
+from ros_helpers.peer import Peer
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry
 
 NAMESPACE = f"/launched_{os.getpid()}"
 PARAMETERS = """
@@ -44,9 +28,6 @@ PARAMETERS = """
   ros__parameters:
     encoding: 16UC1
 """
-
-prepare_environment()
-isolate()
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +46,10 @@ def launched(
     parameters = folder / "parameters.yaml"
     parameters.write_text(PARAMETERS)
     arguments = {
-        "namespace": NAMESPACE,
-        "image_topic": f"{NAMESPACE}/image",
-        "camera_info_topic": f"{NAMESPACE}/image_info",
         "teacher": "none",
-        "device": "cpu",
         "state_dir": str(state.root),
         "params_file": str(parameters),
     }
-    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "depth.launch.py"))
 
     def note(event: object, context: object) -> None:
         name, code = event.process_name, event.returncode  # type: ignore[attr-defined]
@@ -82,7 +58,7 @@ def launched(
     return LaunchDescription(
         [
             RegisterEventHandler(OnProcessExit(on_exit=note)),
-            IncludeLaunchDescription(source, launch_arguments=arguments.items()),
+            depth_launch(NAMESPACE, **arguments),
             ReadyToTest(),
         ]
     )

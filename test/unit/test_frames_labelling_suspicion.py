@@ -16,57 +16,27 @@ import numpy as np
 import pytest
 
 from helpers.children import wait_until
-from helpers.stores import view
-from tiekd_ros.errors import TiekdError
+from helpers.labelling import TeacherDownError, answer, labellers, log, open_log
 from tiekd_ros.frames import (
-    FrameLogSettings,
     FrameStore,
     LabelAnswer,
     Labeller,
     LabellerSettings,
     LoggedFrame,
-    Observation,
     RefusedLabel,
 )
-
-S = 1_000_000_000
-QUICK = LabellerSettings(in_flight=2, poll_s=30.0, retry_s=0.02, max_retry_s=0.05)
-
-
-class TeacherDownError(TiekdError):
-    pass
-
-
-def log(store: FrameStore, *seeds: int) -> None:
-    for seed in seeds:
-        assert store.add(Observation(view(seed), seed * S, "cam")).kept
-
-
-def answer(frame: LoggedFrame) -> LabelAnswer:
-    return LabelAnswer(np.full((6, 8), float(frame.id), np.float32), None, "fake", "1")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[FrameStore]:
-    with FrameStore(tmp_path / "frames.sqlite3", FrameLogSettings(guard_share=0.0)) as opened:
+    with open_log(tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
 def labeller_of(store: FrameStore) -> Iterator[Callable[..., Labeller]]:
-    started: list[Labeller] = []
-
-    def make(
-        ask: Callable[[LoggedFrame], LabelAnswer], settings: LabellerSettings = QUICK
-    ) -> Labeller:
-        labeller = Labeller(store, ask, settings)
-        started.append(labeller)
-        labeller.start()
-        return labeller
-
-    yield make
-    for labeller in started:
-        labeller.stop(2.0)
+    with labellers(store) as start:
+        yield start
 
 
 def refusing(settings: list[str]) -> Callable[[LoggedFrame], LabelAnswer]:

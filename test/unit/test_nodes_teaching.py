@@ -69,9 +69,16 @@ def store(tmp_path: Path) -> Iterator[FrameStore]:
 
 
 def test_image_and_label_travel_and_stay_at_the_size_that_is_of_use(backend, client):
+    sizes = []
+
+    def answer(image: np.ndarray, request: Any) -> np.ndarray:
+        sizes.append(image.shape)
+        return LABEL
+
+    backend.answer = answer
     desk = TeacherDesk(client, upload=UploadSettings(max_side=80), max_side=40)
     label = desk(frame())
-    assert decode_image(backend.requests[0].image).shape == (60, 80, 3)
+    assert sizes == [(60, 80, 3)]
     assert backend.requests[0].max_depth_side == 40
     assert label.depth.shape == (30, 40)
     assert (label.teacher_name, label.teacher_version) == ("stub", "7")
@@ -183,12 +190,44 @@ def test_a_teacher_that_is_blind_to_mirrors_is_caught_where_that_is_asked_for(ba
     assert len(backend.requests) == 4
 
 
-def test_a_teacher_that_refuses_mirrored_images_says_what_to_set(backend, client):
+def test_a_teacher_that_refuses_mirrored_images_is_not_judged_by_them(backend, client, caplog):
+    desk = TeacherDesk(client, trusting(max_flip_difference=0.1))
     backend.answer = lambda image, request: (
-        LABEL if len(backend.requests) == 1 else BackendRefusal("unknown image")
+        LABEL if len(backend.requests) % 2 else BackendRefusal("unknown image")
     )
-    with pytest.raises(RefusedLabel, match=r"flip_refused.*max_flip_difference to 0"):
-        TeacherDesk(client, trusting(max_flip_difference=0.1))(frame())
+    for number in range(3):
+        assert desk(frame(number)).depth.shape == (HEIGHT, WIDTH)
+    assert len(backend.requests) == 6
+    (said,) = [line for line in caplog.messages if "mirrored" in line]
+    assert "stub 7" in said
+    assert "unknown image" in said
+    assert "set trust.max_flip_difference to 0" in said
+    backend.answer = LABEL * np.float32(50)  # mirrored alike, which is asked and looked at again
+    with pytest.raises(RefusedLabel, match="label_flip"):
+        desk(frame(3))
+
+
+def test_what_a_mirror_does_not_judge_is_judged_by_the_rest(backend, client):
+    desk = TeacherDesk(client, trusting(max_flip_difference=0.1))
+    backend.answer = lambda image, request: (
+        LABEL * np.float32(1 if len(backend.requests) < 5 else 50)
+        if len(backend.requests) % 2
+        else BackendRefusal("unknown image")
+    )
+    for number in range(2):
+        desk(frame(number))
+    with pytest.raises(RefusedLabel, match="label_scale_jump"):
+        desk(frame(2))
+
+
+@pytest.mark.parametrize(("logged_quality", "least", "most"), [(65, 1.0, 1.0), (92, 0.3, 0.7)])
+def test_an_image_is_encoded_anew_only_for_a_much_lower_quality(
+    client, logged_quality, least, most
+):
+    upload = UploadSettings(jpeg_quality=60)
+    TeacherDesk(client, upload=upload, logged_quality=logged_quality)(frame())
+    share = client.traffic.snapshot().bytes_up / len(frame().jpeg)
+    assert least <= share <= most
 
 
 def test_refusals_are_counted_by_reason_in_the_store_and_in_the_labeller(backend, client, store):

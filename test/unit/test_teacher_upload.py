@@ -29,7 +29,7 @@ def request_of(image: np.ndarray, quality: int = 92) -> DepthRequest:
 
 def test_a_large_image_is_sent_at_the_size_that_the_teacher_uses():
     whole = request_of(smooth(640, 480))
-    small = fit_for_upload(whole, UploadSettings(max_side=320))
+    small = fit_for_upload(whole, UploadSettings(max_side=320), 92)
     assert decode_image(small.image).shape == (240, 320, 3)
     assert len(small.image) < len(whole.image) / 3
     assert small.intrinsics == whole.intrinsics.scaled(0.5, 0.5)
@@ -40,34 +40,43 @@ def test_a_large_image_is_sent_at_the_size_that_the_teacher_uses():
 
 def test_an_odd_size_keeps_intrinsics_that_fit_the_image():
     whole = request_of(smooth(641, 359))
-    small = fit_for_upload(whole, UploadSettings(max_side=300))
+    small = fit_for_upload(whole, UploadSettings(max_side=300), 92)
     height, width = decode_image(small.image).shape[:2]
     assert (width, height) == (300, 168)
     assert small.intrinsics == whole.intrinsics.scaled(300 / 641, 168 / 359)
 
 
-def test_an_image_of_the_right_size_is_sent_as_it_was_logged():
-    whole = request_of(smooth(320, 240), quality=90)
-    assert fit_for_upload(whole, UploadSettings(max_side=320, jpeg_quality=90)) is whole
-    assert fit_for_upload(whole, UploadSettings(max_side=0, jpeg_quality=90)) is whole
+@pytest.mark.parametrize("max_side", [320, 0])
+@pytest.mark.parametrize(("logged", "quality"), [(90, 90), (92, 90), (92, 83), (80, 95)])
+def test_an_image_of_the_right_size_is_sent_as_it_was_logged(max_side, logged, quality):
+    whole = request_of(smooth(320, 240), quality=logged)
+    settings = UploadSettings(max_side=max_side, jpeg_quality=quality)
+    assert fit_for_upload(whole, settings, logged) is whole
 
 
-def test_a_lower_quality_is_sent_where_it_saves_bytes():
-    whole = request_of(smooth(320, 240), quality=95)
-    less = fit_for_upload(whole, UploadSettings(max_side=0, jpeg_quality=60))
-    assert len(less.image) < len(whole.image) / 2
+@pytest.mark.parametrize(("logged", "quality", "most"), [(95, 60, 0.5), (92, 82, 0.8)])
+def test_a_much_lower_quality_is_sent_since_it_saves_bytes(logged, quality, most):
+    whole = request_of(smooth(320, 240), quality=logged)
+    less = fit_for_upload(whole, UploadSettings(max_side=0, jpeg_quality=quality), logged)
+    assert len(less.image) < most * len(whole.image)
     assert less.intrinsics == whole.intrinsics
+    assert decode_image(less.image).shape == (240, 320, 3)
+
+
+def test_an_image_that_was_logged_smaller_than_was_said_does_not_grow():
+    whole = request_of(smooth(320, 240), quality=30)
+    assert fit_for_upload(whole, UploadSettings(max_side=0, jpeg_quality=80), 92) is whole
 
 
 def test_an_image_without_intrinsics_stays_without():
     data = encode_jpeg(smooth(640, 480))
-    small = fit_for_upload(DepthRequest(data, None, 0, ""), UploadSettings(max_side=100))
+    small = fit_for_upload(DepthRequest(data, None, 0, ""), UploadSettings(max_side=100), 92)
     assert small.intrinsics is None
 
 
 def test_a_damaged_image_is_named():
     with pytest.raises(BadImageError):
-        fit_for_upload(DepthRequest(b"\xff\xd8\xff garbage", None, 0, ""), UploadSettings())
+        fit_for_upload(DepthRequest(b"\xff\xd8\xff garbage", None, 0, ""), UploadSettings(), 92)
 
 
 def test_a_mirror_exchanges_left_and_right_and_moves_the_principal_point():

@@ -148,6 +148,39 @@ def test_the_launch_file_sets_the_same_parameters_for_it():
     assert found == LOCAL
 
 
+def test_a_teacher_elsewhere_gets_a_token_and_shows_a_certificate(started, tmp_path):
+    ca, token = tmp_path / "ca.pem", tmp_path / "token"
+    for file in (ca, token):
+        file.touch()
+    up("--teacher", "w:8001", "--teacher-ca", str(ca), "--teacher-token-file", str(token))
+    assert parameters(started[1]) == [
+        'teacher.url:="w:8001"',
+        f'teacher.ca:="{ca}"',
+        "teacher.tls:=true",
+        f'teacher.token_file:="{token}"',
+    ]
+    assert parameters(started[0]) == []
+
+
+def test_a_token_needs_no_certificate_and_a_teacher_that_runs_here_neither(tmp_path):
+    token = tmp_path / "token"
+    there = node_programs(UpOptions(teacher="w:8001", teacher_token_file=token))[1]
+    assert parameters(there) == ['teacher.url:="w:8001"', f'teacher.token_file:="{token}"']
+    here = UpOptions(teacher="synthetic:0", teacher_ca=token, teacher_token_file=token)
+    assert {f"{name}:={value}" for name, value in LOCAL.items()} <= set(
+        parameters(node_programs(here)[2])
+    )
+    assert str(token) not in " ".join(parameters(node_programs(here)[2]))
+
+
+@pytest.mark.parametrize("option", ["--teacher-ca", "--teacher-token-file"])
+def test_a_file_that_is_not_there_is_named_before_anything_starts(started, tmp_path, option):
+    result = CliRunner().invoke(app, ["up", option, str(tmp_path / "lost.pem")])
+    assert result.exit_code == 2
+    assert "lost.pem" in result.output.replace("\n", "").replace("│", "").replace(" ", "")
+    assert started == []
+
+
 def test_nobody_runs_a_teacher_for_nobody():
     (depth,) = node_programs(UpOptions(teacher="synthetic:0", companion=False))
     assert depth.name == "depth_node"

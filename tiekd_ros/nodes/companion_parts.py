@@ -129,6 +129,7 @@ def _make_desk(
         client,
         judge,
         upload=settings.upload,
+        logged_quality=settings.frames.jpeg_quality,
         max_side=settings.labels.max_side,
         student=LiveDepth(registry) if settings.trust.needs_student else None,
     )

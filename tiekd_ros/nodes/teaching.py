@@ -7,7 +7,13 @@ import threading
 from collections.abc import Callable
 
 from tiekd_ros.errors import BadImageError
-from tiekd_ros.frames import LabelAnswer, LoggedFrame, NotNow, RefusedLabel
+from tiekd_ros.frames import (
+    FrameLogSettings,
+    LabelAnswer,
+    LoggedFrame,
+    NotNow,
+    RefusedLabel,
+)
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.errors import (
     TeacherAnswerError,
@@ -15,7 +21,7 @@ from tiekd_ros.teacher.errors import (
     TeacherRefusedError,
     TeacherUnreachableError,
 )
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.trust import LabelJudge, StudentView, check_flip
 from tiekd_ros.teacher.upload import UploadSettings, fit_for_upload, mirrored
 
@@ -34,6 +40,7 @@ class TeacherDesk:
         client: asks the teacher, and checks each answer by itself.
         judge: compares labels with those before.
         upload: how small an image is sent.
+        logged_quality: JPEG quality of the logged images.
         max_side: longer side of the labels that are asked for and kept, pixels; 0 = any.
         student: what labels are compared with, beside each other.
     """
@@ -44,18 +51,21 @@ class TeacherDesk:
         judge: LabelJudge | None = None,
         *,
         upload: UploadSettings | None = None,
+        logged_quality: int = FrameLogSettings.jpeg_quality,
         max_side: int = 0,
         student: SeenByStudent | None = None,
     ) -> None:
         self.client = client
         self.judge = judge or LabelJudge()
         self._upload = upload or UploadSettings()
+        self._logged_quality = logged_quality
         self._max_side = max_side
         self._student = student
         self._lock = threading.Lock()  # guards all below
         self._labelled = 0
         # By frame: how often the teacher broke on it, and how many labels there were by then.
         self._broke_on: dict[int, tuple[int, int]] = {}
+        self._refuses_mirrors: set[TeacherIdentity] = set()
 
     def __call__(self, frame: LoggedFrame) -> LabelAnswer:
         """Return the label of a frame.
@@ -92,28 +102,46 @@ class TeacherDesk:
         whole = DepthRequest(
             frame.jpeg, frame.intrinsics, frame.stamp_ns, frame.frame_id, self._max_side
         )
-        request = fit_for_upload(whole, self._upload)
+        request = fit_for_upload(whole, self._upload, self._logged_quality)
         # A server that does not know how small the answer may be sends the whole.
         answer = self.client.infer(request).shrunk(self._max_side)
+        teacher = answer.teacher or self.client.identity()
         if self.judge.settings.max_flip_difference > 0:
-            check_flip(answer.depth, self._ask_mirrored(request).depth, self.judge.settings)
+            self._compare_with_mirrored(request, answer, teacher)
         seen = None
         if self._student is not None:
             height, width = answer.depth.shape
             seen = self._student(frame.jpeg, (height, width))
-        teacher = answer.teacher or self.client.identity()
         self.judge.judge(teacher, answer.depth, seen, frame_id=frame.id)
         return answer
 
-    def _ask_mirrored(self, request: DepthRequest) -> DepthAnswer:
+    def _compare_with_mirrored(
+        self, request: DepthRequest, answer: DepthAnswer, teacher: TeacherIdentity
+    ) -> None:
+        """Doubt an answer that is not the mirror image of that to the mirrored image.
+
+        A teacher that only knows the pictures it was given refuses each mirrored one, which says
+        nothing against its labels: they are judged by the other checks alone.
+        """
         try:
-            return self.client.infer(mirrored(request)).shrunk(self._max_side)
+            other = self.client.infer(mirrored(request)).shrunk(self._max_side)
         except TeacherRefusedError as error:
-            raise TeacherAnswerError(
-                f"the teacher refuses the mirrored image ({error}); set trust.max_flip_difference "
-                "to 0 for this teacher",
-                "flip_refused",
-            ) from error
+            self._say_unjudged(teacher, error)
+        else:
+            check_flip(answer.depth, other.depth, self.judge.settings)
+
+    def _say_unjudged(self, teacher: TeacherIdentity, error: TeacherRefusedError) -> None:
+        with self._lock:
+            is_known = teacher in self._refuses_mirrors
+            self._refuses_mirrors.add(teacher)
+        if not is_known:
+            _LOG.warning(
+                "the teacher %s %s refuses a mirrored image (%s): labels are taken without that "
+                "check where it does; set trust.max_flip_difference to 0 for this teacher",
+                teacher.name,
+                teacher.version,
+                error,
+            )
 
     def _breaks_it(self, frame_id: int) -> bool:
         """Count that the teacher broke on a frame; say whether the frame is what breaks it.

@@ -46,7 +46,8 @@ class TrustSettings(Settings):
     max_flip_difference: float = setting(
         0.0,
         "largest median relative difference to the depth of the mirrored image, which is asked "
-        "for as well and doubles the teacher's work; about 0.1 is strict; 0 = not asked for",
+        "for as well and doubles the teacher's work; about 0.1 is strict; 0 = not asked for. A "
+        "teacher that refuses mirrored images, such as `recorded`, is not judged by it",
         minimum=0.0,
         maximum=1.0,
     )

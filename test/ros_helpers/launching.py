@@ -1,0 +1,45 @@
+"""The launch file, for tests through the real ros2 launch; importing this skips where none is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+WHY = "needs launch_pytest and launch_ros, which come with a ROS installation and not from PyPI"
+pytest.importorskip("launch_pytest", reason=WHY)
+pytest.importorskip("launch_ros", reason=WHY)
+
+from ament_index_python.packages import (  # noqa: E402
+    PackageNotFoundError,
+    get_package_share_directory,
+)
+from launch.actions import IncludeLaunchDescription  # noqa: E402
+from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+
+from tiekd_ros.ros_environment import isolate, prepare_environment  # noqa: E402
+
+try:
+    SHARE = Path(get_package_share_directory("tiekd_ros"))
+except PackageNotFoundError:
+    pytest.skip(
+        "tiekd_ros is not in the ament index: install it (colcon build, or pip install .) and "
+        "source it first",
+        allow_module_level=True,
+    )
+
+prepare_environment()
+isolate()
+
+
+def depth_launch(namespace: str, **arguments: str) -> IncludeLaunchDescription:
+    """Return what starts launch/depth.launch.py in a namespace, which the camera is in too."""
+    given = {
+        "namespace": namespace,
+        "image_topic": f"{namespace}/image",
+        "camera_info_topic": f"{namespace}/image_info",
+        "device": "cpu",
+        **arguments,
+    }
+    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "depth.launch.py"))
+    return IncludeLaunchDescription(source, launch_arguments=given.items())
