@@ -100,35 +100,47 @@ class Robots:
         asked = {"url": url, "seconds": seconds, "in_flight": in_flight}
         asked |= {"window": in_flight + _SPARE_FRAMES}
         self._robots = robots
-        self._processes = [
-            _start(
-                "teacher_load_robots.py",
-                {**asked, "first": sum(shares[:index]), "robots": share},
-                1,
-                stdin=subprocess.PIPE,
-            )
-            for index, share in enumerate(shares)
-        ]
-        for process in self._processes:
-            _line(process)  # it is ready
-        for process in self._processes:
-            _tell(process, "go")
-        self._start = max(float(_line(process)["start"]) for process in self._processes)
+        self._processes: list[subprocess.Popen[str]] = []
+        try:
+            for index, share in enumerate(shares):
+                own = {**asked, "first": sum(shares[:index]), "robots": share}
+                self._processes.append(
+                    _start("teacher_load_robots.py", own, 1, stdin=subprocess.PIPE)
+                )
+            for process in self._processes:
+                _line(process)  # it is ready
+            for process in self._processes:
+                _tell(process, "go")
+            self._start = max(float(_line(process)["start"]) for process in self._processes)
+        except BaseException:
+            self._kill()
+            raise
 
     def finish(self) -> Done:
         """Wait until they are done, and return what came of it.
 
         Raises:
-            RuntimeError: a process broke, or the account of a robot is missing or there twice.
+            RuntimeError: a process broke, or the account of a robot is missing or there twice; none
+                of the others goes on.
         """
-        found = [_line(process) for process in self._processes]
-        for process in self._processes:
-            process.communicate()
+        try:
+            found = [_line(process) for process in self._processes]
+            for process in self._processes:
+                process.communicate()
+        except BaseException:
+            self._kill()
+            raise
         robots = [robot for part in found for robot in part["robots"]]
         numbers = [robot["number"] for robot in robots]
         if numbers != list(range(self._robots)):
             raise RuntimeError(f"accounts came of the robots {numbers}, not of {self._robots}")
         return Done(self._start, sum(part["cpu_s"] for part in found), robots)
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.communicate()
 
 
 def _shares(robots: int, processes: int) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,7 +14,13 @@ from tiekd_ros.cli_options import console, with_settings
 from tiekd_ros.cli_teacher_ping import teacher_ping
 from tiekd_ros.cores import half_the_cores
 from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.backends import BackendOptions, parse_backend, unused_options
+from tiekd_ros.teacher.backends import (
+    BackendOptions,
+    check_kind,
+    named_option,
+    parse_backend,
+    unused_options,
+)
 from tiekd_ros.teacher.logs import FORMATS, LEVELS, configure_logs
 from tiekd_ros.teacher.server_settings import ServerSettings
 
@@ -71,10 +78,8 @@ def teacher_serve(
 
     def listens(port: int) -> None:
         text = f"teacher {backend} listens on {replace(server, port=port).address}"
-        if log_format == "json":
-            _LOG.info("%s", text)
-        else:
-            console.print(text, highlight=False)
+        tell = _LOG.info if log_format == "json" else partial(console.print, highlight=False)
+        tell(text)
 
     serve(create_backend(kind, options), server, listens)
 
@@ -82,20 +87,19 @@ def teacher_serve(
 def _chosen(backend: str, options: BackendOptions) -> tuple[str, BackendOptions]:
     """Read `kind` or `kind:argument`; the argument stands for the option of its kind."""
     if ":" not in backend:
+        check_kind(backend)
         return backend, _used(backend, options)
     kind, short = parse_backend(backend)
-    changes = {}
-    for field in fields(short):
-        given, value = getattr(options, field.name), getattr(short, field.name)
-        if value == field.default:
-            continue
-        if given not in (field.default, value):
-            raise InvalidSettingError(
-                f"--backend {backend} and --{field.name.replace('_', '-')} {given} say different "
-                "things; give one"
-            )
-        changes[field.name] = value
-    return kind, _used(kind, replace(options, **changes))
+    name = named_option(backend)
+    if name is None:
+        return kind, _used(kind, options)
+    given, value, default = (getattr(each, name) for each in (options, short, BackendOptions()))
+    if given not in (default, value):
+        raise InvalidSettingError(
+            f"--backend {backend} and --{name.replace('_', '-')} {given} say different things; "
+            "give one"
+        )
+    return kind, _used(kind, replace(options, **{name: value}))
 
 
 def _used(kind: str, options: BackendOptions) -> BackendOptions:

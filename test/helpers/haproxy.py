@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -28,7 +29,7 @@ def haproxy() -> str | None:
 
 @contextmanager
 def haproxy_before(
-    url: str, token_file: Path, folder: Path, program: str
+    url: str, token_file: Path, folder: Path, program: str, **timeouts: str
 ) -> Iterator[tuple[str, Certificates]]:
     """Run HAProxy before a server; yields its own host:port, and the certificates it is known by.
 
@@ -37,6 +38,7 @@ def haproxy_before(
         token_file: of the tokens that it lets through.
         folder: where certificate and configuration go.
         program: HAProxy.
+        timeouts: other values of the file's timeouts, by name ("_" for "-").
     """
     certificates = make_certificates(folder / "certificates")
     both = folder / "tiekd.pem"
@@ -51,6 +53,10 @@ def haproxy_before(
     ):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
+    for name, value in timeouts.items():
+        own = rf"(?m)^(    timeout {name.replace('_', '-')}) \S+"
+        text, found = re.subn(own, rf"\1 {value}", text)
+        assert found == 1, name
     file = folder / "haproxy.cfg"
     file.write_text(text)
     judged = subprocess.run(
@@ -65,6 +71,14 @@ def haproxy_before(
     finally:
         process.terminate()
         process.wait(30)
+
+
+def version(program: str) -> tuple[int, ...]:
+    """Return HAProxy's version, as far as (2, 8)."""
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"version (\d+)\.(\d+)", said)
+    assert found, said
+    return tuple(map(int, found.groups()))
 
 
 def _listens(port: int) -> bool:

@@ -7,6 +7,8 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from helpers.children import PATIENCE_S
+
 
 def image_input(data: bytes) -> triton.InferInput:
     """Return an encoded image as the protocol's input."""
@@ -18,7 +20,7 @@ def image_input(data: bytes) -> triton.InferInput:
 def infer(url: str, data: bytes, model: str = "depth_teacher", **arguments) -> triton.InferResult:
     """Ask a server for the depth of an encoded image."""
     with triton.InferenceServerClient(url) as client:
-        return client.infer(model, [image_input(data)], client_timeout=5.0, **arguments)
+        return client.infer(model, [image_input(data)], client_timeout=PATIENCE_S, **arguments)
 
 
 def refusal(url: str, data: bytes, **arguments) -> tuple[str, str]:

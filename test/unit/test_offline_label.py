@@ -19,7 +19,7 @@ from tiekd_ros.cli import app
 from tiekd_ros.datasets import DatasetError, ImageFolder, KittiDataset, ReadOptions
 from tiekd_ros.errors import InvalidSettingError, TiekdError
 from tiekd_ros.frames import FrameStore, Observation
-from tiekd_ros.images import decode_image, encode_depth_png
+from tiekd_ros.images import encode_depth_png
 from tiekd_ros.offline.map_folder import LabelFolderError, MapFolder
 from tiekd_ros.teacher.errors import (
     BackendRefusal,
@@ -111,11 +111,17 @@ def test_tls_goes_by_the_authorities_of_the_system_where_no_other_is_named(folde
 
 def test_the_teacher_gets_the_picture_its_intrinsics_and_its_stamp(folder):
     (folder / "times.txt").write_text("\n".join(f"{index}.5" for index in range(COUNT)))
-    backend = StubBackend(answer)
+    seen = []
+
+    def noting(image, request):
+        seen.append(image)
+        return answer(image, request)
+
+    backend = StubBackend(noting)
     with serving(backend) as url:
         label("--data", folder, "--teacher", url, "--in-flight", 1)
     request = backend.requests[2]
-    np.testing.assert_array_equal(decode_image(request.image), picture(2))
+    np.testing.assert_array_equal(seen[2], picture(2))
     assert request.intrinsics.as_tuple() == (60, 61, 31.5, 23.5)
     assert [r.stamp_ns for r in backend.requests] == [
         index * 10**9 + 5 * 10**8 for index in range(COUNT)

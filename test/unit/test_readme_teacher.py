@@ -6,16 +6,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from helpers.children import PATIENCE_S, child_environment, start_python
 from helpers.readme import program
-from helpers.teachers import RELATIVE, StubBackend, picture, serving
+from helpers.teachers import METRIC, RELATIVE, StubBackend, foreign_server, picture, serving
 from tiekd_ros.images import encode_jpeg
+from tiekd_ros.teacher.service import ServiceSettings, TeacherService
 
+SETTINGS = ServiceSettings()
 TOKEN = "0123456789abcdef"
 
 
@@ -32,6 +34,15 @@ def image(tmp_path) -> Path:
     file = tmp_path / "image.jpg"
     file.write_bytes(encode_jpeg(picture()))
     return file
+
+
+class AnswersSayNothing(TeacherService):
+    """Answers without parameters, as Triton's Python backend does."""
+
+    def ModelInfer(self, request, context):  # noqa: N802 (the protocol says so)
+        response = super().ModelInfer(request, context)
+        response.ClearField("parameters")
+        return response
 
 
 def run(command: list[str], url: str, image: Path, **environment: str) -> str:
@@ -60,6 +71,14 @@ def test_it_prints_the_depth_that_a_server_answers(client, image):
 def test_it_does_not_call_the_numbers_of_a_relative_teacher_metres(client, image):
     with serving(StubBackend(identity=RELATIVE)) as url:
         assert re.match(r"64x48: median 3\.0\d \(no metres\)\n", run(client, url, image))
+
+
+@pytest.mark.parametrize("metric", [True, False])
+def test_it_tells_metres_also_where_only_the_model_says_it_as_with_triton(client, image, metric):
+    service = AnswersSayNothing(StubBackend(identity=METRIC if metric else RELATIVE), SETTINGS)
+    with closing(service), foreign_server(service) as url:
+        said = run(client, url, image)
+    assert re.match(rf"64x48: median 3\.0\d {'m' if metric else '.no metres.'}\n", said)
 
 
 def test_it_shows_the_token_that_the_environment_holds(client, image, tmp_path):

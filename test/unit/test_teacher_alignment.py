@@ -166,6 +166,29 @@ def test_what_lies_far_beyond_the_measured_depth_is_unknown(folder):
     assert np.isnan(depth[0, 1:]).all()
 
 
+def test_an_image_that_is_all_beyond_the_fit_is_refused_and_a_blind_network_is_not_excused(folder):
+    teacher = Relative(lambda image, _: 1 / depth_of(image) - SHIFT, "inverse_depth")
+    fitted = AlignedBackend(teacher, folder, 0.05)
+    teacher.answer = np.full((4, 4), 1 / (fitted.fit.farthest_m * 1.1) - SHIFT, np.float32)
+    with pytest.raises(BackendRefusal, match=r"all of it is beyond 1\d\.\d m"):
+        fitted.infer(grey_picture(1), request())
+    teacher.answer = np.full((4, 4), np.nan, np.float32)
+    assert np.isnan(fitted.infer(grey_picture(1), request()).depth).all()
+
+
+def test_what_the_fit_does_not_read_is_no_part_of_the_version(network, folder):
+    def version():
+        options = BackendOptions(model=str(network), align=str(folder))
+        return create_backend("onnx", options).identity.version
+
+    before = version()
+    for stray in (".DS_Store", "notes.txt", "images/.thumbnails", "depth/readme.txt"):
+        (folder / stray).write_text("said")
+    assert version() == before
+    (folder / "meta.yaml").write_text("depth_units_per_m: 1001\n")
+    assert version() != before
+
+
 def test_outliers_hardly_move_the_fit():
     rng = np.random.default_rng(1)
     depth = rng.uniform(0.5, 8.0, 5000)

@@ -67,7 +67,7 @@ class SizeNetwork:
         return StubBackend(np.full((HEIGHT, WIDTH), number, np.float32)).infer(image, request)
 
     def seen_focal_px(self, intrinsics, height, width):
-        return intrinsics.fx * WIDTH / width
+        return intrinsics.fx * WIDTH / width, intrinsics.fy * HEIGHT / height
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_each_image_of_a_batch_is_stretched_by_its_own_camera(balls):
 def test_a_camera_too_far_from_the_fit_s_is_refused_before_its_image_is_decoded(balls, focal):
     fitted = AlignedBackend(SizeNetwork("inverse_depth"), balls, 0.05)
     asked = request(camera(focal), b"\x89PNG")
-    with pytest.raises(BackendRefusal, match=rf"focal length of {focal:.0f} .* metres at 60"):
+    with pytest.raises(BackendRefusal, match=rf"focal length of {focal:.0f} .* metres at .* 60"):
         check_request(fitted, asked, HEIGHT, WIDTH)
     with pytest.raises(BackendRefusal, match="--align"):
         fitted.infer(ball(2.0), asked)
@@ -116,6 +116,32 @@ def test_a_camera_too_far_from_the_fit_s_is_refused_before_its_image_is_decoded(
         pytest.raises(TeacherRefusedError, match="fitted to metres"),
     ):
         client.infer(request(camera(focal), encode_png(ball(2.0))))
+
+
+WIDE = np.zeros((HEIGHT * 3 // 4, WIDTH, 3), np.uint8)  # 16:9, where the fit's frames are 4:3
+
+
+@pytest.mark.parametrize("intrinsics", [camera(FOCAL, *WIDE.shape[1::-1]), None])
+def test_an_image_that_the_network_would_see_stretched_is_refused(balls, intrinsics):
+    fitted = AlignedBackend(SizeNetwork("inverse_depth"), balls, 0.05)
+    with pytest.raises(BackendRefusal, match="stretched" if intrinsics else "another aspect"):
+        fitted.infer(WIDE, request(intrinsics))
+    with pytest.raises(BackendRefusal, match="aspect"):
+        check_request(fitted, request(intrinsics), *WIDE.shape[:2])
+
+
+def test_a_little_unequal_stretch_counts_half_for_rows_and_columns(balls):
+    fitted = AlignedBackend(SizeNetwork("relative_depth"), balls, 0.05)
+    oblong = Intrinsics(FOCAL, FOCAL * 1.08, WIDTH / 2, HEIGHT / 2)
+    plain, other = (fitted.infer(ball(2.0), request(each)) for each in (camera(FOCAL), oblong))
+    np.testing.assert_allclose(other.depth, 1.08**0.5 * plain.depth, rtol=1e-5)
+
+
+def test_a_focal_length_too_far_in_columns_alone_is_refused_as_well(balls):
+    fitted = AlignedBackend(SizeNetwork("inverse_depth"), balls, 0.05)
+    tall = Intrinsics(FOCAL * 1.45, FOCAL * 1.55, WIDTH / 2, HEIGHT / 2)
+    with pytest.raises(BackendRefusal, match=r"beyond a factor of 1\.5"):
+        fitted.infer(ball(2.0), request(tall))
 
 
 def test_members_of_an_ensemble_refuse_it_before_the_image_is_decoded_too(balls):
@@ -148,6 +174,8 @@ def test_a_smaller_image_of_the_same_camera_is_the_same_to_a_network_of_a_fixed_
     np.testing.assert_allclose(answer.depth, 3.0, rtol=0.02)
     wider = fitted.infer(image, request(camera(24.0, 32, 24)))
     np.testing.assert_allclose(wider.depth, 3.0 * 0.8, rtol=0.02)
+    with pytest.raises(BackendRefusal, match="stretched"):
+        fitted.infer(image[:18], request(camera(30.0, 32, 18)))
 
 
 def test_to_one_that_works_at_the_image_s_own_size_its_focal_length_is_shorter(room, tmp_path):

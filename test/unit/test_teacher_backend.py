@@ -102,7 +102,7 @@ def test_the_short_form_names_a_backend_and_its_argument(text, name, option, val
     [
         ("oracle:x", "'oracle'.*huggingface:MODEL"),
         ("", "unknown teacher backend ''"),
-        ("huggingface:", "huggingface:model"),
+        ("huggingface:", "huggingface:MODEL"),
         ("recorded", "lacks its argument"),
         ("synthetic:x", "whole number"),
         ("synthetic:-1", "not negative"),

@@ -7,99 +7,27 @@ depend on how fast this machine is.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
 
 import numpy as np
 import pytest
 
+from helpers.batching import (
+    LONG_MS,
+    PATIENCE_S,
+    Callers,
+    GatedBackend,
+    SingleBackend,
+    in_the_backend,
+    metres,
+    waiting,
+)
 from helpers.children import wait_until
-from helpers.teachers import METRIC, StubBackend
-from tiekd_ros.images import RgbImage
+from helpers.teachers import StubBackend
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.batcher import Batcher
-from tiekd_ros.teacher.errors import BusyError, StoppingError
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
-from tiekd_ros.teacher.service_settings import ServiceSettings
-from tiekd_ros.teacher.statistics import Statistics
-
-PATIENCE_S = 20.0
-LONG_MS = 10_000.0  # no test waits for this delay to pass
-
-
-class SingleBackend:
-    """Labels image n, whose pixels are all n, with n metres; each call waits for `go`."""
-
-    identity = METRIC
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.sizes: list[tuple[int, int]] = []
-        self.go = threading.Semaphore(0)
-        self.broken: set[int] = set()
-
-    def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
-        (answer,) = self._label([image], [request])
-        return answer
-
-    def _label(self, images, requests) -> list[DepthAnswer]:
-        numbers = [int(image[0, 0, 0]) for image in images]
-        self.batches.append(numbers)
-        self.sizes.append(images[0].shape[:2])
-        assert len({image.shape for image in images}) == 1
-        assert [request.stamp_ns for request in requests] == numbers
-        assert self.go.acquire(timeout=PATIENCE_S)
-        if self.broken & set(numbers):
-            raise BackendRefusal(f"not {self.broken}")
-        return [
-            DepthAnswer(np.full(image.shape[:2], number, np.float32))
-            for image, number in zip(images, numbers, strict=True)
-        ]
-
-
-class GatedBackend(SingleBackend):
-    """The same, several images at once."""
-
-    def infer_batch(self, images, requests) -> list[DepthAnswer]:
-        return self._label(images, requests)
-
-
-class Callers:
-    """Threads that ask a batcher, in the order in which they were started."""
-
-    def __init__(self, backend, **settings) -> None:
-        self.statistics = Statistics()
-        self.batcher = Batcher(backend, ServiceSettings(**settings), self.statistics)
-        self._threads = ThreadPoolExecutor(64)
-
-    def ask(self, number: int, *, size=(6, 8), remaining_s=PATIENCE_S, is_active=lambda: True):
-        """Ask for one label; returns once the image is waiting, or the call is over."""
-        image = np.full((*size, 3), number, np.uint8)
-        request = DepthRequest(b"", None, number, "camera")
-        before = self.batcher.inside
-        asked: Future[DepthAnswer] = self._threads.submit(
-            self.batcher.label, image, request, remaining_s=remaining_s, is_active=is_active
-        )
-        wait_until(lambda: asked.done() or self.batcher.inside > before)
-        return asked
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.batcher.close(0.0)
-        self._threads.shutdown()
-
-
-def metres(asked: Future[DepthAnswer]) -> float:
-    return float(asked.result(PATIENCE_S).depth[0, 0])
-
-
-def in_the_backend(backend: SingleBackend, batches: int) -> None:
-    wait_until(lambda: len(backend.batches) == batches)
-
-
-def waiting(callers: Callers, images: int) -> None:
-    wait_until(lambda: callers.batcher.waiting == images)
+from tiekd_ros.teacher.errors import BusyError, CallerGoneError, LateError, StoppingError
+from tiekd_ros.teacher.protocol import DepthRequest
+from tiekd_ros.teacher.waiting import WaitingImage
 
 
 def test_what_waits_while_the_backend_is_busy_goes_together_and_each_gets_its_own():
@@ -246,6 +174,23 @@ def test_a_caller_that_gave_up_frees_its_place_while_the_backend_is_busy():
         backend.go.release(2)
         assert (metres(first), metres(third)) == (1, 3)
     assert backend.batches == [[1], [3]]
+
+
+@pytest.mark.parametrize(
+    ("left_s", "there", "reason"),
+    [
+        (PATIENCE_S, True, None),
+        (PATIENCE_S, False, CallerGoneError),
+        (0.2, False, LateError),  # its own clock for the deadline runs ahead
+        (0.0, True, LateError),
+    ],
+)
+def test_who_is_gone_a_moment_before_the_deadline_has_waited_for_it(left_s, there, reason):
+    image = np.zeros((6, 8, 3), np.uint8)
+    request = DepthRequest(b"", None, 0, "camera")
+    one = WaitingImage(image, request, (6, 8), 0, time.monotonic() + left_s, lambda: there)
+    found = one.hopeless()
+    assert found is None if reason is None else isinstance(found, reason)
 
 
 def test_a_caller_that_gives_up_inside_a_batch_does_not_disturb_the_others():

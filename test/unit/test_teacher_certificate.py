@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import urllib.request
+from contextlib import closing
 
 import pytest
 import trustme
@@ -54,9 +55,17 @@ def test_its_end_is_read_from_the_file(tmp_path, days):
     assert abs(left - days * DAY) < datetime.timedelta(minutes=5)
 
 
-def test_an_expired_authority_beside_it_counts_as_well(tmp_path, certificates):
+def test_an_expired_one_of_its_chain_is_warned_of_and_does_not_stop_the_start(
+    tmp_path, certificates, caplog
+):
+    own, old = certificates.cert.read_bytes(), certificates.expired_cert.read_bytes()
     chain = tmp_path / "chain.pem"
-    chain.write_bytes(certificates.cert.read_bytes() + certificates.expired_cert.read_bytes())
+    chain.write_bytes(own + old)
+    with caplog.at_level(logging.WARNING), closing(CertificateWatch(str(chain))) as watch:
+        assert watch.until == certificate_until(certificates.cert)
+    (words,) = caplog.messages
+    assert words.startswith(f"certificate 2 of {chain}, of its chain, has expired on ")
+    chain.write_bytes(old + own)
     with pytest.raises(InvalidSettingError, match="expired"):
         certificate_until(chain)
 
@@ -70,12 +79,11 @@ def test_garbage_has_no_dates(tmp_path):
 
 def test_its_last_30_days_are_warned_of_at_the_start_and_again_and_again(tmp_path, caplog):
     cert, _ = issue(tmp_path, -DAY, 29 * DAY)
-    with caplog.at_level(logging.WARNING):
-        watch = CertificateWatch(cert, look_s=0.01)
+    with caplog.at_level(logging.WARNING), closing(CertificateWatch(cert, look_s=3600)) as watch:
         assert len(caplog.messages) == 1
         assert f"{cert} expires on {watch.until:%Y-%m-%d}" in caplog.text
+    with caplog.at_level(logging.WARNING), closing(CertificateWatch(cert, look_s=0.01)):
         wait_until(lambda: len(caplog.messages) > 3)
-        watch.close()
 
 
 def test_a_fresh_one_is_not_warned_of_and_the_metrics_show_how_long_it_holds(certificates, caplog):

@@ -6,6 +6,8 @@ caller what to do (retry later, drop the image, distrust the answer) and goes on
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -50,7 +52,7 @@ def test_a_request_and_its_answer_survive_the_wire():
     np.testing.assert_array_equal(answer.confidence, confidence)
     assert answer.depth.dtype == answer.confidence.dtype == np.float32
     assert answer.teacher == METRIC
-    assert backend.requests == [sent]
+    assert backend.requests == [replace(sent, image=b"")]  # the image itself went decoded
 
 
 def test_a_request_without_intrinsics_arrives_without():
@@ -103,7 +105,7 @@ def test_bytes_that_are_no_image_are_not_even_sent():
 def test_a_teacher_that_breaks_is_told_apart_from_one_that_refuses_and_goes_on():
     backend = StubBackend(RuntimeError("CUDA out of memory"))
     with serving(backend) as url, client_for(url) as client:
-        with pytest.raises(TeacherFailedError, match="CUDA out of memory"):
+        with pytest.raises(TeacherFailedError, match="RuntimeError"):
             client.infer(depth_request())
         backend.answer = ramp()
         assert client.infer(depth_request()).depth.shape == (48, 64)

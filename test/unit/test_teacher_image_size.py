@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -82,3 +83,33 @@ def test_a_png_with_one_other_byte_is_refused():
     png[200] ^= 1
     with pytest.raises(BadImageError, match="cut off or damaged"):
         check_whole(bytes(png))
+
+
+@pytest.mark.parametrize(
+    ("unit", "few", "many"),
+    [(b"\xff", 60, 100), (b"\xff\xfe\x00\x02", 900, 1100), (b"\xff\x01", 900, 1100)],
+)
+def test_a_jpeg_s_header_is_looked_for_behind_so_many_fill_bytes_and_segments(unit, few, many):
+    data = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+    assert read_image_size(data[:2] + unit * few + data[2:]) == (91, 37)
+    with pytest.raises(BadImageError, match="header is cut off or damaged"):
+        read_image_size(data[:2] + unit * many + data[2:])
+
+
+def test_behind_too_many_fill_bytes_no_other_size_than_the_decoders_is_read():
+    jpeg = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+    forged = b"\xff\xc0\x00\x11\x08\x00\x01\x00\x01\x03"  # a frame header of 1x1
+    for fills in range(60, 70):
+        begin = jpeg[:2] + b"\xff" * fills + jpeg[2:]
+        for at in range(65_537, 65_537 + 80):
+            data = begin + bytes(at - len(begin)) + forged
+            with contextlib.suppress(BadImageError):
+                assert read_image_size(data) == (91, 37)
+
+
+def test_a_png_of_very_many_chunks_is_refused():
+    png = cv2.imencode(".png", IMAGE)[1].tobytes()
+    empty = bytes(4) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
+    check_whole(png[:33] + empty * 60_000 + png[33:])
+    with pytest.raises(BadImageError, match="65536 chunks"):
+        check_whole(png[:33] + empty * 70_000 + png[33:])

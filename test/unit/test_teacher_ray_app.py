@@ -78,6 +78,10 @@ def test_the_environment_names_the_teacher_where_no_argument_does(monkeypatch):
             "teacher=huggingface:A and model=B say different things; give one",
         ),
         ({"teacher": "synthetic:3", "seed": "4"}, "teacher=synthetic:3 and seed=4 say different"),
+        ({"teacher": "synthetic:0", "seed": "4"}, "teacher=synthetic:0 and seed=4 say different"),
+        ({"teacher": "synthetic:3", "seed": "0"}, "teacher=synthetic:3 and seed=0 say different"),
+        ({"teacher": "onnx:x.onnx", "dtype": "float16"}, "dtype says nothing to the teacher onnx"),
+        ({"teacher": "synthetic:0", "align": "room"}, "align says nothing"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name(args, message):

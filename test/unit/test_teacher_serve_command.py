@@ -95,12 +95,17 @@ def test_every_setting_of_server_and_backends_is_an_option():
         (["--backend", "synthetic", "--tls-cert", "x.pem"], "tls_cert needs tls_key"),
         (["--backend", "synthetic", "--host", "0.0.0.0"], "say --insecure"),
         (["--backend", "synthetic:3", "--seed", "4"], "different things"),
+        (["--backend", "synthetic:0", "--seed", "5"], "different things"),
         (["--backend", "recorded:/no/such/folder"], "/no/such/folder"),
         (["--backend", "huggingface:"], "lacks its argument: huggingface:MODEL"),
         (["--backend", "huggingface"], "needs a checkpoint: give model="),
         (["--backend", f"huggingface:{__file__}"], "is a file; give the folder"),
         (["--backend", "onnx:x.onnx", "--dtype", "float16"], "--dtype says nothing to .* onnx"),
         (["--backend", "synthetic", "--frames", "/tmp"], "--frames says nothing"),
+        (["--backend", "recorded:/tmp", "--align", "/tmp"], "--align says nothing"),
+        (["--backend", "ensemble", "--model", "X"], "--model says nothing to .* ensemble"),
+        (["--backend", "ensemble:onnx:a,onnx:b", "--frames", "/tmp"], "--frames says nothing"),
+        (["--backend", "ensemble:onnx:a,onnx:b", "--dtype", "float16"], "--dtype says nothing"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_served(arguments, message):
@@ -125,7 +130,7 @@ def test_a_door_that_cannot_be_closed_is_told_before_a_model_is_loaded(tmp_path)
         run(*nothing, "--port", "0")
 
 
-def test_every_option_of_a_backend_says_something_to_one_and_all_of_them_to_an_ensemble():
+def test_every_option_says_something_to_a_backend_and_what_is_not_a_member_s_to_an_ensemble():
     for field in dataclasses.fields(BackendOptions):
         given = {bool: True, int: 3, float: 3.0, str: "x"}[type(field.default)]
         choices = setting_info(field).choices
@@ -134,8 +139,8 @@ def test_every_option_of_a_backend_says_something_to_one_and_all_of_them_to_an_e
             other = 5000
         options = BackendOptions(**{field.name: other})
         kinds = [kind for kind in BACKENDS if not unused_options(kind, options)]
-        assert "ensemble" in kinds
-        assert len(kinds) > 1 or field.name == "members"
+        assert ("ensemble" in kinds) is (field.name not in ("model", "frames", "seed"))
+        assert set(kinds) - {"ensemble"} or field.name == "members"
 
 
 def test_a_missing_token_file_is_one_line_and_code_1(tmp_path):

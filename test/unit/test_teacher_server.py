@@ -205,7 +205,7 @@ def test_a_backends_refusal_keeps_its_text():
 def test_a_broken_backend_is_logged_and_the_server_goes_on(caplog):
     secret = f"no such file: {Path(__file__)}"
     backend = StubBackend(ZeroDivisionError(secret))
-    with serving(backend) as url, caplog.at_level(logging.ERROR, "tiekd_ros.teacher.service"):
+    with serving(backend) as url, caplog.at_level(logging.ERROR, "tiekd_ros.teacher"):
         status, text = refusal(url, encode_jpeg(picture()))
         backend.answer = ramp()
         assert infer(url, encode_jpeg(picture())).as_numpy("depth").shape == (48, 64)

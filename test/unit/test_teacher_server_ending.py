@@ -13,7 +13,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from helpers.children import PATIENCE_S, child_environment, wait_until
+from helpers.children import PATIENCE_S, child_environment, run_python, wait_until
 from helpers.teachers import depth_request
 from tiekd_ros.teacher.protocol import infer_arguments
 
@@ -22,15 +22,33 @@ import sys
 from helpers.teachers import StubBackend, ramp
 from tiekd_ros.teacher.server import ServerSettings, serve
 def answer(image, request):
-    print("asked", flush=True)
     if settings.grace_s < 1:
         import torch
+        torch.ones(500, 500).mm(torch.ones(500, 500))
+        print("asked", flush=True)
         while True:  # as a network does: Python's own end aborts beside it
             torch.ones(500, 500).mm(torch.ones(500, 500))
+    print("asked", flush=True)
     sys.stdin.readline()
     return ramp()
 settings = ServerSettings(grace_s=float(sys.argv[1]))
 serve(StubBackend(answer), settings, lambda port: print(port, flush=True))
+"""
+
+
+SIGNALLED = """
+import os, random, signal, threading, time
+from tiekd_ros.teacher.ending import asked_to_stop
+def ask():
+    time.sleep(random.random() / 500)
+    os.kill(os.getpid(), signal.SIGTERM)
+for _ in range(300):
+    with asked_to_stop() as asked:
+        asker = threading.Thread(target=ask)
+        asker.start()
+        while not asked.wait(0):
+            pass
+        asker.join()
 """
 
 
@@ -119,3 +137,8 @@ def test_a_second_signal_ends_the_server_whatever_still_runs(second):
         assert child.wait(PATIENCE_S) == -second
         with pytest.raises(InferenceServerException):
             asked.result(PATIENCE_S)
+
+
+def test_a_signal_may_come_at_any_moment_of_the_wait_for_it():
+    done = run_python("-c", SIGNALLED)
+    assert done.returncode == 0, done.stderr

@@ -68,6 +68,13 @@ class RgbdFolder:
         return len(self._indices)
 
     @property
+    def files(self) -> list[Path]:
+        """The files that are read: of each frame image and depth, K.txt and meta.yaml if there."""
+        found = [self._images.file(index) for index in self._indices]
+        found += [self.path / "depth" / f"{name}.png" for name in self.names]
+        return found + [file for name in (K_FILE, META_FILE) if (file := self.path / name).exists()]
+
+    @property
     def intrinsics(self) -> Intrinsics:
         """The camera's intrinsics, in pixels of the image.
 

@@ -25,17 +25,13 @@ _VERSION, _UTC_TIME = 0xA0, 0x17  # tags
 
 
 def certificate_until(path: str | Path) -> datetime:
-    """Return when a file's certificates end, the server's or, if sooner, one of its authorities'.
+    """Return when a server's certificate ends: the first of its file.
 
     Raises:
-        InvalidSettingError: one has expired, does not hold yet, or has no dates that can be read.
+        InvalidSettingError: it has expired, does not hold yet, or a certificate of the file has no
+            dates that can be read.
     """
-    blocks = _BLOCK.findall(Path(path).read_text(encoding="latin-1"))
-    try:
-        dates = [_validity(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
-        begin, end = max(first for first, _ in dates), min(last for _, last in dates)
-    except (ValueError, IndexError) as error:
-        raise InvalidSettingError(f"{path} holds no certificate with dates: {error}") from error
+    begin, end = _dates(path)[0]
     now = datetime.now(timezone.utc)
     if now < begin:
         raise InvalidSettingError(
@@ -50,8 +46,23 @@ def certificate_until(path: str | Path) -> datetime:
     return end
 
 
+def _dates(path: str | Path) -> list[tuple[datetime, datetime]]:
+    """Return from when until when a file's certificates hold: the server's, then its chain's."""
+    blocks = _BLOCK.findall(Path(path).read_text(encoding="latin-1"))
+    try:
+        if not blocks:
+            raise ValueError("there is none")
+        return [_validity(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
+    except (ValueError, IndexError) as error:
+        raise InvalidSettingError(f"{path} holds no certificate with dates: {error}") from error
+
+
 class CertificateWatch:
-    """Warns at the start, and each day, once a certificate's last 30 days have come."""
+    """Warns at the start, and each day, once a certificate's last 30 days have come.
+
+    Of its chain's certificates too; an expired one among them need not matter, where robots know
+    another way to an authority that they trust.
+    """
 
     def __init__(self, path: str, look_s: float = _LOOK_S) -> None:
         """Look at the certificate that the server has now, every `look_s` seconds until `close`.
@@ -61,6 +72,7 @@ class CertificateWatch:
         """
         self.until = certificate_until(path)
         """When it ends."""
+        self._chain = [end for _, end in _dates(path)[1:]]
         self._path = path
         self._closed = threading.Event()
         self._warn()
@@ -81,17 +93,16 @@ class CertificateWatch:
             self._warn()
 
     def _warn(self) -> None:
-        left_s = self.left_s()
-        if left_s < 0:
-            state = "has expired"
-        elif left_s < _WARN_WITHIN.total_seconds():
-            state = "expires"
-        else:
-            return
-        _LOG.warning(
-            "the certificate %s %s on %s; renew it, and start the server again",
-            self._path, state, _text(self.until),
-        )  # fmt: skip
+        _warn_of_end(f"the certificate {self._path}", self.until)
+        for number, end in enumerate(self._chain, 2):
+            _warn_of_end(f"certificate {number} of {self._path}, of its chain,", end)
+
+
+def _warn_of_end(what: str, until: datetime) -> None:
+    left = until - datetime.now(timezone.utc)
+    if left < _WARN_WITHIN:
+        state = "has expired" if left < timedelta(0) else "expires"
+        _LOG.warning("%s %s on %s; renew it, and start the server again", what, state, _text(until))
 
 
 def _text(moment: datetime) -> str:

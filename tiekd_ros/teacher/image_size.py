@@ -15,6 +15,10 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_LAST = b"IEND"
 _JPEG_START = b"\xff\xd8\xff"
 
+# Cameras need a few dozen. Whoever sends megabytes of nothing else is not to be counted through.
+_MOST_SEGMENTS, _MOST_FILL_BYTES = 1000, 64
+_MOST_CHUNKS = 65_536  # encoders write one for each 8 KiB or more
+
 _MARKER = 0xFF
 # SOF0..SOF15 carry the size; C4, C8 and CC in their midst are tables and extensions.
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -52,10 +56,12 @@ def check_whole(data: bytes) -> None:
     error. ISO/IEC 15948, section 5.3.
 
     Raises:
-        BadImageError: a chunk is cut off or damaged.
+        BadImageError: a chunk is cut off or damaged, or there are far too many.
     """
+    if not data.startswith(_PNG_SIGNATURE):
+        return
     at = len(_PNG_SIGNATURE)
-    while data.startswith(_PNG_SIGNATURE):
+    for _ in range(_MOST_CHUNKS):
         body = at + 4  # behind the length: the chunk's type, its content, their checksum
         end = body + 4 + int.from_bytes(data[at:body], "big")
         chunk = memoryview(data)[body:end]
@@ -67,6 +73,7 @@ def check_whole(data: bytes) -> None:
         if chunk[:4] == _PNG_LAST:
             return
         at = end + 4
+    raise BadImageError(f"a PNG of more than {_MOST_CHUNKS} chunks; send an ordinary one")
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:
@@ -78,11 +85,12 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     at = 2  # behind the start-of-image marker
-    while at + 4 <= len(data) and data[at] == _MARKER:
+    for _ in range(_MOST_SEGMENTS):
+        at = _behind_fill_bytes(data, at)
+        if at + 4 > len(data) or data[at] != _MARKER:
+            return None
         marker = data[at + 1]
-        if marker == _MARKER:  # fill byte
-            at += 1
-        elif marker in _WITHOUT_LENGTH:
+        if marker in _WITHOUT_LENGTH:
             at += 2
         elif marker in _FRAME_HEADERS:
             if at + 9 > len(data):
@@ -94,3 +102,11 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         else:
             at += 2 + int(struct.unpack(">H", data[at + 2 : at + 4])[0])
     return None
+
+
+def _behind_fill_bytes(data: bytes, at: int) -> int:
+    """Return where the marker's own 0xFF stands; the data's end where there are too many."""
+    for place in range(at, at + _MOST_FILL_BYTES):
+        if data[place : place + 2] != b"\xff\xff":
+            return place
+    return len(data)  # a decoder would go on: what stands farther on is not to be taken for a size

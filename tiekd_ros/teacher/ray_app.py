@@ -17,7 +17,12 @@ from typing import Any, TypeVar
 
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.settings import Settings, setting
-from tiekd_ros.teacher.backends import BackendOptions, parse_backend
+from tiekd_ros.teacher.backends import (
+    BackendOptions,
+    named_option,
+    parse_backend,
+    unused_options,
+)
 from tiekd_ros.teacher.ray_grpc import SERVICER
 from tiekd_ros.teacher.ray_replica import TeacherReplica, required_tokens
 from tiekd_ros.teacher.service_settings import ServiceSettings
@@ -107,7 +112,7 @@ class Plan:
             )
         kind, named = parse_backend(teacher)
         backend = _changed(named, args)
-        _require_one_meaning(teacher, named, backend)
+        _require_one_meaning(teacher, kind, named, backend)
         return cls(options, kind, backend, _changed(ServiceSettings(), args))
 
     def __post_init__(self) -> None:
@@ -195,14 +200,17 @@ def build(plan: Plan, replica: type[TeacherReplica] = TeacherReplica) -> Any:
     )
 
 
-def _require_one_meaning(teacher: str, named: BackendOptions, chosen: BackendOptions) -> None:
-    """Refuse an argument that says something else than the teacher's own."""
-    for field in dataclasses.fields(named):
-        own, given = getattr(named, field.name), getattr(chosen, field.name)
-        if own not in (field.default, given):
-            raise InvalidSettingError(
-                f"teacher={teacher} and {field.name}={given} say different things; give one"
-            )
+def _require_one_meaning(
+    teacher: str, kind: str, named: BackendOptions, chosen: BackendOptions
+) -> None:
+    """Refuse an argument that says something else than the teacher's own, or nothing to it."""
+    name = named_option(teacher)
+    if name is not None and getattr(chosen, name) != getattr(named, name):
+        raise InvalidSettingError(
+            f"teacher={teacher} and {name}={getattr(chosen, name)} say different things; give one"
+        )
+    if unused := unused_options(kind, chosen):
+        raise InvalidSettingError(f"{unused[0]} says nothing to the teacher {kind}; leave it out")
 
 
 def _changed(settings: _S, args: Mapping[str, Any]) -> _S:

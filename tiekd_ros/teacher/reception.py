@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -31,7 +31,7 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
         """Cut callers off whose request is not there after `patience_s`; until `close`."""
         self._patience_s = patience_s
         self._lock = threading.Lock()
-        self._receiving: dict[int, tuple[float, Any]] = {}
+        self._receiving: set[_Awaited] = set()
         self._closed = threading.Event()
         self._refused = _Refused()
         threading.Thread(target=self._watch, name="teacher_reception", daemon=True).start()
@@ -58,7 +58,7 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
         )
 
     def _logged(self, name: str, handler: Any, requests: Any, context: Any) -> Any:
-        started_ns = time.monotonic_ns()
+        started_ns, peer = time.monotonic_ns(), context.peer()  # which an ended call forgets
         try:
             return self._answer(name, handler, requests, context)
         finally:
@@ -72,19 +72,28 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
                 facts = {
                     "method": name,
                     "code": code.name,
-                    "peer": context.peer(),
+                    "peer": peer,
                     "ms": round((time.monotonic_ns() - started_ns) / 1e6, 1),
                     "details": _text(context.details()),
                 }
                 _LOG.log(level, "request", extra={"facts": facts})
 
     def _answer(self, name: str, handler: Any, requests: Any, context: Any) -> Any:
-        with self._patience(context):
-            data: bytes | None = next(requests, None)
+        with self._patience(context) as awaited:
+            data: bytes | None = None
+            with suppress(grpc.RpcError):  # where the call has ended while it waited
+                data = next(requests, None)
         if data is None:
-            if _ended_by_grpc(context):  # and the caller has heard it: here it is for the log
+            # Whoever is ended has heard it, or does not listen: here it is for the log.
+            if awaited.cut_off:
                 context.abort(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED, f"{name} is larger than max_message_mb"
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    f"{name} did not come within receive_timeout_s = {self._patience_s:g}",
+                )
+            if _has_ended(context):
+                context.abort(
+                    grpc.StatusCode.CANCELLED,
+                    "the caller ended it, or its message was larger than max_message_mb",
                 )
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{name} came without a request")
         assert data is not None  # abort raises
@@ -102,24 +111,32 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"this teacher server has no {name}")
 
     @contextmanager
-    def _patience(self, context: Any) -> Iterator[None]:
-        key = id(context)
+    def _patience(self, context: Any) -> Iterator[_Awaited]:
+        awaited = _Awaited(context, time.monotonic() + self._patience_s)
         with self._lock:
-            self._receiving[key] = (time.monotonic() + self._patience_s, context)
+            self._receiving.add(awaited)
         try:
-            yield
+            yield awaited
         finally:
             with self._lock:
-                del self._receiving[key]
+                self._receiving.remove(awaited)
 
     def _watch(self) -> None:
         while not self._closed.wait(min(_LONGEST_LOOK_S, self._patience_s / 4)):
             now = time.monotonic()
             self._refused.sum_up(now)
             with self._lock:
-                late = [context for until, context in self._receiving.values() if now > until]
-            for context in late:
-                context.cancel()
+                late = [each for each in self._receiving if now > each.until]
+            for each in late:
+                each.cut_off = True  # before the thread that waits for it wakes up
+                each.context.cancel()
+
+
+class _Awaited:
+    """A call whose request is not there yet."""
+
+    def __init__(self, context: Any, until: float) -> None:
+        self.context, self.until, self.cut_off = context, until, False
 
 
 class _Refused:
@@ -149,8 +166,8 @@ class _Refused:
         _LOG.info("%d more requests were refused or given up; debug tells of each", left)
 
 
-def _ended_by_grpc(context: Any) -> bool:
-    """Say whether gRPC itself has ended the call, for the size of its message."""
+def _has_ended(context: Any) -> bool:
+    """Say whether the call has ended: the caller's doing, or gRPC's for its message's size."""
     ended = threading.Event()
     return not context.add_callback(ended.set) or ended.wait(_VERDICT_S)
 

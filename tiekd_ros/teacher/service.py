@@ -7,7 +7,6 @@ carry the same servicer. Method names are the protocol's.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 import traceback
@@ -20,18 +19,11 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tiekd_ros import __version__
 from tiekd_ros.cores import cores
-from tiekd_ros.errors import BadImageError
 from tiekd_ros.images import RgbImage, decode_image
 from tiekd_ros.teacher.backend import Backend, check_request
 from tiekd_ros.teacher.batcher import Batcher
-from tiekd_ros.teacher.errors import (
-    BackendRefusal,
-    BadRequestError,
-    BusyError,
-    CallerGoneError,
-    LateError,
-    StoppingError,
-)
+from tiekd_ros.teacher.breakages import Breakages
+from tiekd_ros.teacher.errors import CallerGoneError, LateError
 from tiekd_ros.teacher.image_limits import admit_image
 from tiekd_ros.teacher.image_size import check_whole
 from tiekd_ros.teacher.protocol import (
@@ -44,6 +36,12 @@ from tiekd_ros.teacher.protocol import (
 )
 from tiekd_ros.teacher.service_settings import ServiceSettings
 from tiekd_ros.teacher.statistics import Statistics
+from tiekd_ros.teacher.status_codes import (
+    STATUS_CODES,
+    BlindAnswerError,
+    UnknownModelError,
+    status_code,
+)
 
 __all__ = ["ServiceSettings", "TeacherService"]
 
@@ -51,28 +49,6 @@ _LOG = logging.getLogger(__name__)
 _BYTES_PER_PIXEL = 3
 _NO_METRES = "robots refuse its labels; fit it to metres with align=FOLDER (--align)"
 _LONGEST_TEXT = 500  # a gRPC status travels in a header of limited size
-
-
-class _UnknownModelError(Exception):
-    """The request names another model or version."""
-
-
-class _BlindAnswerError(Exception):
-    """The teacher's label says nothing: an overflow in its arithmetic, most likely."""
-
-
-# The first that fits: the three before it are BusyErrors too.
-_CODES: dict[type[Exception], grpc.StatusCode] = {
-    BadRequestError: grpc.StatusCode.INVALID_ARGUMENT,
-    BadImageError: grpc.StatusCode.INVALID_ARGUMENT,
-    BackendRefusal: grpc.StatusCode.FAILED_PRECONDITION,
-    _UnknownModelError: grpc.StatusCode.NOT_FOUND,
-    StoppingError: grpc.StatusCode.UNAVAILABLE,
-    LateError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    CallerGoneError: grpc.StatusCode.CANCELLED,
-    BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    _BlindAnswerError: grpc.StatusCode.INTERNAL,
-}
 
 
 class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -95,6 +71,7 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         self._settings = settings
         # More would only take the cores from each other and from the backend.
         self._decoders = threading.BoundedSemaphore(cores())
+        self._breakages = Breakages()
         self._stopping = False
         if not backend.identity.metric:
             _LOG.warning("%s is not metric: %s", backend.identity.name, _NO_METRES)
@@ -121,7 +98,9 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
             Whether the backend is at rest.
         """
         self.retire()
-        return self.batcher.close(grace_s)
+        at_rest = self.batcher.close(grace_s)
+        self._breakages.sum_up()
+        return at_rest
 
     def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Say that the process answers."""
@@ -208,15 +187,13 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         code, text = grpc.StatusCode.OK, ""
         try:
             response = self._answer(request, context)
-        except tuple(_CODES) as error:
-            code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
-            text = str(error)
+        except tuple(STATUS_CODES) as error:
+            code, text = status_code(error), str(error)
             if code is grpc.StatusCode.INTERNAL:
-                _LOG.error("%s", text)
+                self._breakages.tell(error)
         except Exception as error:
             # The error's own text may name files of this machine: it is not for strangers.
-            mark, kind = secrets.token_hex(4), type(error).__name__
-            _LOG.exception("the teacher broke on request %s; the server goes on", mark)
+            mark, kind = self._breakages.tell(error), type(error).__name__
             code = grpc.StatusCode.INTERNAL
             text = f"the teacher broke on this image ({kind}); see request {mark} in its log"
             # What failed there may hold the image, and a ring of references hold that.
@@ -232,11 +209,11 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
 
     def _answer(self, message: Any, context: Any) -> Any:
         if not self._serves(message.model_name, message.model_version):
-            raise _UnknownModelError(self._unknown(message.model_name, message.model_version))
+            raise UnknownModelError(self._unknown(message.model_name, message.model_version))
         wanted = wanted_outputs(message)
         answer, max_depth_side = self._label(message, context)
         if np.isnan(answer.depth).all():
-            raise _BlindAnswerError("the teacher does not know the depth of a single pixel")
+            raise BlindAnswerError("the teacher does not know the depth of a single pixel")
         started_ns = time.monotonic_ns()
         identity = self._backend.identity
         answer = answer.shrunk(max_depth_side)

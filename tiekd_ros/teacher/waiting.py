@@ -11,6 +11,10 @@ from tiekd_ros.images import RgbImage
 from tiekd_ros.teacher.errors import BusyError, CallerGoneError, LateError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 
+# A caller's own clock for its deadline runs ahead by the time that the request took to get here:
+# whoever is gone so shortly before the end has waited for it.
+_AHEAD_S = 0.25
+
 
 @dataclass(eq=False)
 class WaitingImage:
@@ -33,8 +37,11 @@ class WaitingImage:
 
     def hopeless(self) -> BusyError | None:
         """Return why labelling it would be in vain; None where it would not."""
-        if time.monotonic() >= self.until:
-            return LateError(
-                "the backend did not come to this image before the request's deadline; try later"
-            )
-        return None if self.is_active() else CallerGoneError("the caller has given up")
+        left_s = self.until - time.monotonic()
+        if left_s > 0 and self.is_active():
+            return None
+        if left_s > _AHEAD_S:
+            return CallerGoneError("the caller has given up")
+        return LateError(
+            "the backend did not come to this image before the request's deadline; try later"
+        )

@@ -7,13 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.backends.options import BackendOptions, parse_backend, unused_options
+from tiekd_ros.teacher.backends.options import (
+    BackendOptions,
+    named_option,
+    parse_backend,
+    takes_align,
+    unused_options,
+)
 from tiekd_ros.teacher.backends.sources import check_source
 
 if TYPE_CHECKING:  # the command line describes the options, and has no use for gRPC
     from tiekd_ros.teacher.backend import Backend
 
-__all__ = ["BACKENDS", "BackendOptions", "create_backend", "parse_backend", "unused_options"]
+__all__ = [
+    "BACKENDS",
+    "BackendOptions",
+    "check_kind",
+    "create_backend",
+    "named_option",
+    "parse_backend",
+    "unused_options",
+]
 
 
 # A backend is imported only when it is asked for: the next may need torch and gigabytes.
@@ -61,25 +75,33 @@ _FACTORIES: dict[str, Callable[[BackendOptions], Backend]] = {
 BACKENDS = tuple(_FACTORIES)
 
 
+def check_kind(name: str) -> None:
+    """Check that there is a backend called `name`.
+
+    Raises:
+        InvalidSettingError: there is none.
+    """
+    if name not in BACKENDS:
+        raise InvalidSettingError(
+            f"unknown teacher backend {name!r}: there are {', '.join(BACKENDS)}"
+        )
+
+
 def create_backend(name: str, options: BackendOptions | None = None) -> Backend:
     """Make the backend called `name`, one of `BACKENDS`.
 
-    Where `options.align` names a folder, the backend is fitted to its depth; of an ensemble, each
-    member is.
+    Where `options.align` names a folder, a network is fitted to its depth; of an ensemble, each
+    member that is one.
 
     Raises:
         InvalidSettingError: there is no such backend, or it lacks an option.
         TiekdError: what the backend says when it cannot start, of its folder for example.
     """
     options = options or BackendOptions()
-    factory = _FACTORIES.get(name)
-    if factory is None:
-        raise InvalidSettingError(
-            f"unknown teacher backend {name!r}: there are {', '.join(BACKENDS)}"
-        )
+    check_kind(name)
     check_source(name, options)
-    backend = factory(options)
-    if not options.align or name == "ensemble":
+    backend = _FACTORIES[name](options)
+    if not (options.align and takes_align(name)):
         return backend
     from tiekd_ros.teacher.backends.alignment import AlignedBackend
 

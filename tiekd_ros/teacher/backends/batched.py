@@ -45,8 +45,8 @@ class BatchedBackend(ABC):
 
 def seen_focal_px(
     backend: Backend, intrinsics: Intrinsics, height: int, width: int
-) -> float | None:
-    """Return a camera's focal length in pixels of a network's input.
+) -> tuple[float, float] | None:
+    """Return a camera's focal lengths (fx, fy) in pixels of a network's input.
 
     Args:
         backend: whose network; it says so by a method `seen_focal_px` of the other arguments.
@@ -55,8 +55,9 @@ def seen_focal_px(
         width: of the image.
 
     Returns:
-        The focal length along a row; None where the answers do not go with it by themselves: a
-        network that takes the focal length, or depth that was measured.
+        Along a row and along a column, which differ where the image is stretched to the input;
+        None where the answers do not go with them by themselves: a network that takes the focal
+        length, or depth that was measured.
 
     Raises:
         BackendRefusal: an image of this size does not suit the network.
@@ -64,7 +65,7 @@ def seen_focal_px(
     method = getattr(backend, "seen_focal_px", None)
     if method is None:
         return None
-    focal: float | None = method(intrinsics, height, width)
+    focal: tuple[float, float] | None = method(intrinsics, height, width)
     return focal
 
 

@@ -73,8 +73,8 @@ class Fit:
     """That made or judged the fit."""
     pixels: int
     """That made the fit."""
-    focal_px: float | None = None
-    """The frames' focal length in pixels of the network's input; None where it does not count."""
+    focal_px: tuple[float, float] | None = None
+    """The frames' (fx, fy) in pixels of the network's input; None where they do not count."""
 
     def metres(self, values: npt.NDArray[np.float32], stretch: float = 1.0) -> DepthMap:
         """Turn the teacher's numbers into metres, NaN where they say nothing.

@@ -64,11 +64,14 @@ class HuggingFaceBackend(BatchedBackend):
         if self._canonical and not self._guesses and request.intrinsics is None:
             raise BackendRefusal(NEEDS_FOCAL)
 
-    def seen_focal_px(self, intrinsics: Intrinsics, height: int, width: int) -> float | None:
-        """Return the focal length in pixels of the network's input; None where it counts itself."""
+    def seen_focal_px(
+        self, intrinsics: Intrinsics, height: int, width: int
+    ) -> tuple[float, float] | None:
+        """Return (fx, fy) in pixels of the network's input; None where it counts itself."""
         if self._canonical:
             return None
-        return intrinsics.fx * self._checkpoint.recipe.magnification(height, width)
+        x, y = self._checkpoint.recipe.magnification(height, width)
+        return intrinsics.fx * x, intrinsics.fy * y
 
     def infer_batch(
         self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]

@@ -122,9 +122,11 @@ class ImageRecipe:
         rows, columns = self._zoe_margin(height, width)
         return self.input_size(height + 2 * rows, width + 2 * columns)
 
-    def magnification(self, height: int, width: int) -> float:
-        """Return how many pixels of the network's input one of the image's becomes, in a row."""
-        return self.seen_size(height, width)[1] / (width + 2 * self._zoe_margin(height, width)[1])
+    def magnification(self, height: int, width: int) -> tuple[float, float]:
+        """Return how many of the network's pixels one of the image's becomes: (in x, in y)."""
+        rows, columns = self._zoe_margin(height, width)
+        h, w = self.seen_size(height, width)
+        return w / (width + 2 * columns), h / (height + 2 * rows)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (h, w) that an image of this size is resized to."""

@@ -69,12 +69,14 @@ class OnnxBackend(BatchedBackend):
         self._input_size(height, width)
         self._focal(request, 1.0)
 
-    def seen_focal_px(self, intrinsics: Intrinsics, height: int, width: int) -> float | None:
-        """Return the focal length in pixels of the network's input; None where it counts itself."""
+    def seen_focal_px(
+        self, intrinsics: Intrinsics, height: int, width: int
+    ) -> tuple[float, float] | None:
+        """Return (fx, fy) in pixels of the network's input; None where it counts itself."""
         if self._card.needs_focal:
             return None
         inner = self._inner_size((height, width), self._input_size(height, width))
-        return intrinsics.fx * inner[1] / width
+        return intrinsics.fx * inner[1] / width, intrinsics.fy * inner[0] / height
 
     def infer_batch(
         self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]

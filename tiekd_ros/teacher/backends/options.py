@@ -78,10 +78,12 @@ _NETWORK = ("model", "device", "max_input_pixels", "align", "align_max_error")
 _USED = {
     "huggingface": (*_NETWORK, "dtype", "meaning", "input_side"),
     "onnx": _NETWORK,
-    "recorded": ("frames", "align", "align_max_error"),
-    "synthetic": ("seed", "period_s", "align", "align_max_error"),
+    "recorded": ("frames",),
+    "synthetic": ("seed", "period_s"),
 }
-"""The options that each backend uses; an ensemble hands all on to its members."""
+"""The options that each backend uses; an ensemble hands those of its members on to them."""
+# Of each member alone, as its argument says them.
+_OF_A_MEMBER = frozenset(("model", "frames", "seed"))
 
 _ARGUMENTS = {
     "huggingface": "model",
@@ -95,9 +97,24 @@ _ARGUMENTS = {
 
 def unused_options(kind: str, options: BackendOptions) -> list[str]:
     """Return the names of options that were given and say nothing to this kind of backend."""
-    used = _USED.get(kind)
     given = [each for each in fields(options) if getattr(options, each.name) != each.default]
-    return [each.name for each in given if used is not None and each.name not in used]
+    used = set(_USED.get(kind, ()))
+    if kind == "ensemble":
+        named = {text.strip().partition(":")[0] for text in options.members.split(",")}
+        members = named & set(_USED) or _USED
+        used = {"members", *(name for each in members for name in _USED[each])} - _OF_A_MEMBER
+    return [each.name for each in given if each.name not in used]
+
+
+def takes_align(kind: str) -> bool:
+    """Say whether `align` fits this kind of backend to metres: networks, by themselves."""
+    return "align" in _USED.get(kind, ())
+
+
+def named_option(text: str) -> str | None:
+    """Return the option that the argument of `kind:argument` says; None where there is none."""
+    kind, _, argument = text.strip().partition(":")
+    return _ARGUMENTS.get(kind) if argument else None
 
 
 def parse_backend(text: str) -> tuple[str, BackendOptions]:
