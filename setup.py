@@ -17,6 +17,7 @@ NAME = "tiekd_ros"
 NODES = {
     "depth_node": "tiekd_ros.nodes.depth_node:main",
     "companion_node": "tiekd_ros.nodes.companion_node:main",
+    "tiekd_nodes": "tiekd_ros.nodes.composed:main",
     "camera_node": "tiekd_ros.nodes.camera_node:main",
 }
 
@@ -54,6 +55,9 @@ HUGGINGFACE = [*STUDENT, "transformers>=5.0"]
 # The teacher spread over the GPUs of a cluster. Only teacher/ray_app.py imports ray.
 RAY = [*TEACHER, "ray[serve]>=2.50"]
 
+# Read and write bags, without ROS: `tiekd frames import`, `export`, bags for the camera node.
+BAGS = ["rosbags>=0.11"]
+
 # Real ROS 2 (Kilted) as wheels, for a machine without a ROS installation. Never among the
 # required packages: a ROS installation brings the same modules under other names.
 ROS = [
@@ -64,6 +68,17 @@ ROS = [
     "ros-sensor-msgs==5.5.1",
     "ros-std-msgs==5.5.1",
     "ros-std-srvs==5.5.1",
+]
+
+# The same of ROS 2 Jazzy, which the tests run with too.
+ROS_JAZZY = [
+    "ros-rclpy[fastrtps]==7.1.6",
+    "ros-diagnostic-msgs==5.3.6",
+    "ros-lifecycle-msgs==2.0.3",
+    "ros-rcl-interfaces==2.0.3",
+    "ros-sensor-msgs==5.3.6",
+    "ros-std-msgs==5.3.6",
+    "ros-std-srvs==5.3.6",
 ]
 
 # What the benchmarks compare students with: the Depth Anything architecture.
@@ -107,7 +122,8 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
-        (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
+        (f"share/{NAME}/config", sorted(glob("config/*.*"))),  # parameters, RViz, Foxglove
+        (f"share/{NAME}/config/sros2", sorted(glob("config/sros2/*.xml"))),
         *ros_executables(),
     ],
     zip_safe=True,  # colcon's installer would otherwise pack an egg
@@ -122,6 +138,8 @@ setup(
         "train": TRAIN,
         "robot": STUDENT + WIRE,
         "ros": ROS,
+        "ros-jazzy": ROS_JAZZY,
+        "bags": BAGS,
         "bench": BENCH,
         "docs": DOCS,
         "test": TEST,

@@ -5,10 +5,19 @@
 #   $root, $venv   the folders
 #
 # Where a ROS installation is sourced, its rclpy, numpy and OpenCV are used; elsewhere ROS 2
-# comes as wheels. $PYTHON names another interpreter than python3.
+# comes as wheels: Kilted's, or Jazzy's in .venv-jazzy with TIEKD_ROS_WHEELS=jazzy. $PYTHON names
+# another interpreter than python3.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+wheels="${TIEKD_ROS_WHEELS:-kilted}"
 venv="$root/.venv"
+ros_extra=ros
+constraint_files=("$root/constraints.txt")
+if [[ "$wheels" == jazzy ]]; then
+    venv="$root/.venv-jazzy"
+    ros_extra=ros-jazzy
+    constraint_files+=("$root/constraints-jazzy.txt")
+fi
 python="${PYTHON:-python3}"
 package_files=(tiekd_ros launch config resource package.xml setup.py setup.cfg pyproject.toml)
 
@@ -22,9 +31,10 @@ fail() {
 set_up() {
     check_python
     ros_sourced="$(sourced_ros)"
+    check_wheels
     forget_other_environments
-    # Runs share the lock until they end, so that nobody renews .venv under a running test.
-    exec 9>"$root/.venv.lock"
+    # Runs share the lock until they end, so that nobody renews $venv under a running test.
+    exec 9>"$venv.lock"
     flock --shared 9
     if is_fresh venv && is_fresh package && is_fresh dependencies; then
         return
@@ -52,7 +62,7 @@ use_ros() {
 
 venv_key() { "$python" -c 'import sys; print(sys.version, sys.prefix, *sys.argv[1:])' "$venv" "$ros_sourced"; }
 package_key() { hash_of "${package_files[@]}"; }
-dependencies_key() { hash_of constraints.txt setup.py; }
+dependencies_key() { hash_of "${constraint_files[@]##*/}" setup.py; }
 
 hash_of() {
     (cd "$root" && find "$@" -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
@@ -72,9 +82,9 @@ renew() {
 }
 
 make_venv() {
-    say "making .venv with $("$python" --version) ..."
+    say "making ${venv##*/} with $("$python" --version) ..."
     "$python" -m venv --clear ${ros_sourced:+--system-site-packages} "$venv"
-    pip install --constraint "$root/constraints.txt" setuptools
+    pip install --constraint <(constraints_for_wheels) setuptools
 }
 
 # Installed plainly, not editable, since ROS would not find an editable package. From a copy,
@@ -91,8 +101,8 @@ make_dependencies() {
     say "installing the dependencies (about 2 minutes the first time; longer where torch brings CUDA) ..."
     local needed
     if [[ -z "$ros_sourced" ]]; then
-        mapfile -t needed < <(requirements robot onnx huggingface ray ros train test lint)
-        pip install --constraint "$root/constraints.txt" "${needed[@]}"
+        mapfile -t needed < <(requirements robot bags onnx huggingface ray "$ros_extra" train test lint)
+        pip install --constraint <(constraints_for_wheels) "${needed[@]}"
         return
     fi
     say "(conflicts with packages of the system, if pip names any, are harmless: those stay)"
@@ -100,7 +110,7 @@ make_dependencies() {
     # launch_pytest does not work with pytest 8.4 and newer.
     "$venv/bin/python" -c 'import cv2, numpy, yaml' ||
         fail "apt-get install python3-opencv python3-numpy python3-yaml (or rosdep install) first"
-    mapfile -t needed < <(requirements robot teacher huggingface train test lint | grep -v '^opencv')
+    mapfile -t needed < <(requirements robot bags teacher huggingface train test lint | grep -v '^opencv')
     pip install "${needed[@]}" --constraint <(constraints_beside_ros)
     mapfile -t needed < <(requirements onnx)
     pip install "${needed[@]}" --constraint <(constraints_beside_ros) ||
@@ -108,6 +118,15 @@ make_dependencies() {
     mapfile -t needed < <(requirements ray)
     pip install "${needed[@]}" --constraint <(constraints_beside_ros) ||
         say "(ray could not be installed (see above): its tests will be skipped)"
+}
+
+constraints_for_wheels() {
+    if [[ "$wheels" == kilted ]]; then
+        cat "${constraint_files[@]}"
+    else
+        grep -v '^ros-' "${constraint_files[0]}"
+        cat "${constraint_files[1]}"
+    fi
 }
 
 constraints_beside_ros() {
@@ -156,6 +175,13 @@ forget_other_environments() {
         version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
         export PYTHONPATH="$venv/lib/python$version/site-packages${PYTHONPATH:+:$PYTHONPATH}"
     fi
+}
+
+check_wheels() {
+    [[ "$wheels" == kilted || "$wheels" == jazzy ]] ||
+        fail "TIEKD_ROS_WHEELS must be kilted or jazzy, got $wheels"
+    [[ -z "$ros_sourced" || -z "${TIEKD_ROS_WHEELS:-}" ]] ||
+        fail "ROS $ros_sourced is sourced, so no wheels are used; unset TIEKD_ROS_WHEELS, or use a new shell"
 }
 
 check_python() {

@@ -1,14 +1,16 @@
-"""Pinhole camera intrinsics."""
+"""Cameras: pinhole intrinsics, and a whole calibration as ROS knows it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tiekd_ros.errors import BadIntrinsicsError
+
+_NOT_TURNED = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,50 @@ class Intrinsics:
     def cropped(self, left: float, top: float) -> Intrinsics:
         """Return the intrinsics of the view whose top-left pixel is (left, top) of this one."""
         return Intrinsics(self.fx, self.fy, self.cx - left, self.cy - top)
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """A camera's calibration, as a sensor_msgs/CameraInfo has it.
+
+    Matrices are row by row, in pixels of images of this size.
+    """
+
+    width: int
+    height: int
+    distortion_model: str
+    d: tuple[float, ...]
+    k: tuple[float, ...]
+    """9 numbers; all 0 where the camera is not calibrated (REP-104)."""
+    r: tuple[float, ...]
+    """9 numbers."""
+    p: tuple[float, ...]
+    """12 numbers."""
+
+    @classmethod
+    def pinhole(cls, intrinsics: Intrinsics, width: int, height: int) -> CameraModel:
+        """Return the model of images without distortion."""
+        k = tuple(float(value) for value in intrinsics.matrix().flatten())
+        p = (*k[0:3], 0.0, *k[3:6], 0.0, *k[6:9], 0.0)
+        return cls(width, height, "plumb_bob", (0.0,) * 5, k, _NOT_TURNED, p)
+
+    @property
+    def distorted(self) -> bool:
+        """Whether straight lines are bent in its images."""
+        return any(self.d)
+
+    def rectified(self) -> CameraModel:
+        """Return the model of the rectified images (image_rect), whose K is P's left part."""
+        if len(self.p) != 12 or self.p[0] <= 0:
+            return self
+        k = (*self.p[0:3], *self.p[4:7], *self.p[8:11])
+        return replace(self, d=(0.0,) * len(self.d), k=k, r=_NOT_TURNED)
+
+    def intrinsics(self, width: int, height: int) -> Intrinsics | None:
+        """Return K for images of this size; None where the camera is not calibrated."""
+        if not all(map(math.isfinite, self.k)) or self.k[0] <= 0 or self.k[4] <= 0:
+            return None
+        found = Intrinsics.from_matrix(self.k)
+        if self.width and self.height and (self.width, self.height) != (width, height):
+            found = found.scaled(width / self.width, height / self.height)
+        return found

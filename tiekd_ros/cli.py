@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from tiekd_ros import __version__
 from tiekd_ros import up as running
+from tiekd_ros.cli_doctor import doctor
+from tiekd_ros.cli_frames import frames
 from tiekd_ros.cli_options import AsJson, State, console
+from tiekd_ros.cli_snapshot import snapshot
 from tiekd_ros.cli_students import students
 from tiekd_ros.cli_teacher import teacher
 from tiekd_ros.errors import TiekdError
@@ -26,10 +28,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-frames = typer.Typer(help="The frame log of a state folder.", no_args_is_help=True)
 app.add_typer(students, name="students")
 app.add_typer(frames, name="frames")
 app.add_typer(teacher, name="teacher")
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:
@@ -145,44 +147,22 @@ def distill(
 
     Needs no ROS: labelled frames in, a judged student out, as the companion does it.
     """
-    from tiekd_ros.distillation.offline import distill_once
+    from dataclasses import asdict
+
+    from tiekd_ros.distillation.offline import RoundFailedError, distill_once
 
     folder = StateFolder.resolve(state)
-    record = distill_once(folder, settings, None if as_json else console)
+    try:
+        record = distill_once(folder, settings, None if as_json else console)
+    except RoundFailedError as error:
+        if as_json:
+            typer.echo(json.dumps(asdict(error.record), indent=2))
+        raise
     if as_json:
-        from dataclasses import asdict
-
         typer.echo(json.dumps(asdict(record), indent=2))
-    if record.state not in ("accepted", "refused"):
-        raise TiekdError(record.reason)
 
 
-@frames.command("stats")
-def frames_stats(state: State = "", as_json: AsJson = False) -> None:
-    """Show what the frame log holds."""
-    from tiekd_ros.frames import FrameStore
-
-    path = StateFolder.resolve(state).frames
-    if not path.exists():
-        raise TiekdError(f"there is no frame log {path}; give the folder with --state")
-    with FrameStore(path, read_only=True) as store:
-        stats = store.stats()
-    if as_json:
-        typer.echo(json.dumps(stats.as_dict(), indent=2))
-        return
-    table = Table("state", "train", "held out")
-    for name, splits in stats.frames.items():
-        table.add_row(name, str(splits.get("train", 0)), str(splits.get("held_out", 0)))
-    console.print(table)
-    console.print(
-        f"{stats.total} frames, {stats.bytes / 1e6:.1f} MB of {stats.max_bytes / 1e6:.0f} MB; "
-        f"{stats.new_labels} labels new since the last round; teachers: "
-        f"{', '.join(stats.teachers) or 'none'}"
-    )
-    for reason, count in stats.rejected.items():
-        console.print(f"rejected, {reason}: {count}")
-
-
+app.command()(snapshot)
 offline.register(app)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tiekd_ros.settings import Settings, setting_info
 
@@ -19,6 +21,19 @@ State = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 console = Console()
+
+
+@contextlib.contextmanager
+def progress(text: str, shown_on: Console | None) -> Iterator[Callable[[int], Callable[[], None]]]:
+    """Show a bar; yields a function that takes the total and gives the one to advance with."""
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=shown_on, disable=shown_on is None) as bar:
+
+        def track(total: int) -> Callable[[], None]:
+            task = bar.add_task(text, total=total)
+            return lambda: bar.advance(task)
+
+        yield track
 
 
 def with_settings(

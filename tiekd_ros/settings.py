@@ -7,9 +7,10 @@ that uses it. ROS parameters and command-line options are made from the field's 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tiekd_ros.errors import InvalidSettingError
@@ -136,10 +137,12 @@ class SettingGroups:
             raise InvalidSettingError(
                 f"unknown group of settings {unknown[0]!r}: known are {', '.join(kinds)}"
             )
-        changes = {
-            name: kinds[name].from_mapping({**getattr(self, name).as_dict(), **values})
-            for name, values in groups.items()
-        }
+        changes = {}
+        for name, values in groups.items():
+            with in_group(name, kinds[name]):
+                changes[name] = kinds[name].from_mapping(
+                    {**getattr(self, name).as_dict(), **values}
+                )
         return dataclasses.replace(self, **changes)
 
     @classmethod
@@ -147,6 +150,20 @@ class SettingGroups:
         """Return the groups' names and the settings that each is made of."""
         default = cls()
         return {f.name: type(getattr(default, f.name)) for f in dataclasses.fields(cls)}
+
+
+@contextlib.contextmanager
+def in_group(group: str, kind: type[Settings]) -> Iterator[None]:
+    """Have an InvalidSettingError from within name the group too: `labels.retry_s must be ...`."""
+    try:
+        yield
+    except InvalidSettingError as error:
+        if not group:
+            raise
+        text = str(error)
+        names = {field.name for field in dataclasses.fields(kind)}
+        mark = "." if text.partition(" ")[0] in names else ": "
+        raise InvalidSettingError(f"{group}{mark}{text}") from error
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,3 +63,33 @@ class StateFolder:
         if not os.access(self.root, os.W_OK):
             raise TiekdError(f"the state folder {self.root} is not writable; give another one")
         return self
+
+    @contextlib.contextmanager
+    def claimed(self, by: str) -> Iterator[None]:
+        """Keep the folder to one program of a kind; the system frees it when the process dies.
+
+        Args:
+            by: the kind, such as `companion`.
+
+        Raises:
+            TiekdError: another one holds it; names its process.
+        """
+        path = self.root / f".{by}.lock"
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise TiekdError(f"cannot write {path}: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise TiekdError(
+                    f"the state folder {self.root} belongs to another {by} (process "
+                    f"{file.read().strip() or 'unknown'}): end that one, or give each one a folder "
+                    "of its own with --state (ROS parameter state_dir)"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield

@@ -49,7 +49,11 @@ TeacherTokenFile = Annotated[
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 Camera = Annotated[
     str,
-    typer.Option(help="Also play a camera: 'synthetic', or a folder of images.", metavar="SOURCE"),
+    typer.Option(
+        help="Also play a camera: 'synthetic', a folder of images, a bag, a video file, or a "
+        "webcam (/dev/video0).",
+        metavar="SOURCE",
+    ),
 ]
 Companion = Annotated[bool, typer.Option(help="Log frames and learn from them.")]
 UseSimTime = Annotated[
@@ -155,7 +159,8 @@ def _program(
 def _camera_program(
     options: UpOptions, parameters: dict[str, object], logs: Path | None
 ) -> Program:
-    arguments = ["-r", f"image_raw:={options.image_topic}"]
+    arguments = ["-r", f"__ns:=/{options.namespace.strip('/')}"]
+    arguments += ["-r", f"image_raw:={options.image_topic}"]
     arguments += ["-r", f"camera_info:={options.camera_info_topic}"]
     name = "camera_node"
     return Program(name, _command(name, arguments, options, parameters), _log(name, logs))

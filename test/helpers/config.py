@@ -10,32 +10,12 @@ import json
 import textwrap
 from pathlib import Path
 
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.frames import FrameLogSettings, LabellerSettings
-from tiekd_ros.nodes.settings import CameraSettings, CompanionSettings, DepthSettings
-from tiekd_ros.settings import Settings, setting_info
-from tiekd_ros.teacher.checks import AnswerChecks
-from tiekd_ros.teacher.client import ClientSettings
-from tiekd_ros.teacher.trust import TrustSettings
-from tiekd_ros.teacher.upload import UploadSettings
+from tiekd_ros.nodes.catalogue import NODE_SETTINGS
+from tiekd_ros.settings import setting_info
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 
-NODES: dict[str, dict[str, type[Settings]]] = {
-    "depth_node": {"": DepthSettings},
-    "companion_node": {
-        "": CompanionSettings,
-        "frames": FrameLogSettings,
-        "labels": LabellerSettings,
-        "teacher": ClientSettings,
-        "upload": UploadSettings,
-        "checks": AnswerChecks,
-        "trust": TrustSettings,
-        **RoundPlan.groups(),
-    },
-    "camera_node": {"": CameraSettings},
-}
-"""Groups of parameters by node; the group '' stands at the top."""
+NODES = NODE_SETTINGS
 
 _USES = {
     "depth_node": """\
@@ -65,6 +45,7 @@ _TITLES = {
     "augment": "How far a training sample may differ from its frame.",
     "gate": "What a candidate has to show before it goes live.",
     "beside": "How training gives way to the depth node on the same machine.",
+    "diagnostics": "What /diagnostics warns of.",
 }
 
 

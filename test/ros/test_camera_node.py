@@ -10,10 +10,10 @@ import pytest
 from helpers.teachers import picture
 from ros_helpers.peer import UNCONFIGURED, Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.datasets.errors import DatasetError
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.images import encode_jpeg
 from tiekd_ros.nodes.camera_node import CameraNode
+from tiekd_ros.nodes.camera_sources import CameraSourceError
 from tiekd_ros.nodes.conversions import image_to_rgb, stamp_ns
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
@@ -134,7 +134,7 @@ def test_the_synthetic_world_is_shown_as_it_is_at_the_stamp(watching: Peer) -> N
 def test_a_folder_that_is_missing_is_refused_by_name(peer: Peer, tmp_path: Path) -> None:
     missing = tmp_path / "none"
     with (
-        pytest.raises(DatasetError, match=f"{missing} does not exist"),
+        pytest.raises(CameraSourceError, match=f"{missing} does not exist; source is synthetic,"),
         running(CameraNode, peer, until=UNCONFIGURED, source=str(missing)),
     ):
         pass

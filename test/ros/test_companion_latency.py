@@ -33,9 +33,11 @@ class SlowNode:
         self._pub = peer.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._name = f"{peer.namespace}/depth_node"
 
-    def say(self, p95_ms: float, name: str = "", hardware_id: str = "depth") -> None:
-        values = [KeyValue(key="latency p95 [ms]", value=f"{p95_ms:.3f}")]
-        status = DiagnosticStatus(name=name or self._name, hardware_id=hardware_id, values=values)
+    def say(self, p95_ms: float, name: str = "", kind: str = "depth_node") -> None:
+        values = {"kind": kind, "latency p95 [ms]": f"{p95_ms:.3f}"}
+        status = DiagnosticStatus(
+            name=name or self._name, values=[KeyValue(key=k, value=v) for k, v in values.items()]
+        )
         self._pub.publish(DiagnosticArray(status=[status]))
 
     def say_until(self, p95_ms: float, key: str, value: str) -> None:
@@ -92,7 +94,7 @@ def test_training_that_is_not_the_cause_goes_on_and_the_companion_says_so(
 def test_other_nodes_latency_is_no_reason_to_rest(peer: Peer, depth: SlowNode) -> None:
     def say_all() -> None:
         depth.say(900.0, name="/elsewhere/depth_node")
-        depth.say(900.0, hardware_id="camera")
+        depth.say(900.0, kind="camera_node")
         depth.say(30.0)
 
     for _ in range(3):

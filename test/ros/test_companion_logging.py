@@ -101,7 +101,7 @@ def test_a_bad_image_is_reported_and_logging_goes_on(
 ) -> None:
     bad = image_message(1, step_ns=STEP_NS)
     if fault == "encoding":
-        bad.encoding = reason = "bayer_rggb16"
+        bad.encoding = reason = "nv24"
     elif fault == "length":
         bad.data, reason = bad.data[:100], "truncated"
     else:

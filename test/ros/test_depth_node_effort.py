@@ -143,7 +143,7 @@ def test_the_network_rests_while_nobody_listens_and_wakes_when_somebody_does(
 def test_a_bad_image_is_reported_although_nobody_listens(peer: Peer) -> None:
     stop_listening(peer)
     bad = image_message(1)
-    bad.encoding = "bayer_rggb16"
+    bad.encoding = "nv24"
     wait_for(
         lambda: int(peer.diagnosis(NODE).values.get("images refused", "0")) > 0,
         "a refused image",

@@ -31,7 +31,7 @@ def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
 
 def unsupported() -> Image:
     image = image_message(1)
-    image.encoding = "bayer_rggb16"
+    image.encoding = "nv24"
     return image
 
 
@@ -60,7 +60,7 @@ def odd_yuv() -> Image:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (unsupported, "bayer_rggb16"),
+        (unsupported, "nv24"),
         (empty, "0 x 0 pixels"),
         (truncated, "truncated"),
         (short_step, "step is 7"),

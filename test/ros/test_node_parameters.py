@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
+from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import DescribeParameters
+from rclpy.parameter import Parameter
 
 from helpers.students import small_student
 from ros_helpers.messages import image_message
-from ros_helpers.peer import Peer, running
+from ros_helpers.peer import UNCONFIGURED, Peer, running
+from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.nodes.companion_node import CompanionNode
 from tiekd_ros.nodes.conversions import stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
+from tiekd_ros.nodes.managed import ManagedNode
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
+from tiekd_ros.supervisor import node_command
 
 NODE = "depth_node"
 
@@ -66,6 +75,22 @@ class TestDepthNode:
         assert not result.successful
         assert "read-only" in result.reason
 
+    @pytest.mark.parametrize("value", [5, 5.0])
+    def test_a_whole_number_does_for_a_float(
+        self, peer: Peer, depth_node: DepthNode, value: float
+    ) -> None:
+        assert peer.set_parameter(NODE, "max_range_m", value).successful
+        assert depth_node.settings.max_range_m == 5.0
+        stored = depth_node.get_parameter("max_range_m")
+        assert stored.type_ == Parameter.Type.DOUBLE
+        assert not peer.set_parameter(NODE, "max_range_m", -1).successful
+        assert not peer.set_parameter(NODE, "max_range_m", True).successful
+
+    def test_what_is_not_there_is_refused_by_name(self, peer: Peer) -> None:
+        result = peer.set_parameter(NODE, "max_range", 5.0)
+        assert not result.successful
+        assert "max_range (did you mean max_range_m?)" in result.reason
+
     def test_depth_of_low_confidence_may_be_left_out(self, peer: Peer) -> None:
         peer.listen_to_confidence()
         image = image_message(1)
@@ -88,10 +113,63 @@ def test_a_bad_value_at_the_start_is_refused_by_name(peer: Peer, name: str, valu
 def test_a_group_with_contradicting_values_is_refused_at_the_start(peer: Peer) -> None:
     parameters = {"labels__retry_s": 10.0, "labels__max_retry_s": 1.0}
     with (
-        pytest.raises(InvalidSettingError, match="max_retry_s 1 must be at least retry_s 10"),
+        pytest.raises(
+            InvalidSettingError, match=r"labels\.max_retry_s 1 must be at least retry_s 10"
+        ),
         running(CompanionNode, peer, **parameters),
     ):
         pass
+
+
+def test_a_whole_number_does_for_a_float_at_the_start(peer: Peer) -> None:
+    with running(DepthNode, peer, until=UNCONFIGURED, max_range_m=7) as node:
+        assert node.settings.max_range_m == 7.0
+        assert node.get_parameter("max_range_m").type_ == Parameter.Type.DOUBLE
+
+
+def test_a_name_that_nobody_has_is_reported_with_the_nearest_one(peer: Peer) -> None:
+    given = {
+        "max_rnge_m": 5.0,
+        "jpeg_quality": 90,  # the companion has it, in a group
+        "frames__min_interval_s": 1.0,  # the companion's, as in a file for all nodes
+        "source": "synthetic",  # the camera's
+        "qos_overrides.nothing": "x",
+    }
+    with running(DepthNode, peer, until=UNCONFIGURED, **given):
+        said = peer.await_diagnosis(NODE, "max_rnge_m", DiagnosticStatus.WARN).message
+    assert "unknown parameter max_rnge_m is ignored; did you mean max_range_m?" in said
+    assert "unknown parameter jpeg_quality is ignored" in said
+    assert said.count("unknown parameter") == 2
+
+
+def test_a_file_for_all_nodes_is_taken_by_each(
+    peer: Peer, processes: Processes, tmp_path: Path
+) -> None:
+    file = tmp_path / "all.yaml"
+    values = {"autostart": False, "max_range_m": 6, "frames": {"min_interval_s": 2}, "min_rage": 1}
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
+    for name in (NODE, "companion_node"):
+        command = [*node_command(name, ["-r", f"__ns:={peer.namespace}"]), "--params-file", file]
+        process = processes.start(name, [str(word) for word in command])
+        said = peer.await_diagnosis(name, "unknown parameter", DiagnosticStatus.WARN).message
+        assert said.count("unknown parameter") == 1, said
+        process.await_output("unknown parameter min_rage is ignored")
+        assert process.stop() == 0, process.output
+
+
+@pytest.mark.parametrize("kind", [DepthNode, CompanionNode])
+def test_every_parameter_is_described_and_every_number_has_a_range(
+    peer: Peer, kind: type[ManagedNode]
+) -> None:
+    with running(kind, peer, until=UNCONFIGURED) as node:
+        settings = node.parameters.names()
+        request = DescribeParameters.Request(names=settings)
+        answer = peer.call(DescribeParameters, f"{node.get_name()}/describe_parameters", request)
+    for descriptor in answer.descriptors:
+        assert len(descriptor.description) > 8, descriptor.name
+        limits = [*descriptor.integer_range, *descriptor.floating_point_range]
+        if descriptor.type in (ParameterType.PARAMETER_INTEGER, ParameterType.PARAMETER_DOUBLE):
+            assert limits, descriptor.name
 
 
 class TestCompanionNode:
@@ -104,6 +182,21 @@ class TestCompanionNode:
         assert peer.set_parameter("companion_node", "distill.min_frames", 7).successful
         _, message = peer.trigger("distill")
         assert "need 7" in message
+
+    @pytest.mark.parametrize(
+        ("name", "value", "reason"),
+        [
+            ("gate.min_gain", -0.5, "gate.min_gain"),
+            ("student.spacing", "uneven", "student.spacing must be one of 'uniform', 'log'"),
+            ("distill.min_frames", 1.5, "parameter type"),
+        ],
+    )
+    def test_a_bad_value_is_refused_with_its_group(
+        self, peer: Peer, name: str, value: object, reason: str
+    ) -> None:
+        result = peer.set_parameter("companion_node", name, value)
+        assert not result.successful
+        assert reason in result.reason
 
     @pytest.mark.parametrize(
         ("name", "value"),

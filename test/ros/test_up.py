@@ -80,7 +80,7 @@ def test_the_nodes_take_the_file_of_parameters_and_end_with_an_up_that_is_killed
         peer.await_diagnosis(node, "")
         assert value_of(node, "state_dir").string_value == str(in_file)
     assert value_of("companion_node", "teacher.url").string_value == "127.0.0.1:9"
-    assert value_of("/camera_node", "rate_hz").double_value == 3.0
+    assert value_of("camera_node", "rate_hz").double_value == 3.0
     pids = [find_process(f"tiekd_ros.nodes.{node}", topic) for node in NODES]
     assert all(pids), up.output
     up.kill()

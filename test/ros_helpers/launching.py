@@ -32,6 +32,12 @@ prepare_environment()
 isolate()
 
 
+def included(name: str, **arguments: str) -> IncludeLaunchDescription:
+    """Return what starts launch/NAME.launch.py with these arguments."""
+    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / f"{name}.launch.py"))
+    return IncludeLaunchDescription(source, launch_arguments=arguments.items())
+
+
 def depth_launch(namespace: str, **arguments: str) -> IncludeLaunchDescription:
     """Return what starts launch/depth.launch.py in a namespace, which the camera is in too."""
     given = {
@@ -41,5 +47,4 @@ def depth_launch(namespace: str, **arguments: str) -> IncludeLaunchDescription:
         "device": "cpu",
         **arguments,
     }
-    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "depth.launch.py"))
-    return IncludeLaunchDescription(source, launch_arguments=given.items())
+    return included("depth", **given)

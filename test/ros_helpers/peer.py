@@ -25,6 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.nodes import qos
 from tiekd_ros.nodes.conversions import stamp_ns
+from tiekd_ros.nodes.managed import ManagedNode
 
 ACTIVE, INACTIVE, UNCONFIGURED = "active", "inactive", "unconfigured"
 
@@ -203,6 +204,8 @@ def running(
         until: how far to start it: unconfigured, inactive or active.
         parameters: by name, with __ for the dot.
     """
+    if until != ACTIVE and issubclass(kind, ManagedNode):
+        parameters = {"autostart": False, **parameters}
     overrides = [Parameter(k.replace("__", "."), value=v) for k, v in parameters.items()]
     node = kind(
         namespace=peer.namespace,

@@ -64,12 +64,16 @@ class Processes:
 
     def node(self, name: str, *remappings: str, **parameters: object) -> Process:
         """Start one of the package's nodes; `__` in a parameter's name stands for a dot."""
+        return self.start(name, self.command(name, *remappings, **parameters))
+
+    def command(self, name: str, *remappings: str, **parameters: object) -> list[str]:
+        """Return the command that `node` runs."""
         arguments = ["-r", f"__ns:={self.namespace}"]
         for remapping in remappings:
             arguments += ["-r", remapping]
         for key, value in parameters.items():
             arguments += ["-p", f"{key.replace('__', '.')}:={_yaml(value)}"]
-        return self.start(name, node_command(name, arguments))
+        return node_command(name, arguments)
 
     def tiekd(self, *arguments: str) -> Process:
         """Start the `tiekd` command."""

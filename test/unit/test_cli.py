@@ -20,7 +20,8 @@ VERBS = [
     [], ["up"], ["demo"], ["distill"], ["teacher"], ["teacher", "serve"], ["students"],
     ["students", "list"], ["students", "show"], ["students", "promote"],
     ["students", "rollback"], ["students", "import"], ["frames"], ["frames", "stats"],
-    ["label"], ["train"], ["evaluate"],
+    ["frames", "import"], ["frames", "export"],
+    ["label"], ["train"], ["evaluate"], ["doctor"],
 ]  # fmt: skip
 
 
@@ -122,6 +123,22 @@ def test_a_round_runs_offline_and_the_log_counts_it(tmp_path):
     assert record["version"] == StudentRegistry(state.students).live() == "000001"
     assert json.loads(run("frames", "stats", "--json", *folder))["new_labels"] == 0
     assert "0 labels new" in " ".join(run("frames", "stats", *folder).split())
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_round_that_fails_says_so_once(tmp_path, as_json):
+    state = filled_state(tmp_path / "state")
+    settings = json.dumps(small_settings(train={"device": "cuda:99"}))
+    arguments = ["distill", "--settings", settings, "--state", str(state.root)]
+    done = run_python("-m", "tiekd_ros.cli", *arguments, *(["--json"] if as_json else []))
+    assert done.returncode == 1
+    reason = "round 1 failed: "
+    assert done.stderr.startswith(f"error: {reason}"), done.stderr
+    assert "cuda:99" in done.stderr
+    if as_json:
+        assert json.loads(done.stdout)["state"] == "failed"
+    else:
+        assert reason not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The one-slot mailbox and the state folder."""
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -82,3 +84,42 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(TiekdError, match="not writable"):
         StateFolder(tmp_path).create()
+
+
+def test_a_claimed_folder_is_refused_to_another_and_free_afterwards(tmp_path):
+    state = StateFolder(tmp_path)
+    with state.claimed("companion"):
+        with (
+            pytest.raises(TiekdError, match=rf"another companion \(process {os.getpid()}\)"),
+            state.claimed("companion"),
+        ):
+            pass
+        with state.claimed("other"):
+            pass
+    with state.claimed("companion"):
+        pass
+
+
+def test_a_folder_is_free_after_its_owner_was_killed(tmp_path):
+    code = f"""
+import sys, time
+from pathlib import Path
+from tiekd_ros.state import StateFolder
+with StateFolder(Path({str(tmp_path)!r})).claimed("companion"):
+    print("mine", flush=True)
+    time.sleep(600)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert owner.stdout.readline() == b"mine\n"
+        with (
+            pytest.raises(TiekdError, match=f"process {owner.pid}"),
+            StateFolder(tmp_path).claimed("companion"),
+        ):
+            pass
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
+    with StateFolder(tmp_path).claimed("companion"):
+        pass

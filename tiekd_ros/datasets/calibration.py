@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from tiekd_ros.camera import Intrinsics
+from tiekd_ros.camera import CameraModel, Intrinsics
 from tiekd_ros.datasets.errors import DatasetError
 from tiekd_ros.errors import BadIntrinsicsError
 
@@ -42,6 +43,45 @@ def find_intrinsics(folder: Path, image_size: tuple[int, int]) -> Intrinsics | N
         if (folder / name).exists():
             return _read_camera_yaml(folder / name, image_size)
     return None
+
+
+def read_intrinsics(path: Path, image_size: tuple[int, int]) -> Intrinsics:
+    """Read a camera matrix of 3 rows (.txt) or a camera_calibration file (.yaml).
+
+    Raises:
+        DatasetError: it is missing, or does not describe a camera of this image size.
+    """
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _read_camera_yaml(path, image_size)
+    return _read_k(path, image_size)
+
+
+def read_camera_model(path: Path, image_size: tuple[int, int]) -> CameraModel:
+    """Read the same files with the lens's distortion, where they say it.
+
+    Raises:
+        DatasetError: as `read_intrinsics`, or the distortion is no list of numbers.
+    """
+    model = CameraModel.pinhole(read_intrinsics(path, image_size), *image_size)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return model
+    content = read_yaml(path)
+    found: dict[str, Any] = {}
+    try:
+        for key, name in (("d", "distortion_coefficients"), ("r", "rectification_matrix")):
+            if name in content:
+                found[key] = tuple(float(number) for number in content[name]["data"])
+        kind = str(content.get("distortion_model", model.distortion_model))
+        if len(found.get("r", model.r)) != 9:
+            raise ValueError("a rectification matrix has 9 numbers")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: the distortion cannot be read ({error!r})") from error
+    # P holds only for the size that it was made for; with that of a pinhole, K, all sizes do.
+    same_size = (content["image_width"], content["image_height"]) == image_size
+    p = content.get("projection_matrix", {}).get("data", ()) if same_size else ()
+    if len(p) == 12:
+        found["p"] = tuple(float(number) for number in p)
+    return replace(model, distortion_model=kind, **found)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

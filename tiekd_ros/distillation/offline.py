@@ -11,11 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.round_log import RoundRecord
+from tiekd_ros.distillation.round_log import PROMOTED, REFUSED, RoundRecord
 from tiekd_ros.distillation.rounds import RoundRunner
 from tiekd_ros.errors import InvalidSettingError, TiekdError
 from tiekd_ros.frames import FrameStore
 from tiekd_ros.state import StateFolder
+
+
+class RoundFailedError(TiekdError):
+    """A round that came to no verdict; `record` is what is known of it."""
+
+    def __init__(self, record: RoundRecord) -> None:
+        super().__init__(f"round {record.number} {record.state}: {record.reason}")
+        self.record = record
 
 
 def distill_once(state: StateFolder, settings: str, console: Console | None) -> RoundRecord:
@@ -27,6 +35,7 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
         console: where to show progress; None = nowhere.
 
     Raises:
+        RoundFailedError: it came to no verdict.
         TiekdError: no frame log, bad settings, too few frames, or another round is running.
     """
     if not state.frames.exists():
@@ -56,6 +65,8 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
                     runner.stop(resumable=False)
                 raise
     record = runner.record or record
+    if record.state not in (PROMOTED, REFUSED):
+        raise RoundFailedError(record)
     if console is not None:
         console.print(f"round {record.number} {record.state}: {record.reason}", highlight=False)
     return record

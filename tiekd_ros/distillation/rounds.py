@@ -84,6 +84,10 @@ class RoundRunner:
         """Whether a round is running here; no longer when its end is announced."""
         return self._busy
 
+    def newest(self) -> RoundRecord | None:
+        """Return the last round's record that is remembered, of whichever process."""
+        return max(self._log.records(), key=lambda record: record.number, default=None)
+
     def set_plan(self, plan: RoundPlan) -> None:
         """Use these settings from the next round on."""
         self._plan = plan

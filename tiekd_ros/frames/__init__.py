@@ -23,7 +23,7 @@ from tiekd_ros.frames.records import (
     TrainingFrame,
     Verdict,
 )
-from tiekd_ros.frames.settings import FrameLogSettings, LabellerSettings
+from tiekd_ros.frames.settings import FrameLogSettings, ImportSettings, LabellerSettings
 from tiekd_ros.frames.store import FrameStore
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "FrameLogSettings",
     "FrameStore",
     "FrameStoreError",
+    "ImportSettings",
     "KeptLabel",
     "LabelAnswer",
     "Labeller",

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiekd_ros.camera import Intrinsics
+from tiekd_ros.frames.places import Place
 from tiekd_ros.images import DepthMap, RgbImage
 
 Split = Literal["train", "held_out"]
@@ -36,6 +37,8 @@ class Observation:
     """Of this image, in its pixels; None where no camera_info came."""
     confidence: float | None = None
     """The student's mean confidence in its depth of this image, 0..1."""
+    place: Place | None = None
+    """Of an imported image: its place in the recording, kept with the frame."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from tiekd_ros.camera import Intrinsics
 from tiekd_ros.frames.errors import UnknownFrameError
 from tiekd_ros.frames.nearest import Distances
+from tiekd_ros.frames.places import write_place
 from tiekd_ros.frames.quality import Look
 from tiekd_ros.frames.records import LoggedFrame, Observation, Split
 
@@ -94,6 +95,8 @@ def insert_frame(
     )
     frame_id = int(cursor.lastrowid or 0)
     connection.execute("INSERT INTO images VALUES (?, ?, ?)", (frame_id, thumbnail, jpeg))
+    if observation.place is not None:
+        write_place(connection, observation.place)
     return frame_id
 
 

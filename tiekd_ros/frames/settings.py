@@ -92,6 +92,31 @@ class FrameLogSettings(Settings):
         return self.max_bytes_mb * 1_000_000
 
 
+_FRAMES_OF_A_RECORDING = 100
+
+
+@dataclass(frozen=True)
+class ImportSettings(FrameLogSettings):
+    """What the frame log keeps of a recording."""
+
+    min_interval_s: float = setting(
+        -1.0,
+        "shortest time between two kept frames, by stamp; -1 = 0.5, and less where a recording is "
+        f"too short to give {_FRAMES_OF_A_RECORDING} frames so",
+        unit="s",
+        minimum=-1,
+        maximum=3600,
+    )
+
+    def for_recording(self, seconds: float) -> FrameLogSettings:
+        """Return the frame log's settings for a recording of this length."""
+        values = self.as_dict()
+        if self.min_interval_s < 0:
+            usual = FrameLogSettings().min_interval_s
+            values["min_interval_s"] = min(usual, seconds / _FRAMES_OF_A_RECORDING)
+        return FrameLogSettings(**values)
+
+
 @dataclass(frozen=True)
 class LabellerSettings(Settings):
     """How the labeller asks the teacher, and what it keeps of the answers."""

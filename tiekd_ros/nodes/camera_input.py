@@ -1,63 +1,181 @@
-"""The camera's image and camera_info, subscribed in the quality of service that fits."""
+"""The camera's image and camera_info: subscribed as fits, checked, and made one view."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from tiekd_ros.nodes import qos
+from tiekd_ros.errors import BadImageError
+from tiekd_ros.nodes import conversions
+from tiekd_ros.nodes.camera_calibration import CalibrationCheck, comes_rectified
+from tiekd_ros.nodes.camera_hints import compressed_topic, why_no_image, why_no_info
+from tiekd_ros.nodes.camera_topic import CameraTopic, Finding, Quality
+from tiekd_ros.nodes.camera_watch import CameraWatch
+from tiekd_ros.nodes.finding_log import FindingLog
+from tiekd_ros.nodes.rectify import Rectifier, View, info_of_view, is_calibrated, rectified_info
+from tiekd_ros.nodes.reporting import ERROR, WARN
+from tiekd_ros.nodes.settings import CommonSettings
+
+CameraImage: TypeAlias = Image | CompressedImage
+
+_SILENCE_S = 5.0
+_INFO_PATIENCE_S = 2.0
+"""How long after the first image a camera_info may take to come."""
 
 
 class CameraInput:
-    """Subscriptions to `image` and `image_info`.
+    """Subscriptions to `image` (or `image/compressed`) and `image_info`.
 
-    A best-effort subscription receives from every camera, but large images get lost on a busy
-    machine; a reliable one loses none, but hears nothing of a best-effort camera. With `auto`
-    the subscription is reliable as long as every publisher of the image is.
+    Messages arrive in the executor's thread; `view` may be called in another one.
 
     Args:
         node: who subscribes.
-        reliability: `auto`, `best_effort` or `reliable`.
+        settings: transport, quality of service, whether to rectify.
         on_image: called with each image.
-        on_info: called with each camera_info.
     """
 
     def __init__(
-        self,
-        node: Node,
-        reliability: str,
-        on_image: Callable[[Image], None],
-        on_info: Callable[[CameraInfo], None],
+        self, node: Node, settings: CommonSettings, on_image: Callable[[CameraImage], None]
     ) -> None:
-        self._node = node
-        self._callbacks = ((Image, "image", on_image), (CameraInfo, "image_info", on_info))
-        self._auto = reliability == "auto"
-        self._reliability = self._fitting() if self._auto else reliability
-        self._subscribe()
+        self._node, self._settings, self._on_image = node, settings, on_image
+        self._watch, self._log, self._rectifier = CameraWatch(), FindingLog(node), Rectifier()
+        self._started = time.monotonic()
+        self._first: float | None = None  # when the first image came, and the last one
+        self._last = self._started
+        self._late_ms = math.nan
+        self._seen: tuple[int, int] | None = None  # (width, height) of the last view
+        self._seen_info: CameraInfo | None = None
+        self._check = CalibrationCheck(settings.rectify)
+        quality = Quality(
+            settings.input_reliability, settings.input_durability, settings.input_depth
+        )
+        if settings.image_transport == "compressed":
+            name, kind = compressed_topic(node), CompressedImage
+        else:
+            name, kind = node.resolve_topic_name("image"), Image
+        self._image = CameraTopic(node, kind, name, quality, self._take_image)
+        info_name = node.resolve_topic_name("image_info")
+        self._info = CameraTopic(node, CameraInfo, info_name, quality, self._take_info)
 
-    def check(self) -> None:
-        """Look whether the camera's publishers ask for another quality; call now and then."""
-        if self._auto and self._fitting() != self._reliability:
-            self.close()
-            self._reliability = self._fitting()
-            self._subscribe()
+    @property
+    def info(self) -> CameraInfo | None:
+        """The calibration of the last view, or the newest camera_info before there is one."""
+        return self._watch.newest if self._seen_info is None else self._seen_info
+
+    def view(self, message: CameraImage, *, copy: bool = True) -> View:
+        """Return a message's image, rectified if asked for, and its calibration.
+
+        The calibration is that with the image's stamp, else the newest, made to fit the image's
+        size. From one thread at a time.
+
+        Args:
+            message: as `on_image` got it.
+            copy: as for `conversions.image_to_rgb`.
+
+        Raises:
+            BadImageError: the image cannot be read, or has to be rectified and cannot be.
+        """
+        image = conversions.image_to_rgb(message, copy=copy)
+        height, width = image.shape[:2]
+        self._seen = (width, height)
+        info = self._watch.info_for(conversions.stamp_ns(message.header))
+        view = View(image, None if info is None else info_of_view(info, width, height))
+        if self._settings.rectify:
+            if view.info is None:
+                raise BadImageError(
+                    f"rectify is on, and no camera_info has come on {self._info.topic}: the image "
+                    "is not used; publish camera_info, or set rectify to false"
+                )
+            view = self._rectifier.rectified(image, view.info)
+        elif (
+            view.info is not None
+            and comes_rectified(self._image.topic)
+            and is_calibrated(view.info)
+        ):
+            view = View(image, rectified_info(view.info))
+        self._seen_info = view.info
+        return view
+
+    def check(self) -> list[Finding]:
+        """Look after the subscriptions; return, and log, what is wrong. Call once a second.
+
+        Returns:
+            Findings: (level, text with its remedy).
+        """
+        self._image.check()
+        self._info.check()
+        found = list(self._findings(time.monotonic()))
+        self._log.note(found)
+        return found
+
+    def values(self) -> dict[str, object]:
+        """Return what is listened to, and what came, for the diagnostics."""
+        share = self._watch.synchronised()
+        return {
+            "image topic": self._image.topic,
+            "image quality of service": self._image.quality,
+            "images lost on the way": self._image.lost,
+            "image age on arrival [ms]": self._late_ms,
+            "image stamps went back": self._watch.jumps,
+            "camera_info topic": self._info.topic,
+            "camera_info received": self._watch.infos,
+            "camera_info changes": self._watch.changes,
+            "camera_info synchronised": "unknown" if share is None else share,
+        }
 
     def close(self) -> None:
         """Stop listening."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        self._image.close()
+        self._info.close()
 
-    def _subscribe(self) -> None:
-        profile = qos.image_input(self._reliability)
-        self._subscriptions = [
-            self._node.create_subscription(kind, name, callback, profile)
-            for kind, name, callback in self._callbacks
-        ]
+    # What comes.
 
-    def _fitting(self) -> str:
-        publishers = self._node.get_publishers_info_by_topic("image")
-        offers = {info.qos_profile.reliability for info in publishers}
-        return "reliable" if offers == {ReliabilityPolicy.RELIABLE} else "best_effort"
+    def _take_image(self, message: CameraImage) -> None:
+        now = time.monotonic()
+        self._first = now if self._first is None else self._first
+        self._last = now
+        back = self._watch.saw_image(message, now)
+        if back:
+            self._node.get_logger().info(
+                f"the images' stamps went back by {back:.3f} s (a bag that starts again, or a "
+                "simulation that was reset); the stream goes on",
+                throttle_duration_sec=10.0,
+            )
+        stamp = conversions.stamp_ns(message.header)
+        if stamp:
+            self._late_ms = (self._node.get_clock().now().nanoseconds - stamp) * 1e-6
+        self._on_image(message)
+
+    def _take_info(self, message: CameraInfo) -> None:
+        self._watch.saw_info(message, time.monotonic())
+
+    # What is wrong.
+
+    def _findings(self, now: float) -> Iterator[Finding]:
+        unheard = self._image.findings()
+        yield from unheard
+        silent_s = now - self._last
+        if silent_s > _SILENCE_S and not any(level == ERROR for level, _ in unheard):
+            since = "" if self._first is None else f" for {silent_s:.0f} s"
+            reason = why_no_image(self._node, self._image)
+            yield WARN, f"no image arrives{since} on {self._image.topic}: {reason}"
+        yield from self._info.findings()
+        yield from self._missing_info(now)
+        yield from self._watch.findings(now)
+        if self._watch.newest is not None:
+            yield from self._check.findings(self._watch.newest, self._seen, self._image.topic)
+
+    def _missing_info(self, now: float) -> Iterator[Finding]:
+        if self._watch.newest is not None or self._first is None:
+            return
+        if now - self._first < _INFO_PATIENCE_S:
+            return
+        effect = "no depth, since rectify is on" if self._settings.rectify else "depth without it"
+        reason = why_no_info(self._node, self._info, self._image.topic)
+        level = ERROR if self._settings.rectify else WARN
+        yield level, f"no camera_info arrives on {self._info.topic} ({effect}): {reason}"

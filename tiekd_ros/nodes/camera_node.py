@@ -1,132 +1,162 @@
-"""camera_node: plays the synthetic world or a folder of images as a camera."""
+"""camera_node: plays the synthetic world, images, a bag, a video or a webcam as a camera."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import rclpy
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.datasets.image_folder import ImageFolder
+from tiekd_ros.camera import CameraModel
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.images import RgbImage
 from tiekd_ros.nodes import conversions, qos
+from tiekd_ros.nodes.camera_opening import open_source
+from tiekd_ros.nodes.camera_sources import RATE, RECORDED, Shot
 from tiekd_ros.nodes.parameters import SettingsParameters
-from tiekd_ros.nodes.run import run_node, until_shutdown
+from tiekd_ros.nodes.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.settings import CameraSettings
-from tiekd_ros.worlds import IndoorWorld, WorldSettings
+
+_LISTENER_S = 2.0  # wait so long for the first subscriber, where images are played only once
+_DELIVERY_S = 2.0  # and so long for the last image to arrive
+_POLL_S = 0.05
+_AFTER_FAULT_S = 0.1
 
 
-class Source(Protocol):
-    """Where images come from."""
+class Pace:
+    """When the next image is due; a slow machine skips time and does not catch up in a burst."""
 
-    def frame(self, number: int, now_ns: int) -> tuple[RgbImage, Intrinsics | None, int] | None:
-        """Return image, intrinsics and stamp in ns of the frame with this number; None = end."""
+    def __init__(self, period_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._period_s = period_s
+        self._clock = clock
+        self._due: float | None = None
+        self._recorded_ns: int | None = None
 
+    def by_rate(self) -> float:
+        """Return the seconds until the next image is due."""
+        return self._wait(self._period_s)
 
-class WorldSource:
-    """The synthetic world; its time is the stamp."""
+    def as_recorded(self, recorded_ns: int) -> float:
+        """Return the seconds until the image of this stamp is due."""
+        before, self._recorded_ns = self._recorded_ns, recorded_ns
+        if before is None or recorded_ns < before:  # from the start again
+            return self._wait(self._period_s)
+        return self._wait((recorded_ns - before) / 1e9)
 
-    def __init__(self, settings: CameraSettings) -> None:
-        self._world = IndoorWorld(WorldSettings(seed=settings.seed, period_s=settings.period_s))
-        self._size = (settings.width, settings.height)
-        self._intrinsics = IndoorWorld.default_intrinsics(*self._size)
-
-    def frame(self, number: int, now_ns: int) -> tuple[RgbImage, Intrinsics | None, int] | None:
-        """Return the world's view at this moment."""
-        view = self._world.render(now_ns, *self._size, self._intrinsics)
-        return view.image, self._intrinsics, now_ns
-
-
-class FolderSource:
-    """A folder of images, one after the other."""
-
-    def __init__(self, settings: CameraSettings) -> None:
-        self._folder = ImageFolder(Path(settings.source).expanduser())
-        self._loop = settings.loop
-        recorded = settings.stamps == "recorded"
-        self._stamps = self._folder.stamps_ns(settings.rate_hz) if recorded else None
-
-    def frame(self, number: int, now_ns: int) -> tuple[RgbImage, Intrinsics | None, int] | None:
-        """Return the image of this number, from the start again at the end if looped."""
-        turn, index = divmod(number, len(self._folder))
-        if turn > 0 and not self._loop:
-            return None
-        stamp = now_ns if self._stamps is None else self._stamps[index]
-        return self._folder.image(index), self._folder.intrinsics, stamp
+    def _wait(self, step_s: float) -> float:
+        now = self._clock()
+        self._due = now if self._due is None else self._due + step_s
+        if now - self._due > self._period_s:
+            self._due = now
+        return max(0.0, self._due - now)
 
 
 class CameraNode(Node):
-    """Publishes image and camera_info at a steady rate from a thread of its own."""
+    """Publishes image and camera_info from a thread of its own."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("camera_node", **options)
         self.settings = SettingsParameters(self, lambda group, new: None).declare(
             "", CameraSettings
         )
-        synthetic = self.settings.source == "synthetic"
-        self._source: Source = (WorldSource if synthetic else FolderSource)(self.settings)
+        self._source = open_source(self.settings)
+        self._pace_kind = self._source.pace if self.settings.pace == "auto" else self.settings.pace
+        for note in self._source.notes:
+            self.get_logger().warning(note)
         self._image_pub = self.create_publisher(Image, "image_raw", qos.RELIABLE)
         self._info_pub = self.create_publisher(CameraInfo, "camera_info", qos.RELIABLE)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._play, name="camera", daemon=True)
+        self._played = threading.Event()
+        self._is_program = False
+        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self._thread.start()
+
+    def start(self) -> None:
+        """Let the program end with the last image, where images are played only once."""
+        self._is_program = True
+        if self._played.is_set():
+            rclpy.try_shutdown(context=self.context)
 
     def release(self) -> None:
         """End the thread."""
         self._stop.set()
         self._thread.join(5.0)
 
+    def _run(self) -> None:
+        try:
+            if not self.settings.loop:
+                self._await_listener()
+            with until_shutdown(self):
+                self._play()
+        finally:
+            self._source.close()
+        if self._stop.is_set():
+            return
+        self._played.set()
+        if self._is_program:
+            rclpy.try_shutdown(context=self.context)
+
     def _play(self) -> None:
-        period, number = 1.0 / self.settings.rate_hz, 0
-        due = time.monotonic()
+        pace, count, in_turn = Pace(1.0 / self.settings.rate_hz), 0, 0
         while not self._stop.is_set():
-            now_ns = self.get_clock().now().nanoseconds
+            if self._pace_kind == RATE and self._stop.wait(pace.by_rate()):
+                return
             try:
-                frame = self._source.frame(number, now_ns)
-                if frame is None:
-                    self.get_logger().info(f"all {number} images played")
-                    return
-                with until_shutdown(self):
-                    self._publish(*frame)
-            except TiekdError as error:  # one bad file must not end the stream
+                shot = self._source.read(self.get_clock().now().nanoseconds)
+            except TiekdError as error:  # one bad image must not end the stream
                 self.get_logger().error(str(error), throttle_duration_sec=10.0)
-            number += 1
-            due += period
-            late = time.monotonic() - due
-            if late > period:
-                due += late  # a slow machine skips time, it does not catch up in a burst
-            self._stop.wait(max(0.0, due - time.monotonic()))
+                self._stop.wait(_AFTER_FAULT_S)
+                continue
+            if shot is None:
+                if not self.settings.loop or in_turn == 0:
+                    break
+                self._source.rewind()
+                in_turn = 0
+                continue
+            if self._pace_kind == RECORDED and shot.recorded_ns is not None:
+                self._stop.wait(pace.as_recorded(shot.recorded_ns))
+            self._publish(shot)
+            count, in_turn = count + 1, in_turn + 1
+        else:
+            return
+        self._image_pub.wait_for_all_acked(Duration(seconds=_DELIVERY_S))
+        self.get_logger().info(f"all {count} images played")
 
-    def _publish(self, image: RgbImage, intrinsics: Intrinsics | None, stamp_ns: int) -> None:
-        header = Header(frame_id=self.settings.frame_id)
-        header.stamp = Time(nanoseconds=stamp_ns).to_msg()
-        if intrinsics is not None:
-            height, width = image.shape[:2]
-            self._info_pub.publish(_camera_info(intrinsics, header, width, height))
-        self._image_pub.publish(conversions.rgb_to_image(image, header))
+    def _await_listener(self) -> None:
+        """Give subscribers a moment to find this node: the first image comes only once."""
+        deadline = time.monotonic() + _LISTENER_S
+        while self._image_pub.get_subscription_count() == 0 and time.monotonic() < deadline:
+            if self._stop.wait(_POLL_S):
+                return
+
+    def _publish(self, shot: Shot) -> None:
+        header = Header(frame_id=shot.frame_id or self.settings.frame_id)
+        stamp_ns = shot.taken_ns
+        if self.settings.stamps == "recorded" and shot.recorded_ns is not None:
+            stamp_ns = shot.recorded_ns
+        now = self.get_clock().now()
+        header.stamp = (now if stamp_ns is None else Time(nanoseconds=stamp_ns)).to_msg()
+        if shot.camera is not None:
+            self._info_pub.publish(_camera_info(shot.camera, header))
+        self._image_pub.publish(conversions.rgb_to_image(shot.image, header))
 
 
-def _camera_info(intrinsics: Intrinsics, header: Header, width: int, height: int) -> CameraInfo:
-    info = CameraInfo(header=header, width=width, height=height, distortion_model="plumb_bob")
-    k = intrinsics.matrix()
-    info.d = [0.0] * 5
-    info.k = k.flatten()
-    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    info.p = [*k[0], 0.0, *k[1], 0.0, *k[2], 0.0]
+def _camera_info(model: CameraModel, header: Header) -> CameraInfo:
+    info = CameraInfo(header=header, width=model.width, height=model.height)
+    info.distortion_model = model.distortion_model
+    info.d, info.k, info.r, info.p = list(model.d), model.k, model.r, model.p
     return info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node (`ros2 run tiekd_ros camera_node`)."""
-    return run_node(CameraNode, lambda node: True, arguments)
+    return run_nodes([CameraNode], arguments)
 
 
 if __name__ == "__main__":

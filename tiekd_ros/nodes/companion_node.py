@@ -5,136 +5,104 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from diagnostic_msgs.msg import DiagnosticStatus
 from std_srvs.srv import SetBool, Trigger
 
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.distillation.round_log import RoundRecord
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.nodes import qos
-from tiekd_ros.nodes.companion_parts import CompanionParts, LearningSettings
-from tiekd_ros.nodes.companion_report import companion_report, round_status
+from tiekd_ros.nodes.catalogue import LearningSettings
+from tiekd_ros.nodes.companion_parts import CompanionParts
+from tiekd_ros.nodes.companion_report import add_companion_report, round_status
 from tiekd_ros.nodes.intake import FrameIntake
-from tiekd_ros.nodes.parameters import SettingsParameters
-from tiekd_ros.nodes.reporting import ERROR, Report, diagnostics
-from tiekd_ros.nodes.run import run_node, start_managed, until_shutdown
+from tiekd_ros.nodes.managed import ACTIVE, ManagedNode
+from tiekd_ros.nodes.reporting import Report
+from tiekd_ros.nodes.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.settings import CompanionSettings
+from tiekd_ros.nodes.thresholds import CompanionDiagnosticSettings
 from tiekd_ros.settings import Settings
 from tiekd_ros.state import StateFolder
 
-_TRY_AGAIN_S = 10.0
 
-
-class CompanionNode(LifecycleNode):
+class CompanionNode(ManagedNode):
     """Keeps the student good; nothing here is on the way of a depth image."""
 
+    settings: CompanionSettings
+
     def __init__(self, **options: Any) -> None:
-        super().__init__("companion_node", **options)
-        parameters = SettingsParameters(self, self._apply)
-        self.settings = parameters.declare("", CompanionSettings)
+        super().__init__(
+            "companion_node", CompanionSettings, CompanionDiagnosticSettings, **options
+        )
+        declare = self.parameters.declare
         self._learning = LearningSettings(
             **{
-                name: parameters.declare(name, kind, read_only=True)
+                name: declare(name, kind, read_only=True)
                 for name, kind in LearningSettings.groups().items()
             }
         )
         self._plan = RoundPlan(
-            **{name: parameters.declare(name, kind) for name, kind in RoundPlan.groups().items()}
+            **{name: declare(name, kind) for name, kind in RoundPlan.groups().items()}
         )
         self._resources: CompanionParts | None = None
         self._intake: FrameIntake | None = None
-        self._obstacle = ""  # what keeps the node from being configured
-        self._tried = time.monotonic()
         self._last_round = time.monotonic()
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._timer = self.create_timer(1.0, self._tick)
 
-    def _apply(self, group: str, settings: Settings) -> None:
-        if hasattr(self._plan, group):
+    def take_settings(self, group: str, settings: Settings) -> None:
+        """Use a round's settings from the next round on."""
+        if group in RoundPlan.groups():
             changed: dict[str, Any] = {group: settings}
             self._plan = dataclasses.replace(self._plan, **changed)
             if self._resources is not None:
                 self._resources.runner.set_plan(self._plan)
 
-    # Lifecycle: open in configure, listen in activate, close in cleanup.
+    # Lifecycle: open in configure, listen in activate.
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def configure(self, held: ExitStack) -> None:
         """Open the frame log, start the threads, offer the services."""
-        try:
-            self._open()
-        except TiekdError as error:
-            self._obstacle = str(error)
-            self.get_logger().error(f"cannot configure: {error}", throttle_duration_sec=60.0)
-            return TransitionCallbackReturn.FAILURE
-        self._obstacle = ""
+        folder = StateFolder.resolve(self.settings.state_dir)
         self._status_pub = self.create_publisher(DiagnosticStatus, "distill/status", qos.LATCHED)
-        self._offered = [
-            self.create_service(Trigger, "distill", self._on_distill),
-            self.create_service(Trigger, "rollback", self._on_rollback),
-            self.create_service(SetBool, "log_frames", self._on_log_frames),
-        ]
-        self._resume_round()
-        return TransitionCallbackReturn.SUCCESS
-
-    def _open(self) -> None:
+        held.callback(self.destroy_publisher, self._status_pub)
         self._resources = CompanionParts.open(
-            self,
-            StateFolder.resolve(self.settings.state_dir),
-            self._learning,
-            lambda: self._plan,
-            self._on_round,
+            self, held, folder, self._learning, lambda: self._plan, self._on_round
         )
+        held.callback(self._forget_resources)
+        for kind, name, answer in (
+            (Trigger, "distill", self._on_distill),
+            (Trigger, "rollback", self._on_rollback),
+            (SetBool, "log_frames", self._on_log_frames),
+        ):
+            held.callback(self.destroy_service, self.create_service(kind, name, answer))
+        self._resume_round(self._resources)
+        self._resources.last_round = self._resources.runner.newest()
 
-    def _resume_round(self) -> None:
-        assert self._resources is not None
+    def _forget_resources(self) -> None:
+        self._resources = None
+
+    def _resume_round(self, resources: CompanionParts) -> None:
         try:
-            record = self._resources.runner.resume()
+            record = resources.runner.resume()
         except TiekdError as error:
             self.get_logger().warning(f"an interrupted round is not taken up: {error}")
             return
         if record is not None:
             self.get_logger().info(f"took up the round that was interrupted, as {record.number}")
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def activate(self, held: ExitStack) -> None:
         """Listen to the camera."""
         assert self._resources is not None
-        self._intake = FrameIntake(
+        intake = FrameIntake(
             self,
-            self.settings.input_reliability,
+            self.settings,
             self._resources.recorder,
             self._learning.frames.min_interval_s,
             confidence=self.settings.log_confidence,
         )
-        return super().on_activate(state)
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening to the camera."""
-        if self._intake is not None:
-            self._intake.close()
-            self._intake = None
-        return super().on_deactivate(state)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop the threads, close the frame log."""
-        self.release()
-        for service in self._offered:
-            self.destroy_service(service)
-        self.destroy_publisher(self._status_pub)
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free what is held, from any state."""
-        self.release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def release(self) -> None:
-        """Stop what runs; safe to call twice. A running round is taken up after the next start."""
-        resources, self._resources = self._resources, None
-        if resources is not None:
-            resources.close()
+        held.callback(intake.close)
+        self._intake = intake
 
     # Rounds and versions.
 
@@ -191,30 +159,26 @@ class CompanionNode(LifecycleNode):
         answer.message = "logging frames" if request.data else "logging is paused"
         return answer
 
-    def _tick(self) -> None:
+    def work(self) -> None:
+        """Look at the registry, at the depth node's latency and at the time."""
         resources = self._resources
         if resources is None:
-            self._try_again()
             return
         resources.announcer.check()
         resources.latency.check()
-        findings = self._intake.check() if self._intake is not None else []
         period = self._plan.distill.period_s
         if period > 0 and time.monotonic() - self._last_round >= period:
             self._start_by_period(resources)
-        status = companion_report(self.get_fully_qualified_name(), resources, findings)
-        self._diagnostics.publish(diagnostics(self, status))
 
-    def _try_again(self) -> None:
-        """Say why there is no frame log; look now and then whether it can be opened meanwhile."""
-        if not self._obstacle:
-            return
-        report = Report(self.get_fully_qualified_name(), hardware_id="companion")
-        report.find(ERROR, self._obstacle)
-        self._diagnostics.publish(diagnostics(self, report.status()))
-        if self.settings.autostart and time.monotonic() - self._tried >= _TRY_AGAIN_S:
-            self._tried = time.monotonic()
-            start_managed(self)
+    def report(self, report: Report) -> str:
+        """Add what is known of the stream, the frame log, the teacher and the last round."""
+        if self.phase == ACTIVE and self._intake is not None:
+            for level, text in self._intake.check():
+                report.find(level, text)
+            report.add(self._intake.values())
+        if self._resources is not None:
+            add_companion_report(report, self._resources, self.thresholds)
+        return "logging frames"
 
     def _start_by_period(self, resources: CompanionParts) -> None:
         self._last_round = time.monotonic()
@@ -228,16 +192,9 @@ class CompanionNode(LifecycleNode):
             self.get_logger().info(f"by period: {message}")
 
 
-def _start(node: CompanionNode) -> bool:
-    """Start if asked to; a frame log that cannot be opened yet is tried again, and reported."""
-    if node.settings.autostart:
-        start_managed(node)
-    return True
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node (`ros2 run tiekd_ros companion_node`)."""
-    return run_node(CompanionNode, _start, arguments)
+    return run_nodes([CompanionNode], arguments)
 
 
 if __name__ == "__main__":

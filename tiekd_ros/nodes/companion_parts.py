@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 from rclpy.node import Node
 
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.distillation.round_log import RoundRecord
 from tiekd_ros.distillation.rounds import RoundRunner
-from tiekd_ros.frames import (
-    FrameLogSettings,
-    FrameStore,
-    Labeller,
-    LabellerSettings,
-    Recorder,
-)
+from tiekd_ros.frames import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.announcing import StudentAnnouncer
+from tiekd_ros.nodes.catalogue import LearningSettings
 from tiekd_ros.nodes.latency_guard import LatencyWatch
 from tiekd_ros.nodes.live_depth import LiveDepth
 from tiekd_ros.nodes.teaching import TeacherDesk
-from tiekd_ros.settings import SettingGroups
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
-from tiekd_ros.teacher.checks import AnswerChecks
-from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.protocol import TeacherIdentity
-from tiekd_ros.teacher.trust import LabelJudge, TrustSettings
-from tiekd_ros.teacher.upload import UploadSettings
-
-
-@dataclass(frozen=True)
-class LearningSettings(SettingGroups):
-    """Settings of what stands between the camera and a round, by group; read at start."""
-
-    frames: FrameLogSettings = field(default_factory=FrameLogSettings)
-    labels: LabellerSettings = field(default_factory=LabellerSettings)
-    teacher: ClientSettings = field(default_factory=ClientSettings)
-    upload: UploadSettings = field(default_factory=UploadSettings)
-    checks: AnswerChecks = field(default_factory=AnswerChecks)
-    trust: TrustSettings = field(default_factory=TrustSettings)
+from tiekd_ros.teacher.trust import LabelJudge
 
 
 @dataclass
@@ -58,11 +39,14 @@ class CompanionParts:
     latency: LatencyWatch
     registry: StudentRegistry
     announcer: StudentAnnouncer
+    last_round: RoundRecord | None = None
+    """What an earlier process's last round came to."""
 
     @classmethod
     def open(
         cls,
         node: Node,
+        held: ExitStack,
         folder: StateFolder,
         settings: LearningSettings,
         plan: Callable[[], RoundPlan],
@@ -72,50 +56,50 @@ class CompanionParts:
 
         Args:
             node: the companion; publishes and listens.
+            held: gets what ends each part, in the right order, also where a later one fails. A
+                round that is under way is taken up after the next start.
             folder: where everything is kept.
             settings: of the parts.
             plan: returns that of the next round.
             on_round: called from a thread with each change of a round.
 
         Raises:
-            TiekdError: the folder or the frame log cannot be used. A token or certificate that
-                cannot be used is no obstacle: frames are logged, and it is read again.
+            TiekdError: the folder or the frame log cannot be used, or another companion uses it.
+                A token or certificate that cannot be used is no obstacle: frames are logged, and
+                it is read again.
         """
-        folder.create()
+        held.enter_context(folder.create().claimed("companion"))
         registry = StudentRegistry(folder.students)
         client = None
         if settings.teacher.url:
             client = TeacherClient(settings.teacher, settings.checks, require_credentials=False)
+            held.callback(client.close)
         store = FrameStore(folder.frames, settings.frames)
+        held.callback(store.close)
         desk, labeller = None, None
         if client is not None:
-            try:
-                desk = _make_desk(client, store, registry, settings)
-            except BaseException:
-                store.close()
-                raise
+            desk = _make_desk(client, store, registry, settings)
             labeller = Labeller(store, desk, settings.labels)
+            held.callback(_stop_labelling, labeller, client)
             labeller.start()
         on_kept = (lambda frame_id: labeller.notify()) if labeller is not None else None
         recorder = Recorder(store, on_kept)
+        held.callback(recorder.stop)
         recorder.start()
         runner = RoundRunner(folder, store, plan(), on_round)
+        held.callback(runner.stop)
         latency = LatencyWatch(node, lambda: plan().beside, runner)
+        held.callback(latency.close)
         announcer = StudentAnnouncer(node, registry)
+        held.callback(announcer.close)
         announcer.check()
         return cls(store, recorder, desk, labeller, runner, latency, registry, announcer)
 
-    def close(self) -> None:
-        """Stop what runs. A round that is under way is taken up after the next start."""
-        self.latency.close()
-        self.runner.stop()
-        self.recorder.stop()
-        if self.desk is not None and self.labeller is not None:
-            self.labeller.stop(timeout=0)  # ask no more, before the client is closed
-            self.desk.client.close()
-            self.labeller.stop()
-        self.store.close()
-        self.announcer.close()
+
+def _stop_labelling(labeller: Labeller, client: TeacherClient) -> None:
+    labeller.stop(timeout=0)  # ask no more, before the client is closed
+    client.close()
+    labeller.stop()
 
 
 def _make_desk(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from tiekd_ros.distillation.round_log import FAILED, REFUSED, RoundRecord
@@ -12,39 +10,41 @@ from tiekd_ros.frames import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.companion_parts import CompanionParts
 from tiekd_ros.nodes.reporting import ERROR, WARN, Report
 from tiekd_ros.nodes.teaching import TeacherDesk
+from tiekd_ros.nodes.thresholds import DiagnosticSettings
 
 _SEVERAL_REFUSALS = 3
 """Labels refused in a row that are more than a bad frame."""
 
 
-def companion_report(
-    name: str, parts: CompanionParts, findings: Sequence[tuple[bytes, str]]
-) -> DiagnosticStatus:
-    """Return the node's diagnostics: findings with their remedies, then the numbers."""
-    report = Report(name, hardware_id="companion")
-    for level, text in findings:
-        report.find(level, text)
+def add_companion_report(
+    report: Report, parts: CompanionParts, thresholds: DiagnosticSettings
+) -> None:
+    """Add what companion_node finds, with remedies, and its numbers."""
     _add_recorder(report, parts.recorder)
-    _add_store(report, parts.store)
+    _add_store(report, parts.store, thresholds)
     if parts.labeller is None or parts.desk is None:
         report.find(WARN, "no teacher is configured (teacher.url); frames are logged only")
     else:
         _add_labeller(report, parts.labeller)
-        _add_desk(report, parts.desk)
-    record = parts.runner.record
+        _add_desk(report, parts.desk, thresholds)
+    record = parts.runner.record or parts.last_round
     if record is not None:
-        report.add(
-            {
-                "round": record.number,
-                "round state": record.state,
-                "round stage": record.stage,
-                "round resting": record.resting,
-            }
-        )
-        if record.state == FAILED:
-            report.find(WARN, f"round {record.number} failed: {record.reason}")
+        _add_round(report, record)
     parts.latency.report(report)
-    return report.status("logging frames")
+
+
+def _add_round(report: Report, record: RoundRecord) -> None:
+    report.add(
+        {
+            "round": record.number,
+            "round state": record.state,
+            "round stage": record.stage,
+            "round resting": record.resting,
+            "round result": record.reason,
+        }
+    )
+    if record.state == FAILED:
+        report.find(WARN, f"round {record.number} failed: {record.reason}")
 
 
 def _add_recorder(report: Report, recorder: Recorder) -> None:
@@ -61,24 +61,31 @@ def _add_recorder(report: Report, recorder: Recorder) -> None:
     )
 
 
-def _add_store(report: Report, store: FrameStore) -> None:
+def _add_store(report: Report, store: FrameStore, thresholds: DiagnosticSettings) -> None:
     try:
         stats = store.stats()
     except TiekdError as error:
         report.find(ERROR, str(error))
         return
     labelled = stats.frames.get("labelled", {})
+    backlog = sum(stats.frames.get("logged", {}).values())
+    fill = stats.bytes / max(stats.max_bytes, 1)
     report.add(
         {
             "frames stored": stats.total,
             "labelled for training": labelled.get("train", 0),
             "labelled held out": labelled.get("held_out", 0),
             "labels new since last round": stats.new_labels,
-            "waiting for labels": sum(stats.frames.get("logged", {}).values()),
+            "waiting for labels": backlog,
             **{f"rejected: {reason}": count for reason, count in sorted(stats.rejected.items())},
-            "frame log fill": stats.bytes / max(stats.max_bytes, 1),
+            "frame log fill": fill,
         }
     )
+    remedy = "see the teacher link, or log fewer frames (frames.min_interval_s)"
+    limit = thresholds.limit("label_backlog")
+    report.hold(limit, backlog, f"{backlog} frames wait for a label", remedy)
+    limit = thresholds.limit("frame_log_fill")
+    report.hold(limit, fill, f"the frame log is {fill:.0%} full", "raise frames.max_bytes_mb")
 
 
 def _add_labeller(report: Report, labeller: Labeller) -> None:
@@ -103,7 +110,7 @@ def _add_labeller(report: Report, labeller: Labeller) -> None:
     )
 
 
-def _add_desk(report: Report, desk: TeacherDesk) -> None:
+def _add_desk(report: Report, desk: TeacherDesk, thresholds: DiagnosticSettings) -> None:
     """Add who labels, over what connection, at what cost, and what labels are compared with."""
     settings = desk.client.settings
     circuit, _ = desk.client.breaker.state()
@@ -125,6 +132,11 @@ def _add_desk(report: Report, desk: TeacherDesk) -> None:
             f"the teacher changed: {teacher.name} {teacher.version} labels now, and the frame log "
             "holds labels of both (teacher.pin keeps to one)",
         )
+    p95_ms = 1e3 * traffic.round_trip_p95_s
+    remedy = "see the teacher's load and the network, or lower upload.max_side"
+    report.hold(
+        thresholds.limit("round_trip_p95_ms"), p95_ms, f"a label takes {p95_ms:.0f} ms", remedy
+    )
     report.add(
         {
             "teacher": "none yet" if teacher is None else f"{teacher.name} {teacher.version}",
@@ -133,7 +145,7 @@ def _add_desk(report: Report, desk: TeacherDesk) -> None:
             "teacher connection": "TLS" if settings.tls else "plain",
             "teacher circuit": circuit,
             "round trip p50 [ms]": 1e3 * traffic.round_trip_p50_s,
-            "round trip p95 [ms]": 1e3 * traffic.round_trip_p95_s,
+            "round trip p95 [ms]": p95_ms,
             "bytes up per frame": traffic.bytes_up,
             "bytes down per frame": traffic.bytes_down,
             "labels compared with": trust.compared,

@@ -10,41 +10,31 @@ import math
 from copy import copy as shallow_copy
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from tiekd_ros.camera import Intrinsics
 from tiekd_ros.errors import BadImageError
+from tiekd_ros.image_encodings import (
+    DEPTH_ENCODINGS,
+    RAW_ENCODINGS,
+    compressed_to_rgb,
+    raw_to_rgb,
+    used_rows,
+)
 from tiekd_ros.images import DepthMap, RgbImage
 
-# encoding -> (channels, conversion to RGB; None = is RGB already)
-_EIGHT_BIT: dict[str, tuple[int, int | None]] = {
-    "rgb8": (3, None),
-    "bgr8": (3, cv2.COLOR_BGR2RGB),
-    "8UC3": (3, cv2.COLOR_BGR2RGB),
-    "rgba8": (4, cv2.COLOR_RGBA2RGB),
-    "bgra8": (4, cv2.COLOR_BGRA2RGB),
-    "mono8": (1, cv2.COLOR_GRAY2RGB),
-    "8UC1": (1, cv2.COLOR_GRAY2RGB),
-    # OpenCV names a Bayer pattern by its second row, ROS by its first.
-    "bayer_rggb8": (1, cv2.COLOR_BayerBG2RGB),
-    "bayer_bggr8": (1, cv2.COLOR_BayerRG2RGB),
-    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2RGB),
-    "bayer_grbg8": (1, cv2.COLOR_BayerGB2RGB),
-    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
-    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
+_ENCODINGS = {
+    np.dtype(np.float32): "32FC1",
+    np.dtype(np.uint16): "16UC1",
+    np.dtype(np.uint8): "rgb8",
 }
-_MONO16 = ("mono16", "16UC1")
-_ENCODINGS = {np.dtype(np.float32): "32FC1", np.dtype(np.uint16): "16UC1"}
 
 
-def image_to_rgb(message: Image, *, copy: bool = True) -> RgbImage:
-    """Convert a sensor_msgs/Image, honouring `step` and `is_bigendian`.
+def image_to_rgb(message: Image | CompressedImage, *, copy: bool = True) -> RgbImage:
+    """Convert a camera's image, honouring `step`, `is_bigendian` and a compressed `format`.
 
     Args:
         message: the image.
@@ -52,68 +42,33 @@ def image_to_rgb(message: Image, *, copy: bool = True) -> RgbImage:
             only and as long as nobody changes the message.
 
     Raises:
-        BadImageError: zero size, an unsupported encoding, a size that the encoding cannot have,
-            or fewer bytes than the header says.
+        BadImageError: zero size, an unsupported encoding or format, a size that the encoding
+            cannot have, fewer bytes than the header says, or a file that cannot be decoded.
     """
-    encoding = message.encoding
-    if message.height == 0 or message.width == 0:
-        raise BadImageError(
-            f"the image is {message.width} x {message.height} pixels; check the camera"
-        )
-    if encoding in _EIGHT_BIT:
-        channels, conversion = _EIGHT_BIT[encoding]
-        rows = _rows(message, channels)
-        pixels = rows.reshape(message.height, message.width, channels)
-        if conversion is None:
-            return pixels.copy() if copy else np.ascontiguousarray(pixels)
-        return _converted(np.ascontiguousarray(pixels), conversion, encoding)
-    if encoding in _MONO16:
-        order = ">u2" if message.is_bigendian else "<u2"
-        values = np.ascontiguousarray(_rows(message, 2)).view(order)
-        grey: RgbImage = cv2.cvtColor((values >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
-        return grey
-    return _by_cv_bridge(message)
-
-
-def _converted(pixels: npt.NDArray[np.uint8], conversion: int, encoding: str) -> RgbImage:
-    try:
-        rgb: RgbImage = cv2.cvtColor(pixels, conversion)
-    except cv2.error as error:  # packed YUV of odd width, for instance
-        height, width = pixels.shape[:2]
-        raise BadImageError(
-            f"an image of {width} x {height} {encoding} cannot be converted ({error.err}); "
-            "change the camera's image size or encoding"
-        ) from error
-    return rgb
-
-
-def _rows(message: Image, bytes_per_pixel: int) -> npt.NDArray[np.uint8]:
-    """Return the used bytes of each row, (H, W * bytes_per_pixel), a view of the message."""
-    used = message.width * bytes_per_pixel
-    step = message.step or used
-    if step < used:
-        raise BadImageError(
-            f"step is {message.step} bytes, but {message.width} pixels of {message.encoding} take "
-            f"{used}; the camera driver fills the message wrongly"
-        )
-    data = np.frombuffer(message.data, np.uint8)
-    needed = step * (message.height - 1) + used
-    if data.size < needed:
-        raise BadImageError(
-            f"{data.size} bytes of data, but {message.width} x {message.height} {message.encoding} "
-            f"with step {step} take {needed}; the message is truncated"
-        )
-    return np.lib.stride_tricks.as_strided(data, (message.height, used), (step, 1))
+    if isinstance(message, CompressedImage):
+        return compressed_to_rgb(message.format, message.data)
+    known = message.encoding in (*RAW_ENCODINGS, *DEPTH_ENCODINGS)
+    if not known and message.width and message.height:
+        return _by_cv_bridge(message)
+    return raw_to_rgb(
+        encoding=message.encoding,
+        width=message.width,
+        height=message.height,
+        step=message.step,
+        is_bigendian=bool(message.is_bigendian),
+        data=message.data,
+        copy=copy,
+    )
 
 
 def _by_cv_bridge(message: Image) -> RgbImage:
     try:
         from cv_bridge import CvBridge
     except ImportError:
-        known = ", ".join([*_EIGHT_BIT, *_MONO16])
         raise BadImageError(
             f"encoding {message.encoding!r} is not supported without cv_bridge; supported are "
-            f"{known}. Install ros-$ROS_DISTRO-cv-bridge, or change the camera's encoding"
+            f"{', '.join(RAW_ENCODINGS)}. Install ros-$ROS_DISTRO-cv-bridge, or change the "
+            "camera's encoding"
         ) from None
     try:
         rgb: RgbImage = CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
@@ -147,7 +102,7 @@ class ImageCanvas:
         self._pixels: npt.NDArray[Any] = np.empty((0, 0), np.float32)
 
     def paint(self, values: npt.NDArray[Any], header: Header) -> Image:
-        """Return the message, with these values: float32 (H, W) or uint16 (H, W)."""
+        """Return the message, with these values: float32 or uint16 (H, W), or RGB (H, W, 3)."""
         if (self._pixels.shape, self._pixels.dtype) != (values.shape, values.dtype):
             self._resize(values.shape, values.dtype)
         np.copyto(self._pixels, values)
@@ -156,9 +111,9 @@ class ImageCanvas:
 
     def _resize(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         message = self._message
-        message.height, message.width = shape
+        message.height, message.width = shape[:2]
         message.encoding = _ENCODINGS[dtype]
-        message.step = message.width * dtype.itemsize
+        message.step = message.width * dtype.itemsize * (shape[2] if len(shape) == 3 else 1)
         message.data = array.array("B", bytes(message.height * message.step))
         # What the message holds now, which need not be what it was given.
         self._pixels = np.frombuffer(message.data, dtype).reshape(shape)
@@ -186,12 +141,42 @@ def depth_to_image(
     return canvas.paint(millimetres.astype(np.uint16), header)
 
 
+def image_to_depth(message: Image) -> DepthMap:
+    """Read a depth message (REP-118): `32FC1` metres, or `16UC1` millimetres with 0 = unknown.
+
+    Returns:
+        Metres, (H, W); NaN = unknown, -Inf = nearer than the range, +Inf = beyond it.
+
+    Raises:
+        BadImageError: another encoding, or fewer bytes than the header says.
+    """
+    if message.encoding != "16UC1":
+        return image_to_float(message)
+    order = ">u2" if message.is_bigendian else "<u2"
+    millimetres = np.ascontiguousarray(_rows(message, 2)).view(order)
+    metres = millimetres.astype(np.float32) / np.float32(1000)
+    metres[millimetres == 0] = np.nan
+    return metres
+
+
 def image_to_float(message: Image) -> npt.NDArray[np.float32]:
     """Read a `32FC1` message; BadImageError for any other encoding."""
     if message.encoding != "32FC1":
         raise BadImageError(f"expected a 32FC1 image, got {message.encoding!r}")
     order = ">f4" if message.is_bigendian else "<f4"
     return np.ascontiguousarray(_rows(message, 4)).view(order).astype(np.float32)
+
+
+def _rows(message: Image, bytes_per_pixel: int) -> npt.NDArray[np.uint8]:
+    """Return the used bytes of each row, (H, W * bytes_per_pixel)."""
+    return used_rows(
+        message.encoding,
+        message.width,
+        message.height,
+        message.step,
+        message.data,
+        bytes_per_pixel=bytes_per_pixel,
+    )
 
 
 def intrinsics_of(info: CameraInfo, width: int, height: int) -> Intrinsics | None:

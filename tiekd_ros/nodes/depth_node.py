@@ -5,26 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from tiekd_ros.errors import BadImageError, TiekdError
+from tiekd_ros.errors import BadImageError
 from tiekd_ros.mailbox import Mailbox
-from tiekd_ros.nodes import conversions, qos
-from tiekd_ros.nodes.camera_input import CameraInput
+from tiekd_ros.nodes import qos
+from tiekd_ros.nodes.camera_input import CameraImage, CameraInput
 from tiekd_ros.nodes.depth_output import DepthOutput
-from tiekd_ros.nodes.depth_report import DepthCounters, FrameClock, depth_report
-from tiekd_ros.nodes.parameters import SettingsParameters
-from tiekd_ros.nodes.reporting import diagnostics
-from tiekd_ros.nodes.run import run_node, start_managed
+from tiekd_ros.nodes.depth_report import DepthCounters, FrameClock, add_depth_report
+from tiekd_ros.nodes.managed import ACTIVE, ManagedNode
+from tiekd_ros.nodes.rectify import fit_mask
+from tiekd_ros.nodes.reporting import Report
+from tiekd_ros.nodes.run import run_nodes
 from tiekd_ros.nodes.settings import DepthSettings
-from tiekd_ros.settings import Settings
+from tiekd_ros.nodes.thresholds import DepthDiagnosticSettings
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import (
     LiveState,
@@ -44,107 +43,78 @@ class _Resources:
     factory: RuntimeFactory
     student: LiveStudent
     output: DepthOutput
-    mailbox: Mailbox[tuple[Image, float]]
+    mailbox: Mailbox[tuple[CameraImage, float]]
     thread: threading.Thread
 
 
-class DepthNode(LifecycleNode):
+class DepthNode(ManagedNode):
     """Runs the live student on the newest image.
 
     The executor's thread only puts images into a one-slot mailbox; a thread of its own
     converts, predicts and publishes, so a slow frame never makes a queue.
     """
 
+    settings: DepthSettings
+
     def __init__(self, **options: Any) -> None:
-        super().__init__("depth_node", **options)
-        parameters = SettingsParameters(self, self._apply)
-        self.settings = parameters.declare("", DepthSettings)
+        super().__init__("depth_node", DepthSettings, DepthDiagnosticSettings, **options)
+        self._make_factory()  # a device or a runtime that is not there is told at once
         self._resources: _Resources | None = None
-        self._active = False
-        self._info: CameraInfo | None = None
+        self._camera: CameraInput | None = None
+        self._findings: list[tuple[bytes, str]] = []  # of the camera
         self._counters = DepthCounters()
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._timer = self.create_timer(1.0, self._tick)
 
-    def _apply(self, group: str, settings: Settings) -> None:
-        if isinstance(settings, DepthSettings):
-            self.settings = settings
+    def _make_factory(self) -> RuntimeFactory:
+        device = choose_device(self.settings.device)
+        return RuntimeFactory(device, self.settings.runtime, self.settings.threads)
 
-    # Lifecycle: load in configure, listen in activate, free in cleanup.
+    # Lifecycle: load in configure, listen in activate.
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def configure(self, held: ExitStack) -> None:
         """Load the live student and make the publishers."""
-        try:
-            device = choose_device(self.settings.device)
-            factory = RuntimeFactory(device, self.settings.runtime, self.settings.threads)
-            folder = StateFolder.resolve(self.settings.state_dir).create()
-        except TiekdError as error:
-            self.get_logger().error(f"cannot configure: {error}")
-            return TransitionCallbackReturn.FAILURE
-        mailbox: Mailbox[tuple[Image, float]] = Mailbox()
+        factory = self._make_factory()
+        folder = StateFolder.resolve(self.settings.state_dir).create()
+        mailbox: Mailbox[tuple[CameraImage, float]] = Mailbox()
         registry, begin = StudentRegistry(folder.students), self._counters.begin_swap
         student = LiveStudent(
             registry, factory, self._on_student_change, lambda: begin(mailbox.replaced)
         )
+        held.callback(student.close)
         student.load_pointer()
         self._log_student(student.state)
+        output = DepthOutput(self, self.settings)
+        held.callback(output.close)
         thread = threading.Thread(target=self._work, name="frames", daemon=True)
-        self._resources = _Resources(factory, student, DepthOutput(self), mailbox, thread)
-        self._news = self.create_subscription(String, "student", self._on_student, qos.LATCHED)
+        self._resources = _Resources(factory, student, output, mailbox, thread)
+        held.callback(self._end_work)
+        news = self.create_subscription(String, "student", self._on_student, qos.LATCHED)
+        held.callback(self.destroy_subscription, news)
         thread.start()
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen to the camera."""
-        reliability = self.settings.input_reliability
-        self._camera = CameraInput(self, reliability, self._on_image, self._on_info)
-        self._active = True
-        return super().on_activate(state)
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening to the camera."""
-        self._active = False
-        self._camera.close()
-        return super().on_deactivate(state)
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free the student."""
-        resources = self._resources
-        self.release()
-        self.destroy_subscription(self._news)
-        if resources is not None:
-            resources.output.close()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free what is held, from any state."""
-        self.release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def release(self) -> None:
-        """End the threads; safe to call twice."""
+    def _end_work(self) -> None:
         resources, self._resources = self._resources, None
-        self._active = False
         if resources is not None:
             resources.mailbox.close()
-            resources.thread.join(5.0)
-            resources.student.close()
+            if resources.thread.ident is not None:
+                resources.thread.join(5.0)
+
+    def activate(self, held: ExitStack) -> None:
+        """Listen to the camera."""
+        self._camera = CameraInput(self, self.settings, self._on_image)
+        held.callback(self._camera.close)
 
     # The frame's way.
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: CameraImage) -> None:
         self._counters.received.tick(time.monotonic())
         if self._resources is not None:
             self._resources.mailbox.put((message, time.monotonic()))
-
-    def _on_info(self, message: CameraInfo) -> None:
-        self._info = message
 
     def _work(self) -> None:
         resources = self._resources
         while resources is not None and not resources.mailbox.closed:
             item = resources.mailbox.take()
-            if item is None or not self._active:
+            if item is None or self.phase != ACTIVE:
                 continue
             try:
                 self._process(resources, *item)
@@ -154,12 +124,14 @@ class DepthNode(LifecycleNode):
             except Exception as error:  # one bad frame must not end the stream
                 text = f"a frame failed: {type(error).__name__}: {error}"
                 self._counters.refuse(text)
-                if self._active and self.context.ok():  # Ctrl-C shuts rclpy down at once
+                if self.phase == ACTIVE and self.context.ok():  # Ctrl-C shuts rclpy down at once
                     self.get_logger().error(text, throttle_duration_sec=10.0)
 
-    def _process(self, resources: _Resources, message: Image, arrived: float) -> None:
+    def _process(self, resources: _Resources, message: CameraImage, arrived: float) -> None:
+        if self._camera is None:
+            return
         clock = FrameClock(arrived)
-        image = conversions.image_to_rgb(message, copy=False)
+        image, info, blind = self._camera.view(message, copy=False)
         clock.decoded()
         self._counters.image_size = (image.shape[1], image.shape[0])
         runtime, output, settings = resources.student.runtime, resources.output, self.settings
@@ -168,7 +140,7 @@ class DepthNode(LifecycleNode):
             return
         size = _network_size(runtime) if settings.resolution == "network" else image.shape[:2]
         if not output.wanted:
-            output.publish_info(self._info, message.header, size)
+            output.publish_info(info, message.header, size)
             self._counters.unheard += 1
             return
         depth, confidence, stages = runtime.predict(
@@ -179,8 +151,10 @@ class DepthNode(LifecycleNode):
         )
         if confidence is not None and settings.min_confidence > 0:
             depth[~(confidence >= settings.min_confidence)] = np.nan  # NaN is not enough either
+        if blind is not None:
+            depth[fit_mask(blind, *depth.shape)] = np.nan
         clock.predicted(stages)
-        output.publish(depth, confidence, message.header, self._info, settings.encoding)
+        output.publish(depth, confidence, image, message.header, info, settings, runtime.card.bins)
         self._counters.publish(clock)
 
     # The student's version.
@@ -192,7 +166,7 @@ class DepthNode(LifecycleNode):
     def _on_student_change(self, state: LiveState) -> None:
         if self._resources is not None:
             self._counters.end_swap(self._resources.mailbox.replaced)
-            self._report()
+            self.publish_report()
         self._log_student(state)
 
     def _log_student(self, state: LiveState) -> None:
@@ -208,26 +182,38 @@ class DepthNode(LifecycleNode):
                 "brings one (ros2 service call /tiekd/distill std_srvs/srv/Trigger)"
             )
 
-    def _tick(self) -> None:
-        if self._active:
-            self._camera.check()
-        self._report()
+    def work(self) -> None:
+        """Look after the subscriptions."""
+        if self.phase == ACTIVE:
+            self._findings = self._camera.check() if self._camera is not None else []
 
-    def _report(self) -> None:
+    def report(self, report: Report) -> str:
+        """Add what is known of the stream and of the student."""
         resources = self._resources
         if resources is None:
-            return
-        status = depth_report(
-            self.get_fully_qualified_name(),
+            return ""
+        camera = self._camera
+        if camera is not None and self.phase == ACTIVE:
+            for level, text in self._findings:
+                report.find(level, text)
+        add_depth_report(
+            report,
             self._counters,
             resources.student,
-            self._info,
+            None if camera is None else camera.info,
+            self.thresholds,
             measured=resources.factory.measured,
             dropped=resources.mailbox.replaced,
-            active=self._active,
+            active=self.phase == ACTIVE,
             heard=resources.output.wanted,
         )
-        self._diagnostics.publish(diagnostics(self, status))
+        for level, text in resources.output.findings():
+            report.find(level, text)
+        report.add(resources.output.values())
+        if camera is not None:
+            report.add(camera.values())
+        flows = self._counters.published.value(time.monotonic()) > 0
+        return "publishing depth" if flows else "waiting for images"
 
 
 def _network_size(runtime: Runtime) -> tuple[int, int]:
@@ -235,13 +221,9 @@ def _network_size(runtime: Runtime) -> tuple[int, int]:
     return size.height, size.width
 
 
-def _start(node: DepthNode) -> bool:
-    return not node.settings.autostart or start_managed(node)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node (`ros2 run tiekd_ros depth_node`)."""
-    return run_node(DepthNode, _start, arguments)
+    return run_nodes([DepthNode], arguments)
 
 
 if __name__ == "__main__":

@@ -2,65 +2,101 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from tiekd_ros.images import DepthMap
+from tiekd_ros.images import DepthMap, RgbImage
 from tiekd_ros.nodes import qos
 from tiekd_ros.nodes.conversions import ImageCanvas, camera_info_for, depth_to_image
+from tiekd_ros.nodes.output_topic import OutputTopic
+from tiekd_ros.nodes.points import PointCanvas
+from tiekd_ros.nodes.preview import PreviewCanvas, preview_range
+from tiekd_ros.nodes.reporting import WARN
+from tiekd_ros.nodes.settings import DepthSettings
+from tiekd_ros.student import DepthBins
+
+_RECENT_S = 5.0
 
 
 class DepthOutput:
-    """The publishers of `depth`, `camera_info` and `confidence`.
+    """The publishers of `depth`, `camera_info`, `confidence`, `depth/preview` and `points`.
 
-    To be used from one thread: messages are written in place.
+    What nobody listens to is not computed. To be used from one thread, for messages are written
+    in place; `findings` and `values` may be asked from another.
+
+    Args:
+        node: who publishes.
+        settings: quality of service.
     """
 
-    def __init__(self, node: LifecycleNode) -> None:
-        self._node = node
-        create = node.create_lifecycle_publisher
-        self._depth = create(Image, "depth", qos.RELIABLE)
-        self._info = create(CameraInfo, "camera_info", qos.RELIABLE)
-        self._confidence = create(Image, "confidence", qos.RELIABLE)
+    def __init__(self, node: LifecycleNode, settings: DepthSettings) -> None:
+        profile = qos.output(settings.output_reliability, settings.output_depth)
+        with ExitStack() as made:  # where one cannot be made, none is left
+
+            def topic(kind: Any, name: str) -> OutputTopic:
+                one = OutputTopic(node, kind, name, profile)
+                made.callback(one.close)
+                return one
+
+            self._depth = topic(Image, "depth")
+            self._info = topic(CameraInfo, "camera_info")
+            self._confidence = topic(Image, "confidence")
+            self._preview = topic(Image, "depth/preview")
+            self._points = topic(PointCloud2, "points")
+            made.pop_all()
         self._depth_canvas, self._confidence_canvas = ImageCanvas(), ImageCanvas()
+        self._preview_canvas, self._point_canvas = PreviewCanvas(), PointCanvas()
+        self._preview_shows = "nothing yet"
+        self._no_points: tuple[str, float] = ("", -np.inf)  # (reason, when), monotonic seconds
 
     @property
     def wanted(self) -> bool:
         """Whether anybody listens to what takes the network; `camera_info` does not."""
-        return _heard(self._depth) or _heard(self._confidence)
+        return any(t.heard for t in (self._depth, self._confidence, self._preview, self._points))
 
     @property
     def confidence_wanted(self) -> bool:
         """Whether anybody listens to the confidence."""
-        return _heard(self._confidence)
+        return self._confidence.heard
 
     def publish(
         self,
         depth: DepthMap,
         confidence: npt.NDArray[np.float32] | None,
+        image: RgbImage,
         header: Header,
         info: CameraInfo | None,
-        encoding: str,
+        settings: DepthSettings,
+        bins: DepthBins,
     ) -> None:
-        """Publish what came of one image, with the image's header.
+        """Publish what came of one image, with the image's header; depth first.
 
         Args:
             depth: metres, (H, W).
             confidence: 0..1, (H, W), where it was computed.
-            header: of the image.
-            info: the camera's calibration, if it is known.
-            encoding: of the depth image.
+            image: what the student saw, any size; read only.
+            header: of the camera's image.
+            info: the calibration of `image`, if it is known.
+            settings: the depth image's encoding, the preview's range and colours.
+            bins: the student's.
         """
-        if _heard(self._depth):
+        if self._depth.heard:
+            encoding = settings.encoding
             self._depth.publish(depth_to_image(depth, header, encoding, self._depth_canvas))
         self.publish_info(info, header, depth.shape)
-        if confidence is not None and _heard(self._confidence):
+        if confidence is not None and self._confidence.heard:
             self._confidence.publish(self._confidence_canvas.paint(confidence, header))
+        if self._preview.heard:
+            self._publish_preview(depth, header, settings, bins)
+        if self._points.heard:
+            self._publish_points(depth, image, header, info)
 
     def publish_info(self, info: CameraInfo | None, header: Header, size: tuple[int, ...]) -> None:
         """Publish the calibration of a depth image, or of one that nobody asks for.
@@ -70,15 +106,54 @@ class DepthOutput:
             header: of the camera's image.
             size: (H, W) of the depth image.
         """
-        if info is not None and _heard(self._info):
+        if info is not None and self._info.heard:
             height, width = size
             self._info.publish(camera_info_for(info, header, width, height))
 
+    def findings(self) -> list[tuple[bytes, str]]:
+        """Say what keeps subscribers from what they asked for: (level, text with its remedy)."""
+        found = [finding for topic in self._topics() for finding in topic.findings()]
+        reason, when = self._no_points
+        if reason and time.monotonic() - when < _RECENT_S:
+            found.append((WARN, reason))
+        return found
+
+    def values(self) -> dict[str, object]:
+        """Return what was published, and what the preview's colours mean."""
+        return {
+            "confidence published": self._confidence.published,
+            "previews published": self._preview.published,
+            "point clouds published": self._points.published,
+            "preview shows": self._preview_shows,
+        }
+
     def close(self) -> None:
         """Stop publishing."""
-        for publisher in (self._depth, self._info, self._confidence):
-            self._node.destroy_lifecycle_publisher(publisher)
+        for topic in self._topics():
+            topic.close()
 
+    def _topics(self) -> tuple[OutputTopic, ...]:
+        return (self._depth, self._info, self._confidence, self._preview, self._points)
 
-def _heard(publisher: Any) -> bool:
-    return bool(publisher.get_subscription_count() > 0)
+    def _publish_preview(
+        self, depth: DepthMap, header: Header, settings: DepthSettings, bins: DepthBins
+    ) -> None:
+        near, far = preview_range(settings, bins)
+        colormap = settings.preview_colormap
+        self._preview.publish(self._preview_canvas.paint(depth, header, (near, far), colormap))
+        self._preview_shows = f"{near:g} m (near) to {far:g} m (far) in {colormap}, unknown grey"
+
+    def _publish_points(
+        self, depth: DepthMap, image: RgbImage, header: Header, info: CameraInfo | None
+    ) -> None:
+        reason = "there are no points without camera_info; remap image_info to the camera's"
+        if info is not None:
+            height, width = depth.shape
+            sized = camera_info_for(info, header, width, height)
+            cloud = self._point_canvas.paint(depth, image, header, sized)
+            if cloud is not None:
+                self._points.publish(cloud)
+                self._no_points = ("", -np.inf)
+                return
+            reason = "there are no points, for camera_info is uncalibrated; calibrate the camera"
+        self._no_points = (reason, time.monotonic())

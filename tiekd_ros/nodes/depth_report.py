@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from itertools import pairwise
 from typing import NamedTuple
 
-from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo
 
 from tiekd_ros.nodes.conversions import intrinsics_of
 from tiekd_ros.nodes.reporting import ERROR, OK, WARN, Report
-from tiekd_ros.nodes.statistics import Percentiles, Rate
+from tiekd_ros.nodes.statistics import Percentiles, Rate, Share
+from tiekd_ros.nodes.thresholds import DiagnosticSettings
 from tiekd_ros.student import LiveStudent, StageTimes, StudentCard
 
 _FOCAL_TOLERANCE = 0.05
@@ -88,6 +90,7 @@ class DepthCounters:
     last_refusal_s: float = -1e9
     image_size: tuple[int, int] | None = None
     dropped_by_swap: int = 0
+    drop_share: Share = field(default_factory=Share)
     _replaced_before_swap: int = 0
 
     def refuse(self, reason: str) -> None:
@@ -113,49 +116,91 @@ class DepthCounters:
         self.dropped_by_swap += replaced - self._replaced_before_swap
 
 
-def depth_report(
-    name: str,
+def add_depth_report(
+    report: Report,
     counters: DepthCounters,
     student: LiveStudent,
     info: CameraInfo | None,
+    thresholds: DiagnosticSettings,
     *,
     measured: Mapping[str, float],
     dropped: int,
     active: bool,
     heard: bool,
-) -> DiagnosticStatus:
-    """Return the node's diagnostics: findings with their remedies, then the numbers.
+) -> None:
+    """Add what depth_node finds, with remedies, and its numbers.
 
     Args:
-        name: the node's, with its namespace.
+        report: to add to.
         counters: what it counted.
         student: what it runs.
-        info: the camera's calibration, if one came.
+        info: the calibration of the images, if one came.
+        thresholds: what to warn of.
         measured: milliseconds of the runtimes that were compared.
         dropped: images that gave way to newer ones.
         active: whether the node is.
         heard: whether anybody listens to what it publishes.
     """
     now = time.monotonic()
-    live, report = student.state, Report(name, hardware_id="depth")
+    live = student.state
     card = student.runtime.card if student.runtime is not None else None
-    if not active:
-        report.find(WARN, "not active; activate the node")
     if card is None:
         report.find(
             WARN, "no accepted student, so no depth; log frames and call the distill service"
         )
     if live.error:
         report.find(ERROR, live.error)
-    if active and counters.received.value(now) == 0:
-        report.find(WARN, "no image arrives; check the image topic's name, its QoS and the camera")
     if now - counters.last_refusal_s < 5.0:
         report.find(ERROR, counters.last_refusal)
-    _check_camera(report, counters, info, card)
+    _check_focal_length(report, counters, info, card)
     if card is not None and active and not heard:
         report.find(OK, "nobody listens to depth, so the network rests")
     _add_values(report, counters, student, now, measured, dropped)
-    return report.status("publishing depth")
+    counters.drop_share.add(now, dropped, counters.received.total)
+    _hold_limits(report, counters, card, thresholds, now, busy=active and heard)
+
+
+def _hold_limits(
+    report: Report,
+    counters: DepthCounters,
+    card: StudentCard | None,
+    thresholds: DiagnosticSettings,
+    now: float,
+    *,
+    busy: bool,
+) -> None:
+    age_days = math.nan if card is None else _age_days(card)
+    drops = counters.drop_share.value()
+    report.add({"drop share": drops, "student age [days]": age_days})
+    if card is None:
+        return
+    report.hold(
+        thresholds.limit("student_age_days"),
+        age_days,
+        f"the student is {age_days:.1f} days old",
+        "call the distill service, or set distill.period_s",
+    )
+    if not busy:
+        return
+    rate, p95 = counters.published.value(now), counters.recent_ms.at(95, now)
+    slow = "see device and runtime, use a smaller student, or rest other programs"
+    limits = (
+        ("depth_rate", rate, f"depth comes at {rate:.1f} Hz", f"see the camera's rate; {slow}"),
+        ("latency_p95_ms", p95, f"p95 latency is {p95:.0f} ms", slow),
+        ("drop_share", drops, f"{drops:.0%} of the images are dropped", slow),
+    )
+    for name, value, what, remedy in limits:
+        report.hold(thresholds.limit(name), value, what, remedy)
+
+
+def _age_days(card: StudentCard) -> float:
+    try:
+        created = datetime.fromisoformat(card.created)
+    except ValueError:
+        return math.nan
+    if created.tzinfo is None:
+        created = created.replace(tzinfo=timezone.utc)
+    return (datetime.now(timezone.utc) - created).total_seconds() / 86400
 
 
 def _add_values(
@@ -195,31 +240,20 @@ def _measured(runtimes: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {ms:.1f}" for name, ms in runtimes.items()) or "nothing to compare"
 
 
-def _check_camera(
+def _check_focal_length(
     report: Report, counters: DepthCounters, info: CameraInfo | None, card: StudentCard | None
 ) -> None:
-    if counters.image_size is None:
+    if counters.image_size is None or info is None or card is None or card.focal_px is None:
         return
     width, height = counters.image_size
-    if info is None:
-        report.find(WARN, "no camera_info arrives; depth is published without its camera_info")
-        return
     intrinsics = intrinsics_of(info, width, height)
     if intrinsics is None:
-        report.find(WARN, "camera_info is uncalibrated (K[0] = 0); calibrate the camera")
         return
-    if info.width and (info.width, info.height) != (width, height):
+    focal = intrinsics.fx * card.input_size.width / width
+    if abs(focal / card.focal_px[0] - 1) > _FOCAL_TOLERANCE:
         report.find(
             WARN,
-            f"camera_info is for {info.width} x {info.height}, images are {width} x {height}; "
-            "K and P are scaled",
+            f"the student was trained for a focal length of {card.focal_px[0]:.0f} px, this "
+            f"camera's is {focal:.0f} px at its input size: depth is off by that ratio; "
+            "distil with this camera's frames",
         )
-    if card is not None and card.focal_px is not None:
-        focal = intrinsics.fx * card.input_size.width / width
-        if abs(focal / card.focal_px[0] - 1) > _FOCAL_TOLERANCE:
-            report.find(
-                WARN,
-                f"the student was trained for a focal length of {card.focal_px[0]:.0f} px, this "
-                f"camera's is {focal:.0f} px at its input size: depth is off by that ratio; "
-                "distil with this camera's frames",
-            )

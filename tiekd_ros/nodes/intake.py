@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import Image
 
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.frames import Observation, Recorder
 from tiekd_ros.nodes import conversions, qos
-from tiekd_ros.nodes.camera_input import CameraInput
+from tiekd_ros.nodes.camera_input import CameraImage, CameraInput
 from tiekd_ros.nodes.confidence import ConfidenceListener
-from tiekd_ros.nodes.reporting import ERROR, WARN
+from tiekd_ros.nodes.reporting import ERROR
+from tiekd_ros.nodes.settings import CommonSettings
 
 _OFFERS_AN_INTERVAL = 4
 """Images offered to the log in one minimum interval; converting every one would be waste."""
-_SILENCE_S = 5.0
 
 
 class FrameIntake:
@@ -24,7 +24,7 @@ class FrameIntake:
 
     Args:
         node: who listens.
-        reliability: as for `CameraInput`.
+        settings: as for `CameraInput`.
         recorder: receives the observations.
         min_interval_s: shortest time between two logged frames.
         confidence: whether to listen to the confidence too.
@@ -33,7 +33,7 @@ class FrameIntake:
     def __init__(
         self,
         node: Node,
-        reliability: str,
+        settings: CommonSettings,
         recorder: Recorder,
         min_interval_s: float,
         *,
@@ -42,12 +42,10 @@ class FrameIntake:
         self._node = node
         self._recorder = recorder
         self._least_ns = min_interval_s * 1e9 / _OFFERS_AN_INTERVAL
-        self._info: CameraInfo | None = None
         self._confidence = ConfidenceListener()
         self._last_offer_ns: int | None = None
-        self._last_image_s = time.monotonic()
         self._fault = ""
-        self._camera = CameraInput(node, reliability, self._on_image, self._on_info)
+        self._camera = CameraInput(node, settings, self._on_image)
         self._confidence_sub = None
         if confidence:
             self._confidence_sub = node.create_subscription(
@@ -56,12 +54,12 @@ class FrameIntake:
 
     def check(self) -> list[tuple[bytes, str]]:
         """Look after the subscriptions; return what is wrong with the stream, as findings."""
-        self._camera.check()
         findings = [(ERROR, self._fault)] if self._fault else []
-        if time.monotonic() - self._last_image_s > _SILENCE_S:
-            silence = "no image arrives; check the image topic's name, its QoS and the camera"
-            findings.append((WARN, silence))
-        return findings
+        return findings + self._camera.check()
+
+    def values(self) -> dict[str, object]:
+        """Return what is listened to, and what came, for the diagnostics."""
+        return self._camera.values()
 
     def close(self) -> None:
         """Stop listening."""
@@ -69,26 +67,23 @@ class FrameIntake:
         if self._confidence_sub is not None:
             self._node.destroy_subscription(self._confidence_sub)
 
-    def _on_info(self, message: CameraInfo) -> None:
-        self._info = message
-
-    def _on_image(self, message: Image) -> None:
-        self._last_image_s = time.monotonic()
-        # A camera that leaves its stamps empty is logged by the time of arrival.
+    def _on_image(self, message: CameraImage) -> None:
+        # A camera that leaves its stamps empty is logged by the time of arrival; with use_sim_time
+        # and no /clock yet, that is 0 too.
         stamp = conversions.stamp_ns(message.header) or self._node.get_clock().now().nanoseconds
+        stamp = stamp or time.time_ns()
         last = self._last_offer_ns
+        # A stamp that went back, by a bag that starts again, is far from the last one too.
         if last is not None and abs(stamp - last) < self._least_ns:
             return
-        self._last_offer_ns = stamp
         try:
-            image = conversions.image_to_rgb(message)
+            image, info, _ = self._camera.view(message)
         except BadImageError as error:
             self._fault = str(error)
             self._node.get_logger().warning(f"not logged: {error}", throttle_duration_sec=10.0)
             return
-        self._fault = ""
+        self._fault, self._last_offer_ns = "", stamp
         height, width = image.shape[:2]
-        info = self._info
         self._recorder.offer(
             Observation(
                 image,

@@ -14,7 +14,7 @@ from tiekd_ros.distillation.latency_guard import NOT_THE_CAUSE, RESTING, Latency
 from tiekd_ros.distillation.rounds import RoundRunner
 from tiekd_ros.nodes.reporting import WARN, Report
 
-_HARDWARE_ID = "depth"  # of a depth node, whatever its name
+_KIND = "depth_node"  # whatever its name
 _P95 = "latency p95 [ms]"
 
 
@@ -64,16 +64,15 @@ class LatencyWatch:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if self._is_ours(status):
-                values = {v.key: v.value for v in status.values}
+            values = {v.key: v.value for v in status.values}
+            if values.get("kind") == _KIND and self._is_near(status):
                 p95_ms = _number(values.get(_P95, ""))
                 self._guard.hear(p95_ms, time.monotonic(), training=self._runner.busy)
                 self.check()
 
-    def _is_ours(self, status: DiagnosticStatus) -> bool:
+    def _is_near(self, status: DiagnosticStatus) -> bool:
         namespace = status.name.rpartition("/")[0]
-        ours = self._node.get_namespace().rstrip("/")
-        return status.hardware_id == _HARDWARE_ID and namespace == ours
+        return namespace == self._node.get_namespace().rstrip("/")
 
     def _log_change(self) -> None:
         before, self._told = self._told, self._guard.state

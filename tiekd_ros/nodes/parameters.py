@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import (
@@ -12,14 +13,16 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import ParameterException, ParameterNotDeclaredException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.settings import SettingInfo, Settings, setting_info
+from tiekd_ros.settings import SettingInfo, Settings, in_group, setting_info
 
 _S = TypeVar("_S", bound=Settings)
+_OF_EVERY_NODE = ("use_sim_time", "start_type_description_service")
+_QOS_OVERRIDES = "qos_overrides."
 
 
 class SettingsParameters:
@@ -34,12 +37,16 @@ class SettingsParameters:
         self._node = node
         self._apply = apply
         self._groups: dict[str, Settings] = {}
+        self._floats: set[str] = set()
+        self._unknown: list[str] | None = None
         node.add_on_set_parameters_callback(self._on_set)
+        if hasattr(node, "add_pre_set_parameters_callback"):  # Humble refuses 5 for 5.0
+            node.add_pre_set_parameters_callback(self._widened)
 
     def declare(self, group: str, kind: type[_S], *, read_only: bool = False) -> _S:
         """Declare the fields of `kind` as `group.field` (or `field` where group is empty).
 
-        With `read_only` all of them are, whatever the fields say.
+        With `read_only` all of them are, whatever the fields say. Whole numbers do for floats.
 
         Raises:
             InvalidSettingError: a value given at start does not fit; names the parameter.
@@ -47,6 +54,9 @@ class SettingsParameters:
         values: dict[str, Any] = {}
         for field in dataclasses.fields(kind):
             name = _name(group, field.name)
+            if type(field.default) is float:
+                self._floats.add(name)
+                self._widen_override(name)
             try:
                 descriptor = _descriptor(field)
                 descriptor.read_only |= read_only
@@ -54,9 +64,48 @@ class SettingsParameters:
             except ParameterException as error:
                 raise InvalidSettingError(f"parameter {name}: {error}") from error
             values[field.name] = parameter.value
-        settings = kind(**values)
+        with in_group(group, kind):
+            settings = kind(**values)
         self._groups[group] = settings
         return settings
+
+    def unknown(self) -> list[str]:
+        """Return a sentence for each parameter that was given at start and that nobody has.
+
+        A file for all nodes (`/**`) may name the parameters of the others too.
+        """
+        if self._unknown is None:
+            given = set(self._overrides()) - set(_OF_EVERY_NODE)
+            own = {n for n in given if self._node.has_parameter(n) or n.startswith(_QOS_OVERRIDES)}
+            self._unknown = _say_unknown(given - own)
+        return self._unknown
+
+    def names(self) -> list[str]:
+        """Return the names of all that were declared here."""
+        return [
+            _name(group, field.name)
+            for group, settings in self._groups.items()
+            for field in dataclasses.fields(settings)
+        ]
+
+    def _overrides(self) -> dict[str, Parameter]:
+        overrides: dict[str, Parameter] = getattr(self._node, "_parameter_overrides", {})
+        return overrides
+
+    def _widen_override(self, name: str) -> None:
+        given = self._overrides().get(name)
+        if given is not None:
+            self._overrides()[name] = _as_float(given)
+
+    def _widened(self, parameters: list[Parameter]) -> list[Parameter]:
+        strangers = [p.name for p in parameters if not self._node.has_parameter(p.name)]
+        if strangers:  # rclpy's own refusal does not name them
+            raise ParameterNotDeclaredException([self._say_stranger(name) for name in strangers])
+        return [_as_float(p) if p.name in self._floats else p for p in parameters]
+
+    def _say_stranger(self, name: str) -> str:
+        near = _nearest(name, self.names())
+        return f"{name} (did you mean {near}?)" if near else name
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
         changed: dict[str, dict[str, Any]] = {}
@@ -65,13 +114,45 @@ class SettingsParameters:
             if group in self._groups and hasattr(self._groups[group], field):
                 changed.setdefault(group, {})[field] = parameter.value
         try:
-            new = {g: dataclasses.replace(self._groups[g], **v) for g, v in changed.items()}
+            new = {group: self._changed(group, values) for group, values in changed.items()}
         except InvalidSettingError as error:
             return SetParametersResult(successful=False, reason=str(error))
         for group, settings in new.items():
             self._groups[group] = settings
             self._apply(group, settings)
         return SetParametersResult(successful=True)
+
+    def _changed(self, group: str, values: Mapping[str, Any]) -> Settings:
+        settings = self._groups[group]
+        with in_group(group, type(settings)):
+            return dataclasses.replace(settings, **values)
+
+
+def _as_float(parameter: Parameter) -> Parameter:
+    if parameter.type_ != Parameter.Type.INTEGER:
+        return parameter
+    return Parameter(parameter.name, value=float(parameter.value))
+
+
+def _say_unknown(names: set[str]) -> list[str]:
+    if not names:
+        return []
+    from tiekd_ros.nodes.catalogue import parameter_names  # brings the rooms of all nodes
+
+    known = parameter_names()
+    said = []
+    for name in sorted(names - known):
+        near = _nearest(name, sorted(known))
+        hint = f"; did you mean {near}?" if near else ""
+        said.append(f"unknown parameter {name} is ignored{hint}")
+    return said
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:  # the right name in the wrong group
+        near = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
+    return near[0] if near else ""
 
 
 def _name(group: str, field: str) -> str:
@@ -94,4 +175,6 @@ def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=float(low), to_value=float(high))
             ]
+    elif info.minimum is not None or info.maximum is not None:
+        descriptor.additional_constraints = info.allowed()
     return descriptor

@@ -9,6 +9,15 @@ from rclpy.qos import (
     ReliabilityPolicy,
 )
 
+_RELIABILITY = {
+    "reliable": ReliabilityPolicy.RELIABLE,
+    "best_effort": ReliabilityPolicy.BEST_EFFORT,
+}
+_DURABILITY = {
+    "volatile": DurabilityPolicy.VOLATILE,
+    "transient_local": DurabilityPolicy.TRANSIENT_LOCAL,
+}
+
 LATCHED = QoSProfile(
     depth=1,
     history=HistoryPolicy.KEEP_LAST,
@@ -23,11 +32,30 @@ RELIABLE = QoSProfile(
 """Outputs: reliable serves every subscriber; shallow, since a stale depth image is useless."""
 
 
-def image_input(reliability: str) -> QoSProfile:
-    """Return the profile of image subscriptions: `best_effort` (sensor data) or `reliable`."""
-    chosen = ReliabilityPolicy.RELIABLE
-    if reliability == "best_effort":
-        chosen = ReliabilityPolicy.BEST_EFFORT
-    # Five, not one: the one-slot mailbox behind it drops what is stale, and counts it; what the
-    # middleware overwrites nobody counts.
-    return QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST, reliability=chosen)
+def image_input(reliability: str, durability: str = "volatile", depth: int = 5) -> QoSProfile:
+    """Return the profile of a subscription to the camera.
+
+    Args:
+        reliability: `best_effort` (as sensor data) or `reliable`.
+        durability: `volatile` or `transient_local`.
+        depth: messages kept. Not 1: the one-slot mailbox behind it drops what is stale, and
+            counts it; what the middleware overwrites nobody counts.
+    """
+    return QoSProfile(
+        depth=depth,
+        history=HistoryPolicy.KEEP_LAST,
+        reliability=_RELIABILITY[reliability],
+        durability=_DURABILITY[durability],
+    )
+
+
+def output(reliability: str, depth: int) -> QoSProfile:
+    """Return the profile of what depth_node publishes.
+
+    Args:
+        reliability: `reliable` or `best_effort`.
+        depth: messages kept for a reliable subscriber that is slow.
+    """
+    return QoSProfile(
+        depth=depth, history=HistoryPolicy.KEEP_LAST, reliability=_RELIABILITY[reliability]
+    )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
+
+from tiekd_ros.nodes.thresholds import DiagnosticSettings, Limit
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
@@ -14,12 +19,19 @@ OK, WARN, ERROR, STALE = (
     DiagnosticStatus.ERROR,
     DiagnosticStatus.STALE,
 )
+_MB = 1e6
 
 
 class Report:
-    """Collects what is known into one DiagnosticStatus; the worst finding gives the level."""
+    """Collects what is known into one DiagnosticStatus; the worst finding gives the level.
+
+    Args:
+        name: of what is reported on.
+        hardware_id: empty = the host's name.
+    """
 
     def __init__(self, name: str, hardware_id: str = "") -> None:
+        hardware_id = hardware_id or socket.gethostname()
         self._status = DiagnosticStatus(level=OK, name=name, hardware_id=hardware_id)
         self._messages: list[str] = []
 
@@ -34,10 +46,57 @@ class Report:
         self._status.level = max(self._status.level, level)
         self._messages.append(message)
 
-    def status(self, fine: str = "ok") -> DiagnosticStatus:
+    def hold(self, limit: Limit, value: float, what: str, remedy: str) -> None:
+        """Add a finding where a value has reached a limit.
+
+        Args:
+            limit: the two levels.
+            value: what is measured; NaN where it is unknown.
+            what: the value in words, such as `drops 31 % of the images`.
+            remedy: what would do.
+        """
+        level = limit.level(value)
+        if level:
+            reached = limit.error if level == "error" else limit.warn
+            text = f"{what}, limit {reached:g}; {remedy}"
+            self.find(ERROR if level == "error" else WARN, text)
+
+    def check_memory(self, settings: DiagnosticSettings) -> None:
+        """Add the memory of this process, and what is found of it."""
+        memory, gpu = process_memory_mb(), gpu_memory_mb()
+        self.add({"memory [MB]": memory})
+        remedy = "see what grows, or raise diagnostics.memory_mb_*"
+        self.hold(settings.limit("memory_mb"), memory, f"takes {memory:.0f} MB", remedy)
+        if gpu is not None:
+            held, free = gpu
+            self.add({"GPU memory [MB]": held, "GPU memory free [MB]": free})
+            limit = settings.limit("gpu_memory_mb")
+            remedy = "see what else uses the GPU, or raise diagnostics.gpu_memory_mb_*"
+            self.hold(limit, held, f"takes {held:.0f} MB of the GPU", remedy)
+
+    def status(self, fine: str = "") -> DiagnosticStatus:
         """Return the message; `fine` is its text where nothing was found."""
-        self._status.message = "; ".join(self._messages) or fine
+        self._status.message = "; ".join(self._messages) or fine or "ok"
         return self._status
+
+
+def process_memory_mb() -> float:
+    """Return the resident memory of this process; NaN where /proc does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    found = next((line for line in lines if line.startswith("VmRSS:")), "VmRSS: nan kB")
+    return float(found.split()[1]) * 1024 / _MB
+
+
+def gpu_memory_mb() -> tuple[float, float] | None:
+    """Return what this process's torch holds on its GPU, and what is free; None if on none."""
+    torch = sys.modules.get("torch")  # a node without it uses no GPU by it
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    free, _ = torch.cuda.mem_get_info()
+    return torch.cuda.memory_reserved() / _MB, free / _MB
 
 
 def diagnostics(node: Node, *statuses: DiagnosticStatus) -> DiagnosticArray:

@@ -8,12 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 
 from tiekd_ros.errors import TiekdError
@@ -26,39 +24,36 @@ The executor's thread, and one that loads a student, would hold up each image by
 default of 5 ms. Measured: an image waits 0.3 ms for its thread instead of 0.65.
 """
 
-_N = TypeVar("_N", bound=Node)
 
+def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | None) -> int:
+    """Run nodes in this process until they are told to stop.
 
-def run_node(
-    make: Callable[[], _N], start: Callable[[_N], bool], arguments: Sequence[str] | None
-) -> int:
-    """Run a node until it is told to stop.
+    Each spins in a thread of its own, so that none waits for another's callbacks. One with a
+    method `start` is started first.
 
     Args:
-        make: builds the node; a TiekdError from it is printed and ends the program with 1.
-        start: called once with the node; False = it cannot start.
+        make: builds each node; a TiekdError from it is printed and ends the program with 1.
         arguments: command line, `sys.argv` where None.
 
     Returns:
-        The exit status: 0 after a stop, 1 where the node could not start.
+        The exit status: 0 after a stop, 1 where a node could not be made.
     """
     try:
         rclpy.init(args=list(arguments) if arguments is not None else None)
     except RuntimeError as error:  # rclpy's RCLError: arguments or a parameter file
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1
-    node: _N | None = None
+    nodes: list[Node] = []
     try:
-        node = make()
-        _forward_logging(node)
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if not start(node):
-            return 1
+        for each in make:
+            nodes.append(each())
+        _forward_logging(nodes[0])
+        for node in nodes:
+            if (start := getattr(node, "start", None)) is not None:
+                start()
         _settle_memory()
         sys.setswitchinterval(_SWITCH_S)
-        with until_shutdown(node):  # SIGTERM ends rclpy between two looks of the executor
-            executor.spin()
+        _spin(nodes)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except TiekdError as error:
@@ -66,10 +61,34 @@ def run_node(
         return 1
     finally:
         _ignore_further_signals()
-        if node is not None:
+        for node in reversed(nodes):
             _end(node)
         rclpy.try_shutdown()
     return 0
+
+
+def _spin(nodes: Sequence[Node]) -> None:
+    """Spin the first node in this thread, the others each in one of its own."""
+    others = [
+        threading.Thread(target=_spin_one, args=(node,), name=f"spin {node.get_name()}")
+        for node in nodes[1:]
+    ]
+    for thread in others:
+        thread.start()
+    try:
+        _spin_one(nodes[0])
+    finally:
+        _ignore_further_signals()
+        rclpy.try_shutdown()  # the others end with it
+        for thread in others:
+            thread.join()
+
+
+def _spin_one(node: Node) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    with suppress(ExternalShutdownException), until_shutdown(node):  # SIGTERM ends rclpy
+        executor.spin()  # between two looks of the executor
 
 
 @contextmanager
@@ -93,12 +112,6 @@ def _settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def start_managed(node: LifecycleNode) -> bool:
-    """Configure and activate a node; return whether both went well."""
-    steps = (node.trigger_configure, node.trigger_activate)
-    return all(step() == TransitionCallbackReturn.SUCCESS for step in steps)
 
 
 def _ignore_further_signals() -> None:

@@ -55,3 +55,29 @@ class Percentiles:
         """Return a percentile; NaN where there is no value."""
         values = [value for when, value in tuple(self._values) if now_s - when <= self._window_s]
         return float(np.percentile(values, percent)) if values else math.nan
+
+
+class Share:
+    """The share that one count grew of another's growth over the last seconds.
+
+    Args:
+        window_s: how far to look back.
+    """
+
+    def __init__(self, window_s: float = 10.0) -> None:
+        self._window_s = window_s
+        self._counts: deque[tuple[float, int, int]] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, now_s: float, part: int, whole: int) -> None:
+        """Remember both counts' values at a monotonic time."""
+        with self._lock:
+            self._counts.append((now_s, part, whole))
+            while now_s - self._counts[0][0] > self._window_s:
+                self._counts.popleft()
+
+    def value(self) -> float:
+        """Return part / whole, 0..1; NaN where the whole did not grow."""
+        with self._lock:
+            (_, part0, whole0), (_, part1, whole1) = self._counts[0], self._counts[-1]
+        return (part1 - part0) / (whole1 - whole0) if whole1 > whole0 else math.nan

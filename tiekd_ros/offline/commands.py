@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tiekd_ros.cli_options import AsJson, State, console
+from tiekd_ros.cli_options import AsJson, State, console, progress
 from tiekd_ros.offline.train_command import train
 
 Data = Annotated[Path, typer.Option("--data", help="The data set's folder.", metavar="DIR")]
@@ -117,7 +113,7 @@ def label(
         teacher, backend, frames, seed, period, min_known, in_flight, ca, cert, key, token_file, tls
     )
     options = LabelOptions(data, kind, split, asked, output, rate, overwrite, skip_bad)
-    with _progress("labelling", None if as_json else console) as track:
+    with progress("labelling", None if as_json else console) as track:
         report = label_data(options, track)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
@@ -181,7 +177,7 @@ def evaluate(
         data, student, state, kind, split, crop, flip, against, teacher_maps, device, limit,
         skip_bad, output,
     )  # fmt: skip
-    with _progress("evaluating", None if as_json else console) as track:
+    with progress("evaluating", None if as_json else console) as track:
         result = evaluate_data(options, track)
     if as_json:
         typer.echo(json.dumps(result.as_dict(), indent=2))
@@ -193,16 +189,3 @@ def evaluate(
 def _list_reasons(reasons: dict[str, str]) -> None:
     for name, reason in reasons.items():
         console.print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _progress(text: str, shown_on: Console | None) -> Iterator[Callable[[int], Callable[[], None]]]:
-    """Show a bar; yields a function that takes the total and gives the one to advance with."""
-    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=shown_on, disable=shown_on is None) as bar:
-
-        def track(total: int) -> Callable[[], None]:
-            task = bar.add_task(text, total=total)
-            return lambda: bar.advance(task)
-
-        yield track

@@ -1,0 +1,123 @@
+"""The arguments of the launch files: described, and refused where they cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ros_helpers.launching import SHARE  # first: it skips where there is no ros2 launch
+
+# ruff: isort: split
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument
+from launch.launch_description_sources.python_launch_file_utilities import (
+    get_launch_description_from_python_launch_file,
+    load_python_launch_file_as_module,
+)
+
+from ros_helpers.waiting import PATIENCE_S
+from tiekd_ros.nodes.catalogue import NODE_SETTINGS
+
+FILES = ("depth", "demo", "multi_camera")
+
+
+def launch_file(name: str) -> str:
+    return str(SHARE / "launch" / f"{name}.launch.py")
+
+
+def arguments(name: str) -> dict[str, DeclareLaunchArgument]:
+    description: LaunchDescription = get_launch_description_from_python_launch_file(
+        launch_file(name)
+    )
+    return {argument.name: argument for argument in description.get_launch_arguments()}
+
+
+def ros2_launch(*words: str) -> subprocess.CompletedProcess[str]:
+    ros2 = shutil.which("ros2")
+    if ros2 is None:
+        pytest.skip("there is no ros2 command")
+    return subprocess.run(
+        [ros2, "launch", "tiekd_ros", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_argument_has_a_description_and_a_default(name: str) -> None:
+    for argument in arguments(name).values():
+        assert len(argument.description) > 10
+        assert argument.default_value is not None
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ros2_shows_the_arguments(name: str) -> None:
+    shown = ros2_launch(f"{name}.launch.py", "--show-args")
+    assert shown.returncode == 0, shown.stderr
+    for argument in arguments(name):
+        assert f"'{argument}':" in shown.stdout
+
+
+def test_where_an_argument_sets_a_parameter_its_default_is_the_parameters() -> None:
+    module = load_python_launch_file_as_module(launch_file("depth"))
+    compared = 0
+    for argument in module.ARGUMENTS.values():
+        group, _, name = argument.parameter.rpartition(".")
+        for node in argument.nodes:
+            for field in dataclasses.fields(NODE_SETTINGS[node].get(group, ())):
+                if argument.parameter and field.name == name:
+                    default = str(field.default).lower() if name in BOOLEANS else field.default
+                    assert argument.default == default, name
+                    compared += 1
+    assert compared >= 10
+
+
+BOOLEANS = ("rectify", "autostart")
+
+
+def test_the_launch_file_starts_the_nodes_as_plain_processes() -> None:
+    """So that it does not matter how a ROS distribution treats managed nodes at launch."""
+    module = load_python_launch_file_as_module(launch_file("depth"))
+    values = {name: argument.default for name, argument in module.ARGUMENTS.items()}
+    started = module.nodes(values)
+    assert {type(action).__name__ for action in started} == {"Node"}
+    for action in started:
+        action._perform_substitutions(LaunchContext())
+    assert [a.node_name for a in started] == ["/tiekd/depth_node", "/tiekd/companion_node"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("cameras:=front,front",), "different names"),
+        (("cameras:=front,my camera",), "no name for a camera"),
+        (("state_dir:=/tmp/one",), "put {camera} in it"),
+        (("namespace:=tiekd",), "put {camera} in it"),
+    ],
+)
+def test_cameras_that_would_get_into_each_others_way_are_refused(
+    words: tuple[str, ...], reason: str
+) -> None:
+    refused = ros2_launch("multi_camera.launch.py", *words)
+    assert refused.returncode != 0
+    assert reason in refused.stdout + refused.stderr
+    assert "process started" not in refused.stdout + refused.stderr
+
+
+def test_a_node_that_cannot_start_ends_all_with_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**/depth_node:\n  ros__parameters:\n    encoding: 8UC1\n")
+    refused = ros2_launch(
+        "depth.launch.py", f"namespace:=refused_{tmp_path.name}", "teacher:=none",
+        f"state_dir:={tmp_path / 'state'}", f"params_file:={file}",
+    )  # fmt: skip
+    said = refused.stdout + refused.stderr
+    assert "8UC1" in said
+    assert "depth_node cannot start; it has said why" in said
+    assert said.count("[depth_node-1]: process started") == 1

@@ -1,0 +1,203 @@
+"""camera_node plays bags, video files and webcams."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ros_helpers.peer import UNCONFIGURED, Peer, running
+from ros_helpers.processes import Processes
+from ros_helpers.waiting import wait_for
+from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.nodes.camera_node import CameraNode, Pace
+from tiekd_ros.nodes.conversions import image_to_rgb
+from tiekd_ros.nodes.settings import CameraSettings
+
+bags = pytest.importorskip("helpers.bags", reason='bags need rosbags: "tiekd_ros[bags]"')
+
+SOCCER = Path(__file__).resolve().parents[3] / "shared" / "data" / "mcap_soccer"
+COUNT = 4
+VIDEO_HZ = 20.0
+ONCE = {"loop": False, "stamps": "recorded"}
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    topics = bags.camera_topics(COUNT)
+    return bags.write_bag(tmp_path / "bag", topics)
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """A film of brighter and brighter grey."""
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), VIDEO_HZ, (64, 48))
+    for number in range(COUNT):
+        writer.write(np.full((48, 64, 3), 40 * (1 + number), np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def watching(peer: Peer) -> Peer:
+    peer.listen_to_camera("image_raw", "camera_info")
+    return peer
+
+
+def play(peer: Peer, source: Path, count: int = COUNT, **parameters: Any) -> None:
+    """Play until so many images have come."""
+    values = {"source": str(source), **ONCE, **parameters}
+    with running(CameraNode, peer, until=UNCONFIGURED, **values):
+        wait_for(lambda: len(peer.images) == count, f"{count} images")
+
+
+def test_a_bag_is_played_as_it_was_recorded(watching: Peer, bag: Path) -> None:
+    play(watching, bag, pace="rate", rate_hz=50.0)
+    stamps = [bags.stamp_of(n) for n in range(COUNT)]
+    assert sorted(watching.images) == stamps
+    for number, stamp in enumerate(stamps):
+        message = watching.images[stamp]
+        assert message.header.frame_id == "head_camera"
+        np.testing.assert_array_equal(image_to_rgb(message), bags.shown(number))
+        info = watching.camera_infos[stamp]
+        assert info.header == message.header
+        assert tuple(info.k) == bags.K
+        assert (info.width, info.height) == (bags.WIDTH, bags.HEIGHT)
+
+
+def test_its_own_pace_is_that_of_the_recording(watching: Peer, bag: Path) -> None:
+    begun = time.monotonic()
+    play(watching, bag)  # four images a second apart; its speed at rate_hz would be 10 Hz
+    assert time.monotonic() - begun >= (COUNT - 1) * 0.9
+
+
+@pytest.mark.skipif(not SOCCER.is_dir(), reason=f"the real bag is not at {SOCCER}")
+def test_the_awkward_real_bag_is_played_round_and_round(
+    watching: Peer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(CameraNode, watching, until=UNCONFIGURED, source=str(SOCCER)):
+        wait_for(lambda: len(watching.images) > 5, "the bag to come round")
+    assert sorted(watching.images)[0] > 1_700_000_000_000_000_000  # present stamps
+    assert "of which 12 are not there" in capfd.readouterr().err
+
+
+def test_distortion_is_passed_on(watching: Peer, tmp_path: Path) -> None:
+    bent = (0.1, -0.2, 0.001, 0.002, 0.03)
+    topics = {"/image": [bags.image(0)], "/camera_info": [bags.info(0, d=bent)]}
+    play(watching, bags.write_bag(tmp_path / "bag", topics), 1)
+    (info,) = wait_for(lambda: list(watching.camera_infos.values()), "camera_info")
+    assert tuple(info.d) == bent
+
+
+def test_a_calibration_file_takes_the_place_of_the_bags(
+    watching: Peer, bag: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "camera.yaml").write_text(
+        "image_width: 64\nimage_height: 48\ndistortion_model: equidistant\n"
+        "camera_matrix: {data: [50, 0, 30, 0, 50, 20, 0, 0, 1]}\n"
+        "distortion_coefficients: {data: [0.1, 0.2, 0.3, 0.4]}\n"
+    )
+    file = str(tmp_path / "camera.yaml")
+    play(watching, bag, camera_info=file, pace="rate", rate_hz=50.0)
+    info = wait_for(lambda: watching.camera_infos.get(bags.stamp_of(0)), "camera_info")
+    assert (info.k[0], info.p[2], info.distortion_model) == (50.0, 30.0, "equidistant")
+    assert list(info.d) == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_a_video_is_played_with_the_time_since_its_start(watching: Peer, video: Path) -> None:
+    play(watching, video)
+    assert sorted(watching.images) == [0, 50_000_000, 100_000_000, 150_000_000]
+    for number, stamp in enumerate(sorted(watching.images)):
+        assert abs(image_to_rgb(watching.images[stamp]).mean() - 40 * (1 + number)) < 3
+    assert not watching.camera_infos
+
+
+def test_a_video_comes_round_and_may_have_a_calibration(
+    watching: Peer, video: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "K.txt").write_text("60 0 31.5\n0 60 23.5\n0 0 1\n")
+    parameters = {"source": str(video), "camera_info": str(tmp_path / "K.txt")}
+    with running(CameraNode, watching, until=UNCONFIGURED, **parameters):
+        wait_for(lambda: len(watching.camera_infos) > 2 * COUNT, "the film to come round")
+    assert next(iter(watching.camera_infos.values())).k[0] == 60.0
+
+
+def test_as_a_program_it_ends_with_the_last_image(
+    watching: Peer, processes: Processes, bag: Path
+) -> None:
+    node = processes.node(
+        "camera_node", source=str(bag), loop=False, stamps="recorded", pace="rate", rate_hz=20.0
+    )
+    assert node.wait() == 0, node.output
+    assert f"all {COUNT} images played" in node.output
+    wait_for(lambda: bags.stamp_of(COUNT - 1) in watching.images, "the last image")
+
+
+def test_a_program_that_cannot_play_says_why_and_ends_with_1(processes: Processes) -> None:
+    node = processes.node("camera_node", source="/dev/video77")
+    assert node.wait() == 1
+    (line,) = [line for line in node.output.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: there is no camera /dev/video77: ")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("/dev/video77", "there is no camera /dev/video77: (there are|this machine has no)"),
+        ("77", "there is no camera /dev/video77"),
+        ("{tmp}/gone.mp4", "gone.mp4 does not exist; source is synthetic, a folder of images, a"),
+        ("{tmp}/text.mp4", "text.mp4 holds no video that OpenCV can read"),
+        ("{tmp}/one.png", "one.png is a single image; source is"),
+        ("{tmp}/two", "images of 2 cameras: .*image_topic"),
+        ("{tmp}/none", "none has no images"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_with_the_reason(
+    peer: Peer, tmp_path: Path, source: str, message: str
+) -> None:
+    (tmp_path / "text.mp4").write_text("no film")
+    (tmp_path / "one.png").write_bytes(b"")
+    bags.write_bag(tmp_path / "two", {f"/{n}/image": [bags.image(0)] for n in ("a", "b")})
+    bags.write_bag(tmp_path / "none", {"/imu": [bags.imu(0)]})
+    with (
+        pytest.raises(TiekdError, match=message),
+        running(CameraNode, peer, until=UNCONFIGURED, source=source.format(tmp=tmp_path)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["K.txt", "gone.yaml"])
+def test_a_calibration_that_is_not_there_or_does_not_fit_is_refused(
+    peer: Peer, video: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "K.txt").write_text("5000 0 3000\n0 5000 2000\n0 0 1\n")
+    message = "cannot belong to images of 64x48" if name == "K.txt" else "there is no file"
+    parameters = {"source": str(video), "camera_info": str(tmp_path / name)}
+    with (
+        pytest.raises(TiekdError, match=message),
+        running(CameraNode, peer, until=UNCONFIGURED, **parameters),
+    ):
+        pass
+
+
+def test_a_pace_is_one_of_three() -> None:
+    with pytest.raises(InvalidSettingError, match="pace must be one of 'auto', 'recorded', 'rate'"):
+        CameraSettings(pace="fast")
+
+
+def test_a_slow_machine_skips_time_and_does_not_catch_up() -> None:
+    now = 100.0
+    pace = Pace(0.5, lambda: now)
+    assert pace.as_recorded(0) == 0.0
+    now += 3.0
+    assert pace.as_recorded(10**9) == 0.0  # late by more than a period
+    assert pace.as_recorded(2 * 10**9) == 1.0  # a second after that one, not before
+    now += 1.2
+    assert pace.as_recorded(3 * 10**9) == pytest.approx(0.8)  # a little late does not add up
+    assert pace.as_recorded(0) == pytest.approx(1.3)  # from the start again: a period later
+    assert pace.by_rate() == pytest.approx(1.8)

@@ -1,0 +1,172 @@
+"""/diagnostics: what both nodes say of themselves, and the limits that are parameters."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+
+from helpers.students import small_student
+from ros_helpers.companion import LOGGING, log_pictures
+from ros_helpers.messages import camera_info, image_message
+from ros_helpers.peer import UNCONFIGURED, Peer, running
+from ros_helpers.waiting import wait_for
+from tiekd_ros.distillation.round_log import FAILED, PROMOTED, RoundLog, RoundRecord
+from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.nodes.companion_node import CompanionNode
+from tiekd_ros.nodes.depth_node import DepthNode
+from tiekd_ros.nodes.managed import ManagedNode
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry
+
+DEPTH, COMPANION = "depth_node", "companion_node"
+OLD = "2020-02-29T12:00:00+00:00"
+
+
+@pytest.fixture
+def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
+    registry = StudentRegistry(state.students)
+    registry.promote(registry.add(small_student(created=OLD)).version)
+    with running(DepthNode, peer, state_dir=str(state.root)) as node:
+        yield node
+
+
+def set_parameter(peer: Peer, node: str, name: str, value: object) -> None:
+    result = peer.set_parameter(node, f"diagnostics.{name}", value)
+    assert result.successful, result.reason
+
+
+def await_text(peer: Peer, node: str, text: str, level: bytes) -> None:
+    """Wait for a finding, showing images, since most are of a stream."""
+    wait_for(
+        lambda: text in peer.diagnosis(node).message and peer.diagnosis(node).level == level,
+        f"{text!r} in diagnostics",
+        nudge=lambda: peer.show(image_message(), camera_info()),
+        explain=lambda: peer.diagnosis(node),
+    )
+
+
+@pytest.mark.usefixtures("depth_node")
+class TestDepthNode:
+    def test_it_says_memory_and_the_students_age(self, peer: Peer) -> None:
+        values = peer.await_diagnosis(DEPTH, "no image arrives").values
+        assert float(values["memory [MB]"]) > 20
+        assert float(values["student age [days]"]) > 2000
+        assert values["kind"] == DEPTH
+
+    @pytest.mark.parametrize(
+        ("name", "limit", "text"),
+        [
+            ("memory_mb", 1, "MB, limit 1; see what grows"),
+            ("depth_rate", 1e6, "depth comes at"),
+            ("latency_p95_ms", 1e-3, "p95 latency is"),
+            ("student_age_days", 30, "days old, limit 30; call the distill service"),
+        ],
+    )
+    def test_a_limit_that_is_reached_is_warned_of_or_an_error_and_may_be_changed_or_off(
+        self, peer: Peer, name: str, limit: float, text: str
+    ) -> None:
+        peer.depth_of(image_message(), camera_info())
+        assert text not in peer.diagnosis(DEPTH).message
+        set_parameter(peer, DEPTH, f"{name}_warn", limit)
+        await_text(peer, DEPTH, text, DiagnosticStatus.WARN)
+        set_parameter(peer, DEPTH, f"{name}_error", limit)
+        await_text(peer, DEPTH, text, DiagnosticStatus.ERROR)
+        set_parameter(peer, DEPTH, f"{name}_error", 0)
+        set_parameter(peer, DEPTH, f"{name}_warn", 0)
+        await_text(peer, DEPTH, "publishing depth", DiagnosticStatus.OK)
+
+    def test_dropped_images_are_a_share(self, peer: Peer, depth_node: DepthNode) -> None:
+        set_parameter(peer, DEPTH, "drop_share_warn", 0.01)
+
+        def burst() -> None:
+            for number in range(20):
+                peer.show(image_message(number), camera_info())
+
+        wait_for(
+            lambda: "of the images are dropped" in peer.diagnosis(DEPTH).message,
+            "drops",
+            nudge=burst,
+            explain=lambda: peer.diagnosis(DEPTH),
+        )
+        assert 0 < float(peer.diagnosis(DEPTH).values["drop share"]) <= 1
+
+    @pytest.mark.parametrize(
+        ("name", "warn", "error"), [("latency_p95_ms", 50, 20), ("depth_rate", 5, 8)]
+    )
+    def test_an_error_before_its_warning_is_refused(
+        self, peer: Peer, name: str, warn: float, error: float
+    ) -> None:
+        set_parameter(peer, DEPTH, f"{name}_warn", warn)
+        result = peer.set_parameter(DEPTH, f"diagnostics.{name}_error", error)
+        assert not result.successful
+        assert f"diagnostics.{name}_error must be at" in result.reason
+
+    def test_where_nobody_listens_the_resting_network_is_no_cause_for_alarm(
+        self, peer: Peer, depth_node: DepthNode
+    ) -> None:
+        set_parameter(peer, DEPTH, "depth_rate_error", 1e6)
+        peer.depth_of(image_message(), camera_info())
+        await_text(peer, DEPTH, "depth comes at", DiagnosticStatus.ERROR)
+        for subscription in list(peer.node.subscriptions):
+            if subscription.topic_name == f"{peer.namespace}/depth":
+                peer.node.destroy_subscription(subscription)
+        await_text(peer, DEPTH, "nobody listens", DiagnosticStatus.OK)
+
+
+@pytest.mark.parametrize("kind", [DepthNode, CompanionNode])
+@pytest.mark.parametrize("given", ["", "robot-7"])
+def test_the_hardware_id_is_the_hosts_name_or_the_given_one(
+    peer: Peer, kind: type[ManagedNode], given: str
+) -> None:
+    heard: list[str] = []
+
+    def hear(message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.startswith(peer.namespace):
+                heard.append(status.hardware_id)
+
+    peer.node.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
+    with running(kind, peer, until=UNCONFIGURED, diagnostics__hardware_id=given):
+        wait_for(lambda: heard, "diagnostics")
+    assert set(heard) == {given or socket.gethostname()}
+
+
+def test_contradicting_limits_are_refused_at_the_start(peer: Peer) -> None:
+    values = {"diagnostics__label_backlog_warn": 9, "diagnostics__label_backlog_error": 3}
+    with (
+        pytest.raises(
+            InvalidSettingError, match=r"diagnostics\.label_backlog_error must be at least"
+        ),
+        running(CompanionNode, peer, until=UNCONFIGURED, **values),
+    ):
+        pass
+
+
+class TestCompanionNode:
+    def test_limits_of_backlog_and_fill(self, peer: Peer, state: StateFolder) -> None:
+        with running(CompanionNode, peer, state_dir=str(state.root), teacher__url="", **LOGGING):
+            log_pictures(peer, state, range(2), camera_info())
+            set_parameter(peer, COMPANION, "label_backlog_warn", 2)
+            text = "2 frames wait for a label, limit 2; see the teacher link"
+            peer.await_diagnosis(COMPANION, text, DiagnosticStatus.WARN)
+            set_parameter(peer, COMPANION, "label_backlog_warn", 3)
+            set_parameter(peer, COMPANION, "frame_log_fill_error", 1e-6)
+            peer.await_diagnosis(COMPANION, "the frame log is 0% full", DiagnosticStatus.ERROR)
+            assert "wait for a label" not in peer.diagnosis(COMPANION).message
+
+    @pytest.mark.parametrize("last", [PROMOTED, FAILED])
+    def test_after_a_restart_it_still_says_what_came_of_the_last_round(
+        self, peer: Peer, state: StateFolder, last: str
+    ) -> None:
+        log = RoundLog(state.rounds)
+        log.save(RoundRecord(6, state=FAILED, stage="done", reason="no memory"))
+        log.save(RoundRecord(7, state=last, stage="done", reason="as it was"))
+        with running(CompanionNode, peer, state_dir=str(state.root), teacher__url=""):
+            peer.await_value(COMPANION, "round result", "as it was")
+            values = peer.diagnosis(COMPANION).values
+            assert (values["round"], values["round state"]) == ("7", last)
+            failed = "round 7 failed: as it was" in peer.diagnosis(COMPANION).message
+            assert failed == (last == FAILED)

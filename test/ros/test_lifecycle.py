@@ -1,0 +1,336 @@
+"""Both nodes as managed nodes: every transition again and again, what fails, what is left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from rclpy.lifecycle import LifecycleNode
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
+
+from helpers.students import small_student
+from ros_helpers.messages import camera_info, image_message
+from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
+from ros_helpers.waiting import wait_for
+from tiekd_ros.errors import TiekdError
+from tiekd_ros.nodes import managed
+from tiekd_ros.nodes.companion_node import CompanionNode
+from tiekd_ros.nodes.depth_node import DepthNode
+from tiekd_ros.nodes.managed import ManagedNode
+from tiekd_ros.nodes.reporting import Report
+from tiekd_ros.nodes.settings import CommonSettings
+from tiekd_ros.nodes.thresholds import DiagnosticSettings
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry
+
+CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
+ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
+NOBODY = "127.0.0.1:9"  # a teacher's address where none listens
+NODES = pytest.mark.parametrize(
+    ("kind", "name"), [(DepthNode, "depth_node"), (CompanionNode, "companion_node")]
+)
+ROUNDS = 3
+
+
+@pytest.fixture
+def promoted(state: StateFolder) -> str:
+    registry = StudentRegistry(state.students)
+    version = registry.add(small_student()).version
+    registry.promote(version)
+    return version
+
+
+def parameters(kind: type[ManagedNode], folder: Path) -> dict[str, object]:
+    own = {"teacher__url": NOBODY} if kind is CompanionNode else {}
+    return {"state_dir": str(folder), **own}
+
+
+@contextmanager
+def flowing(peer: Peer) -> Iterator[None]:
+    """Show images, each with a stamp of its own, all the time."""
+    stop = threading.Event()
+
+    def show() -> None:
+        number = 0
+        while not stop.wait(0.02):
+            number += 1
+            peer.show(image_message(number), camera_info())
+
+    thread = threading.Thread(target=show, name="camera")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def belongings(node: LifecycleNode) -> dict[str, list[str]]:
+    """Return what a node holds of ROS and of threads, by name."""
+    return {
+        "subscriptions": sorted(s.topic_name for s in node.subscriptions),
+        "publishers": sorted(p.topic_name for p in node.publishers),
+        "services": sorted(s.srv_name for s in node.services),
+        "timers": [str(t.timer_period_ns) for t in node.timers],
+        "threads": sorted(t.name for t in threading.enumerate() if t.name != "camera"),
+    }
+
+
+def works(peer: Peer, name: str) -> Callable[[], object]:
+    if name == "depth_node":
+        return lambda: peer.depth
+    return lambda: int(peer.diagnosis(name).values.get("frames offered", "0"))
+
+
+@NODES
+class TestBothNodes:
+    @pytest.mark.usefixtures("promoted")
+    def test_every_transition_while_images_flow_leaves_nothing_behind(
+        self, peer: Peer, state: StateFolder, kind: type[ManagedNode], name: str
+    ) -> None:
+        with (
+            running(kind, peer, until=UNCONFIGURED, **parameters(kind, state.root)) as node,
+            flowing(peer),
+        ):
+            before = belongings(node)
+            held = None
+            for _ in range(ROUNDS):
+                assert peer.change_state(name, CONFIGURE)
+                held = held or belongings(node)
+                assert belongings(node) == held
+                for _ in range(2):
+                    peer.depth.clear()
+                    assert peer.change_state(name, ACTIVATE)
+                    wait_for(works(peer, name), "work", explain=lambda: peer.diagnosis(name))
+                    assert peer.change_state(name, DEACTIVATE)
+                    assert belongings(node) == held
+                assert peer.change_state(name, CLEANUP)
+                assert belongings(node) == before
+            assert held is not None
+            assert set(held["threads"]) > set(before["threads"])
+
+    @pytest.mark.usefixtures("promoted")
+    @pytest.mark.parametrize(
+        ("until", "transition"),
+        [
+            (UNCONFIGURED, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN),
+            (INACTIVE, Transition.TRANSITION_INACTIVE_SHUTDOWN),
+            (ACTIVE, Transition.TRANSITION_ACTIVE_SHUTDOWN),
+        ],
+    )
+    def test_shut_down_from_any_state_it_holds_nothing_and_says_so(
+        self,
+        peer: Peer,
+        state: StateFolder,
+        kind: type[ManagedNode],
+        name: str,
+        until: str,
+        transition: int,
+    ) -> None:
+        with running(kind, peer, until=UNCONFIGURED, **parameters(kind, state.root)) as node:
+            before = belongings(node)
+            if until != UNCONFIGURED:
+                assert peer.change_state(name, CONFIGURE)
+            if until == ACTIVE:
+                assert peer.change_state(name, ACTIVATE)
+            assert peer.change_state(name, transition)
+            assert peer.state_of(name) == "finalized"
+            assert belongings(node) == before
+            peer.await_diagnosis(name, "shut down; start", DiagnosticStatus.WARN)
+
+    def test_a_transition_that_does_not_fit_the_state_is_refused_and_changes_nothing(
+        self, peer: Peer, state: StateFolder, kind: type[ManagedNode], name: str
+    ) -> None:
+        with running(kind, peer, until=UNCONFIGURED, **parameters(kind, state.root)):
+            for transition in (ACTIVATE, DEACTIVATE, CLEANUP):
+                assert not peer.change_state(name, transition)
+                assert peer.state_of(name) == UNCONFIGURED
+            assert peer.change_state(name, CONFIGURE)
+            for transition in (CONFIGURE, DEACTIVATE):
+                assert not peer.change_state(name, transition)
+                assert peer.state_of(name) == INACTIVE
+            assert peer.change_state(name, ACTIVATE)
+            assert not peer.change_state(name, CLEANUP)
+            assert peer.state_of(name) == ACTIVE
+
+    def test_where_configuring_fails_the_reason_is_told_until_it_succeeds(
+        self, peer: Peer, tmp_path: Path, kind: type[ManagedNode], name: str
+    ) -> None:
+        folder = tmp_path / "blocked"
+        folder.write_text("in the way")
+        with running(kind, peer, until=UNCONFIGURED, **parameters(kind, folder / "state")) as node:
+            before = belongings(node)
+            for _ in range(2):
+                assert not peer.change_state(name, CONFIGURE)
+                assert peer.state_of(name) == UNCONFIGURED
+                assert belongings(node) == before
+            reason = f"cannot configure: cannot make the state folder {folder / 'state'}"
+            peer.await_diagnosis(name, reason, DiagnosticStatus.ERROR)
+            folder.unlink()
+            assert peer.change_state(name, CONFIGURE)
+            peer.await_diagnosis(name, "not active; activate the node", DiagnosticStatus.WARN)
+            assert "cannot configure" not in peer.diagnosis(name).message
+
+    def test_starting_by_itself_it_tries_again_until_the_cause_is_gone(
+        self,
+        peer: Peer,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        kind: type[ManagedNode],
+        name: str,
+    ) -> None:
+        monkeypatch.setattr(managed, "TRY_AGAIN_S", 0.1)
+        folder = tmp_path / "blocked"
+        folder.write_text("in the way")
+        values = {"autostart": True, **parameters(kind, folder / "state")}
+        with running(kind, peer, until=UNCONFIGURED, **values):
+            peer.await_diagnosis(name, "cannot configure", DiagnosticStatus.ERROR)
+            folder.unlink()
+            peer.await_active(name)
+
+    def test_it_reports_by_a_clock_of_its_own_where_no_time_comes(
+        self, peer: Peer, state: StateFolder, kind: type[ManagedNode], name: str
+    ) -> None:
+        values = {"use_sim_time": True, **parameters(kind, state.root)}
+        with running(kind, peer, until=ACTIVE, **values):
+            peer.await_value(name, "state", ACTIVE)
+
+    def test_a_clock_that_jumps_back_is_told_and_the_stream_goes_on(
+        self, peer: Peer, state: StateFolder, kind: type[ManagedNode], name: str, promoted: str
+    ) -> None:
+        clock = peer.node.create_publisher(Clock, "/clock", 10)
+
+        def tell(seconds: int) -> Callable[[], None]:
+            return lambda: clock.publish(Clock(clock=Time(seconds=seconds).to_msg()))
+
+        values = {"use_sim_time": True, **parameters(kind, state.root)}
+        with running(kind, peer, until=ACTIVE, **values) as node:
+            now = node.get_clock().now
+            wait_for(lambda: now().nanoseconds == 100e9, "100 s", nudge=tell(100))
+            wait_for(lambda: now().nanoseconds == 50e9, "50 s", nudge=tell(50))
+            peer.await_value(name, "clock jumps", "1")
+            with flowing(peer):
+                wait_for(works(peer, name), "work", explain=lambda: peer.diagnosis(name))
+
+
+class TestDepthNode:
+    @pytest.mark.usefixtures("promoted")
+    def test_where_configuring_fails_half_way_nothing_is_left(
+        self, peer: Peer, state: StateFolder
+    ) -> None:
+        with running(DepthNode, peer, until=UNCONFIGURED, state_dir=str(state.root)) as node:
+            # The middleware refuses a second type on one topic in one process.
+            blocker = peer.node.create_publisher(String, "confidence", 1)
+            before = belongings(node)
+            assert not peer.change_state("depth_node", CONFIGURE)
+            assert belongings(node) == before
+            peer.await_diagnosis("depth_node", "cannot configure: ", DiagnosticStatus.ERROR)
+            peer.node.destroy_publisher(blocker)
+            assert peer.change_state("depth_node", CONFIGURE)
+            assert peer.change_state("depth_node", ACTIVATE)
+            peer.depth_of(image_message(), camera_info())
+
+
+class TestTwoCompanions:
+    def test_the_second_on_a_state_folder_is_refused_until_the_first_is_gone(
+        self, peer: Peer, state: StateFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(managed, "TRY_AGAIN_S", 0.1)
+        values = {"state_dir": str(state.root), "teacher__url": ""}
+        with (
+            Peer(f"{peer.namespace}/other") as other,
+            running(CompanionNode, peer, **values) as first,
+            running(CompanionNode, other, until=UNCONFIGURED, autostart=True, **values),
+        ):
+            refusal = f"the state folder {state.root} belongs to another companion"
+            other.await_diagnosis("companion_node", refusal, DiagnosticStatus.ERROR)
+            assert peer.state_of("companion_node") == ACTIVE
+            first.release()
+            other.await_active("companion_node")
+
+
+class Fragile(ManagedNode):
+    """Breaks where it is told to."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__("fragile", CommonSettings, DiagnosticSettings, **options)
+        self.breaks: dict[str, Exception] = {}
+        self.freed: list[str] = []
+
+    def _maybe(self, step: str) -> None:
+        if step in self.breaks:
+            raise self.breaks[step]
+        self.freed.append(step)
+
+    def configure(self, held: ExitStack) -> None:
+        held.callback(self._maybe, "clean up")
+        if "configure" in self.breaks:
+            raise self.breaks["configure"]
+
+    def activate(self, held: ExitStack) -> None:
+        held.callback(self._maybe, "deactivate")
+        if "activate" in self.breaks:
+            raise self.breaks["activate"]
+
+    def work(self) -> None:
+        if "work" in self.breaks:
+            raise self.breaks["work"]
+
+    def report(self, report: Report) -> str:
+        return "whole"
+
+
+class TestBreakingNode:
+    @pytest.fixture
+    def fragile(self, peer: Peer) -> Iterator[Fragile]:
+        with running(Fragile, peer, until=UNCONFIGURED) as node:
+            assert isinstance(node, Fragile)
+            yield node
+
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [(TiekdError("no film; load one"), "no film; load one"), (KeyError("a"), "KeyError: 'a'")],
+    )
+    def test_where_activating_breaks_it_stays_inactive_and_can_be_activated_later(
+        self, peer: Peer, fragile: Fragile, error: Exception, told: str
+    ) -> None:
+        assert peer.change_state("fragile", CONFIGURE)
+        fragile.breaks = {"activate": error}
+        assert not peer.change_state("fragile", ACTIVATE)
+        assert peer.state_of("fragile") == INACTIVE
+        assert fragile.freed == ["deactivate"]
+        peer.await_diagnosis("fragile", f"cannot activate: {told}", DiagnosticStatus.ERROR)
+        fragile.breaks = {}
+        assert peer.change_state("fragile", ACTIVATE)
+        peer.await_diagnosis("fragile", "whole", DiagnosticStatus.OK)
+
+    @pytest.mark.parametrize("step", ["deactivate", "clean up"])
+    def test_where_freeing_breaks_the_rest_is_freed_and_the_node_can_be_configured_again(
+        self, peer: Peer, fragile: Fragile, step: str
+    ) -> None:
+        assert peer.change_state("fragile", CONFIGURE)
+        assert peer.change_state("fragile", ACTIVATE)
+        fragile.breaks = {step: OSError("stuck")}
+        results = [peer.change_state("fragile", t) for t in (DEACTIVATE, CLEANUP)]
+        assert not all(results)
+        assert peer.state_of("fragile") == UNCONFIGURED
+        assert len(fragile.freed) == 1
+        peer.await_diagnosis("fragile", "cannot", DiagnosticStatus.ERROR)
+        fragile.breaks = {}
+        assert peer.change_state("fragile", CONFIGURE)
+        assert peer.change_state("fragile", ACTIVATE)
+
+    def test_a_report_that_breaks_does_not_end_the_node(self, peer: Peer, fragile: Fragile) -> None:
+        assert peer.change_state("fragile", CONFIGURE)
+        fragile.breaks = {"work": KeyError("a")}
+        assert peer.change_state("fragile", ACTIVATE)
+        peer.await_diagnosis("fragile", "KeyError: 'a'", DiagnosticStatus.ERROR)
+        fragile.breaks = {}
+        peer.await_diagnosis("fragile", "whole", DiagnosticStatus.OK)

@@ -1,0 +1,252 @@
+"""The organised point cloud: where its points lie, what is invalid, how it is read."""
+
+from __future__ import annotations
+
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+
+from ros_helpers.messages import K, camera_info, header
+from tiekd_ros.errors import BadImageError
+from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.nodes.conversions import camera_info_for
+from tiekd_ros.nodes.points import PointCanvas, rays_of, read_cloud
+
+FX, FY, CX, CY = K[0], K[4], K[2], K[5]
+WIDTH, HEIGHT = 96, 72
+
+
+def plane(metres: float = 2.0, height: int = HEIGHT, width: int = WIDTH) -> DepthMap:
+    return np.full((height, width), metres, np.float32)
+
+
+def gradient(height: int = HEIGHT, width: int = WIDTH) -> RgbImage:
+    """Return an image whose red is the column, green the row, and blue 200."""
+    image = np.full((height, width, 3), 200, np.uint8)
+    image[..., 0], image[..., 1] = np.arange(width), np.arange(height)[:, None]
+    return image
+
+
+def cloud_of(
+    depth: DepthMap, image: RgbImage | None = None, info: CameraInfo | None = None
+) -> PointCloud2:
+    image = gradient(*depth.shape) if image is None else image
+    cloud = PointCanvas().paint(depth, image, header(3), camera_info() if info is None else info)
+    assert cloud is not None
+    return cloud
+
+
+def pixels_of(xyz: np.ndarray, matrix: list[float] = K) -> np.ndarray:
+    """Return where a pinhole camera sees points, (..., 2) as (column, row)."""
+    k = np.array(matrix).reshape(3, 3)
+    seen = xyz.astype(np.float64) @ k.T
+    return seen[..., :2] / seen[..., 2:]
+
+
+def test_each_point_lies_on_its_pixels_ray_at_its_depth() -> None:
+    depth = plane() + np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)
+    cloud = read_cloud(cloud_of(depth))
+    np.testing.assert_array_equal(cloud.xyz[..., 2], depth)
+    rows, columns = np.indices(depth.shape)
+    np.testing.assert_allclose(pixels_of(cloud.xyz), np.stack([columns, rows], -1), atol=1e-3)
+
+
+def test_x_points_right_y_down_and_z_forward() -> None:
+    xyz = read_cloud(cloud_of(plane())).xyz
+    assert xyz[0, 0, 0] < 0 < xyz[0, -1, 0]
+    assert xyz[0, 0, 1] < 0 < xyz[-1, 0, 1]
+    assert (xyz[..., 2] > 0).all()
+
+
+def test_each_point_has_its_pixels_colour() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    rgb = read_cloud(cloud_of(plane(), image)).rgb
+    np.testing.assert_array_equal(rgb, image)
+
+
+def test_colours_are_floats_that_are_never_nan() -> None:
+    image = gradient()
+    image[:] = 255
+    image[0, :, 0] = np.arange(WIDTH) + 128  # these would be NaN with a fourth byte of 255
+    cloud = cloud_of(plane(), image)
+    assert np.isfinite(np.frombuffer(cloud.data, "<f4")).all()
+
+
+def test_the_message_is_organised_as_the_image_with_its_header() -> None:
+    cloud = cloud_of(plane())
+    assert cloud.header == header(3)
+    assert (cloud.width, cloud.height) == (WIDTH, HEIGHT)
+    assert (cloud.point_step, cloud.row_step) == (16, 16 * WIDTH)
+    assert len(cloud.data) == cloud.row_step * cloud.height
+    fields = [(f.name, f.offset, f.datatype, f.count) for f in cloud.fields]
+    assert fields == [
+        (name, 4 * i, PointField.FLOAT32, 1) for i, name in enumerate(("x", "y", "z", "rgb"))
+    ]
+
+
+@pytest.mark.parametrize("invalid", [np.nan, np.inf, -np.inf])
+def test_pixels_without_finite_depth_become_nan_points_and_the_cloud_is_not_dense(
+    invalid: float,
+) -> None:
+    depth = plane()
+    depth[5, 7] = invalid
+    before = depth.copy()
+    message = cloud_of(depth)
+    xyz = read_cloud(message).xyz
+    assert not message.is_dense
+    assert np.isnan(xyz[5, 7]).all()
+    xyz[5, 7] = 0
+    assert np.isfinite(xyz).all()
+    np.testing.assert_array_equal(depth, before)
+
+
+def test_a_cloud_of_finite_depth_is_dense_also_after_one_that_was_not() -> None:
+    canvas = PointCanvas()
+    holes = plane()
+    holes[0] = np.nan
+    first = canvas.paint(holes, gradient(), header(), camera_info())
+    assert first is not None
+    assert first.is_dense is False
+    second = canvas.paint(plane(), gradient(), header(), camera_info())
+    assert second is not None
+    assert second.is_dense is True
+    assert np.isfinite(read_cloud(second).xyz).all()
+
+
+def test_depth_of_another_size_than_the_image_gets_the_scaled_calibration_and_image() -> None:
+    info = camera_info_for(camera_info(), header(), WIDTH // 2, HEIGHT // 2)
+    cloud = read_cloud(cloud_of(plane(2.0, HEIGHT // 2, WIDTH // 2), gradient(), info))
+    # The corner of the small image's first pixel is the corner of the large one's.
+    assert cloud.xyz[0, 0, 0] == pytest.approx(2.0 * (0.5 - CX) / FX, rel=1e-5)
+    assert cloud.xyz[0, 0, 1] == pytest.approx(2.0 * (0.5 - CY) / FY, rel=1e-5)
+    assert cloud.rgb is not None
+    np.testing.assert_allclose(cloud.rgb[0, :, 0], np.arange(WIDTH // 2) * 2 + 0.5, atol=0.51)
+
+
+def test_one_canvas_follows_sizes_and_calibrations() -> None:
+    canvas = PointCanvas()
+    other = list(K)
+    other[0] = 30.0
+    for info, (height, width) in itertools.product(
+        (camera_info(), camera_info(other)), ((72, 96), (36, 48), (72, 96))
+    ):
+        sized = camera_info_for(info, header(), width, height)
+        depth, image = plane(1.5, height, width), gradient(height, width)
+        assert canvas.paint(depth, image, header(3), sized) == cloud_of(depth, image, sized)
+
+
+def test_without_distortion_the_projection_matrix_counts() -> None:
+    info = camera_info()
+    info.p[0], info.p[2] = 120.0, 40.0
+    rays = rays_of(info)
+    assert rays is not None
+    np.testing.assert_allclose(rays.x, (np.arange(WIDTH) - 40.0) / 120.0, rtol=1e-6)
+
+
+def test_without_a_projection_matrix_k_counts() -> None:
+    info = camera_info()
+    info.p = [0.0] * 12
+    rays = rays_of(info)
+    assert rays is not None
+    np.testing.assert_allclose(rays.x, (np.arange(WIDTH) - CX) / FX, rtol=1e-6)
+    np.testing.assert_allclose(rays.y[:, 0], (np.arange(HEIGHT) - CY) / FY, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "d"),
+    [
+        ("plumb_bob", [-0.2, 0.05, 0.001, -0.001, 0.0]),
+        ("rational_polynomial", [-0.2, 0.05, 0.001, -0.001, 0.0, 0.02, 0.0, 0.0]),
+        ("equidistant", [-0.05, 0.01, 0.0, 0.0]),
+    ],
+)
+def test_points_of_an_image_with_distortion_are_seen_by_that_lens_at_their_pixels(
+    model: str, d: list[float]
+) -> None:
+    info = camera_info()
+    info.distortion_model, info.d = model, d
+    xyz = read_cloud(cloud_of(plane(), info=info)).xyz.reshape(-1, 3).astype(np.float64)
+    k, nowhere = np.array(K).reshape(3, 3), np.zeros(3)
+    if model == "equidistant":
+        seen, _ = cv2.fisheye.projectPoints(xyz[:, None], nowhere, nowhere, k, np.array(d))
+    else:
+        seen, _ = cv2.projectPoints(xyz[:, None], nowhere, nowhere, k, np.array(d))
+    rows, columns = np.indices((HEIGHT, WIDTH))
+    expected = np.stack([columns, rows], -1).reshape(-1, 2)
+    np.testing.assert_allclose(seen[:, 0], expected, atol=0.02)
+    without = pixels_of(xyz)
+    assert np.abs(without - expected).max() > 2  # a pinhole camera would see them elsewhere
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(0, 0.0), (0, -60.0), (4, 0.0), (0, np.nan), (2, np.nan), (5, np.inf)]
+)
+@pytest.mark.parametrize("d", [[0.0] * 5, [0.1, 0.0, 0.0, 0.0, 0.0]])
+def test_an_uncalibrated_camera_has_no_points(place: int, value: float, d: list[float]) -> None:
+    k = list(K)
+    k[place] = value
+    info = camera_info(k)
+    info.d = d
+    assert PointCanvas().paint(plane(), gradient(), header(), info) is None
+
+
+def test_reading_takes_fields_in_another_order_with_gaps_and_the_other_endianness() -> None:
+    height, width, step = 2, 3, 32
+    kind = np.dtype(
+        {"names": ["rgb", "z", "y", "x"], "formats": [">f4"] * 4, "offsets": [0, 8, 12, 20],
+         "itemsize": step}
+    )  # fmt: skip
+    points = np.zeros((height, width), kind)
+    points["x"], points["y"], points["z"] = 1, 2, [[3, 4, 5], [6, 7, 8]]
+    points["rgb"].view(">u4")[:] = 0x00102030
+    rows = np.zeros((height, width * step + 8), np.uint8)  # rows with an end of their own
+    rows[:, : width * step] = points.view(np.uint8).reshape(height, -1)
+    message = PointCloud2(height=height, width=width, point_step=step, row_step=rows.shape[1])
+    message.is_bigendian = True
+    message.fields = [
+        PointField(name=n, offset=kind.fields[n][1], datatype=PointField.FLOAT32, count=1)
+        for n in kind.names
+    ]
+    message.data = rows.tobytes()
+    cloud = read_cloud(message)
+    assert cloud.xyz[1].tolist() == [[1, 2, 6], [1, 2, 7], [1, 2, 8]]
+    assert cloud.rgb is not None
+    assert (cloud.rgb == (0x10, 0x20, 0x30)).all()
+
+
+def test_a_cloud_without_x_y_z_or_without_all_its_bytes_is_refused() -> None:
+    cloud = cloud_of(plane())
+    short = PointCloud2(
+        height=cloud.height, width=cloud.width, fields=cloud.fields,
+        point_step=cloud.point_step, row_step=cloud.row_step, data=bytes(100),
+    )  # fmt: skip
+    with pytest.raises(BadImageError, match=r"100 bytes .* truncated"):
+        read_cloud(short)
+    cloud.fields = cloud.fields[:2]
+    with pytest.raises(BadImageError, match="has x, y"):
+        read_cloud(cloud)
+
+
+def test_the_points_can_be_read_by_sensor_msgs_py() -> None:
+    point_cloud2 = pytest.importorskip(
+        "sensor_msgs_py.point_cloud2", reason="comes with a ROS installation, not as a wheel"
+    )
+    depth = plane()
+    depth[0, :10] = np.nan
+    depth[1, :10] = np.inf
+    image = gradient()
+    cloud = cloud_of(depth, image)
+    points = point_cloud2.read_points(cloud).reshape(HEIGHT, WIDTH)
+    assert points.dtype.names == ("x", "y", "z", "rgb")
+    np.testing.assert_array_equal(points["z"][2:], depth[2:])
+    assert np.isnan(points["x"][:2, :10]).all()
+    valid = point_cloud2.read_points(cloud, skip_nans=True)
+    assert valid.shape == (HEIGHT * WIDTH - 20,)
+    xyz = point_cloud2.read_points_numpy(cloud, ["x", "y", "z"], skip_nans=True)
+    assert xyz.shape == (HEIGHT * WIDTH - 20, 3)
+    assert np.isfinite(xyz).all()
+    packed = valid["rgb"].view(np.uint32)
+    np.testing.assert_array_equal((packed >> 16) & 0xFF, image[np.isfinite(depth)][:, 0])

@@ -1,0 +1,289 @@
+"""`tiekd frames import`: what goes into the frame log, once and for all, and what it says."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros[bags]"')
+
+from helpers.bags import camera_topics, image, imu, info, shown, stamp_of, write_bag
+from helpers.children import child_environment, run_python
+from tiekd_ros.cli import app
+from tiekd_ros.datasets.errors import DatasetError
+from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.frames import FrameStore, Observation
+from tiekd_ros.frames.bags.records import BagError
+from tiekd_ros.frames.browsing import StoredFrame, StoredFrames
+from tiekd_ros.images import decode_image
+from tiekd_ros.state import StateFolder
+
+SOCCER = Path(__file__).resolve().parents[3] / "shared" / "data" / "mcap_soccer"
+KEEP_ALL = ("--min-interval", "0", "--guard-share", "0")
+
+
+@pytest.fixture
+def state(tmp_path) -> StateFolder:
+    return StateFolder(tmp_path / "state")
+
+
+def run(state: StateFolder, *arguments: object) -> str:
+    words = ["frames", "import", *map(str, arguments), "--state", str(state.root)]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def report(state: StateFolder, *arguments: object) -> dict:
+    (one,) = json.loads(run(state, *arguments, "--json"))
+    return one
+
+
+def stored(state: StateFolder) -> list[StoredFrame]:
+    frames = StoredFrames(state.frames)
+    with closing(frames):
+        return list(frames)
+
+
+def test_images_are_logged_with_stamp_frame_and_intrinsics(tmp_path, state):
+    said = run(state, write_bag(tmp_path / "bag", camera_topics(5)), *KEEP_ALL)
+    assert "/cam/image_raw, calibration from /cam/camera_info" in said
+    assert "5 of 5 images kept" in said
+    assert "5 frames" in said
+    assert f"tiekd label --data {state.root}" in said
+    frames = stored(state)
+    assert [frame.stamp_ns for frame in frames] == [stamp_of(n) for n in range(5)]
+    assert {frame.frame_id for frame in frames} == {"head_camera"}
+    assert frames[0].intrinsics.as_tuple() == (60.0, 61.0, 31.5, 23.5)
+    seen = decode_image(frames[3].jpeg).astype(int)
+    assert np.abs(seen - shown(3)).mean() < 25  # JPEG
+
+
+@pytest.mark.skipif(not SOCCER.is_dir(), reason=f"the real bag is not at {SOCCER}")
+def test_the_awkward_real_bag_is_imported_and_its_oddities_said(state):
+    said = run(state, SOCCER)
+    assert "2 of 2 images kept" in said
+    for words in ("12 are not there", "promises 251", "read as sensor_msgs/msg/Image", "zstd"):
+        assert words in said
+    assert [frame.stamp_ns for frame in stored(state)] == [8_297_777_777, 8_331_088_888]
+    assert "2 of 2 images were looked at by an earlier import" in run(state, SOCCER)
+    assert len(stored(state)) == 2
+
+
+def test_a_second_import_adds_nothing(tmp_path, state):
+    path = write_bag(tmp_path / "bag", camera_topics(5))
+    assert report(state, path, *KEEP_ALL, "--every", 2)["kept"] == 3
+    moved = path.rename(tmp_path / "elsewhere")
+    again = report(state, moved, *KEEP_ALL)
+    assert (again["kept"], again["looked_at_before"], again["images"]) == (0, 5, 5)
+    anew = report(state, moved, *KEEP_ALL, "--again")
+    assert (anew["kept"], anew["left_out"]) == (2, {"not_novel": 3})
+    assert len(stored(state)) == 5
+
+
+def test_a_bag_that_has_grown_goes_on_where_it_was(tmp_path, state):
+    report(state, write_bag(tmp_path / "one", camera_topics(3)), *KEEP_ALL)
+    grown = report(state, write_bag(tmp_path / "two", camera_topics(5)), *KEEP_ALL)
+    assert (grown["looked_at_before"], grown["kept"]) == (3, 2)
+
+
+def test_what_is_left_out_is_counted_and_explained(tmp_path, state):
+    topics = camera_topics(4)
+    dark = image(4)
+    dark.data = np.zeros_like(dark.data)
+    topics["/cam/image_raw"] = [*topics["/cam/image_raw"], dark, image(2, stamp_ns=stamp_of(5))]
+    path = write_bag(tmp_path / "bag", topics)
+    found = report(state, path, "--min-interval", "1.5", "--guard-share", "0")
+    assert found["left_out"] == {"too_soon": 2, "underexposed": 1, "not_novel": 1}
+    assert found["kept"] == 2
+    said = run(StateFolder(tmp_path / "other"), path, "--min-interval", "1.5")
+    assert "2 left out: followed the last kept one too closely (--min-interval)" in said
+    assert "1 left out: too dark" in said
+
+
+def test_a_short_recording_is_not_thinned_out_and_a_long_one_is(tmp_path, state):
+    def images(count: int) -> dict:  # recorded one a second, and taken ten a second
+        return {"/image": [image(n, stamp_ns=stamp_of(0) + n * 10**8) for n in range(count)]}
+
+    assert report(state, write_bag(tmp_path / "short", images(8)))["kept"] == 8
+    long = write_bag(tmp_path / "long", images(60))
+    found = report(StateFolder(tmp_path / "b"), long)
+    assert (found["kept"], found["left_out"]) == (12, {"too_soon": 48})
+    assert report(StateFolder(tmp_path / "c"), long, "--min-interval", "0.2")["kept"] == 30
+
+
+def test_a_calibration_file_takes_the_place_of_the_bags(tmp_path, state):
+    path = write_bag(tmp_path / "bag", camera_topics(2))
+    (tmp_path / "K.txt").write_text("50 0 30\n0 50 20\n0 0 1\n")
+    run(state, path, *KEEP_ALL, "--camera-info", tmp_path / "K.txt")
+    assert stored(state)[0].intrinsics.as_tuple() == (50.0, 50.0, 30.0, 20.0)
+
+
+def test_distortion_and_missing_calibration_are_said(tmp_path, state):
+    bent = {"/cam/image_raw": [image(0)], "/cam/camera_info": [info(0, d=(0.1, 0, 0, 0, 0))]}
+    said = run(state, write_bag(tmp_path / "bent", bent))
+    assert "describes a lens with distortion (plumb_bob)" in said
+    rect = {"/cam/image_rect": bent["/cam/image_raw"], "/cam/camera_info": bent["/cam/camera_info"]}
+    said = run(StateFolder(tmp_path / "b"), write_bag(tmp_path / "rect", rect))
+    assert "a lens with" not in said
+    none = {"/cam/image_raw": [image(0)], "/cam/camera_info": [info(0, k=(0.0,) * 9)]}
+    said = run(StateFolder(tmp_path / "c"), write_bag(tmp_path / "none", none))
+    assert "the camera is not calibrated: frames are logged without intrinsics" in said
+    assert stored(StateFolder(tmp_path / "c"))[0].intrinsics is None
+
+
+def test_images_without_stamps_are_logged_by_the_time_of_their_recording(tmp_path, state):
+    path = write_bag(tmp_path / "bag", {"/image": [image(n, stamp_ns=0) for n in range(3)]})
+    said = run(state, path, *KEEP_ALL)
+    assert "3 images have stamp 0: took the time of their recording" in said
+    assert [frame.stamp_ns for frame in stored(state)] == [stamp_of(n) + 10**6 for n in range(3)]
+
+
+@pytest.mark.parametrize("fault", ["two cameras", "no image", "encoding", "calibration", "missing"])
+def test_nothing_is_imported_where_one_bag_is_refused(tmp_path, state, fault):
+    good = write_bag(tmp_path / "good", camera_topics(2))
+    bad, options, error, message = tmp_path / "bad", (), BagError, ""
+    if fault == "two cameras":
+        write_bag(bad, {"/left/image_raw": [image(0)], "/right/image_raw": [image(0)]})
+        message = "images of 2 cameras: /left/image_raw .*--image-topic"
+    elif fault == "no image":
+        write_bag(bad, {"/imu": [imu(0)]})
+        message = "has no images .* it holds /imu"
+    elif fault == "encoding":
+        odd = image(0)
+        odd.encoding = "64FC9"
+        write_bag(bad, {"/image": [odd]})
+        message = "/image in .* cannot be read: encoding '64FC9' is not supported"
+    elif fault == "calibration":
+        write_bag(bad, {"/image": [image(0)]})
+        (tmp_path / "K.txt").write_text("5000 0 3000\n0 5000 2000\n0 0 1\n")
+        options, error = ("--camera-info", tmp_path / "K.txt"), DatasetError
+        message = "cannot belong to images of 64x48"
+    else:
+        message = "does not exist"
+    with pytest.raises(error, match=message):
+        run(state, good, bad, *options)
+    assert not state.root.exists()
+
+
+def test_a_calibration_file_that_is_not_there_is_not_taken_for_a_topic(tmp_path, state):
+    path = write_bag(tmp_path / "bag", camera_topics(1))
+    with pytest.raises(InvalidSettingError, match=r"there is no file .*K\.txt"):
+        run(state, path, "--camera-info", tmp_path / "K.txt")
+
+
+def test_broken_images_are_left_out_and_counted(tmp_path, state):
+    topics = {"/image": [image(n, "jpeg") for n in range(4)]}
+    topics["/image"][2].data = topics["/image"][2].data[:100]
+    found = report(state, write_bag(tmp_path / "bag", topics), *KEEP_ALL)
+    assert (found["kept"], found["left_out"]) == (3, {"unreadable": 1})
+    assert any("1 images cannot be read; the first: " in note for note in found["notes"])
+
+
+def test_killed_again_and_again_it_ends_as_if_it_never_was(tmp_path, state):
+    count = 60
+    path = write_bag(tmp_path / "bag", camera_topics(count))
+    options = [str(path), *KEEP_ALL, "--every", "2"]
+    options += ["--min-novelty", "0", "--identical-distance", "0"]  # else doubles were refused
+    command = [sys.executable, "-m", "tiekd_ros.cli", "frames", "import", *options, "--state"]
+    kills = 0
+    while kills < 3:
+        child = subprocess.Popen(
+            [*command, str(state.root)], env=child_environment(), stdout=subprocess.DEVNULL
+        )
+        before = _count(state)
+        while child.poll() is None and _count(state) < before + 4:
+            pass
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        kills += 1
+    run(state, *options)
+    assert [f.stamp_ns for f in stored(state)] == [stamp_of(n) for n in range(0, count, 2)]
+
+
+def _count(state: StateFolder) -> int:
+    if not state.frames.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"file:{state.frames}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM frames").fetchone()[0])
+    except sqlite3.Error:  # being made
+        return 0
+
+
+def test_it_imports_while_another_program_logs_into_the_same_file(tmp_path, state):
+    path = write_bag(tmp_path / "bag", camera_topics(20))
+    state.create()
+    done = threading.Event()
+    logged = []
+    with FrameStore(state.frames) as companion:
+
+        def log() -> None:
+            number = 1000
+            while not done.is_set():
+                seen = Observation(shown(number), stamp_of(number), "live")
+                logged.append(companion.add(seen).kept)
+                number += 1
+
+        thread = threading.Thread(target=log)
+        thread.start()
+        try:
+            command = ("frames", "import", str(path), *KEEP_ALL, "--state", str(state.root))
+            child = run_python("-m", "tiekd_ros.cli", *command)
+        finally:
+            done.set()
+            thread.join()
+        assert child.returncode == 0, child.stderr
+    frames = stored(state)
+    imported = [frame.stamp_ns for frame in frames if frame.frame_id == "head_camera"]
+    assert imported == [stamp_of(n) for n in range(20)]
+    assert len(frames) - 20 == sum(logged) > 0
+
+
+def test_what_a_larger_limit_let_in_stays(tmp_path, state):
+    state.create()
+    rng = np.random.default_rng(0)
+    with FrameStore(state.frames) as store:
+        for number in range(12):
+            noise = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+            assert store.add(Observation(noise, stamp_of(number), "live")).kept
+        assert store.stats().bytes > 1_100_000
+    run(state, write_bag(tmp_path / "bag", camera_topics(2)), *KEEP_ALL, "--max-bytes-mb", "1")
+    assert len(stored(state)) == 14
+
+
+def test_a_mistake_is_one_line(tmp_path):
+    done = run_python("-m", "tiekd_ros.cli", "frames", "import", str(tmp_path / "gone"))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'gone'} does not exist")
+
+
+def test_without_rosbags_it_says_what_to_install(tmp_path):
+    code = """
+import sys
+from importlib.abc import MetaPathFinder
+class NoBags(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "rosbags":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoBags())
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "rosbags" else find(name)
+from tiekd_ros.cli import main
+main()
+"""
+    done = run_python("-c", code, "frames", "import", str(tmp_path))
+    assert done.returncode == 1
+    assert 'pip install "tiekd_ros[bags]"' in done.stderr

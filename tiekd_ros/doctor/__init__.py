@@ -1,0 +1,1 @@
+"""`tiekd doctor`: what keeps depth from coming, found from facts, each with its remedy."""

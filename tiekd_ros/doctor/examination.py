@@ -1,0 +1,216 @@
+"""All checks, in the order in which depth comes about."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tiekd_ros.distillation.replay import RoundSettings
+from tiekd_ros.doctor.calibration import check_camera_info, focal_px
+from tiekd_ros.doctor.camera import check_image
+from tiekd_ros.doctor.facts import COMPANION_NODE, DEPTH_NODE, RosFacts
+from tiekd_ros.doctor.findings import ERROR, Finding
+from tiekd_ros.doctor.machine import check_device, check_state
+from tiekd_ros.doctor.nodes import (
+    check_clock,
+    check_companion_node,
+    check_depth,
+    check_depth_node,
+)
+from tiekd_ros.doctor.students import check_student, live_student
+from tiekd_ros.doctor.surroundings import check_ros, check_transports
+from tiekd_ros.doctor.teacher import check_teacher
+from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.ros_environment import prepare_environment
+from tiekd_ros.state import StateFolder
+
+_NAME = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*/?", re.ASCII)
+_NOISE = re.compile(r"^error: |^\[ERROR\] \[[\d.]+\] \[\w+\]: |, at /\S+:\d+$")
+"""What rcl puts around its messages."""
+_PATIENCE_S = 30.0
+"""How much longer than it listens the probe may take, until it is ended."""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is to be examined.
+
+    Raises:
+        InvalidSettingError: a namespace or a topic that ROS cannot have.
+    """
+
+    namespace: str = "tiekd"
+    image_topic: str = ""
+    camera_info_topic: str = ""
+    state: str = ""
+    teacher: str = ""
+    seconds: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuse names that ROS would refuse."""
+        for name in ("namespace", "image_topic", "camera_info_topic"):
+            value = getattr(self, name)
+            if value.strip("/") and not _NAME.fullmatch(value):
+                raise InvalidSettingError(
+                    f"{name} must be a ROS name, such as /camera/image_raw: letters, digits, _ "
+                    f"and /, no part beginning with a digit; got {value!r}"
+                )
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found."""
+
+    findings: tuple[Finding, ...]
+    facts: Mapping[str, Any]
+    """The probe's JSON; empty where it could not run."""
+    depth_hz: float | None
+    depth_flows: bool
+
+    @property
+    def errors(self) -> int:
+        """How many of the findings are errors."""
+        return sum(each.level == ERROR for each in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return {
+            "depth_flows": self.depth_flows,
+            "depth_hz": self.depth_hz,
+            "findings": [each.as_dict() for each in self.findings],
+            "ros": dict(self.facts),
+        }
+
+
+def examine(complaint: Complaint, say: Callable[[str], None]) -> Examination:
+    """Look at everything; takes some seconds longer than `complaint.seconds`.
+
+    Args:
+        complaint: what to look at.
+        say: called with what is being done.
+    """
+    environment = dict(os.environ)
+    with _probe(complaint) as ask:
+        say("the device")
+        import torch  # noqa: F401  (takes seconds, while ROS is listened to)
+
+        say(f"ROS, for {complaint.seconds:g} s")
+        facts, fault = ask()
+    ros = RosFacts.from_json(facts) if facts else None
+    found = [*check_ros(environment, ros, fault), *check_transports(environment, ros)]
+    if ros is not None:
+        found += check_image(ros, complaint.image_topic)
+        found += check_camera_info(ros, complaint.camera_info_topic)
+        found += check_clock(ros)
+        found += check_depth_node(ros)
+    found += _local(complaint, ros, say)
+    if ros is not None:
+        obstacles = sum(each.level == ERROR for each in found)
+        found += check_depth(ros, obstacles)
+    return Examination(
+        tuple(found),
+        facts,
+        None if ros is None else ros.topics["depth"].rate_hz,
+        ros is not None and ros.depth_flows,
+    )
+
+
+def _local(
+    complaint: Complaint, ros: RosFacts | None, say: Callable[[str], None]
+) -> Iterator[Finding]:
+    """Look at what needs no ROS, with what is known from it."""
+    said = {} if ros is None else ros.said(DEPTH_NODE).values
+    device, runtime = (
+        "auto" if ros is None else str(ros.parameter(DEPTH_NODE, name, "auto"))
+        for name in ("device", "runtime")
+    )
+    yield from check_device(device, runtime, said.get("runtime", ""))
+    say("the state folder")
+    state = StateFolder.resolve(complaint.state or _state_dir(ros))
+    yield from check_state(state, nodes_run=ros is not None and bool(ros.managed))
+    focal = None if ros is None else focal_px(ros)
+    running = said.get("student", "")
+    namespace = f"/{complaint.namespace.strip('/')}"
+    yield from check_student(state, namespace, running, focal, _round_settings(ros))
+    has_student = bool(live_student(state)) or running not in ("", "none")
+    if ros is not None:
+        yield from check_companion_node(ros, has_student=has_student)
+    companion = None if ros is None else ros.managed.get(COMPANION_NODE)
+    link = "" if ros is None else ros.said(COMPANION_NODE).values.get("teacher link", "")
+    say("the teacher")
+    yield from check_teacher(
+        None if companion is None else companion.parameters,
+        complaint.teacher,
+        link,
+        has_student=has_student,
+    )
+
+
+def _state_dir(ros: RosFacts | None) -> str:
+    if ros is None:
+        return ""
+    found = [str(ros.parameter(kind, "state_dir", "")) for kind in (DEPTH_NODE, COMPANION_NODE)]
+    return next(filter(None, found), "")
+
+
+def _round_settings(ros: RosFacts | None) -> RoundSettings:
+    """Return what a round needs, by the companion's parameters where one runs."""
+    default = RoundSettings()
+    if ros is None:
+        return default
+    names = ("min_frames", "min_held_out")
+    known = {n: ros.parameter(COMPANION_NODE, f"distill.{n}", getattr(default, n)) for n in names}
+    return RoundSettings(**known)
+
+
+@contextlib.contextmanager
+def _probe(complaint: Complaint) -> Iterator[Callable[[], tuple[dict[str, Any], str]]]:
+    """Run the probe beside the block; yields what waits for its facts, or says why there are none.
+
+    Where there is no ROS, both are empty.
+    """
+    if importlib.util.find_spec("rclpy") is None:
+        yield lambda: ({}, "")
+        return
+    prepare_environment()
+    command = [sys.executable, "-m", "tiekd_ros.nodes.probe"]
+    command += ["--namespace", complaint.namespace, "--seconds", str(complaint.seconds)]
+    command += ["--image-topic", complaint.image_topic]
+    command += ["--camera-info-topic", complaint.camera_info_topic]
+    deadline = time.monotonic() + complaint.seconds + _PATIENCE_S
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield lambda: _await(child, deadline)
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+        child.communicate()
+
+
+def _await(child: subprocess.Popen[str], deadline: float) -> tuple[dict[str, Any], str]:
+    try:
+        output, errors = child.communicate(timeout=max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return {}, "ROS did not answer in time: looking at its graph took too long"
+    lines = output.strip().splitlines()
+    if child.returncode != 0 or not lines:
+        last = (errors.strip().splitlines() or [f"status {child.returncode}"])[-1]
+        return {}, f"ROS cannot be used: {_NOISE.sub('', last)}"
+    facts: dict[str, Any] = json.loads(lines[-1])
+    return facts, ""

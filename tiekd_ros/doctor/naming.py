@@ -1,0 +1,34 @@
+"""Topics that might be meant: which of those that are published could serve, the nearest first."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from tiekd_ros.doctor.facts import RosFacts
+
+_OWN_OUTPUTS = ("depth", "depth/preview", "confidence", "camera_info")
+_AT_MOST = 3
+
+
+def candidates(ros: RosFacts, kinds: Iterable[str], name: str) -> list[str]:
+    """Return the published topics of these types, but for our own, those like `name` first."""
+    own = {f"{ros.namespace.rstrip('/')}/{each}" for each in _OWN_OUTPUTS}
+    found = [n for n, types in ros.published.items() if set(types) & set(kinds) and n not in own]
+
+    def likeness(other: str) -> float:
+        return difflib.SequenceMatcher(None, name, other).ratio()
+
+    return sorted(found, key=lambda other: (-likeness(other), other))
+
+
+def listed(names: list[str]) -> str:
+    """Return the first few names."""
+    more = len(names) - _AT_MOST
+    return ", ".join(names[:_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def start_with(option: str, value: str) -> str:
+    """Say how the nodes are started with an argument, such as image_topic."""
+    flag = option.replace("_", "-")
+    return f"start the nodes with {option}:={value} (tiekd up --{flag} {value})"

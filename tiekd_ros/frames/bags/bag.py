@@ -1,0 +1,155 @@
+"""A bag as a whole: its topics, its messages, and what was odd about it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
+
+from tiekd_ros.frames.bags import zstd
+from tiekd_ros.frames.bags.layout import find_layout
+from tiekd_ros.frames.bags.records import CDR, ROS1, BagError, Message, Storage, Topic
+from tiekd_ros.frames.bags.storage import open_storage
+
+MIXED = "messages of several types"
+
+
+class Bag:
+    """An open bag: a rosbag2 folder, one of its files, or a ROS 1 bag.
+
+    What is damaged, cut off, missing or not said by its metadata is read as far as it is whole,
+    and `notes` says so.
+
+    Raises:
+        BagError: nothing in it can be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        layout = find_layout(self.path)
+        self._notes = layout.notes
+        self._promised = layout.promised
+        self._storages: list[Storage] = []
+        self._stack = ExitStack()
+        self._unpacked = 0
+        try:
+            scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-tiekd-bag")))
+            self._open(layout.files, scratch)
+        except BaseException:
+            self._stack.close()
+            raise
+        self.topics: dict[str, Topic] = self._merged_topics()
+        self._compare()
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its files."""
+        self._stack.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was odd, in words for people; grows while the bag is read."""
+        odd = [*self._notes, *(note for storage in self._storages for note in storage.notes)]
+        if self._unpacked:
+            odd.append("its messages are zstd-compressed one by one: unpacked them")
+        return odd
+
+    @property
+    def seconds(self) -> float:
+        """From its first message to its last."""
+        spans = [storage.span_ns for storage in self._storages if storage.span_ns is not None]
+        if not spans:
+            return 0.0
+        return (max(last for _, last in spans) - min(first for first, _ in spans)) / 1e9
+
+    def messages(self, names: Collection[str]) -> Iterator[Message]:
+        """Yield the messages of these topics in the order of their recording, unpacked."""
+        for storage in self._storages:
+            for message in storage.messages(names):
+                if message.data[:4] != zstd.MAGIC:  # no message begins like that: CDR does with 0
+                    yield message
+                    continue
+                self._unpacked += 1
+                try:
+                    unpacked = zstd.decompress(message.data)
+                except BagError:
+                    unpacked = b""  # `decode` refuses it
+                yield message._replace(data=unpacked)
+
+    def first(self, name: str) -> Message | None:
+        """Return the first message of a topic."""
+        return next(self.messages([name]), None)
+
+    def decode(self, message: Message) -> Any:
+        """Return a message's fields as rosbags gives them.
+
+        Raises:
+            BagError: the message is damaged, or of a type or encoding that is not known here.
+        """
+        topic = self.topics[message.topic]
+        try:
+            if topic.encoding == ROS1:
+                return typestore(ROS1).deserialize_ros1(message.data, topic.type)
+            return typestore(CDR).deserialize_cdr(message.data, topic.type)
+        except (SerdeError, KeyError, AssertionError) as error:
+            raise BagError(f"a message of {topic.name} is damaged ({error})") from error
+
+    def _open(self, files: list[Path], scratch: Path) -> None:
+        """Open all files; one of several may be of no use."""
+        for number, file in enumerate(files):
+            place = scratch / str(number)
+            place.mkdir()
+            try:
+                storage = open_storage(file, place)
+            except BagError as error:
+                if len(files) == 1:
+                    raise
+                self._notes.append(f"{error}: left it out")
+                continue
+            self._stack.callback(storage.close)
+            self._storages.append(storage)
+        if not self._storages:
+            raise BagError(f"no file of {self.path} can be read: {'; '.join(self._notes)}")
+
+    def _merged_topics(self) -> dict[str, Topic]:
+        merged: dict[str, Topic] = {}
+        for topic in (topic for storage in self._storages for topic in storage.topics):
+            known = merged.get(topic.name, topic)
+            same = (known.type, known.encoding) == (topic.type, topic.encoding)
+            count = topic.count + (known.count if topic.name in merged else 0)
+            kind = topic.type if same else MIXED
+            merged[topic.name] = Topic(topic.name, kind, topic.encoding, count)
+        return dict(sorted(merged.items()))
+
+    def _compare(self) -> None:
+        """Note where the metadata promises what the files do not hold."""
+        for name, promised in self._promised.items():
+            found = self.topics[name].count if name in self.topics else 0
+            if found != promised:
+                self._notes.append(
+                    f"metadata.yaml promises {promised} messages of {name}, its files hold {found}"
+                )
+
+
+@cache
+def typestore(encoding: str) -> Typestore:
+    """Return the message types of ROS 1, or of ROS 2 (what is used here is alike in all)."""
+    return get_typestore(Stores.ROS1_NOETIC if encoding == ROS1 else Stores.ROS2_HUMBLE)

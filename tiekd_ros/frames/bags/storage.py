@@ -1,0 +1,150 @@
+"""Opening one file of a bag, whatever it is, by what it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag1 import Reader as Ros1Reader
+from rosbags.rosbag2.storage_mcap import McapReader
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+
+from tiekd_ros.frames.bags import mcap_salvage, sqlite_salvage, zstd
+from tiekd_ros.frames.bags.mcap_salvage import McapSalvage
+from tiekd_ros.frames.bags.records import ROS1, BagError, Message, Storage, Topic, full_type
+from tiekd_ros.frames.bags.sqlite_salvage import SqliteSalvage, with_its_log
+
+_ROS1_MAGIC = b"#ROSBAG V"
+
+
+class SoundStorage:
+    """A file that rosbags can open."""
+
+    def __init__(self, name: str, reader: Any, encoding: str = "") -> None:
+        """Open it; `encoding` is that of all messages where connections do not say it."""
+        self.notes: list[str] = []
+        self._name = name
+        self._reader = reader
+        reader.open()
+        self._connections = list(reader.connections)
+        self.span_ns = self._span(reader)
+        found: dict[tuple[str, str, str], int] = {}
+        for each in self._connections:
+            key = (each.topic, full_type(each.msgtype), encoding or each.ext.serialization_format)
+            found[key] = found.get(key, 0) + each.msgcount
+            if key[1] != each.msgtype:
+                self.notes.append(f"{each.topic} has type {each.msgtype}: read as {key[1]}")
+        self.topics = [Topic(*key, count) for key, count in found.items()]
+
+    @staticmethod
+    def _span(reader: Any) -> tuple[int, int] | None:
+        # ROS 1 readers have no metadata, but the same two properties; both count one too many.
+        times = getattr(reader, "metadata", reader)
+        if not reader.connections or times.end_time <= times.start_time:
+            return None
+        return int(times.start_time), int(times.end_time) - 1
+
+    def messages(self, names: Collection[str]) -> Iterator[Message]:
+        """Yield the messages of these topics in the order of their recording."""
+        wanted = [each for each in self._connections if each.topic in names]
+        if not wanted:
+            return
+        count = 0
+        reading = self._reader.messages(wanted)
+        while True:
+            try:
+                connection, log_ns, data = next(reading)
+            except StopIteration:
+                return
+            except Exception as error:  # whatever a damaged file does to its reader
+                self.notes.append(
+                    f"{self._name} is damaged after {count} messages ({error}): the rest of it "
+                    "was left out"
+                )
+                return
+            count += 1
+            yield Message(connection.topic, log_ns, bytes(data))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+
+def open_storage(path: Path, scratch: Path) -> Storage:
+    """Open a file of a bag; what has to be unpacked first goes to the folder `scratch`.
+
+    Raises:
+        BagError: it is no bag, or nothing in it can be read.
+    """
+    try:
+        return _open(path, scratch)
+    except BagError:
+        raise
+    except Exception as error:  # whatever damage does to those who read it
+        raise BagError(f"{path} is too damaged to be read ({error})") from error
+
+
+def _open(path: Path, scratch: Path) -> Storage:
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise BagError(f"cannot read {path}: {error.strerror}") from error
+    if not start:
+        raise BagError(f"{path} is empty: its recorder was stopped before it wrote anything")
+    if start.startswith(zstd.MAGIC):
+        return _open_packed(path, scratch)
+    if start.startswith(mcap_salvage.MAGIC):
+        return _open_mcap(path)
+    if start.startswith(sqlite_salvage.MAGIC):
+        return _open_sqlite(path, scratch)
+    if start.startswith(_ROS1_MAGIC):
+        return _open_ros1(path)
+    raise BagError(
+        f"{path} is no bag: it begins like neither MCAP nor SQLite (rosbag2) nor a ROS 1 bag"
+    )
+
+
+def _open_packed(path: Path, scratch: Path) -> Storage:
+    target = scratch / path.name.removesuffix(".zstd")
+    whole = zstd.unpack_file(path, target)
+    storage = open_storage(target, scratch)
+    if not whole:
+        storage.notes.append(f"{path.name} was cut off: unpacked what there is of it")
+    return storage
+
+
+def _open_mcap(path: Path) -> Storage:
+    reader = McapReader(path)
+    try:
+        storage = SoundStorage(path.name, reader)
+    except Exception:  # whatever a missing end does to it
+        return McapSalvage(path)
+    if reader.chunks or not any(topic.count for topic in storage.topics):
+        return storage
+    storage.close()
+    return McapSalvage(path)  # no index: rosbags refuses messages that are not in order
+
+
+def _open_sqlite(path: Path, scratch: Path) -> Storage:
+    completed = with_its_log(path, scratch)
+    try:
+        storage: Storage = SoundStorage(path.name, Sqlite3Reader(completed or path))
+    except Exception:  # whatever a damaged file does to it
+        storage = SqliteSalvage(completed or path)
+    if completed is not None:
+        storage.notes.append(
+            f"{path.name} was not closed by its recorder: its write-ahead log was read as well"
+        )
+    return storage
+
+
+def _open_ros1(path: Path) -> Storage:
+    try:
+        return SoundStorage(path.name, Ros1Reader(path), ROS1)
+    except Exception as error:  # rosbags' own errors have no common base for ROS 1 and 2
+        raise BagError(
+            f"{path} is a ROS 1 bag that cannot be opened ({error}); if it was not closed, "
+            "`rosbag reindex` mends it"
+        ) from error

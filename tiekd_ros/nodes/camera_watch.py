@@ -1,0 +1,157 @@
+"""What the camera's messages tell of the camera: stamps that do not fit, calibrations that change.
+
+All times are monotonic seconds, all stamps nanoseconds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from tiekd_ros.nodes.conversions import stamp_ns
+from tiekd_ros.nodes.reporting import WARN
+
+Finding = tuple[bytes, str]
+
+RECENT_S = 5.0
+"""What is that long ago says nothing of the present."""
+_CHANGED_LATELY_S = 30.0
+_IMAGES_KEPT, _INFOS_KEPT = 30, 60
+_ENOUGH_IMAGES = 10
+_ENOUGH_INFOS = 3
+_NEWEST_NS = 500_000_000
+"""The camera_info of so new an image may still be on its way."""
+_NO_STAMPS = (
+    "the images carry no stamps (0), so nothing can be matched with them by time; set them in the "
+    "camera's driver"
+)
+_CHANGED = (
+    "an image takes the one with its stamp, or the newest; unless the lens zooms or was just "
+    "calibrated, look for a second publisher of it"
+)
+_OTHER_FRAME = "it may be another camera's; remap image_info to this camera's camera_info"
+_CALIBRATION = ("width", "height", "distortion_model", "d", "k", "r", "p", "binning_x", "binning_y")
+
+
+class CameraWatch:
+    """Remembers the stamps and calibrations that came lately.
+
+    Messages come in one thread; `info_for` may be asked from others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._images: deque[tuple[int, float]] = deque(maxlen=_IMAGES_KEPT)  # (stamp, when)
+        self._infos: OrderedDict[int, tuple[CameraInfo, float]] = OrderedDict()  # by stamp
+        self._newest: CameraInfo | None = None
+        self._newest_came = 0.0
+        self._frames = ("", "")  # frame_id of the image, of the camera_info
+        self._change: tuple[str, float] | None = None  # (what, when)
+        self.images = self.infos = 0
+        """How many came."""
+        self.changes = self.jumps = 0
+        """How often the calibration changed, and the images' stamps went back."""
+
+    @property
+    def newest(self) -> CameraInfo | None:
+        """The camera_info that came last."""
+        return self._newest
+
+    def saw_image(self, message: Image | CompressedImage, now: float) -> float:
+        """Take note of an image; return by how many seconds its stamp went back, mostly 0."""
+        stamp = stamp_ns(message.header)
+        with self._lock:
+            last = self._images[-1][0] if self._images else stamp
+            if stamp < last:  # a bag that starts again, a simulation that was reset
+                self._images.clear()
+                self.jumps += 1
+            self._images.append((stamp, now))
+            self.images += 1
+            self._frames = (message.header.frame_id, self._frames[1])
+        return max(0.0, (last - stamp) * 1e-9)
+
+    def saw_info(self, message: CameraInfo, now: float) -> None:
+        """Take note of a camera_info."""
+        with self._lock:
+            if self._newest is not None:
+                what = _difference(self._newest, message)
+                if what:
+                    self._change = (what, now)
+                    self.changes += 1
+            self._newest, self._newest_came = message, now
+            stamp = stamp_ns(message.header)
+            self._infos.pop(stamp, None)  # to the end, since the order is that of arrival
+            self._infos[stamp] = (message, now)
+            if len(self._infos) > _INFOS_KEPT:
+                self._infos.popitem(last=False)
+            self.infos += 1
+            self._frames = (self._frames[0], message.header.frame_id)
+
+    def info_for(self, stamp: int) -> CameraInfo | None:
+        """Return the calibration with an image's stamp, the newest where there is none."""
+        with self._lock:
+            found = self._infos.get(stamp)
+            return self._newest if found is None else found[0]
+
+    def synchronised(self) -> float | None:
+        """Return the share of the last images with a camera_info of their stamp; None = unknown."""
+        with self._lock:
+            stamps = self._settled()
+            if not stamps:
+                return None
+            return sum(stamp in self._infos for stamp in stamps) / len(stamps)
+
+    def findings(self, now: float) -> Iterator[Finding]:
+        """Say what does not fit in the messages of the last seconds."""
+        with self._lock:
+            images = [stamp for stamp, when in self._images if now - when <= RECENT_S]
+            infos = [s for s, (_, when) in self._infos.items() if now - when <= RECENT_S]
+            settled, change, frames = self._settled(), self._change, self._frames
+        if len(images) >= _ENOUGH_IMAGES and not any(images):
+            yield WARN, _NO_STAMPS
+        elif len(settled) >= _ENOUGH_IMAGES and len(infos) >= _ENOUGH_INFOS and images:
+            yield from _unsynchronised(settled, infos)
+        if change is not None and now - change[1] <= _CHANGED_LATELY_S:
+            yield WARN, f"camera_info changed ({change[0]}; change {self.changes}); {_CHANGED}"
+        if all(frames) and frames[0] != frames[1]:
+            who = f"the images' frame is {frames[0]!r}, camera_info's is {frames[1]!r}"
+            yield WARN, f"{who}: {_OTHER_FRAME}"
+
+    def _settled(self) -> list[int]:
+        """Return the stamps of the images whose camera_info has had time to come."""
+        newest = self._images[-1][0] if self._images else 0
+        return [stamp for stamp, _ in self._images if newest - stamp >= _NEWEST_NS]
+
+
+def _unsynchronised(images: list[int], infos: list[int]) -> Iterator[Finding]:
+    if set(images) & set(infos):
+        return
+    distances = [min(abs(image - info) for info in infos) for image in images]
+    apart = statistics.median(distances) * 1e-6
+    yield (
+        WARN,
+        (
+            f"camera_info never has an image's stamp (the nearest is {apart:.1f} ms away), so the "
+            "newest is taken for each image; publish both with one stamp in the camera's driver"
+        ),
+    )
+
+
+def _difference(one: CameraInfo, other: CameraInfo) -> str:
+    """Name the first thing in which two calibrations differ, with both values; empty = none."""
+    for name in _CALIBRATION:
+        before, after = getattr(one, name), getattr(other, name)
+        if isinstance(before, int | str):
+            if before != after:
+                return f"{name} {before} -> {after}"
+            continue
+        if len(before) != len(after):
+            return f"{len(before)} -> {len(after)} numbers in {name.upper()}"
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            if old != new and not (old != old and new != new):  # NaN stays NaN
+                return f"{name.upper()}[{number}] {old:g} -> {new:g}"
+    return "" if one.roi == other.roi else "region of interest"

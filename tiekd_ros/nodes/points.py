@@ -1,0 +1,200 @@
+"""Depth as an organised point cloud: xyz in metres and the image's colour.
+
+Shapes: H x W, the depth image's size.
+"""
+
+from __future__ import annotations
+
+import array
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from tiekd_ros.errors import BadImageError
+from tiekd_ros.images import DepthMap, RgbImage
+
+_POINT_STEP = 16  # bytes: x, y, z, rgb
+_COLOUR = np.uint32(0x00FFFFFF)
+_STEEPEST = 100.0
+"""A ray's x or y at z = 1; beyond it, 89.4 degrees off the axis, no distortion model holds."""
+
+
+class Rays(NamedTuple):
+    """Where each pixel's ray crosses the plane z = 1 m of the camera's optical frame (REP-103).
+
+    x is (W,) and y is (H, 1) for a pinhole camera, both (H, W) for one with distortion; NaN where
+    the calibration gives a pixel no ray.
+    """
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[np.float32]
+
+
+def rays_of(info: CameraInfo) -> Rays | None:
+    """Return the rays of an image's pixels, None where the camera is uncalibrated (REP-104).
+
+    An image with distortion is as the lens shows it: its rays follow from K and D. Without, P
+    describes it, or K where P is empty.
+
+    Args:
+        info: of this very image, width and height included.
+    """
+    if any(info.d) and info.distortion_model in ("plumb_bob", "rational_polynomial", "equidistant"):
+        return _undistorted(info)
+    matrix = np.array(info.p, np.float64).reshape(3, 4)[:, :3]
+    if not _is_camera(matrix):
+        matrix = np.array(info.k, np.float64).reshape(3, 3)
+    if not _is_camera(matrix):
+        return None
+    (fx, _, cx), (_, fy, cy) = matrix[:2]
+    columns, rows = np.arange(info.width), np.arange(info.height)[:, None]
+    return Rays(((columns - cx) / fx).astype(np.float32), ((rows - cy) / fy).astype(np.float32))
+
+
+def _is_camera(matrix: npt.NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0)
+
+
+def _undistorted(info: CameraInfo) -> Rays | None:
+    matrix = np.array(info.k, np.float64).reshape(3, 3)
+    if not _is_camera(matrix):
+        return None
+    height, width = info.height, info.width
+    pixels = np.indices((height, width), np.float64)[::-1].reshape(2, -1).T[:, None]  # (H*W, 1, 2)
+    distortion = np.array(info.d, np.float64)
+    if info.distortion_model == "equidistant":
+        found = cv2.fisheye.undistortPoints(pixels, matrix, distortion[:4])
+    else:
+        found = cv2.undistortPoints(pixels, matrix, distortion)
+    rays = found.reshape(height, width, 2).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        rays[~(np.abs(rays).max(axis=-1) < _STEEPEST)] = np.nan
+    return Rays(np.ascontiguousarray(rays[..., 0]), np.ascontiguousarray(rays[..., 1]))
+
+
+class PointCanvas:
+    """A PointCloud2 whose points are written in place, cloud after cloud.
+
+    Publishing copies a message, so the same one serves for the next cloud.
+    """
+
+    def __init__(self) -> None:
+        self._message = PointCloud2(
+            fields=[
+                PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
+                for i, name in enumerate(("x", "y", "z", "rgb"))
+            ],
+            point_step=_POINT_STEP,
+            is_bigendian=False,
+        )
+        self._points: npt.NDArray[np.float32] = np.empty((0, 0, 4), np.float32)
+        self._calibration: tuple[object, ...] = ()
+        self._rays: Rays | None = None
+
+    def paint(
+        self, depth: DepthMap, image: RgbImage, header: Header, info: CameraInfo
+    ) -> PointCloud2 | None:
+        """Return the message with these points; None where the camera is uncalibrated.
+
+        Fields x, y, z (metres, z along the optical axis) and rgb (packed as PCL does it: the
+        bytes of 0x00RRGGBB in a float). All of x, y, z are NaN where depth is NaN or infinite.
+
+        Args:
+            depth: metres, (H, W).
+            image: of the same view, any size.
+            header: of the message.
+            info: the calibration of the depth image.
+        """
+        rays = self._rays_of(info)
+        if rays is None:
+            return None
+        if self._points.shape[:2] != depth.shape:
+            self._resize(*depth.shape)
+        known = np.isfinite(depth)
+        z = depth if known.all() else np.where(known, depth, np.float32(np.nan))
+        x, y = z * rays.x, z * rays.y
+        if rays.x.ndim == 2:  # with distortion some pixels may have no ray
+            z = np.where(np.isnan(x), np.float32(np.nan), z)
+            known &= ~np.isnan(x)
+        cv2.merge([x, y, z, _packed(image, *depth.shape)], dst=self._points)
+        self._message.is_dense = bool(known.all())
+        self._message.header = header
+        return self._message
+
+    def _rays_of(self, info: CameraInfo) -> Rays | None:
+        key = (
+            info.width, info.height, info.distortion_model,
+            tuple(info.k), tuple(info.d), tuple(info.p),
+        )  # fmt: skip
+        if key != self._calibration:
+            self._calibration, self._rays = key, rays_of(info)
+        return self._rays
+
+    def _resize(self, height: int, width: int) -> None:
+        message = self._message
+        message.height, message.width = height, width
+        message.row_step = width * _POINT_STEP
+        message.data = array.array("B", bytes(height * message.row_step))
+        # What the message holds now, which need not be what it was given.
+        self._points = np.frombuffer(message.data, "<f4").reshape(height, width, 4)
+
+
+def _packed(image: RgbImage, height: int, width: int) -> npt.NDArray[np.float32]:
+    """Return the image's colours, (H, W), as PCL packs them.
+
+    The fourth byte stays 0: with 255 a light red would read as NaN, and readers that skip points
+    with a NaN would lose it.
+    """
+    if image.shape[:2] != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    bgra = cv2.cvtColor(image, cv2.COLOR_RGB2BGRA).view("<u4")[..., 0]
+    bgra &= _COLOUR
+    packed: npt.NDArray[np.float32] = bgra.view("<f4")
+    return packed
+
+
+class Cloud(NamedTuple):
+    """The points of a message: metres (H, W, 3), NaN = none; colours (H, W, 3) or None."""
+
+    xyz: npt.NDArray[np.float32]
+    rgb: RgbImage | None
+
+
+def read_cloud(message: PointCloud2) -> Cloud:
+    """Read a cloud with float32 fields x, y, z and perhaps rgb, in whatever order they lie.
+
+    Raises:
+        BadImageError: a field is missing, or there are fewer bytes than the header says.
+    """
+    order = ">" if message.is_bigendian else "<"
+    offsets = {f.name: f.offset for f in message.fields if f.datatype == PointField.FLOAT32}
+    if not {"x", "y", "z"} <= set(offsets):
+        names = ", ".join(f.name for f in message.fields) or "none"
+        raise BadImageError(f"a point cloud needs float32 fields x, y and z; it has {names}")
+    data = np.frombuffer(message.data, np.uint8)
+    height, width, step = message.height, message.width, message.point_step
+    if data.size < height * message.row_step or message.row_step < width * step:
+        raise BadImageError(
+            f"{data.size} bytes of data, but {width} x {height} points of {step} bytes take more; "
+            "the message is truncated"
+        )
+    kind = np.dtype(
+        {
+            "names": list(offsets),
+            "formats": [f"{order}f4"] * len(offsets),
+            "offsets": list(offsets.values()),
+            "itemsize": step,
+        }
+    )
+    strides = (message.row_step, step)
+    points = np.ndarray((height, width), kind, data.data, strides=strides)
+    xyz = np.stack([points[axis].astype(np.float32) for axis in "xyz"], axis=-1)
+    if "rgb" not in offsets:
+        return Cloud(xyz, None)
+    packed = np.ascontiguousarray(points["rgb"]).view(f"{order}u4")
+    channels = [(packed >> shift) & 0xFF for shift in (16, 8, 0)]
+    return Cloud(xyz, np.stack(channels, axis=-1).astype(np.uint8))

@@ -1,0 +1,66 @@
+"""What the middleware says of qualities of service that do not fit, on every ROS from Humble on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, qos_policy_name_from_kind
+
+try:
+    from rclpy.event_handler import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+except ImportError:  # Humble
+    from rclpy.qos_event import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+
+__all__ = ["PublisherEventCallbacks", "policy_name", "subscribe"]
+
+
+def subscribe(
+    node: Node,
+    kind: Any,
+    topic: str,
+    callback: Callable[[Any], None],
+    profile: QoSProfile,
+    *,
+    on_mismatch: Callable[[str], None],
+    on_lost: Callable[[int], None],
+) -> Any:
+    """Subscribe, with as many of the middleware's events as it knows.
+
+    Args:
+        node: who subscribes.
+        kind: the message's class.
+        topic: its name.
+        callback: called with each message.
+        profile: the quality that is asked for.
+        on_mismatch: called with the policy's name (RELIABILITY, ...) when a publisher is found
+            that cannot serve it.
+        on_lost: called with the number of messages that were lost on the way since the last time.
+
+    Returns:
+        The subscription.
+    """
+    mismatch = {"incompatible_qos": lambda event: on_mismatch(policy_name(event))}
+    lost = {"message_lost": lambda event: on_lost(event.total_count_change)}
+    for events in ({**mismatch, **lost}, mismatch):
+        try:
+            return node.create_subscription(
+                kind, topic, callback, profile, event_callbacks=SubscriptionEventCallbacks(**events)
+            )
+        except UnsupportedEventTypeError:
+            continue
+    return node.create_subscription(kind, topic, callback, profile)
+
+
+def policy_name(event: Any) -> str:
+    """Return the name of the policy that does not fit, by an incompatible-QoS event."""
+    return str(qos_policy_name_from_kind(event.last_policy_kind))
