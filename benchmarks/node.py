@@ -31,7 +31,8 @@ from node_stage import HEIGHT, WIDTH
 from node_stream import Latency
 
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.student import RUNTIMES, InputSize
+from tiekd_ros.runtimes import RUNTIMES
+from tiekd_ros.student import InputSize
 
 _DEFAULT = InputSize.near(HEIGHT, WIDTH, 71680)  # what a first student gets
 _LARGE = InputSize(HEIGHT, WIDTH)

@@ -71,7 +71,7 @@ def _arguments(depth: ModuleType) -> dict[str, object]:
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     depth = _depth_launch()
-    values = {name: argument.default for name, argument in depth.ARGUMENTS.items()}
+    values = {name: argument.unset for name, argument in depth.ARGUMENTS.items()}
     values |= {"camera": "synthetic", "teacher": "synthetic:0"}
     values |= depth.given(context, _arguments(depth))
     rviz = values.pop("rviz")

@@ -60,10 +60,10 @@ BOOL = ("true", "false")
 
 
 class Argument(NamedTuple):
-    """One argument; where it sets a parameter, the parameter's own default is its default too.
+    """One argument; `default` is what holds where nobody says anything.
 
-    One that is left at its default is not passed on, so that it does not hide what a file of
-    parameters says.
+    One that sets a parameter is declared as empty, and passed on only where it is given: so it
+    does not hide what a file of parameters says, and wins over it even with the default's value.
     """
 
     default: str
@@ -71,6 +71,21 @@ class Argument(NamedTuple):
     choices: tuple[str, ...] | None = None
     parameter: str = ""
     nodes: tuple[str, ...] = (DEPTH, COMPANION)
+
+    def declare(self, name: str) -> DeclareLaunchArgument:
+        text, choices = self.description, self.choices
+        if self.parameter and self.default:
+            text += f" Default: {self.default}, unless params_file says otherwise."
+        if self.parameter and choices:
+            choices = ("", *choices)
+        return DeclareLaunchArgument(
+            name, default_value=self.unset, description=text, choices=choices
+        )
+
+    @property
+    def unset(self) -> str:
+        """The value where it is not given."""
+        return "" if self.parameter else self.default
 
 
 ARGUMENTS = {
@@ -179,15 +194,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def declared(arguments: Mapping[str, Argument]) -> list[DeclareLaunchArgument]:
-    return [
-        DeclareLaunchArgument(
-            name,
-            default_value=argument.default,
-            description=argument.description,
-            choices=argument.choices,
-        )
-        for name, argument in arguments.items()
-    ]
+    return [argument.declare(name) for name, argument in arguments.items()]
 
 
 def carry_images() -> SetEnvironmentVariable:
@@ -291,9 +298,7 @@ def _dictionaries(
     found: dict[str, object] = {}
     for name, argument in ARGUMENTS.items():
         value = values[name]
-        if not set(argument.nodes) & set(names) or value == argument.default:
-            continue
-        if argument.parameter:
+        if argument.parameter and value and set(argument.nodes) & set(names):
             found[argument.parameter] = value == "true" if argument.choices == BOOL else value
     if found.get("teacher.url") == "none":
         found["teacher.url"] = ""
@@ -312,7 +317,7 @@ def _enclave(executable: str, values: Mapping[str, str]) -> list[str]:
     """Return the SROS2 enclave of a node, where security is on; see docs/security.md."""
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() != "true":
         return []
-    return ["--enclave", f"/{values['namespace'].strip('/')}/{executable}"]
+    return ["--enclave", f"/{values['namespace'].strip('/')}/{executable}".replace("//", "/")]
 
 
 def _end_where_refused(name: str) -> Callable[..., list[LaunchDescriptionEntity]]:

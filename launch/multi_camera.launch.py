@@ -22,6 +22,7 @@ from launch.launch_description_sources.python_launch_file_utilities import (
 )
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+DEVICE = re.compile(r"webcam|\d+|/dev/.*")
 FOR_EACH = "{camera} stands for the camera's name."
 
 
@@ -68,7 +69,10 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     depth = _depth_launch()
     values = depth.given(context, _arguments(depth))
     cameras = _names(values.pop("cameras"))
-    for name in ("namespace", "image_topic", "state_dir"):
+    own_to_each = ["namespace", "image_topic", "camera_info_topic", "state_dir"]
+    if DEVICE.fullmatch(values["camera"]):  # of which there is one; what is recorded may be shared
+        own_to_each.append("camera")
+    for name in own_to_each:
         if len(cameras) > 1 and "{camera}" not in values[name]:
             raise ValueError(f"{name}:={values[name]} is one for all cameras; put {{camera}} in it")
     values, teacher_is_here, started = depth.with_teacher(values)

@@ -136,7 +136,8 @@ constraints_beside_ros() {
 
 # The requirements of the installed package with these extras, one a line.
 requirements() {
-    "$venv/bin/python" - "$@" <<'PYTHON'
+    # Isolated: what an old build left in this folder would be read instead.
+    "$venv/bin/python" -I - "$@" <<'PYTHON'
 import importlib.metadata
 import sys
 

@@ -87,6 +87,10 @@ class CameraModel:
     """9 numbers."""
     p: tuple[float, ...]
     """12 numbers."""
+    binning: tuple[int, int] = (1, 1)
+    """How many columns and rows of the camera's pixels one of the image's takes."""
+    roi: tuple[int, int, int, int] | None = None
+    """(left, top, width, height) of the part that images show, in pixels before binning."""
 
     @classmethod
     def pinhole(cls, intrinsics: Intrinsics, width: int, height: int) -> CameraModel:
@@ -109,9 +113,42 @@ class CameraModel:
 
     def intrinsics(self, width: int, height: int) -> Intrinsics | None:
         """Return K for images of this size; None where the camera is not calibrated."""
-        if not all(map(math.isfinite, self.k)) or self.k[0] <= 0 or self.k[4] <= 0:
+        k = self.of_view(width, height).k
+        if not all(map(math.isfinite, k)) or k[0] <= 0 or k[4] <= 0:
             return None
-        found = Intrinsics.from_matrix(self.k)
-        if self.width and self.height and (self.width, self.height) != (width, height):
-            found = found.scaled(width / self.width, height / self.height)
-        return found
+        return Intrinsics.from_matrix(k)
+
+    def of_view(self, width: int, height: int) -> CameraModel:
+        """Return the model of an image of this size: region of interest and binning undone.
+
+        One for another size is scaled, one without a size is taken for the image's. An image of
+        the full size that comes with a region of interest is taken for the whole.
+        """
+        left, top, own_width, own_height = 0, 0, self.width, self.height
+        if self.roi is not None and (width, height) != (self.width, self.height):
+            left, top, own_width, own_height = self.roi
+        if not own_width or not own_height:
+            own_width, own_height = width * self.binning[0], height * self.binning[1]
+        factors = width / own_width, height / own_height
+        k, p = (_moved(matrix, (left, top), factors) for matrix in (self.k, self.p))
+        return replace(self, width=width, height=height, k=k, p=p, binning=(1, 1), roi=None)
+
+
+def _moved(
+    matrix: tuple[float, ...], corner: tuple[float, float], factors: tuple[float, float]
+) -> tuple[float, ...]:
+    """Return K (9 numbers) or P (12) of a view cropped at `corner`, then resized by `factors`.
+
+    Pixel centres lie at whole coordinates; a matrix that says nothing (0) stays as it is.
+    """
+    columns = len(matrix) // 3
+    if columns not in (3, 4) or matrix[0] == 0:
+        return matrix
+    rows = [list(matrix[row * columns : (row + 1) * columns]) for row in range(3)]
+    for row, start, factor in zip(rows, corner, factors, strict=False):
+        row[2] -= start
+        if factor != 1:  # else it stays the same to the last bit
+            row[2] = (row[2] + 0.5) * factor - 0.5
+        row[:2] = [value * factor for value in row[:2]]
+        row[3:] = [value * factor for value in row[3:]]  # a stereo camera's baseline, in pixels
+    return tuple(value for row in rows for value in row)

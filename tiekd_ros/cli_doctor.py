@@ -36,6 +36,14 @@ def doctor(
             show_default="likewise",
         ),
     ] = "",
+    depth_topic: Annotated[
+        str,
+        typer.Option(
+            help="Where depth should be.",
+            metavar="TOPIC",
+            show_default="what depth_node publishes, or <namespace>/depth",
+        ),
+    ] = "",
     state: Annotated[
         str,
         typer.Option("--state", help="State folder.", show_default="that of the running nodes"),
@@ -62,18 +70,19 @@ def doctor(
     """
     from tiekd_ros.doctor.examination import Complaint, examine
 
-    complaint = Complaint(namespace, image_topic, camera_info_topic, state, teacher, seconds)
+    topics = (image_topic, camera_info_topic, depth_topic)
+    complaint = Complaint(namespace, *topics, state, teacher, seconds)
     if as_json:
         result = examine(complaint, lambda text: None)
         typer.echo(json.dumps(result.as_dict(), indent=2))
     else:
         with console.status("looking at ROS") as status:
             result = examine(complaint, lambda text: status.update(f"looking at {text}"))
-        _show(result, namespace)
+        _show(result)
     raise typer.Exit(1 if result.errors else 0)
 
 
-def _show(result: Examination, namespace: str) -> None:
+def _show(result: Examination) -> None:
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, style="bold")
@@ -81,7 +90,7 @@ def _show(result: Examination, namespace: str) -> None:
     for each in result.findings:
         table.add_row(_MARKS[each.level], each.check, _text(each))
     console.print(table)
-    console.print(_verdict(result, f"/{namespace.strip('/')}/depth"), highlight=False)
+    console.print(_verdict(result), highlight=False)
 
 
 def _text(finding: Finding) -> str:
@@ -90,7 +99,8 @@ def _text(finding: Finding) -> str:
     return f"{escape(finding.what)}\n[bold]→ {escape(finding.remedy)}[/bold]"
 
 
-def _verdict(result: Examination, topic: str) -> str:
+def _verdict(result: Examination) -> str:
+    topic = result.depth_topic
     if not result.depth_flows:
         return f"[red bold]no depth on {topic}[/red bold]: begin with the first ERROR"
     rate = "" if result.depth_hz is None else f" at {result.depth_hz:.1f} Hz"

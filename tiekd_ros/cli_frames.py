@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,11 +15,11 @@ from tiekd_ros.datasets.calibration import read_intrinsics
 from tiekd_ros.errors import InvalidSettingError, TiekdError
 from tiekd_ros.frames import FrameStore, ImportSettings, StoreStats
 from tiekd_ros.frames.bags import require_rosbags
+from tiekd_ros.frames.imports import ImportOptions, ImportReport, Recording
 from tiekd_ros.state import StateFolder
 
 if TYPE_CHECKING:
     from tiekd_ros.frames.bags.exporting import ExportReport
-    from tiekd_ros.frames.bags.importing import BagImport, ImportOptions, ImportReport
 
 frames = typer.Typer(
     help="The frame log of a state folder, and bags into it and out of it.", no_args_is_help=True
@@ -34,9 +32,9 @@ _REASONS = {
     "overexposed": "too bright (--max-brightness, --max-clipped-share)",
     "not_novel": "look like a stored one (--min-novelty)",
     "split_guard": "at a border between training and held-out time (--guard-share)",
-    "no_room": "too large for the frame log (--max-bytes-mb)",
     "not_asked_for": "passed over (--every)",
     "unreadable": "cannot be read",
+    "bad_depth": "have a depth map that would not be believed of a teacher",
 }
 
 
@@ -67,7 +65,8 @@ def frames_import(
     bags: Annotated[
         list[Path],
         typer.Argument(
-            help="rosbag2 folders (SQLite or MCAP), single .mcap or .db3 files, ROS 1 bags.",
+            help="rosbag2 folders (SQLite or MCAP), single .mcap or .db3 files, ROS 1 bags, "
+            "folders of images with measured depth (images/, depth/, K.txt).",
             metavar="BAG...",
             show_default=False,
         ),
@@ -104,25 +103,32 @@ def frames_import(
     logged twice. A bag that was cut off, has lost files or its metadata is read as far as it is
     whole. Where one of the bags cannot be used, nothing is imported.
 
+    Of a folder of images with depth the depth becomes the frames' label, by the teacher "recorded".
     Then have a teacher label the frames (`tiekd label --data STATE`), and learn from them
     (`tiekd distill`). docs/bags.md has more.
     """
-    require_rosbags()
-    from tiekd_ros.frames.bags.importing import BagImport
-
     options = _import_options(image_topic, camera_info, every, again)
     with contextlib.ExitStack() as stack:
-        imports = []
+        imports: list[Recording] = []
         for bag in bags:
-            imports.append(BagImport(bag, options))
+            imports.append(_open_recording(bag.expanduser(), options))
             stack.callback(imports[-1].close)
         log = StateFolder.resolve(state).create().frames
         _run_imports(imports, log, settings, as_json)
 
 
-def _import_options(topic: str, camera_info: str, every: int, again: bool) -> ImportOptions:
-    from tiekd_ros.frames.bags.importing import ImportOptions
+def _open_recording(path: Path, options: ImportOptions) -> Recording:
+    from tiekd_ros.offline.rgbd_import import RgbdImport, is_rgbd_folder
 
+    if is_rgbd_folder(path):
+        return RgbdImport(path, options)
+    require_rosbags()
+    from tiekd_ros.frames.bags.importing import BagImport
+
+    return BagImport(path, options)
+
+
+def _import_options(topic: str, camera_info: str, every: int, again: bool) -> ImportOptions:
     file = Path(camera_info).expanduser()
     if camera_info and file.is_file():
         return ImportOptions(topic, "", lambda size: read_intrinsics(file, size), every, again)
@@ -132,29 +138,43 @@ def _import_options(topic: str, camera_info: str, every: int, again: bool) -> Im
 
 
 def _run_imports(
-    imports: list[BagImport], log: Path, settings: ImportSettings, as_json: bool
+    imports: list[Recording], log: Path, settings: ImportSettings, as_json: bool
 ) -> None:
     shown_on = None if as_json else console
     with FrameStore(log) as store:
-        before = store.stats()
-    # Nothing that is stored has to go because its companion allows the log more than is said here.
-    room = max(settings.max_bytes_mb, math.ceil(before.bytes / 1e6))
-    settings = dataclasses.replace(settings, max_bytes_mb=room)
-    reports = []
-    for each in imports:
+        rule = store.rule
+    chosen = [settings.for_recording(each.seconds, rule) for each in imports]
+    reports: list[ImportReport] = []
+    for each, kept in zip(imports, chosen, strict=True):
+        # Nothing that is stored goes for what is imported: it may be what the robot alone has seen.
         with (
-            FrameStore(log, settings.for_recording(each.seconds)) as store,
+            FrameStore(log, kept, evicts=False) as store,
             progress("importing", shown_on) as track,
         ):
             reports.append(each.run(store, track(len(each))))
         if not as_json:
             _show_import(reports[-1])
+        if reports[-1].stopped:
+            break
     if as_json:
         typer.echo(json.dumps([report.as_dict() for report in reports], indent=2))
-        return
-    with FrameStore(log, settings, read_only=True) as store:
-        expected = before.total + sum(report.kept for report in reports)
-        _show_log(log, store.stats(), expected, settings.block_s)
+    else:
+        with FrameStore(log, read_only=True) as store:
+            stats, rule = store.stats(), store.rule
+        _show_log(log, stats, rule.block_s if rule else chosen[0].block_s)
+    if reports[-1].stopped:
+        raise _full(log, settings.max_bytes_mb, reports[-1], imports[len(reports) :])
+
+
+def _full(log: Path, room_mb: int, last: ImportReport, rest: list[Recording]) -> TiekdError:
+    others = ", ".join(each.report.bag for each in rest)
+    return TiekdError(
+        f"the frame log {log} is full (--max-bytes-mb {room_mb}): {last.not_looked_at} images of "
+        f"{last.bag} were not looked at"
+        + (f", and none of {others}" if others else "")
+        + ". Nothing that was stored had to go. The same command with a larger --max-bytes-mb goes "
+        "on from here; give the companion as much (parameter frames.max_bytes_mb)"
+    )
 
 
 def _show_import(report: ImportReport) -> None:
@@ -176,14 +196,10 @@ def _show_import(report: ImportReport) -> None:
         _print(f"  {count} left out: {_REASONS.get(reason, reason)}")
 
 
-def _show_log(log: Path, stats: StoreStats, expected: int, block_s: float) -> None:
+def _show_log(log: Path, stats: StoreStats, block_s: float) -> None:
     waiting = sum(stats.frames["logged"].values())
     held_out = sum(splits["held_out"] for splits in stats.frames.values())
     _print(f"{log}: {stats.total} frames, {held_out} of them held out, {waiting} without a label")
-    if stats.total < expected:
-        _print(
-            f"  it is full (--max-bytes-mb): {expected - stats.total} redundant frames had to go"
-        )
     if stats.total and not held_out:
         _print(
             f"  none is held out to judge students by: the first {block_s:g} s of a log never are. "

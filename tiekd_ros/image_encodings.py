@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiekd_ros.errors import BadImageError
+from tiekd_ros.image_size import read_image_size
 from tiekd_ros.images import RgbImage, decode_image
 
 
@@ -45,6 +46,7 @@ _BYTES = {
     "yuyv": _Layout(2, cv2.COLOR_YUV2RGB_YUY2),
     "yuv422_yuy2": _Layout(2, cv2.COLOR_YUV2RGB_YUY2),
 }
+_MOST_PIXELS = 50_000_000  # a file of a few kilobytes can unfold to gigabytes
 _WIDE_TWINS = {
     "mono8": "mono16",
     "8UC1": "16UC1",
@@ -173,11 +175,12 @@ def compressed_to_rgb(format: str, data: Any) -> RgbImage:
         data: the file; anything that gives a buffer of bytes.
 
     Raises:
-        BadImageError: another format than JPEG and PNG, or bytes that cannot be decoded or are
-            cut off.
+        BadImageError: another format than JPEG and PNG, bytes that cannot be decoded or are cut
+            off, or more than 50 million pixels.
     """
     data = bytes(memoryview(data))
     _check_codec(format, data)
+    _check_size(data)
     original, marked, stored = (part.strip() for part in format.partition(";"))
     if original.startswith("bayer_") and marked and "mono8" not in stored:
         mosaic = _decoded_mosaic(data)
@@ -215,6 +218,16 @@ def _check_codec(format: str, data: bytes) -> None:
         raise BadImageError(
             f"an image of {len(data)} bytes in format {format!r} is cut off; the camera's driver "
             "or its connection loses data"
+        )
+
+
+def _check_size(data: bytes) -> None:
+    """Refuse what its header says is too large, before anything is unpacked."""
+    width, height = read_image_size(data)
+    if width * height > _MOST_PIXELS:
+        raise BadImageError(
+            f"an image of {width}x{height} pixels is larger than the {_MOST_PIXELS / 1e6:.0f} "
+            "million that are decoded; have the camera send smaller ones"
         )
 
 

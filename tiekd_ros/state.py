@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tiekd_ros.errors import TiekdError
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class StateFolder:
     def claimed(self, by: str) -> Iterator[None]:
         """Keep the folder to one program of a kind; the system frees it when the process dies.
 
+        On a file system without locks (some network mounts) it is used all the same, with a
+        warning.
+
         Args:
             by: the kind, such as `companion`.
 
@@ -82,13 +88,21 @@ class StateFolder:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 file.seek(0)
                 raise TiekdError(
                     f"the state folder {self.root} belongs to another {by} (process "
                     f"{file.read().strip() or 'unknown'}): end that one, or give each one a folder "
                     "of its own with --state (ROS parameter state_dir)"
                 ) from error
+            except OSError as error:
+                _LOG.warning(
+                    "the file system of %s cannot lock (%s), so that another %s on this folder "
+                    "would not be noticed: put state_dir on a local disk",
+                    self.root,
+                    error.strerror,
+                    by,
+                )
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

@@ -6,6 +6,8 @@ import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -78,13 +80,47 @@ def test_where_an_argument_sets_a_parameter_its_default_is_the_parameters() -> N
     assert compared >= 10
 
 
+def parameters(module: ModuleType, node: str, **given: str) -> dict[str, Any]:
+    """Return the parameters that the launch file passes on for the arguments that were given."""
+    values = {name: argument.unset for name, argument in module.ARGUMENTS.items()}
+    found = module._dictionaries((node,), {**values, **given}, {})
+    context = LaunchContext()
+    return {n: v.evaluate(context) for each in found for n, v in each.items()}
+
+
+def test_what_is_given_wins_over_the_file_of_parameters_even_if_it_is_the_default() -> None:
+    module = load_python_launch_file_as_module(launch_file("depth"))
+    assert parameters(module, "depth_node") == {}
+    given = {"rectify": "false", "device": "auto", "image_transport": "raw"}
+    assert parameters(module, "depth_node", **given) == {**given, "rectify": False}
+    url = module.ARGUMENTS["teacher"].default
+    assert parameters(module, "companion_node", teacher=url) == {"teacher.url": url}
+
+
+def test_the_description_tells_what_holds_where_nothing_is_given() -> None:
+    declared = arguments("depth")
+    assert "Default: 127.0.0.1:8001, unless params_file" in declared["teacher"].description
+    assert "Default: raw, unless params_file" in declared["image_transport"].description
+    assert "" in declared["image_transport"].choices
+
+
+@pytest.mark.parametrize("namespace", ["", "/", "robot1", "/robot1/front/"])
+def test_the_enclave_has_a_name_in_every_namespace(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_python_launch_file_as_module(launch_file("depth"))
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    _, enclave = module._enclave("depth_node", {"namespace": namespace})
+    assert enclave == "/".join(["", *filter(None, namespace.split("/")), "depth_node"])
+
+
 BOOLEANS = ("rectify", "autostart")
 
 
 def test_the_launch_file_starts_the_nodes_as_plain_processes() -> None:
     """So that it does not matter how a ROS distribution treats managed nodes at launch."""
     module = load_python_launch_file_as_module(launch_file("depth"))
-    values = {name: argument.default for name, argument in module.ARGUMENTS.items()}
+    values = {name: argument.unset for name, argument in module.ARGUMENTS.items()}
     started = module.nodes(values)
     assert {type(action).__name__ for action in started} == {"Node"}
     for action in started:
@@ -99,6 +135,9 @@ def test_the_launch_file_starts_the_nodes_as_plain_processes() -> None:
         (("cameras:=front,my camera",), "no name for a camera"),
         (("state_dir:=/tmp/one",), "put {camera} in it"),
         (("namespace:=tiekd",), "put {camera} in it"),
+        (("camera_info_topic:=/camera_info",), "put {camera} in it"),
+        (("camera:=/dev/video0",), "put {camera} in it"),
+        (("camera:=webcam",), "put {camera} in it"),
     ],
 )
 def test_cameras_that_would_get_into_each_others_way_are_refused(

@@ -27,6 +27,7 @@ PARAMETERS = """
 /**/depth_node:
   ros__parameters:
     encoding: 16UC1
+    image_transport: compressed
 """
 
 
@@ -47,6 +48,7 @@ def launched(
     parameters.write_text(PARAMETERS)
     arguments = {
         "teacher": "none",
+        "image_transport": "raw",  # the default, and yet it wins over the file
         "state_dir": str(state.root),
         "params_file": str(parameters),
     }

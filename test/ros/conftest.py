@@ -15,6 +15,7 @@ from tiekd_ros.ros_environment import isolate, prepare_environment
 from tiekd_ros.state import StateFolder
 
 if TYPE_CHECKING:
+    from ros_helpers.camera import InputBench
     from ros_helpers.peer import Peer
     from ros_helpers.processes import Processes
 
@@ -56,6 +57,14 @@ def peer(namespace: str) -> Iterator[Peer]:
 
     with Peer(namespace) as peer:
         yield peer
+
+
+@pytest.fixture
+def bench(namespace: str) -> Iterator[InputBench]:
+    from ros_helpers.camera import InputBench
+
+    with InputBench(namespace) as bench:
+        yield bench
 
 
 @pytest.fixture

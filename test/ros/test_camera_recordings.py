@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from sensor_msgs.msg import Image
 
 from ros_helpers.peer import UNCONFIGURED, Peer, running
 from ros_helpers.processes import Processes
-from ros_helpers.waiting import wait_for
+from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.nodes import camera_node
 from tiekd_ros.nodes.camera_node import CameraNode, Pace
 from tiekd_ros.nodes.conversions import image_to_rgb
 from tiekd_ros.nodes.settings import CameraSettings
@@ -49,11 +52,15 @@ def watching(peer: Peer) -> Peer:
     return peer
 
 
-def play(peer: Peer, source: Path, count: int = COUNT, **parameters: Any) -> None:
-    """Play until so many images have come."""
+def play(
+    peer: Peer, source: Path, count: int = COUNT, *, calibrated: bool = True, **parameters: Any
+) -> None:
+    """Play until so many images have come, each with its camera_info where there is one."""
     values = {"source": str(source), **ONCE, **parameters}
     with running(CameraNode, peer, until=UNCONFIGURED, **values):
         wait_for(lambda: len(peer.images) == count, f"{count} images")
+        if calibrated:
+            wait_for(lambda: len(peer.camera_infos) == count, f"{count} camera_infos")
 
 
 def test_a_bag_is_played_as_it_was_recorded(watching: Peer, bag: Path) -> None:
@@ -68,6 +75,36 @@ def test_a_bag_is_played_as_it_was_recorded(watching: Peer, bag: Path) -> None:
         assert info.header == message.header
         assert tuple(info.k) == bags.K
         assert (info.width, info.height) == (bags.WIDTH, bags.HEIGHT)
+
+
+def test_what_is_played_once_waits_for_who_hears_the_calibration(
+    peer: Peer, bag: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera_node, "_LISTENER_S", PATIENCE_S)
+    early: list[Image] = []
+    camera = SimpleNamespace(namespace=f"{peer.namespace}/late", context=peer.context)
+    values = {"source": str(bag), "pace": "rate", "rate_hz": 50.0, **ONCE}
+    peer.node.create_subscription(Image, "late/image_raw", early.append, 10)
+    with running(CameraNode, camera, until=UNCONFIGURED, **values):
+        wait_for(lambda: peer.node.count_publishers("late/image_raw"), "the camera")
+        time.sleep(0.5)  # the images are heard, and would be over in 0.1 s
+        assert not early
+        peer.listen_to_camera("late/image_raw", "late/camera_info")
+        wait_for(lambda: len(early) == COUNT, f"{COUNT} images")
+        wait_for(lambda: len(peer.camera_infos) == COUNT, f"{COUNT} camera_infos")
+
+
+@pytest.mark.parametrize(("topic", "rectified"), [("image_rect_color", True), ("image_raw", False)])
+def test_rectified_images_get_the_calibration_of_rectified_images(
+    watching: Peer, tmp_path: Path, topic: str, rectified: bool
+) -> None:
+    bent = bags.info(0, d=(0.1, -0.2, 0.001, 0.002, 0.03))
+    bent.p[0] = 41.0  # as rectifying leaves it
+    topics = {f"/cam/{topic}": [bags.image(0)], "/cam/camera_info": [bent]}
+    play(watching, bags.write_bag(tmp_path / "bag", topics), 1)
+    (info,) = watching.camera_infos.values()
+    assert any(info.d) == (not rectified)
+    assert (info.k[0] == 41.0) == rectified
 
 
 def test_its_own_pace_is_that_of_the_recording(watching: Peer, bag: Path) -> None:
@@ -110,7 +147,7 @@ def test_a_calibration_file_takes_the_place_of_the_bags(
 
 
 def test_a_video_is_played_with_the_time_since_its_start(watching: Peer, video: Path) -> None:
-    play(watching, video)
+    play(watching, video, calibrated=False)
     assert sorted(watching.images) == [0, 50_000_000, 100_000_000, 150_000_000]
     for number, stamp in enumerate(sorted(watching.images)):
         assert abs(image_to_rgb(watching.images[stamp]).mean() - 40 * (1 + number)) < 3

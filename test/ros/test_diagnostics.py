@@ -18,6 +18,11 @@ from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.nodes.companion_node import CompanionNode
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.nodes.managed import ManagedNode
+from tiekd_ros.nodes.thresholds import (
+    CompanionDiagnosticSettings,
+    DepthDiagnosticSettings,
+    Limit,
+)
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
 
@@ -132,6 +137,15 @@ def test_the_hardware_id_is_the_hosts_name_or_the_given_one(
     with running(kind, peer, until=UNCONFIGURED, diagnostics__hardware_id=given):
         wait_for(lambda: heard, "diagnostics")
     assert set(heard) == {given or socket.gethostname()}
+
+
+def test_what_is_a_fault_on_any_robot_is_warned_of_from_the_start() -> None:
+    depth, companion = DepthDiagnosticSettings(), CompanionDiagnosticSettings()
+    assert depth.limit("drop_share") == Limit(0.5, 0)
+    assert companion.limit("label_backlog") == Limit(1000, 0)
+    assert companion.limit("round_trip_p95_ms") == Limit(5000, 0)
+    for name in ("depth_rate", "latency_p95_ms", "memory_mb", "student_age_days"):
+        assert (depth.limit(name).warn, depth.limit(name).error) == (0, 0)
 
 
 def test_contradicting_limits_are_refused_at_the_start(peer: Peer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,10 @@ from helpers.students import small_student
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.errors import TiekdError
 from tiekd_ros.nodes import managed
 from tiekd_ros.nodes.companion_node import CompanionNode
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.nodes.managed import ManagedNode
-from tiekd_ros.nodes.reporting import Report
-from tiekd_ros.nodes.settings import CommonSettings
-from tiekd_ros.nodes.thresholds import DiagnosticSettings
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
 
@@ -254,83 +250,3 @@ class TestTwoCompanions:
             assert peer.state_of("companion_node") == ACTIVE
             first.release()
             other.await_active("companion_node")
-
-
-class Fragile(ManagedNode):
-    """Breaks where it is told to."""
-
-    def __init__(self, **options: object) -> None:
-        super().__init__("fragile", CommonSettings, DiagnosticSettings, **options)
-        self.breaks: dict[str, Exception] = {}
-        self.freed: list[str] = []
-
-    def _maybe(self, step: str) -> None:
-        if step in self.breaks:
-            raise self.breaks[step]
-        self.freed.append(step)
-
-    def configure(self, held: ExitStack) -> None:
-        held.callback(self._maybe, "clean up")
-        if "configure" in self.breaks:
-            raise self.breaks["configure"]
-
-    def activate(self, held: ExitStack) -> None:
-        held.callback(self._maybe, "deactivate")
-        if "activate" in self.breaks:
-            raise self.breaks["activate"]
-
-    def work(self) -> None:
-        if "work" in self.breaks:
-            raise self.breaks["work"]
-
-    def report(self, report: Report) -> str:
-        return "whole"
-
-
-class TestBreakingNode:
-    @pytest.fixture
-    def fragile(self, peer: Peer) -> Iterator[Fragile]:
-        with running(Fragile, peer, until=UNCONFIGURED) as node:
-            assert isinstance(node, Fragile)
-            yield node
-
-    @pytest.mark.parametrize(
-        ("error", "told"),
-        [(TiekdError("no film; load one"), "no film; load one"), (KeyError("a"), "KeyError: 'a'")],
-    )
-    def test_where_activating_breaks_it_stays_inactive_and_can_be_activated_later(
-        self, peer: Peer, fragile: Fragile, error: Exception, told: str
-    ) -> None:
-        assert peer.change_state("fragile", CONFIGURE)
-        fragile.breaks = {"activate": error}
-        assert not peer.change_state("fragile", ACTIVATE)
-        assert peer.state_of("fragile") == INACTIVE
-        assert fragile.freed == ["deactivate"]
-        peer.await_diagnosis("fragile", f"cannot activate: {told}", DiagnosticStatus.ERROR)
-        fragile.breaks = {}
-        assert peer.change_state("fragile", ACTIVATE)
-        peer.await_diagnosis("fragile", "whole", DiagnosticStatus.OK)
-
-    @pytest.mark.parametrize("step", ["deactivate", "clean up"])
-    def test_where_freeing_breaks_the_rest_is_freed_and_the_node_can_be_configured_again(
-        self, peer: Peer, fragile: Fragile, step: str
-    ) -> None:
-        assert peer.change_state("fragile", CONFIGURE)
-        assert peer.change_state("fragile", ACTIVATE)
-        fragile.breaks = {step: OSError("stuck")}
-        results = [peer.change_state("fragile", t) for t in (DEACTIVATE, CLEANUP)]
-        assert not all(results)
-        assert peer.state_of("fragile") == UNCONFIGURED
-        assert len(fragile.freed) == 1
-        peer.await_diagnosis("fragile", "cannot", DiagnosticStatus.ERROR)
-        fragile.breaks = {}
-        assert peer.change_state("fragile", CONFIGURE)
-        assert peer.change_state("fragile", ACTIVATE)
-
-    def test_a_report_that_breaks_does_not_end_the_node(self, peer: Peer, fragile: Fragile) -> None:
-        assert peer.change_state("fragile", CONFIGURE)
-        fragile.breaks = {"work": KeyError("a")}
-        assert peer.change_state("fragile", ACTIVATE)
-        peer.await_diagnosis("fragile", "KeyError: 'a'", DiagnosticStatus.ERROR)
-        fragile.breaks = {}
-        peer.await_diagnosis("fragile", "whole", DiagnosticStatus.OK)

@@ -142,6 +142,37 @@ def test_a_name_that_nobody_has_is_reported_with_the_nearest_one(peer: Peer) -> 
     assert said.count("unknown parameter") == 2
 
 
+def test_what_is_another_nodes_is_noted_and_no_fault(
+    peer: Peer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = {"frames__max_bytes_mb": 512, "source": "synthetic", "state_dir": ""}
+    with running(DepthNode, peer, until=UNCONFIGURED, **given):
+        peer.await_diagnosis(NODE, "not configured", DiagnosticStatus.WARN)
+        said = peer.diagnosis(NODE).message
+    assert "frames" not in said
+    noted = "frames.max_bytes_mb (companion_node), source (camera_node)"
+    assert noted in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [DepthNode, CompanionNode])
+def test_quality_of_service_that_is_set_in_vain_is_told_with_what_would_do(
+    peer: Peer, state: StateFolder, kind: type[ManagedNode]
+) -> None:
+    topics = {DepthNode: ("publisher", "depth"), CompanionNode: ("subscription", "image")}
+    entity, topic = topics[kind]
+    vain = f"qos_overrides.{peer.namespace}/{topic}.{entity}.reliability"
+    given = {
+        vain: "best_effort",
+        f"qos_overrides.{peer.namespace}/elsewhere.publisher.depth": 3,  # another node's
+        "qos_overrides./clock.subscription.depth": 3,
+        "qos_overrides./rosout.publisher.depth": 3,
+    }
+    with running(kind, peer, state_dir=str(state.root), **given) as node:
+        text = f"parameter {vain} has no effect: use input_reliability"
+        said = peer.await_diagnosis(node.get_name(), text, DiagnosticStatus.WARN).message
+    assert said.count("has no effect") == 1, said
+
+
 def test_a_file_for_all_nodes_is_taken_by_each(
     peer: Peer, processes: Processes, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 
+from helpers.children import run_python
 from helpers.students import small_student
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import UNCONFIGURED, Peer
@@ -106,3 +107,9 @@ def test_without_autostart_a_node_waits_for_a_lifecycle_manager(
     assert peer.change_state("depth_node", Transition.TRANSITION_ACTIVATE)
     peer.depth_of(image_message(), camera_info())
     peer.await_diagnosis("depth_node", "publishing depth", DiagnosticStatus.OK)
+
+
+def test_the_camera_does_without_what_learns() -> None:
+    code = "import sys, tiekd_ros.nodes.camera_node; sys.exit('torch' in sys.modules)"
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr or "camera_node loads torch"

@@ -81,6 +81,7 @@ def test_the_security_policy_lets_people_hear_and_ask_all_nodes(
     for does in used.values():
         assert may(allowed.subscribe, does.publish) == set()
         assert may(allowed.request, does.reply) == set()
+    assert {"/tf", "/tf_static"} <= allowed.subscribe  # RViz asks for them whatever it shows
 
 
 def test_the_security_policy_allows_nothing_that_no_node_does(

@@ -12,8 +12,10 @@ from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 from ros_helpers.messages import K, camera_info, header
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.nodes import points as points_module
 from tiekd_ros.nodes.conversions import camera_info_for
-from tiekd_ros.nodes.points import PointCanvas, rays_of, read_cloud
+from tiekd_ros.nodes.points import PointCanvas, read_cloud
+from tiekd_ros.nodes.rays import rays_of
 
 FX, FY, CX, CY = K[0], K[4], K[2], K[5]
 WIDTH, HEIGHT = 96, 72
@@ -136,6 +138,19 @@ def test_one_canvas_follows_sizes_and_calibrations() -> None:
         sized = camera_info_for(info, header(), width, height)
         depth, image = plane(1.5, height, width), gradient(height, width)
         assert canvas.paint(depth, image, header(3), sized) == cloud_of(depth, image, sized)
+
+
+def test_the_rays_of_a_calibration_with_nan_are_computed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[CameraInfo] = []
+    monkeypatch.setattr(points_module, "rays_of", lambda info: asked.append(info) or rays_of(info))
+    canvas = PointCanvas()
+    for _ in range(3):
+        info = camera_info()
+        info.p = [float("nan")] * 12
+        assert canvas.paint(plane(), gradient(), header(), info) is not None
+    assert len(asked) == 1
 
 
 def test_without_distortion_the_projection_matrix_counts() -> None:

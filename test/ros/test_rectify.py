@@ -187,9 +187,6 @@ def test_a_region_of_interest_and_binning_are_undone() -> None:
 def test_a_plain_calibration_stays_the_same_message() -> None:
     info = lens("plumb_bob")
     assert info_of_view(info, WIDTH, HEIGHT) is info
-    unset = camera_info()
-    unset.width = unset.height = 0
-    assert info_of_view(unset, 5, 4) is unset
 
 
 def test_an_image_of_full_size_is_no_region_of_interest() -> None:
@@ -216,3 +213,33 @@ def test_a_stereo_cameras_rotation_is_taken_out_too() -> None:
     inner = (slice(15, -15), slice(15, -15))
     assert np.abs(view.image[inner].astype(int) - expected[inner]).mean() < 1
     assert np.abs(view.image[inner].astype(int) - scene()[inner]).mean() > 10
+
+
+@pytest.mark.parametrize("binning", [0, 2])
+def test_a_calibration_without_a_size_is_for_the_image(binning: int) -> None:
+    unset = lens("plumb_bob")
+    unset.width = unset.height = 0
+    unset.binning_x = unset.binning_y = binning
+    info = info_of_view(unset, 80, 60)
+    assert (info.width, info.height, unset.width) == (80, 60, 0)
+    scale = 0.5 if binning else 1.0
+    assert info.k[0] == K[0] * scale
+    assert info.k[2] == (K[2] + 0.5) * scale - 0.5
+
+
+def test_a_region_of_a_calibration_without_a_size_is_cut_out() -> None:
+    unset = lens("plumb_bob")
+    unset.width = unset.height = 0
+    unset.roi = RegionOfInterest(x_offset=30, y_offset=20, width=80, height=60)
+    info = info_of_view(unset, 80, 60)
+    assert (info.width, info.height) == (80, 60)
+    assert (info.k[2], info.k[5]) == (K[2] - 30, K[5] - 20)
+
+
+def test_the_maps_of_a_calibration_with_nan_are_made_once() -> None:
+    info, again = (lens("plumb_bob", [0.3, 0.0, 0.0, 0.0, 0.0]) for _ in range(2))
+    info.p, again.p = [float("nan")] * 12, [float("nan")] * 12
+    rectifier = Rectifier()
+    first = rectifier.rectified(scene(), info).blind
+    assert first is not None
+    assert rectifier.rectified(scene(), again).blind is first

@@ -22,8 +22,8 @@ ROS = {
 }  # fmt: skip
 
 LEAVES = {
-    "__init__", "errors", "settings", "camera", "cores", "images", "image_encodings", "state",
-    "mailbox",
+    "__init__", "errors", "settings", "camera", "cores", "images", "image_encodings", "image_size",
+    "mailbox", "runtimes", "state",
 }  # fmt: skip
 TOP = {
     "demo", "cli", "cli_doctor", "cli_frames", "cli_options", "cli_snapshot", "cli_students",
@@ -165,6 +165,7 @@ for name in {others!r}:
         ("tiekd_ros.offline.label_command", "torch"),
         ("tiekd_ros.offline.evaluate_command", "grpc"),
         ("tiekd_ros.offline.train_command", "torch"),
+        ("tiekd_ros.nodes.settings", "torch"),
         ("tiekd_ros.distillation.worker", "accelerate"),
         ("tiekd_ros.distillation.worker", "tensorboard"),
     ],

@@ -1,11 +1,12 @@
 """Intrinsics: what describes no camera is refused; resizing keeps the view."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tiekd_ros.camera import Intrinsics
+from tiekd_ros.camera import CameraModel, Intrinsics
 from tiekd_ros.errors import BadIntrinsicsError
 
 CAMERA = Intrinsics(60.0, 61.0, 31.5, 23.5)
@@ -50,3 +51,33 @@ def test_scaling_keeps_the_rays_through_the_image_corners():
 def test_cropping_moves_the_principal_point_and_keeps_the_focal_lengths():
     cropped = Intrinsics(700, 710, 609.5, 172.8).cropped(13, 23)
     assert cropped.as_tuple() == pytest.approx((700, 710, 596.5, 149.8))
+
+
+MODEL = CameraModel.pinhole(CAMERA, 64, 48)
+
+
+def test_a_model_follows_its_region_of_interest_and_binning():
+    part = replace(MODEL, roi=(10, 4, 32, 24), p=(*MODEL.p[:3], -6.0, *MODEL.p[4:]))
+    seen = part.of_view(32, 24)
+    assert seen.intrinsics(32, 24) == CAMERA.cropped(10, 4)
+    assert (seen.width, seen.height, seen.roi) == (32, 24, None)
+    assert (seen.p[2], seen.p[3], seen.p[6]) == (21.5, -6.0, 19.5)
+    both = replace(part, binning=(2, 2))
+    assert both.intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
+    assert both.of_view(16, 12).p[3] == -3.0
+    assert both.rectified().intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
+
+
+def test_an_image_of_the_full_size_is_taken_for_the_whole():
+    assert replace(MODEL, roi=(10, 4, 32, 24)).intrinsics(64, 48) == CAMERA
+
+
+def test_a_model_of_this_very_size_stays_the_same_to_the_last_bit():
+    exact = CameraModel.pinhole(Intrinsics(0.1, 1 / 3, 0.1, 1e-9), 64, 48)
+    assert exact.of_view(64, 48) == exact
+
+
+def test_a_model_without_a_size_is_taken_for_the_images():
+    unsized = replace(MODEL, width=0, height=0)
+    assert unsized.intrinsics(100, 80) == CAMERA
+    assert replace(unsized, binning=(2, 2)).intrinsics(32, 24) == CAMERA.scaled(0.5, 0.5)

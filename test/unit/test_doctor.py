@@ -1,91 +1,18 @@
-"""What the doctor makes of facts: cameras, calibrations, nodes and depth, without ROS."""
+"""What the doctor makes of facts: surroundings, cameras and calibrations, without ROS."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from helpers.probed import CAMERA, INFO, NODE, end, node, ros, worst
 from tiekd_ros.doctor.calibration import check_camera_info, focal_px
 from tiekd_ros.doctor.camera import check_image
 from tiekd_ros.doctor.examination import Complaint
-from tiekd_ros.doctor.facts import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, RosFacts
-from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
-from tiekd_ros.doctor.nodes import check_companion_node, check_depth, check_depth_node
+from tiekd_ros.doctor.facts import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
+from tiekd_ros.doctor.findings import ERROR, OK, WARN
+from tiekd_ros.doctor.nodes import check_depth, check_depth_node
 from tiekd_ros.doctor.surroundings import check_ros, check_transports
 from tiekd_ros.errors import InvalidSettingError
-
-CAMERA, NODE = "/driver", "/tiekd/depth_node"
-INFO = {
-    "frame_id": "camera", "stamped": True, "age_s": 0.01, "width": 640, "height": 480,
-    "distortion_model": "plumb_bob", "d": [0.0] * 5,
-    "k": [500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0],
-    "p": [500.0, 0.0, 320.0, 0.0, 0.0, 500.0, 240.0, 0.0, 0.0, 0.0, 1.0, 0.0],
-    "binning": [0, 0], "roi": [0, 0, 0, 0],
-}  # fmt: skip
-VIEW = {
-    "frame_id": "camera", "stamped": True, "age_s": 0.01, "width": 640, "height": 480,
-    "encoding": "rgb8", "fault": "",
-}  # fmt: skip
-DEPTH = {**VIEW, "encoding": "32FC1", "known_share": 0.97, "median_m": 2.0}
-
-
-def end(node: str, kind: str, reliability="reliable", durability="volatile") -> dict[str, str]:
-    return {"node": node, "type": kind, "reliability": reliability, "durability": durability}
-
-
-def topic(name: str, kind: str, by: str, to: str, last: dict[str, Any], **more: Any) -> Any:
-    return {
-        "name": name, "type": kind, "count": 90, "rate_hz": 30.0, "bytes": 921600, "last": last,
-        "publishers": [end(by, kind)], "subscribers": [end(to, kind)], **more,
-    }  # fmt: skip
-
-
-def facts(**more: Any) -> dict[str, Any]:
-    """Return the probe's JSON where all is well."""
-    return {
-        "rmw": "rmw_fastrtps_cpp",
-        "domain": 7,
-        "namespace": "/tiekd",
-        "nodes": [CAMERA, NODE],
-        "published": [
-            {"name": "/camera/image_raw", "types": [IMAGE]},
-            {"name": "/camera/camera_info", "types": [CAMERA_INFO]},
-            {"name": "/tiekd/depth", "types": [IMAGE]},
-        ],
-        "heard": {"image": ["/camera/image_raw"], "camera_info": ["/camera/camera_info"]},
-        "topics": {
-            "image": topic("/camera/image_raw", IMAGE, CAMERA, NODE, VIEW),
-            "camera_info": topic("/camera/camera_info", CAMERA_INFO, CAMERA, NODE, INFO),
-            "depth": topic("/tiekd/depth", IMAGE, NODE, "/planner", DEPTH),
-            "clock": {**topic("/clock", "", "", "", {}), "publishers": [], "subscribers": []},
-        },
-        "managed": {"depth_node": {"name": NODE, "state": "active", "parameters": {}}},
-        "diagnostics": {NODE: {"level": 0, "message": "publishing depth", "values": {}}},
-        **more,
-    }
-
-
-def ros(changes: dict[str, dict[str, Any]] | None = None, **more: Any) -> RosFacts:
-    """Return facts with changes of topics by role; those of `last` are merged into it."""
-    values = facts(**more)
-    for role, change in (changes or {}).items():
-        of = values["topics"][role]
-        last = change.pop("last", {})
-        of.update(change)
-        of["last"] = None if last is None else {**of["last"], **last}
-    return RosFacts.from_json(values)
-
-
-def node(**parameters: Any) -> dict[str, Any]:
-    return {"depth_node": {"name": NODE, "state": "active", "parameters": parameters}}
-
-
-def worst(findings: Any) -> Finding:
-    """Return the gravest finding; every one has a remedy unless all is well."""
-    found = list(findings)
-    assert all(bool(each.remedy) == (each.level != OK) for each in found), found
-    return max(found, key=lambda each: [OK, WARN, ERROR].index(each.level))
 
 
 def test_all_is_well():
@@ -94,8 +21,13 @@ def test_all_is_well():
     assert worst(check_camera_info(it, "")).level == OK
     assert worst(check_depth_node(it)).level == OK
     assert worst(check_depth(it, 0)).what == (
-        "/tiekd/depth: 30.0 Hz, 640x480 32FC1, 97% of the pixels known, median 2.00 m"
+        "/tiekd/depth (Image, reliable, volatile): 30.0 Hz, 640x480 32FC1, "
+        "97% of the pixels known, median 2.00 m"
     )
+    latched = {"publishers": [end(CAMERA, CAMERA_INFO, "reliable", "transient_local")]}
+    text = "(CameraInfo, reliable, transient_local): 30.0 Hz"
+    assert text in worst(check_camera_info(ros({"camera_info": latched}), "")).what
+    assert "(Image, reliable, volatile): 30.0 Hz, 640x480" in worst(check_image(it, "")).what
     assert focal_px(it) == (500.0, 640)
 
 
@@ -188,68 +120,34 @@ def test_one_of_two_publishers_that_is_not_heard_is_a_warning(policy):
     assert worst(check_image(alone, "")).level == ERROR
 
 
-@pytest.mark.parametrize(
-    ("state", "message", "remedy"),
-    [
-        ("", "", "start it again"),
-        ("inactive", "", "ros2 lifecycle set /tiekd/depth_node activate"),
-        ("unconfigured", "cannot configure: no disk", "mend that"),
-        ("finalized", "", "start it again"),
-    ],
-)
-def test_a_node_that_does_not_work(state, message, remedy):
-    managed = {"depth_node": {"name": NODE, "state": state, "parameters": {}}}
-    said = {NODE: {"level": 2, "message": message, "values": {}}}
-    finding = worst(check_depth_node(ros(managed=managed, diagnostics=said)))
+def test_the_nodes_own_images_are_no_cameras_whatever_they_are_called():
+    published = [{"name": name, "types": [IMAGE]} for name in ("/camera/depth", "/a/thermal")]
+    it = ros(
+        {"image": {"publishers": [], "type": "", "count": 0}},
+        published=published,
+        made=["/camera/depth"],
+    )
+    assert worst(check_image(it, "")).remedy.startswith("there is /a/thermal: ")
+
+
+def test_a_topic_that_the_node_does_not_listen_to():
+    finding = worst(check_image(ros(heard={"image": ["/elsewhere"]}), "/camera/image_raw"))
     assert finding.level == ERROR
-    assert message in finding.what
-    assert remedy in finding.remedy
+    assert finding.what == "depth_node listens to /elsewhere, not to /camera/image_raw"
 
 
-def test_what_a_node_says_is_passed_on():
-    said = {NODE: {"level": 2, "message": "takes 900 MB; see what grows", "values": {}}}
-    assert "takes 900 MB" in worst(check_depth_node(ros(diagnostics=said))).what
-
-
-def test_two_nodes_of_one_name():
-    finding = worst(check_depth_node(ros(nodes=[NODE, NODE])))
-    assert finding.what == f"2 nodes are called {NODE}"
-
-
-def test_nodes_with_different_state_folders():
-    companion = {"name": "/tiekd/companion_node", "state": "active"}
-    managed = {
-        **node(state_dir="/a", rectify=False),
-        "companion_node": {**companion, "parameters": {"state_dir": "/b", "rectify": False}},
-    }
-    finding = worst(check_companion_node(ros(managed=managed), has_student=True))
-    assert "'/b' here and '/a' in depth_node" in finding.what
-
-
-@pytest.mark.parametrize(("has_student", "level"), [(True, OK), (False, WARN)])
-def test_a_companion_is_missed_while_there_is_no_student(has_student, level):
-    assert worst(check_companion_node(ros(), has_student=has_student)).level == level
-
-
-def test_depth_without_distances_names_the_parameter_that_takes_them_away():
-    it = ros({"depth": {"last": {"known_share": 0.0}}}, managed=node(min_confidence=0.99))
-    finding = worst(check_depth(it, 0))
+def test_a_topic_of_the_wrong_type():
+    wrong = "std_msgs/msg/String"
+    finding = worst(check_image(ros({"image": {"publishers": [end(CAMERA, wrong)]}}), ""))
     assert finding.level == ERROR
-    assert "min_confidence 0.99" in finding.what
-    assert finding.remedy == "loosen min_confidence"
+    assert f"as {wrong}, not as {IMAGE}" in finding.what
 
 
-def test_who_asks_for_more_than_depth_offers_is_named():
-    ear = end("/rviz", IMAGE, durability="transient_local")
-    finding = worst(check_depth(ros({"depth": {"subscribers": [ear]}}), 0))
+def test_two_cameras_on_one_topic():
+    both = [end("/a", IMAGE), end("/b", IMAGE)]
+    finding = worst(check_image(ros({"image": {"publishers": both}}), ""))
     assert finding.level == WARN
-    assert "/rviz asks for more (durability)" in finding.what
-
-
-def test_silence_is_an_error_and_the_cause_stands_above():
-    silent = {"depth": {"count": 0, "rate_hz": None, "last": None}}
-    assert "above" in worst(check_depth(ros(silent), 1)).remedy
-    assert "log" in worst(check_depth(ros(silent), 0)).remedy
+    assert "(/a, /b)" in finding.what
 
 
 def test_images_that_get_lost_on_the_way_are_seen_by_their_camera_info(tmp_path):
@@ -275,7 +173,7 @@ def test_ros_that_does_not_discover():
     assert (sourced.level, "Jazzy, rmw_fastrtps_cpp, domain 7" in sourced.what) == (OK, True)
 
 
-@pytest.mark.parametrize("field", ["namespace", "image_topic", "camera_info_topic"])
+@pytest.mark.parametrize("field", ["namespace", "image_topic", "camera_info_topic", "depth_topic"])
 @pytest.mark.parametrize("name", ["no name", "a//b", "/2nd", "a/ü"])
 def test_a_name_that_ros_cannot_have_is_refused(field, name):
     with pytest.raises(InvalidSettingError, match=name):

@@ -237,3 +237,33 @@ with sqlite3.connect(sys.argv[1]) as connection:
     assert report["unreadable"] == 2
     assert report["messages"][IMAGE] == report["messages"][DEPTH] == 1
     assert_equal(read(tmp_path / "out"), [stored(state)[2]])
+
+
+@pytest.mark.parametrize("namespace", ["/my camera", "/1camera", "a//b", "cam-era", "/kämera"])
+def test_a_namespace_that_ros_would_refuse_is_refused(tmp_path, log, namespace):
+    with pytest.raises(InvalidSettingError, match="is no ROS namespace"):
+        export(log, tmp_path / "bag", "--namespace", namespace)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("namespace", ["/", "camera", "/robot_1/camera/"])
+def test_a_namespace_may_have_slashes_around(tmp_path, log, namespace):
+    written = export(log, tmp_path / "bag", "--namespace", namespace)["messages"]
+    base = namespace.strip("/")
+    assert f"/{base}/image_raw".replace("//", "/") in written
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, log, form):
+    code = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))
+from tiekd_ros.cli import main
+main()
+"""
+    words = ("frames", "export", str(tmp_path / "bag"), "--state", str(log.root), "--format", form)
+    done = run_python("-c", code, *words)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: cannot write {tmp_path / 'bag'}: ")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

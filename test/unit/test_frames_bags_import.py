@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -17,12 +19,21 @@ from typer.testing import CliRunner
 
 pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros[bags]"')
 
-from helpers.bags import camera_topics, image, imu, info, shown, stamp_of, write_bag
+from helpers.bags import (
+    camera_topics,
+    image,
+    image_fields,
+    imu,
+    info,
+    shown,
+    stamp_of,
+    write_bag,
+)
 from helpers.children import child_environment, run_python
 from tiekd_ros.cli import app
 from tiekd_ros.datasets.errors import DatasetError
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.frames import FrameStore, Observation
+from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.frames.bags.records import BagError
 from tiekd_ros.frames.browsing import StoredFrame, StoredFrames
 from tiekd_ros.images import decode_image
@@ -203,7 +214,7 @@ def test_killed_again_and_again_it_ends_as_if_it_never_was(tmp_path, state):
         )
         before = _count(state)
         while child.poll() is None and _count(state) < before + 4:
-            pass
+            time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
         child.wait()
         kills += 1
@@ -250,16 +261,52 @@ def test_it_imports_while_another_program_logs_into_the_same_file(tmp_path, stat
     assert len(frames) - 20 == sum(logged) > 0
 
 
-def test_what_a_larger_limit_let_in_stays(tmp_path, state):
+def noise(number: int) -> np.ndarray:
+    """Return a picture that takes much room as a JPEG."""
+    return np.random.default_rng(number).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+
+
+def noisy_bag(path: Path, count: int) -> Path:
+    topics = {"/image": [image(n) for n in range(count)]}
+    for number, message in enumerate(topics["/image"]):
+        fields = image_fields(noise(1000 + number))
+        for name, value in fields.items():
+            setattr(message, name, value)
+    return write_bag(path, topics)
+
+
+def test_a_full_log_takes_nothing_more_and_loses_nothing(tmp_path, state):
     state.create()
-    rng = np.random.default_rng(0)
     with FrameStore(state.frames) as store:
-        for number in range(12):
-            noise = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
-            assert store.add(Observation(noise, stamp_of(number), "live")).kept
-        assert store.stats().bytes > 1_100_000
-    run(state, write_bag(tmp_path / "bag", camera_topics(2)), *KEEP_ALL, "--max-bytes-mb", "1")
-    assert len(stored(state)) == 14
+        for number in range(8):
+            assert store.add(Observation(noise(number), stamp_of(number - 100), "live")).kept
+        room = math.ceil(store.stats().bytes / 1e6)
+    bag, other = noisy_bag(tmp_path / "bag", 30), write_bag(tmp_path / "b", camera_topics(2))
+    with pytest.raises(TiekdError, match=r"is full .*, and none of .*/b\. Nothing"):
+        run(state, bag, other, *KEEP_ALL, "--max-bytes-mb", room)
+    first = stored(state)
+    own = [frame.id for frame in first if frame.frame_id == "live"]
+    assert own == list(range(1, 9))
+    assert len(first) < 38
+    grown = report(state, bag, *KEEP_ALL, "--max-bytes-mb", 100)
+    assert grown["looked_at_before"] == len(first) - 8
+    assert len(stored(state)) == 38
+    assert run(state, bag, *KEEP_ALL, "--max-bytes-mb", 1).count("looked at by an earlier import")
+
+
+def test_a_log_is_split_by_one_rule_whoever_writes_to_it(tmp_path, state):
+    state.create()
+    own = FrameLogSettings(block_s=4.0, held_out_every=2, guard_share=0.0)
+    with FrameStore(state.frames, own) as companion:
+        assert companion.add(Observation(shown(100), stamp_of(0), "live")).kept
+    bag = write_bag(tmp_path / "bag", camera_topics(16))
+    for option, value, kept in (("--block", 2, "block_s = 4"), ("--held-out-every", 3, "= 2")):
+        with pytest.raises(InvalidSettingError, match=kept):
+            run(state, bag, *KEEP_ALL, option, value)
+    assert len(stored(state)) == 1
+    run(state, bag, *KEEP_ALL, "--block", "4")
+    splits = [frame.split for frame in stored(state) if frame.frame_id == "head_camera"]
+    assert splits == (["train"] * 4 + ["held_out"] * 4) * 2
 
 
 def test_a_mistake_is_one_line(tmp_path):

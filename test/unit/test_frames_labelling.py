@@ -55,6 +55,25 @@ def test_an_idle_labeller_wakes_when_a_frame_is_logged(store, labeller_of) -> No
     wait_until(lambda: labeller.snapshot().labelled == 1)
 
 
+def test_paused_it_asks_for_nothing_until_it_goes_on(store) -> None:
+    asked = []
+
+    def ask(frame: LoggedFrame) -> LabelAnswer:
+        asked.append(frame.id)
+        return answer(frame)
+
+    labeller = Labeller(store, ask, LabellerSettings(poll_s=0.01))
+    labeller.pause()
+    labeller.start()
+    log(store, 0)
+    labeller.notify()
+    time.sleep(0.1)
+    assert asked == []
+    labeller.resume()
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+    assert labeller.stop()
+
+
 def test_frames_of_another_process_are_found_without_notice(store, labeller_of) -> None:
     labeller = labeller_of(answer, LabellerSettings(poll_s=0.02))
     time.sleep(0.05)

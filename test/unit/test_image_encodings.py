@@ -184,6 +184,13 @@ def test_a_thumbnails_end_is_not_taken_for_the_images() -> None:
 
 def test_a_damaged_png_is_refused() -> None:
     data = bytearray(encode_png(picture()))
-    data[20:24] = b"\xff\xff\xff\xff"  # the height
+    data[60] ^= 0xFF  # in the midst of the pixels
     with pytest.raises(BadImageError, match="no readable JPEG or PNG"):
+        compressed_to_rgb("png", bytes(data))
+
+
+def test_a_height_that_nobody_decodes_is_refused_by_the_header() -> None:
+    data = bytearray(encode_png(picture()))
+    data[20:24] = b"\xff\xff\xff\xff"
+    with pytest.raises(BadImageError, match="is larger than the 50 million"):
         compressed_to_rgb("png", bytes(data))

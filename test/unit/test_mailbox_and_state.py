@@ -1,5 +1,8 @@
 """The one-slot mailbox and the state folder."""
 
+import errno
+import fcntl
+import logging
 import os
 import subprocess
 import sys
@@ -123,3 +126,17 @@ with StateFolder(Path({str(tmp_path)!r})).claimed("companion"):
         owner.stdout.close()
     with StateFolder(tmp_path).claimed("companion"):
         pass
+
+
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    caplog.set_level(logging.WARNING)
+    used = False
+    with StateFolder(tmp_path).claimed("companion"):
+        used = True
+    assert used
+    assert "cannot lock (No locks available)" in caplog.text
+    assert "put state_dir on a local disk" in caplog.text

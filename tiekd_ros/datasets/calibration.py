@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,21 +68,28 @@ def read_camera_model(path: Path, image_size: tuple[int, int]) -> CameraModel:
         return model
     content = read_yaml(path)
     found: dict[str, Any] = {}
+    # P holds only for the size that it was made for; with that of a pinhole, K, all sizes do.
+    same_size = (content["image_width"], content["image_height"]) == image_size
     try:
         for key, name in (("d", "distortion_coefficients"), ("r", "rectification_matrix")):
             if name in content:
-                found[key] = tuple(float(number) for number in content[name]["data"])
+                found[key] = _numbers(content[name])
         kind = str(content.get("distortion_model", model.distortion_model))
         if len(found.get("r", model.r)) != 9:
             raise ValueError("a rectification matrix has 9 numbers")
+        p = _numbers(content.get("projection_matrix") or {"data": ()})
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{path}: the distortion cannot be read ({error!r})") from error
-    # P holds only for the size that it was made for; with that of a pinhole, K, all sizes do.
-    same_size = (content["image_width"], content["image_height"]) == image_size
-    p = content.get("projection_matrix", {}).get("data", ()) if same_size else ()
-    if len(p) == 12:
-        found["p"] = tuple(float(number) for number in p)
+    if same_size and len(p) == 12:
+        found["p"] = p
     return replace(model, distortion_model=kind, **found)
+
+
+def _numbers(matrix: Any) -> tuple[float, ...]:
+    found = tuple(float(number) for number in matrix["data"])
+    if not all(map(math.isfinite, found)):
+        raise ValueError("all numbers must be finite")
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def _read_camera_yaml(path: Path, image_size: tuple[int, int]) -> Intrinsics:
     try:
         size = (int(content["image_width"]), int(content["image_height"]))
         numbers = [float(number) for number in content["camera_matrix"]["data"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path} is no camera_calibration file ({error!r}): it needs image_width, "
             "image_height and camera_matrix: {data: [9 numbers]}"

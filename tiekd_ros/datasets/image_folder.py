@@ -141,6 +141,11 @@ class ImageFolder:
             )
         return [round(index * 1e9 / rate_hz) for index in range(len(self))]
 
+    @property
+    def has_stamps(self) -> bool:
+        """Whether stamps are recorded with the images; DatasetError: wrong ones are."""
+        return self._recorded_stamps is not None
+
     @cached_property
     def _recorded_stamps(self) -> list[int] | None:
         return recorded_stamps_ns(self.path, [file.stem for file in self._listed])

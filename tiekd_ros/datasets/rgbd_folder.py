@@ -113,6 +113,20 @@ class RgbdFolder:
         check_same_view(path, depth, self.image_size)
         return depth
 
+    @property
+    def recorded_stamps(self) -> bool:
+        """Whether stamps are recorded with the images."""
+        return self._images.has_stamps
+
+    def stamps_ns(self, rate_hz: float) -> list[int]:
+        """Return one stamp a frame in nanoseconds: recorded ones, else index / rate.
+
+        Raises:
+            DatasetError: as `ImageFolder.stamps_ns`.
+        """
+        stamps = self._images.stamps_ns(rate_hz)
+        return [stamps[index] for index in self._indices]
+
     def item(self, index: int) -> DepthItem:
         """Read one frame, with its teacher map if they are asked for.
 

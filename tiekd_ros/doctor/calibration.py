@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tiekd_ros.doctor.camera import rate
+from tiekd_ros.doctor.camera import offered, rate
 from tiekd_ros.doctor.ends import check_several, check_unheard
 from tiekd_ros.doctor.facts import CAMERA_INFO, DEPTH_NODE, RosFacts
 from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
@@ -45,7 +45,8 @@ def check_camera_info(ros: RosFacts, asked: str) -> Iterator[Finding]:
     found += check_unheard(ros, "camera_info", CAMERA_INFO, level)
     found += check_several(ros, "camera_info", CAMERA_INFO)
     if not found:
-        found = [Finding(OK, "camera_info", f"{topic.name}: {rate(topic)}, {_words(topic.last)}")]
+        what = f"{topic.name} ({offered(topic)}): {rate(topic)}, {_words(topic.last)}"
+        found = [Finding(OK, "camera_info", what)]
     yield from found
 
 

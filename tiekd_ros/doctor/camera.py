@@ -126,8 +126,14 @@ def _fine(topic: Topic) -> Finding:
     return Finding(
         OK,
         "image",
-        f"{topic.name}: {rate(topic)}{size}, from {who.node} ({who.reliability})",
+        f"{topic.name} ({offered(topic)}): {rate(topic)}{size}, from {who.node}",
     )
+
+
+def offered(topic: Topic) -> str:
+    """Return the type and the quality of service of a topic that somebody publishes, in words."""
+    who = topic.publishers[0]
+    return f"{topic.type.rpartition('/')[2]}, {who.reliability}, {who.durability}"
 
 
 def rate(topic: Topic) -> str:

@@ -12,14 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tiekd_ros.distillation.replay import RoundSettings
 from tiekd_ros.doctor.calibration import check_camera_info, focal_px
 from tiekd_ros.doctor.camera import check_image
 from tiekd_ros.doctor.facts import COMPANION_NODE, DEPTH_NODE, RosFacts
-from tiekd_ros.doctor.findings import ERROR, Finding
+from tiekd_ros.doctor.findings import ERROR, WARN, Finding
 from tiekd_ros.doctor.machine import check_device, check_state
 from tiekd_ros.doctor.nodes import (
     check_clock,
@@ -52,19 +52,25 @@ class Complaint:
     namespace: str = "tiekd"
     image_topic: str = ""
     camera_info_topic: str = ""
+    depth_topic: str = ""
     state: str = ""
     teacher: str = ""
     seconds: float = 3.0
 
     def __post_init__(self) -> None:
         """Refuse names that ROS would refuse."""
-        for name in ("namespace", "image_topic", "camera_info_topic"):
+        for name in ("namespace", "image_topic", "camera_info_topic", "depth_topic"):
             value = getattr(self, name)
             if value.strip("/") and not _NAME.fullmatch(value):
                 raise InvalidSettingError(
                     f"{name} must be a ROS name, such as /camera/image_raw: letters, digits, _ "
                     f"and /, no part beginning with a digit; got {value!r}"
                 )
+
+    @property
+    def full_namespace(self) -> str:
+        """The namespace with its slash."""
+        return f"/{self.namespace.strip('/')}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Examination:
     """The probe's JSON; empty where it could not run."""
     depth_hz: float | None
     depth_flows: bool
+    depth_topic: str
+    """Where it is looked for."""
 
     @property
     def errors(self) -> int:
@@ -122,6 +130,9 @@ def examine(complaint: Complaint, say: Callable[[str], None]) -> Examination:
         facts,
         None if ros is None else ros.topics["depth"].rate_hz,
         ros is not None and ros.depth_flows,
+        f"{complaint.full_namespace.rstrip('/')}/depth"
+        if ros is None
+        else ros.topics["depth"].name,
     )
 
 
@@ -140,8 +151,12 @@ def _local(
     yield from check_state(state, nodes_run=ros is not None and bool(ros.managed))
     focal = None if ros is None else focal_px(ros)
     running = said.get("student", "")
-    namespace = f"/{complaint.namespace.strip('/')}"
-    yield from check_student(state, namespace, running, focal, _round_settings(ros))
+    for each in check_student(
+        state, complaint.full_namespace, running, focal, _round_settings(ros)
+    ):
+        # Where depth comes there is a student, wherever it is.
+        flows = ros is not None and ros.depth_flows and each.level == ERROR
+        yield replace(each, level=WARN) if flows else each
     has_student = bool(live_student(state)) or running not in ("", "none")
     if ros is not None:
         yield from check_companion_node(ros, has_student=has_student)
@@ -187,6 +202,7 @@ def _probe(complaint: Complaint) -> Iterator[Callable[[], tuple[dict[str, Any], 
     command += ["--namespace", complaint.namespace, "--seconds", str(complaint.seconds)]
     command += ["--image-topic", complaint.image_topic]
     command += ["--camera-info-topic", complaint.camera_info_topic]
+    command += ["--depth-topic", complaint.depth_topic]
     deadline = time.monotonic() + complaint.seconds + _PATIENCE_S
     child = subprocess.Popen(
         command,

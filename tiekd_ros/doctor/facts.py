@@ -82,6 +82,8 @@ class RosFacts:
     """Types by topic, of the topics that somebody publishes."""
     heard: Mapping[str, tuple[str, ...]]
     """What depth_node subscribes to: topics by role (image, camera_info)."""
+    made: tuple[str, ...]
+    """The topics on which depth_node publishes images."""
     topics: Mapping[str, Topic]
     """By role: image, camera_info, depth, clock."""
     managed: Mapping[str, Managed]
@@ -99,6 +101,7 @@ class RosFacts:
             nodes=tuple(values["nodes"]),
             published={each["name"]: tuple(each["types"]) for each in values["published"]},
             heard={role: tuple(names) for role, names in values["heard"].items()},
+            made=tuple(values["made"]),
             topics={role: Topic.from_json(each) for role, each in values["topics"].items()},
             managed={kind: Managed(**each) for kind, each in values["managed"].items()},
             diagnostics={name: Diagnosis(**d) for name, d in values["diagnostics"].items()},

@@ -13,7 +13,7 @@ _AT_MOST = 3
 
 def candidates(ros: RosFacts, kinds: Iterable[str], name: str) -> list[str]:
     """Return the published topics of these types, but for our own, those like `name` first."""
-    own = {f"{ros.namespace.rstrip('/')}/{each}" for each in _OWN_OUTPUTS}
+    own = {f"{ros.namespace.rstrip('/')}/{each}" for each in _OWN_OUTPUTS} | set(ros.made)
     found = [n for n, types in ros.published.items() if set(types) & set(kinds) and n not in own]
 
     def likeness(other: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiekd_ros.doctor.camera import rate
+from tiekd_ros.doctor.camera import offered, rate
 from tiekd_ros.doctor.ends import check_unserved
 from tiekd_ros.doctor.facts import COMPANION_NODE, DEPTH_NODE, RosFacts
 from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
@@ -19,8 +19,13 @@ def check_depth_node(ros: RosFacts) -> Iterator[Finding]:
     """Look at depth_node."""
     node = ros.managed.get(DEPTH_NODE)
     if node is None:
-        where = f"{ros.namespace.rstrip('/')}/{DEPTH_NODE}"
-        yield Finding(ERROR, DEPTH_NODE, f"{where} does not run", _elsewhere(ros) or _START)
+        where, topic = f"{ros.namespace.rstrip('/')}/{DEPTH_NODE}", ros.topics["depth"]
+        what = f"{where} does not run"
+        if ros.depth_flows:
+            by = ", ".join(sorted(each.node for each in topic.publishers)) or "somebody"
+            what = f"{what}; {topic.name} comes from {by}"
+        level = WARN if ros.depth_flows else ERROR
+        yield Finding(level, DEPTH_NODE, what, _elsewhere(ros) or _START)
         return
     yield from _check_node(ros, DEPTH_NODE, ERROR)
 
@@ -105,7 +110,8 @@ def _check_node(ros: RosFacts, kind: str, level: str) -> Iterator[Finding]:
         found.append(Finding(WARN, kind, what, "end all but one, or give each a namespace"))
     if not node.state:
         what = f"{node.name} is there, but does not answer"
-        found.append(Finding(level, kind, what, "see its log, and start it again"))
+        remedy = "it may be loading; try --seconds 20. Else see its log, and start it again"
+        found.append(Finding(WARN if ros.depth_flows else level, kind, what, remedy))
     elif node.state != "active":
         found.append(Finding(level, kind, *_not_active(node.name, node.state, said.message)))
     elif said.level:
@@ -124,7 +130,10 @@ def _not_active(name: str, state: str, message: str) -> tuple[str, str]:
 
 
 def _elsewhere(ros: RosFacts) -> str:
-    spaces = [n.rpartition("/")[0] or "/" for n in ros.nodes if n.endswith(f"/{DEPTH_NODE}")]
+    names = [name for name in ros.nodes if name.endswith(f"/{DEPTH_NODE}")]
+    kinds = {name: said.values.get("kind") for name, said in ros.diagnostics.items()}
+    names += [name for name in ros.nodes if kinds.get(name) == DEPTH_NODE]
+    spaces = [name.rpartition("/")[0] or "/" for name in names]
     return f"one runs in {spaces[0]}: tiekd doctor --namespace {spaces[0]}" if spaces else ""
 
 
@@ -152,7 +161,7 @@ def _values(ros: RosFacts) -> Iterator[Finding]:
 def _fine(ros: RosFacts) -> Finding:
     topic = ros.topics["depth"]
     last = topic.last or {}
-    text = f"{topic.name}: {rate(topic)}"
+    text = f"{topic.name} ({offered(topic)}): {rate(topic)}"
     if last:
         text += f", {last['width']}x{last['height']} {last['encoding']}"
         text += f", {last['known_share']:.0%} of the pixels known, median {last['median_m']:.2f} m"

@@ -13,6 +13,7 @@ import numpy as np
 from tiekd_ros.frames.eviction import save_links
 from tiekd_ros.frames.nearest import Distances, Link, ThumbnailIndex
 from tiekd_ros.frames.records import Split
+from tiekd_ros.frames.split_rule import SplitRule, read_rule, write_rule
 from tiekd_ros.images import Thumbnail
 
 
@@ -23,6 +24,8 @@ class Catalogue:
         self.index = ThumbnailIndex()
         self.origin_ns: int | None = None
         """Stamp of the store's first frame: where the time blocks start."""
+        self.rule: SplitRule | None = None
+        """How the store is split, once it is known."""
         self.last_ns: int | None = None
         """Stamp of the frame that was kept last."""
         self._version: int | None = None
@@ -35,6 +38,7 @@ class Catalogue:
             return False
         self.index = self._read_index(connection)
         self.origin_ns = _meta(connection, "origin_ns")
+        self.rule = read_rule(connection)
         newest = connection.execute(
             "SELECT id, stamp_ns FROM frames ORDER BY id DESC LIMIT 1"
         ).fetchone()
@@ -50,12 +54,19 @@ class Catalogue:
         thumbnail: Thumbnail,
         split: Split,
         distances: Distances,
+        rule: SplitRule,
     ) -> None:
-        """Take in the frame that the caller has just inserted, and store the links."""
+        """Take in the frame that the caller has just inserted, and store the links.
+
+        The first one brings the split's origin and `rule` with it.
+        """
         save_links(connection, self.index.add(frame_id, thumbnail, split, distances))
         if self.origin_ns is None:
             connection.execute("INSERT INTO meta VALUES ('origin_ns', ?)", (stamp_ns,))
             self.origin_ns = stamp_ns
+        if self.rule is None:
+            write_rule(connection, rule)
+            self.rule = rule
         self.last_ns = stamp_ns
         self._newest_id = frame_id
         self.count_change(connection)

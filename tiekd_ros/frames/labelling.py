@@ -65,7 +65,7 @@ class Labeller:
         self._ask = ask
         self._settings = settings if settings is not None else LabellerSettings()
         self._wake = threading.Condition()  # guards all below
-        self._stopping = False
+        self._stopping = self._paused = False
         self._threads: list[threading.Thread] = []
         self._in_flight: set[int] = set()
         self._set_back: set[int] = set()  # failed lately: the others come first
@@ -99,6 +99,17 @@ class Labeller:
     def notify(self) -> None:
         """Say that a frame was logged. Waits for no request, no write and no teacher."""
         with self._wake:
+            self._wake.notify_all()
+
+    def pause(self) -> None:
+        """Ask for no more labels until `resume`; answers under way are taken."""
+        with self._wake:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Ask again."""
+        with self._wake:
+            self._paused = False
             self._wake.notify_all()
 
     def stop(self, timeout: float = 2.0) -> bool:
@@ -156,8 +167,8 @@ class Labeller:
         return None
 
     def _closed_for_s(self) -> float:
-        if self._failures and self._in_flight:
-            return self._settings.poll_s  # the probe's end wakes us
+        if self._paused or (self._failures and self._in_flight):
+            return self._settings.poll_s  # `resume` or the probe's end wakes us
         return max(0.0, self._retry_at - time.monotonic())
 
     def _take(self) -> LoggedFrame | None:

@@ -17,7 +17,7 @@ _RETRY_S = 0.01
 # Images and labels lie in tables of their own, so that counting frames reads none of them.
 _TABLES = """
 CREATE TABLE meta (
-    key TEXT PRIMARY KEY,      -- 'origin_ns', 'index_version'
+    key TEXT PRIMARY KEY,      -- 'origin_ns', 'block_ns', 'held_out_every', 'index_version'
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO meta VALUES ('index_version', 0);

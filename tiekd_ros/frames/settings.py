@@ -107,13 +107,45 @@ class ImportSettings(FrameLogSettings):
         minimum=-1,
         maximum=3600,
     )
+    block_s: float = setting(
+        0.0,
+        "length of a time block; a block lies in one split; 0 = as the log is split, 20 in a new "
+        "one",
+        unit="s",
+        minimum=0,
+        maximum=86400,
+    )
+    held_out_every: int = setting(
+        0,
+        "one time block in so many is held out, the second first; 0 = as the log is split, 5 in a "
+        "new one",
+        minimum=0,
+        maximum=100,
+    )
 
-    def for_recording(self, seconds: float) -> FrameLogSettings:
-        """Return the frame log's settings for a recording of this length."""
+    def for_recording(
+        self, seconds: float, rule: tuple[float, int] | None = None
+    ) -> FrameLogSettings:
+        """Return the frame log's settings for a recording of this length.
+
+        `rule` is the `block_s` and `held_out_every` that the log is split by already.
+
+        Raises:
+            InvalidSettingError: another split is asked for.
+        """
         values = self.as_dict()
+        usual = FrameLogSettings()
+        block_s, held_out_every = rule or (usual.block_s, usual.held_out_every)
+        for name, stored in (("block_s", block_s), ("held_out_every", held_out_every)):
+            if rule is not None and values[name] not in (0, stored):
+                raise InvalidSettingError(
+                    f"{name} = {values[name]:g}: this frame log is split by {name} = {stored:g}, "
+                    "and images that are neighbours must not lie in both splits; leave the option "
+                    "out, or import into another state folder"
+                )
+            values[name] = values[name] or stored
         if self.min_interval_s < 0:
-            usual = FrameLogSettings().min_interval_s
-            values["min_interval_s"] = min(usual, seconds / _FRAMES_OF_A_RECORDING)
+            values["min_interval_s"] = min(usual.min_interval_s, seconds / _FRAMES_OF_A_RECORDING)
         return FrameLogSettings(**values)
 
 

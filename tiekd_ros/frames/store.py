@@ -48,6 +48,7 @@ from tiekd_ros.frames.rows import (
     write_rejection,
 )
 from tiekd_ros.frames.settings import FrameLogSettings
+from tiekd_ros.frames.split_rule import SplitRule, read_rule, warn_of
 from tiekd_ros.images import DepthMap, decode_depth_png, decode_image, encode_jpeg
 
 
@@ -65,8 +66,13 @@ class FrameStore:
         settings: FrameLogSettings | None = None,
         *,
         read_only: bool = False,
+        evicts: bool = True,
     ) -> None:
         """Open the file `path`; make it where it is missing and may be written.
+
+        Where the log is full and `evicts` is off, nothing that is stored goes: frames are
+        refused as `no_room`. How the log is split was settled by its first frame: what
+        `settings` say otherwise of `block_s` and `held_out_every` does not count.
 
         Raises:
             StoreCorruptError: it is no frame log or a damaged one; it is left as it is.
@@ -77,6 +83,8 @@ class FrameStore:
         self._db = Database(
             Path(path), read_only=read_only, timeout_s=self._settings.lock_timeout_s
         )
+        self._evicts = evicts
+        self._wanted = SplitRule.of(self._settings)
         self._catalogue = Catalogue()
         self._not_kept: Counter[str] = Counter()
 
@@ -98,23 +106,37 @@ class FrameStore:
 
     @property
     def settings(self) -> FrameLogSettings:
-        """What it keeps, and how much."""
+        """What it keeps, and how much; from the first `add` on, split as the log is."""
         return self._settings
+
+    @property
+    def rule(self) -> SplitRule | None:
+        """How the log is split already; None where its first frame will settle it."""
+        with self._db.read() as connection:
+            return read_rule(connection)
 
     def close(self) -> None:
         """Close the file; waits for a change that is under way. Closing twice does no harm."""
         self._db.close()
 
-    def add(self, observation: Observation) -> Verdict:
+    def add(self, observation: Observation, label: KeptLabel | None = None) -> Verdict:
         """Store an image if it is worth keeping; what is redundant may be evicted for it.
+
+        A `label` that is known already is stored with it, or neither is.
 
         Raises:
             BadImageError: the image is no uint8 array of shape (H, W, 3).
+            BadDepthError: no pixel of the label is known.
         """
         with self._db.write_lock:
             with self._db.read() as connection:
                 self._catalogue.sync(connection)
-            verdict = self._add(observation)
+            self._keep_to(self._catalogue.rule)
+            kept = SplitRule.of(self._settings)
+            if kept != self._wanted:  # said once
+                warn_of(self.path, kept, self._wanted)
+                self._wanted = kept
+            verdict = self._add(observation, label)
             if not verdict.kept:
                 self._not_kept[verdict.reason] += 1
             return verdict
@@ -254,7 +276,7 @@ class FrameStore:
                 self._catalogue.distrust(newest_id)
                 raise
 
-    def _add(self, observation: Observation) -> Verdict:
+    def _add(self, observation: Observation, label: KeptLabel | None) -> Verdict:
         settings, stamp_ns = self._settings, int(observation.stamp_ns)
         if policy.is_too_soon(settings, stamp_ns, self._catalogue.last_ns):
             return Verdict(None, policy.TOO_SOON)
@@ -266,9 +288,11 @@ class FrameStore:
         if choice.split is None:
             return Verdict(None, choice.reason)
         jpeg = encode_jpeg(observation.image, settings.jpeg_quality)
+        depth_png = encode_label(label.depth, None)[0] if label is not None else b""
         try:
             with self._change() as connection:
                 if self._catalogue.sync(connection):  # another process was faster
+                    self._keep_to(self._catalogue.rule)
                     choice, distances = self._choose(look, stamp_ns)
                 if choice.split is None:
                     return Verdict(None, choice.reason)
@@ -276,8 +300,17 @@ class FrameStore:
                     connection, observation, look, jpeg, choice.split, distances
                 )
                 self._catalogue.add(
-                    connection, frame_id, stamp_ns, look.thumbnail, choice.split, distances
+                    connection,
+                    frame_id,
+                    stamp_ns,
+                    look.thumbnail,
+                    choice.split,
+                    distances,
+                    SplitRule.of(self._settings),
                 )
+                if label is not None:
+                    teacher = (label.teacher_name, label.teacher_version)
+                    write_label(connection, frame_id, depth_png, None, teacher)
                 self._fit(connection, keep=frame_id)
         except NoRoomError:
             return Verdict(None, policy.NO_ROOM)
@@ -293,6 +326,13 @@ class FrameStore:
     def _fit(self, connection: sqlite3.Connection, keep: int) -> None:
         if used_bytes(connection) <= self._settings.max_bytes:
             return
+        if not self._evicts:
+            raise NoRoomError
         self._catalogue.sync(connection)
+        self._keep_to(self._catalogue.rule)
         make_room(connection, self._catalogue.index, self._settings, keep)
         self._catalogue.count_change(connection)
+
+    def _keep_to(self, rule: SplitRule | None) -> None:
+        if rule is not None and rule != SplitRule.of(self._settings):
+            self._settings = rule.put_into(self._settings)

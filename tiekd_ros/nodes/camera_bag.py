@@ -48,6 +48,10 @@ class BagSource:
             return None
         image = message.rgb()
         model = message.model
+        if model is not None and self._camera.rectified:
+            model = model.rectified()
+        if model is not None:  # as the part of the image that was recorded has it
+            model = model.of_view(image.shape[1], image.shape[0])
         if self._calibration is not None:
             model = self._calibration((image.shape[1], image.shape[0]))
         return Shot(image, model, message.stamp_ns, frame_id=message.frame_id)

@@ -8,6 +8,7 @@ from sensor_msgs.msg import CameraInfo
 
 from tiekd_ros.nodes.rectify import (
     border_shift_px,
+    calibration_key,
     described_size,
     info_of_view,
     is_calibrated,
@@ -38,7 +39,7 @@ class CalibrationCheck:
 
     def __init__(self, rectify: bool) -> None:
         self._rectify = rectify
-        self._shift: tuple[CameraInfo, float] | None = None
+        self._shift: tuple[tuple[object, ...], float] | None = None  # (calibration, pixels)
 
     def findings(
         self, info: CameraInfo, size: tuple[int, int] | None, topic: str
@@ -56,6 +57,12 @@ class CalibrationCheck:
         if size is None:
             return
         expected = described_size(info)
+        if not info.width or not info.height:
+            yield (
+                WARN,
+                f"camera_info says {info.width} x {info.height} pixels; K and P are taken for the "
+                f"images' {size[0]} x {size[1]}; calibrate the camera, or set them in its driver",
+            )
         if all(expected) and not _near(expected, size):
             yield _other_size(expected, size)
         rectified = comes_rectified(topic)
@@ -73,8 +80,9 @@ class CalibrationCheck:
         if fault:
             yield WARN, fault
             return
-        if self._shift is None or self._shift[0] != info:
-            self._shift = (info, border_shift_px(info))
+        key = calibration_key(info)
+        if self._shift is None or self._shift[0] != key:
+            self._shift = (key, border_shift_px(info))
         if self._shift[1] >= _VISIBLE_SHIFT_PX:
             yield (
                 WARN,

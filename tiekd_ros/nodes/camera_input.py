@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TypeAlias
 
 from rclpy.node import Node
@@ -26,6 +27,12 @@ CameraImage: TypeAlias = Image | CompressedImage
 _SILENCE_S = 5.0
 _INFO_PATIENCE_S = 2.0
 """How long after the first image a camera_info may take to come."""
+PATIENCE_S = 0.01
+"""How long a camera_info that comes after its image is worth waiting for."""
+
+
+class NotYetCalibratedError(BadImageError):
+    """The image has to be rectified, and the camera's first camera_info may be on its way."""
 
 
 class CameraInput:
@@ -37,6 +44,9 @@ class CameraInput:
         node: who subscribes.
         settings: transport, quality of service, whether to rectify.
         on_image: called with each image.
+
+    Raises:
+        TiekdError: a topic is there with another type, such as `image_info` remapped to images.
     """
 
     def __init__(
@@ -58,16 +68,19 @@ class CameraInput:
             name, kind = compressed_topic(node), CompressedImage
         else:
             name, kind = node.resolve_topic_name("image"), Image
-        self._image = CameraTopic(node, kind, name, quality, self._take_image)
         info_name = node.resolve_topic_name("image_info")
-        self._info = CameraTopic(node, CameraInfo, info_name, quality, self._take_info)
+        with ExitStack() as made:  # where one cannot be made, none is left
+            self._image = CameraTopic(node, kind, name, quality, self._take_image)
+            made.callback(self._image.close)
+            self._info = CameraTopic(node, CameraInfo, info_name, quality, self._take_info)
+            made.pop_all()
 
     @property
     def info(self) -> CameraInfo | None:
         """The calibration of the last view, or the newest camera_info before there is one."""
         return self._watch.newest if self._seen_info is None else self._seen_info
 
-    def view(self, message: CameraImage, *, copy: bool = True) -> View:
+    def view(self, message: CameraImage, *, copy: bool = True, patience_s: float = 0.0) -> View:
         """Return a message's image, rectified if asked for, and its calibration.
 
         The calibration is that with the image's stamp, else the newest, made to fit the image's
@@ -76,18 +89,21 @@ class CameraInput:
         Args:
             message: as `on_image` got it.
             copy: as for `conversions.image_to_rgb`.
+            patience_s: as for `CameraWatch.info_for`, such as `PATIENCE_S`.
 
         Raises:
+            NotYetCalibratedError: it has to be rectified, and the stream has only begun.
             BadImageError: the image cannot be read, or has to be rectified and cannot be.
         """
         image = conversions.image_to_rgb(message, copy=copy)
         height, width = image.shape[:2]
         self._seen = (width, height)
-        info = self._watch.info_for(conversions.stamp_ns(message.header))
+        info = self._watch.info_for(conversions.stamp_ns(message.header), patience_s)
         view = View(image, None if info is None else info_of_view(info, width, height))
         if self._settings.rectify:
             if view.info is None:
-                raise BadImageError(
+                kind = NotYetCalibratedError if self._is_new(time.monotonic()) else BadImageError
+                raise kind(
                     f"rectify is on, and no camera_info has come on {self._info.topic}: the image "
                     "is not used; publish camera_info, or set rectify to false"
                 )
@@ -115,7 +131,7 @@ class CameraInput:
 
     def values(self) -> dict[str, object]:
         """Return what is listened to, and what came, for the diagnostics."""
-        share = self._watch.synchronised()
+        share, exact = self._watch.synchronised(), self._watch.exact()
         return {
             "image topic": self._image.topic,
             "image quality of service": self._image.quality,
@@ -126,7 +142,13 @@ class CameraInput:
             "camera_info received": self._watch.infos,
             "camera_info changes": self._watch.changes,
             "camera_info synchronised": "unknown" if share is None else share,
+            "camera_info used of the image's stamp": "unknown" if exact is None else exact,
         }
+
+    def forget_time(self) -> None:
+        """Drop what is known by stamps, since the clock has jumped."""
+        self._watch.forget()
+        self._late_ms = math.nan
 
     def close(self) -> None:
         """Stop listening."""
@@ -170,10 +192,12 @@ class CameraInput:
         if self._watch.newest is not None:
             yield from self._check.findings(self._watch.newest, self._seen, self._image.topic)
 
+    def _is_new(self, now: float) -> bool:
+        """Say whether the first image came only just now."""
+        return self._first is None or now - self._first < _INFO_PATIENCE_S
+
     def _missing_info(self, now: float) -> Iterator[Finding]:
-        if self._watch.newest is not None or self._first is None:
-            return
-        if now - self._first < _INFO_PATIENCE_S:
+        if self._watch.newest is not None or self._first is None or self._is_new(now):
             return
         effect = "no depth, since rectify is on" if self._settings.rectify else "depth without it"
         reason = why_no_info(self._node, self._info, self._image.topic)

@@ -23,7 +23,7 @@ from tiekd_ros.nodes.parameters import SettingsParameters
 from tiekd_ros.nodes.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.settings import CameraSettings
 
-_LISTENER_S = 2.0  # wait so long for the first subscriber, where images are played only once
+_LISTENER_S = 2.0  # wait so long for the first subscribers, where images are played only once
 _DELIVERY_S = 2.0  # and so long for the last image to arrive
 _POLL_S = 0.05
 _AFTER_FAULT_S = 0.1
@@ -69,8 +69,11 @@ class CameraNode(Node):
         self._pace_kind = self._source.pace if self.settings.pace == "auto" else self.settings.pace
         for note in self._source.notes:
             self.get_logger().warning(note)
-        self._image_pub = self.create_publisher(Image, "image_raw", qos.RELIABLE)
-        self._info_pub = self.create_publisher(CameraInfo, "camera_info", qos.RELIABLE)
+        # What is played once is not to be pushed out by what comes after it.
+        quality = qos.RELIABLE if self.settings.loop else qos.output("reliable", depth=10)
+        self._image_pub = self.create_publisher(Image, "image_raw", quality)
+        self._info_pub = self.create_publisher(CameraInfo, "camera_info", quality)
+        self._publishers_used = (self._image_pub, self._info_pub)
         self._stop = threading.Event()
         self._played = threading.Event()
         self._is_program = False
@@ -125,15 +128,17 @@ class CameraNode(Node):
             count, in_turn = count + 1, in_turn + 1
         else:
             return
-        self._image_pub.wait_for_all_acked(Duration(seconds=_DELIVERY_S))
+        for publisher in self._publishers_used:
+            publisher.wait_for_all_acked(Duration(seconds=_DELIVERY_S))
         self.get_logger().info(f"all {count} images played")
 
     def _await_listener(self) -> None:
         """Give subscribers a moment to find this node: the first image comes only once."""
         deadline = time.monotonic() + _LISTENER_S
-        while self._image_pub.get_subscription_count() == 0 and time.monotonic() < deadline:
-            if self._stop.wait(_POLL_S):
+        while time.monotonic() < deadline and not self._stop.is_set():
+            if all(each.get_subscription_count() for each in self._publishers_used):
                 return
+            self._stop.wait(_POLL_S)
 
     def _publish(self, shot: Shot) -> None:
         header = Header(frame_id=shot.frame_id or self.settings.frame_id)

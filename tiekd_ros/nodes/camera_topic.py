@@ -16,6 +16,7 @@ from rclpy.qos import (
 )
 from sensor_msgs.msg import CompressedImage, Image
 
+from tiekd_ros.errors import TiekdError
 from tiekd_ros.nodes import qos
 from tiekd_ros.nodes.qos_events import subscribe
 from tiekd_ros.nodes.reporting import ERROR, WARN
@@ -57,6 +58,9 @@ class CameraTopic:
         topic: its full name.
         quality: what to ask for.
         callback: called with each message.
+
+    Raises:
+        TiekdError: the node's process has the topic with another type already.
     """
 
     def __init__(
@@ -105,15 +109,34 @@ class CameraTopic:
         self._node.destroy_subscription(self._subscription)
 
     def _subscribe(self) -> Any:
-        return subscribe(
-            self._node,
-            self._kind,
-            self.topic,
-            self._callback,
-            self._profile(),
-            on_mismatch=self._on_mismatch,
-            on_lost=self._on_lost,
-        )
+        try:
+            return subscribe(
+                self._node,
+                self._kind,
+                self.topic,
+                self._callback,
+                self._profile(),
+                on_mismatch=self._on_mismatch,
+                on_lost=self._on_lost,
+            )
+        except RuntimeError as error:  # rclpy's RCLError
+            others = sorted(self._types() - {self.type})
+            if not others:
+                raise
+            raise TiekdError(
+                f"{self.topic} cannot be listened to as {self.type}, since this process has it "
+                f"as {' and '.join(others)}; remap image or image_info, so that each is a topic of "
+                "its own type"
+            ) from error
+
+    def _types(self) -> set[str]:
+        """Return the types that the graph has of the topic."""
+        return {
+            kind
+            for topic, kinds in self._node.get_topic_names_and_types()
+            if topic == self.topic
+            for kind in kinds
+        }
 
     def _profile(self) -> QoSProfile:
         return qos.image_input(*self._fit)

@@ -5,10 +5,12 @@ All times are monotonic seconds, all stamps nanoseconds.
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from itertools import islice
 
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -20,7 +22,12 @@ Finding = tuple[bytes, str]
 RECENT_S = 5.0
 """What is that long ago says nothing of the present."""
 _CHANGED_LATELY_S = 30.0
-_IMAGES_KEPT, _INFOS_KEPT = 30, 60
+_IMAGES_KEPT, _INFOS_KEPT, _MOST_KEPT = 30, 60, 1000
+"""So many are kept however old they are, and so many at most; between, those of RECENT_S."""
+_NEIGHBOURS = 4
+"""An image's camera_info is waited for where one of so many last images has got its own."""
+_VIEWS = 100
+"""The last calibrations that were asked for, whose share is reported."""
 _ENOUGH_IMAGES = 10
 _ENOUGH_INFOS = 3
 _NEWEST_NS = 500_000_000
@@ -44,13 +51,14 @@ class CameraWatch:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._images: deque[tuple[int, float]] = deque(maxlen=_IMAGES_KEPT)  # (stamp, when)
+        self._lock = threading.Condition()  # told of each camera_info
+        self._images: deque[tuple[int, float]] = deque()  # (stamp, when)
         self._infos: OrderedDict[int, tuple[CameraInfo, float]] = OrderedDict()  # by stamp
         self._newest: CameraInfo | None = None
         self._newest_came = 0.0
         self._frames = ("", "")  # frame_id of the image, of the camera_info
         self._change: tuple[str, float] | None = None  # (what, when)
+        self._exact: deque[bool] = deque(maxlen=_VIEWS)  # whether the image's stamp was met
         self.images = self.infos = 0
         """How many came."""
         self.changes = self.jumps = 0
@@ -65,11 +73,13 @@ class CameraWatch:
         """Take note of an image; return by how many seconds its stamp went back, mostly 0."""
         stamp = stamp_ns(message.header)
         with self._lock:
-            last = self._images[-1][0] if self._images else stamp
+            last, when = self._images[-1] if self._images else (stamp, now)
             if stamp < last:  # a bag that starts again, a simulation that was reset
-                self._images.clear()
+                self._forget(when)
                 self.jumps += 1
             self._images.append((stamp, now))
+            while _too_many(len(self._images), _IMAGES_KEPT, now - self._images[0][1]):
+                self._images.popleft()
             self.images += 1
             self._frames = (message.header.frame_id, self._frames[1])
         return max(0.0, (last - stamp) * 1e-9)
@@ -86,16 +96,37 @@ class CameraWatch:
             stamp = stamp_ns(message.header)
             self._infos.pop(stamp, None)  # to the end, since the order is that of arrival
             self._infos[stamp] = (message, now)
-            if len(self._infos) > _INFOS_KEPT:
+            while _too_many(len(self._infos), _INFOS_KEPT, now - self._oldest_info()):
                 self._infos.popitem(last=False)
             self.infos += 1
             self._frames = (self._frames[0], message.header.frame_id)
+            self._lock.notify_all()
 
-    def info_for(self, stamp: int) -> CameraInfo | None:
-        """Return the calibration with an image's stamp, the newest where there is none."""
+    def info_for(self, stamp: int, patience_s: float = 0.0) -> CameraInfo | None:
+        """Return the calibration with an image's stamp, the newest where there is none.
+
+        Args:
+            stamp: of the image.
+            patience_s: how long to wait for a camera_info that comes after its image, where that
+                of the images before has come. Not in the thread in which messages come.
+        """
         with self._lock:
+            if patience_s > 0 and stamp not in self._infos and self._is_expected(stamp):
+                self._lock.wait_for(lambda: stamp in self._infos, patience_s)
             found = self._infos.get(stamp)
+            if self._newest is not None:
+                self._exact.append(found is not None)
             return self._newest if found is None else found[0]
+
+    def forget(self) -> None:
+        """Drop all stamps, since time has jumped; the newest camera_info stays the newest."""
+        with self._lock:
+            self._forget(math.inf)
+
+    def exact(self) -> float | None:
+        """Return the share of the last calibrations that had their image's stamp."""
+        with self._lock:
+            return sum(self._exact) / len(self._exact) if self._exact else None
 
     def synchronised(self) -> float | None:
         """Return the share of the last images with a camera_info of their stamp; None = unknown."""
@@ -109,11 +140,12 @@ class CameraWatch:
         """Say what does not fit in the messages of the last seconds."""
         with self._lock:
             images = [stamp for stamp, when in self._images if now - when <= RECENT_S]
-            infos = [s for s, (_, when) in self._infos.items() if now - when <= RECENT_S]
+            infos = list(self._infos)
+            lately = sum(now - when <= RECENT_S for _, when in self._infos.values())
             settled, change, frames = self._settled(), self._change, self._frames
         if len(images) >= _ENOUGH_IMAGES and not any(images):
             yield WARN, _NO_STAMPS
-        elif len(settled) >= _ENOUGH_IMAGES and len(infos) >= _ENOUGH_INFOS and images:
+        elif len(settled) >= _ENOUGH_IMAGES and lately >= _ENOUGH_INFOS and images:
             yield from _unsynchronised(settled, infos)
         if change is not None and now - change[1] <= _CHANGED_LATELY_S:
             yield WARN, f"camera_info changed ({change[0]}; change {self.changes}); {_CHANGED}"
@@ -121,10 +153,28 @@ class CameraWatch:
             who = f"the images' frame is {frames[0]!r}, camera_info's is {frames[1]!r}"
             yield WARN, f"{who}: {_OTHER_FRAME}"
 
+    def _forget(self, until: float) -> None:
+        """Drop all images, and the stamps of what came as camera_info until this time."""
+        self._images.clear()
+        for stamp in [s for s, (_, when) in self._infos.items() if when <= until]:
+            del self._infos[stamp]
+
+    def _oldest_info(self) -> float:
+        return next(iter(self._infos.values()))[1]
+
+    def _is_expected(self, stamp: int) -> bool:
+        """Say whether images lately got a camera_info of their own."""
+        before = (s for s, _ in reversed(self._images) if s != stamp)
+        return any(s in self._infos for s in islice(before, _NEIGHBOURS))
+
     def _settled(self) -> list[int]:
         """Return the stamps of the images whose camera_info has had time to come."""
         newest = self._images[-1][0] if self._images else 0
         return [stamp for stamp, _ in self._images if newest - stamp >= _NEWEST_NS]
+
+
+def _too_many(count: int, least: int, age_s: float) -> bool:
+    return count > least and (age_s > RECENT_S or count > _MOST_KEPT)
 
 
 def _unsynchronised(images: list[int], infos: list[int]) -> Iterator[Finding]:

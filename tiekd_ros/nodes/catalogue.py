@@ -42,11 +42,12 @@ NODE_SETTINGS: Mapping[str, Mapping[str, type[Settings]]] = {
 """Groups of parameters by node; the group '' stands at the top."""
 
 
-def parameter_names() -> set[str]:
-    """Return the names of all parameters of all nodes."""
-    return {
-        f"{group}.{each.name}" if group else each.name
-        for groups in NODE_SETTINGS.values()
-        for group, kind in groups.items()
-        for each in dataclasses.fields(kind)
-    }
+def parameter_owners() -> dict[str, list[str]]:
+    """Return the names of all parameters, and for each the nodes that have it."""
+    owners: dict[str, list[str]] = {}
+    for node, groups in NODE_SETTINGS.items():
+        for group, kind in groups.items():
+            for each in dataclasses.fields(kind):
+                name = f"{group}.{each.name}" if group else each.name
+                owners.setdefault(name, []).append(node)
+    return owners

@@ -92,8 +92,12 @@ class CompanionNode(ManagedNode):
             self.get_logger().info(f"took up the round that was interrupted, as {record.number}")
 
     def activate(self, held: ExitStack) -> None:
-        """Listen to the camera."""
+        """Listen to the camera, and ask the teacher."""
         assert self._resources is not None
+        labeller = self._resources.labeller
+        if labeller is not None:
+            labeller.resume()
+            held.callback(labeller.pause)
         intake = FrameIntake(
             self,
             self.settings,
@@ -104,6 +108,11 @@ class CompanionNode(ManagedNode):
         held.callback(intake.close)
         self._intake = intake
 
+    def forget_time(self) -> None:
+        """Drop what is known of the camera by stamps."""
+        if self._intake is not None:
+            self._intake.forget_time()
+
     # Rounds and versions.
 
     def _on_distill(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
@@ -113,6 +122,8 @@ class CompanionNode(ManagedNode):
     def _start_round(self) -> tuple[bool, str]:
         if self._resources is None:
             return False, "the companion is not configured"
+        if self.phase != ACTIVE:
+            return False, f"the companion is {self.phase}; activate it"
         try:
             record = self._resources.runner.start()
         except TiekdError as error:
@@ -166,6 +177,8 @@ class CompanionNode(ManagedNode):
             return
         resources.announcer.check()
         resources.latency.check()
+        if self.phase != ACTIVE:
+            return
         period = self._plan.distill.period_s
         if period > 0 and time.monotonic() - self._last_round >= period:
             self._start_by_period(resources)

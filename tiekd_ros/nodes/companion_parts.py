@@ -81,6 +81,7 @@ class CompanionParts:
             desk = _make_desk(client, store, registry, settings)
             labeller = Labeller(store, desk, settings.labels)
             held.callback(_stop_labelling, labeller, client)
+            labeller.pause()  # until the companion is active
             labeller.start()
         on_kept = (lambda frame_id: labeller.notify()) if labeller is not None else None
         recorder = Recorder(store, on_kept)

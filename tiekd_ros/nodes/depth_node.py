@@ -14,14 +14,19 @@ from std_msgs.msg import String
 
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.mailbox import Mailbox
-from tiekd_ros.nodes import qos
-from tiekd_ros.nodes.camera_input import CameraImage, CameraInput
+from tiekd_ros.nodes import memory, qos
+from tiekd_ros.nodes.camera_input import (
+    PATIENCE_S,
+    CameraImage,
+    CameraInput,
+    NotYetCalibratedError,
+)
 from tiekd_ros.nodes.depth_output import DepthOutput
 from tiekd_ros.nodes.depth_report import DepthCounters, FrameClock, add_depth_report
 from tiekd_ros.nodes.managed import ACTIVE, ManagedNode
 from tiekd_ros.nodes.rectify import fit_mask
 from tiekd_ros.nodes.reporting import Report
-from tiekd_ros.nodes.run import run_nodes
+from tiekd_ros.nodes.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.settings import DepthSettings
 from tiekd_ros.nodes.thresholds import DepthDiagnosticSettings
 from tiekd_ros.state import StateFolder
@@ -72,6 +77,8 @@ class DepthNode(ManagedNode):
 
     def configure(self, held: ExitStack) -> None:
         """Load the live student and make the publishers."""
+        held.callback(memory.give_back)  # when all the rest is gone
+        self._counters = DepthCounters()  # as the mailbox's and the student's own begin anew
         factory = self._make_factory()
         folder = StateFolder.resolve(self.settings.state_dir).create()
         mailbox: Mailbox[tuple[CameraImage, float]] = Mailbox()
@@ -103,6 +110,11 @@ class DepthNode(ManagedNode):
         self._camera = CameraInput(self, self.settings, self._on_image)
         held.callback(self._camera.close)
 
+    def forget_time(self) -> None:
+        """Drop what is known of the camera by stamps."""
+        if self._camera is not None:
+            self._camera.forget_time()
+
     # The frame's way.
 
     def _on_image(self, message: CameraImage) -> None:
@@ -118,6 +130,8 @@ class DepthNode(ManagedNode):
                 continue
             try:
                 self._process(resources, *item)
+            except NotYetCalibratedError:
+                continue
             except BadImageError as error:
                 self._counters.refuse(str(error))
                 self.get_logger().warning(str(error), throttle_duration_sec=10.0)
@@ -131,7 +145,7 @@ class DepthNode(ManagedNode):
         if self._camera is None:
             return
         clock = FrameClock(arrived)
-        image, info, blind = self._camera.view(message, copy=False)
+        image, info, blind = self._camera.view(message, copy=False, patience_s=PATIENCE_S)
         clock.decoded()
         self._counters.image_size = (image.shape[1], image.shape[0])
         runtime, output, settings = resources.student.runtime, resources.output, self.settings
@@ -154,8 +168,13 @@ class DepthNode(ManagedNode):
         if blind is not None:
             depth[fit_mask(blind, *depth.shape)] = np.nan
         clock.predicted(stages)
-        output.publish(depth, confidence, image, message.header, info, settings, runtime.card.bins)
-        self._counters.publish(clock)
+        header, bins = message.header, runtime.card.bins
+        output.publish_depth(depth, header, settings.encoding)
+        try:
+            output.publish_rest(depth, confidence, image, header, info, settings, bins)
+        finally:  # depth is out, whatever became of the rest
+            if self.phase == ACTIVE:  # else the publishers let it go
+                self._counters.publish(clock)
 
     # The student's version.
 
@@ -166,8 +185,10 @@ class DepthNode(ManagedNode):
     def _on_student_change(self, state: LiveState) -> None:
         if self._resources is not None:
             self._counters.end_swap(self._resources.mailbox.replaced)
-            self.publish_report()
         self._log_student(state)
+        if self._resources is not None:
+            with until_shutdown(self):
+                self.publish_report()
 
     def _log_student(self, state: LiveState) -> None:
         if state.error:

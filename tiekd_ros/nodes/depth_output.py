@@ -66,7 +66,18 @@ class DepthOutput:
         """Whether anybody listens to the confidence."""
         return self._confidence.heard
 
-    def publish(
+    def publish_depth(self, depth: DepthMap, header: Header, encoding: str) -> None:
+        """Publish the depth image.
+
+        Args:
+            depth: metres, (H, W).
+            header: of the camera's image.
+            encoding: of the message.
+        """
+        if self._depth.heard:
+            self._depth.publish(depth_to_image(depth, header, encoding, self._depth_canvas))
+
+    def publish_rest(
         self,
         depth: DepthMap,
         confidence: npt.NDArray[np.float32] | None,
@@ -76,7 +87,7 @@ class DepthOutput:
         settings: DepthSettings,
         bins: DepthBins,
     ) -> None:
-        """Publish what came of one image, with the image's header; depth first.
+        """Publish what else came of one image, with the image's header.
 
         Args:
             depth: metres, (H, W).
@@ -84,12 +95,9 @@ class DepthOutput:
             image: what the student saw, any size; read only.
             header: of the camera's image.
             info: the calibration of `image`, if it is known.
-            settings: the depth image's encoding, the preview's range and colours.
+            settings: the preview's range and colours.
             bins: the student's.
         """
-        if self._depth.heard:
-            encoding = settings.encoding
-            self._depth.publish(depth_to_image(depth, header, encoding, self._depth_canvas))
         self.publish_info(info, header, depth.shape)
         if confidence is not None and self._confidence.heard:
             self._confidence.publish(self._confidence_canvas.paint(confidence, header))

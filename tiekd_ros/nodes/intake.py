@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -10,13 +11,15 @@ from sensor_msgs.msg import Image
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.frames import Observation, Recorder
 from tiekd_ros.nodes import conversions, qos
-from tiekd_ros.nodes.camera_input import CameraImage, CameraInput
+from tiekd_ros.nodes.camera_input import CameraImage, CameraInput, NotYetCalibratedError
 from tiekd_ros.nodes.confidence import ConfidenceListener
-from tiekd_ros.nodes.reporting import ERROR
+from tiekd_ros.nodes.reporting import ERROR, WARN
 from tiekd_ros.nodes.settings import CommonSettings
+from tiekd_ros.nodes.statistics import Rate
 
 _OFFERS_AN_INTERVAL = 4
 """Images offered to the log in one minimum interval; converting every one would be waste."""
+_MUCH_BLIND = 0.1
 
 
 class FrameIntake:
@@ -45,29 +48,49 @@ class FrameIntake:
         self._confidence = ConfidenceListener()
         self._last_offer_ns: int | None = None
         self._fault = ""
-        self._camera = CameraInput(node, settings, self._on_image)
-        self._confidence_sub = None
-        if confidence:
-            self._confidence_sub = node.create_subscription(
-                Image, "confidence", self._confidence.hear, qos.image_input("best_effort")
-            )
+        self._blind_share = 0.0  # of the last image that was offered
+        self._received = Rate()
+        with ExitStack() as made:  # where one cannot be made, none is left
+            self._camera = CameraInput(node, settings, self._on_image)
+            made.callback(self._camera.close)
+            if confidence:
+                subscription = node.create_subscription(
+                    Image, "confidence", self._confidence.hear, qos.image_input("best_effort")
+                )
+                made.callback(node.destroy_subscription, subscription)
+            self._made = made.pop_all()
 
     def check(self) -> list[tuple[bytes, str]]:
         """Look after the subscriptions; return what is wrong with the stream, as findings."""
         findings = [(ERROR, self._fault)] if self._fault else []
+        if self._blind_share > _MUCH_BLIND:
+            findings.append(
+                (
+                    WARN,
+                    f"{self._blind_share:.0%} of a rectified image is what the camera did not see, "
+                    "and is labelled as if it were; calibrate the camera with alpha 0, or set "
+                    "rectify to false",
+                )
+            )
         return findings + self._camera.check()
 
     def values(self) -> dict[str, object]:
         """Return what is listened to, and what came, for the diagnostics."""
-        return self._camera.values()
+        rate = self._received.value(time.monotonic())
+        own = {"image rate [Hz]": rate, "images unseen share": self._blind_share}
+        return {**own, **self._camera.values()}
+
+    def forget_time(self) -> None:
+        """Drop what is known by stamps, since the clock has jumped."""
+        self._camera.forget_time()
+        self._last_offer_ns = None
 
     def close(self) -> None:
         """Stop listening."""
-        self._camera.close()
-        if self._confidence_sub is not None:
-            self._node.destroy_subscription(self._confidence_sub)
+        self._made.close()
 
     def _on_image(self, message: CameraImage) -> None:
+        self._received.tick(time.monotonic())
         # A camera that leaves its stamps empty is logged by the time of arrival; with use_sim_time
         # and no /clock yet, that is 0 too.
         stamp = conversions.stamp_ns(message.header) or self._node.get_clock().now().nanoseconds
@@ -77,12 +100,21 @@ class FrameIntake:
         if last is not None and abs(stamp - last) < self._least_ns:
             return
         try:
-            image, info, _ = self._camera.view(message)
+            self._offer(message, stamp)
+        except NotYetCalibratedError:
+            return
         except BadImageError as error:
             self._fault = str(error)
             self._node.get_logger().warning(f"not logged: {error}", throttle_duration_sec=10.0)
-            return
-        self._fault, self._last_offer_ns = "", stamp
+        except Exception as error:  # one bad frame must not end the companion
+            self._fault = f"a frame was not logged: {type(error).__name__}: {error}"
+            self._node.get_logger().error(self._fault, throttle_duration_sec=10.0)
+        else:
+            self._fault, self._last_offer_ns = "", stamp
+
+    def _offer(self, message: CameraImage, stamp: int) -> None:
+        image, info, blind = self._camera.view(message)
+        self._blind_share = 0.0 if blind is None else float(blind.mean())
         height, width = image.shape[:2]
         self._recorder.offer(
             Observation(

@@ -22,6 +22,7 @@ from tiekd_ros.nodes.parameters import SettingsParameters
 from tiekd_ros.nodes.reporting import ERROR, WARN, Report, diagnostics
 from tiekd_ros.nodes.settings import CommonSettings
 from tiekd_ros.nodes.thresholds import DiagnosticSettings
+from tiekd_ros.nodes.transitions import refuse_what_does_not_fit
 from tiekd_ros.settings import Settings
 
 UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
@@ -64,7 +65,7 @@ class ManagedNode(LifecycleNode):
         self._jumps = self.get_clock().create_jump_callback(
             threshold, post_callback=self._on_clock_jump
         )
-        self._refuse_what_does_not_fit()
+        refuse_what_does_not_fit(self)
         self.kind = name
         self.phase = UNCONFIGURED
         """The state whose transition has succeeded."""
@@ -110,8 +111,7 @@ class ManagedNode(LifecycleNode):
     def start(self) -> None:
         """Configure and activate the node if it starts by itself; called once it spins."""
         self._starter.cancel()
-        for text in self.parameters.unknown():
-            self.get_logger().warning(text)
+        self.parameters.without_effect()
         if self.settings.autostart and self.phase == UNCONFIGURED:
             self._start_by_itself()
 
@@ -139,24 +139,6 @@ class ManagedNode(LifecycleNode):
         finally:
             self._is_starting = False
         self._try_at = None if self.phase == ACTIVE else time.monotonic() + TRY_AGAIN_S
-
-    def _refuse_what_does_not_fit(self) -> None:
-        """Answer a request for a transition that the state does not have.
-
-        Up to Jazzy rclpy raises it in the executor, where it ends the program.
-        """
-        service = self._service_change_state
-        change_state = service.callback
-
-        def answer(request: Any, response: Any) -> Any:
-            try:
-                return change_state(request, response)
-            except RuntimeError as error:  # rclpy's RCLError
-                self.get_logger().error(f"refused: {str(error).splitlines()[0]}")
-                response.success = False
-                return response
-
-        service.callback = answer
 
     # Transitions. rclpy swallows what is raised in them; here it is said.
 
@@ -275,7 +257,7 @@ class ManagedNode(LifecycleNode):
             report.find(ERROR, self._obstacle)
         elif self.phase != ACTIVE:
             report.find(WARN, _NEXT[self.phase].format(name))
-        for text in self.parameters.unknown():
+        for text in self.parameters.without_effect():
             report.find(WARN, text)
         fine = ""
         if self.phase in (INACTIVE, ACTIVE):

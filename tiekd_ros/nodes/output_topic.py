@@ -9,7 +9,11 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
-from tiekd_ros.nodes.qos_events import PublisherEventCallbacks, policy_name
+from tiekd_ros.nodes.qos_events import (
+    PublisherEventCallbacks,
+    UnsupportedEventTypeError,
+    policy_name,
+)
 from tiekd_ros.nodes.reporting import WARN
 
 _GRAPH_LAG_S = 5.0
@@ -32,12 +36,15 @@ class OutputTopic:
         self._mismatch: tuple[str, float] | None = None  # (policy, when), monotonic seconds
         self.published = 0
         """How many messages went out."""
-        self._publisher = node.create_lifecycle_publisher(
-            kind,
-            name,
-            profile,
-            event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_mismatch),
-        )
+        try:
+            self._publisher = node.create_lifecycle_publisher(
+                kind,
+                name,
+                profile,
+                event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_mismatch),
+            )
+        except UnsupportedEventTypeError:  # this middleware does not tell
+            self._publisher = node.create_lifecycle_publisher(kind, name, profile)
 
     @property
     def name(self) -> str:

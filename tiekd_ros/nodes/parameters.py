@@ -23,6 +23,8 @@ from tiekd_ros.settings import SettingInfo, Settings, in_group, setting_info
 _S = TypeVar("_S", bound=Settings)
 _OF_EVERY_NODE = ("use_sim_time", "start_type_description_service")
 _QOS_OVERRIDES = "qos_overrides."
+_QOS_OF_RCLPY = ("/clock", "/parameter_events", "/rosout")
+_MANY = 5
 
 
 class SettingsParameters:
@@ -39,6 +41,7 @@ class SettingsParameters:
         self._groups: dict[str, Settings] = {}
         self._floats: set[str] = set()
         self._unknown: list[str] | None = None
+        self._told: set[str] = set()
         node.add_on_set_parameters_callback(self._on_set)
         if hasattr(node, "add_pre_set_parameters_callback"):  # Humble refuses 5 for 5.0
             node.add_pre_set_parameters_callback(self._widened)
@@ -69,16 +72,44 @@ class SettingsParameters:
         self._groups[group] = settings
         return settings
 
-    def unknown(self) -> list[str]:
-        """Return a sentence for each parameter that was given at start and that nobody has.
+    def without_effect(self) -> list[str]:
+        """Return a sentence for each parameter given at start that has no effect; log it once.
 
-        A file for all nodes (`/**`) may name the parameters of the others too.
+        These are names that nobody has, and qos_overrides of the node's topics. A file for all
+        nodes (`/**`) may name the parameters and the topics of others too: theirs are no fault.
         """
         if self._unknown is None:
             given = set(self._overrides()) - set(_OF_EVERY_NODE)
             own = {n for n in given if self._node.has_parameter(n) or n.startswith(_QOS_OVERRIDES)}
-            self._unknown = _say_unknown(given - own)
-        return self._unknown
+            self._unknown, others = _say_unknown(given - own)
+            if others:
+                self._node.get_logger().info(others)
+        found = self._unknown + self._vain_qos()
+        for text in found:
+            if text not in self._told:
+                self._told.add(text)
+                self._node.get_logger().warning(text)
+        return found
+
+    def _vain_qos(self) -> list[str]:
+        given = sorted(n for n in self._overrides() if n.startswith(_QOS_OVERRIDES))
+        if not given:
+            return []
+        topics = {
+            f"{_QOS_OVERRIDES}{each.topic_name}.{kind}"
+            for kind, entities in (
+                ("publisher", self._node.publishers),
+                ("subscription", self._node.subscriptions),
+            )
+            for each in entities
+            if each.topic_name not in _QOS_OF_RCLPY
+        }
+        return [
+            f"parameter {name} has no effect: use input_reliability, input_durability and "
+            "input_depth, or output_reliability and output_depth"
+            for name in given
+            if name.rpartition(".")[0] in topics
+        ]
 
     def names(self) -> list[str]:
         """Return the names of all that were declared here."""
@@ -134,18 +165,23 @@ def _as_float(parameter: Parameter) -> Parameter:
     return Parameter(parameter.name, value=float(parameter.value))
 
 
-def _say_unknown(names: set[str]) -> list[str]:
+def _say_unknown(names: set[str]) -> tuple[list[str], str]:
+    """Return a sentence for each name that nobody has, and one of those that other nodes have."""
     if not names:
-        return []
-    from tiekd_ros.nodes.catalogue import parameter_names  # brings the rooms of all nodes
+        return [], ""
+    from tiekd_ros.nodes.catalogue import parameter_owners  # brings the rooms of all nodes
 
-    known = parameter_names()
+    owners = parameter_owners()
     said = []
-    for name in sorted(names - known):
-        near = _nearest(name, sorted(known))
+    for name in sorted(names - owners.keys()):
+        near = _nearest(name, sorted(owners))
         hint = f"; did you mean {near}?" if near else ""
         said.append(f"unknown parameter {name} is ignored{hint}")
-    return said
+    others = [f"{name} ({' and '.join(owners[name])})" for name in sorted(names & owners.keys())]
+    if not others:
+        return said, ""
+    more = f" and {len(others) - _MANY} more" if len(others) > _MANY else ""
+    return said, f"given, but other nodes' parameters: {', '.join(others[:_MANY])}{more}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

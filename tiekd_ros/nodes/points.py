@@ -16,64 +16,11 @@ from std_msgs.msg import Header
 
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.nodes.rays import Rays, rays_of
+from tiekd_ros.nodes.rectify import calibration_key
 
 _POINT_STEP = 16  # bytes: x, y, z, rgb
 _COLOUR = np.uint32(0x00FFFFFF)
-_STEEPEST = 100.0
-"""A ray's x or y at z = 1; beyond it, 89.4 degrees off the axis, no distortion model holds."""
-
-
-class Rays(NamedTuple):
-    """Where each pixel's ray crosses the plane z = 1 m of the camera's optical frame (REP-103).
-
-    x is (W,) and y is (H, 1) for a pinhole camera, both (H, W) for one with distortion; NaN where
-    the calibration gives a pixel no ray.
-    """
-
-    x: npt.NDArray[np.float32]
-    y: npt.NDArray[np.float32]
-
-
-def rays_of(info: CameraInfo) -> Rays | None:
-    """Return the rays of an image's pixels, None where the camera is uncalibrated (REP-104).
-
-    An image with distortion is as the lens shows it: its rays follow from K and D. Without, P
-    describes it, or K where P is empty.
-
-    Args:
-        info: of this very image, width and height included.
-    """
-    if any(info.d) and info.distortion_model in ("plumb_bob", "rational_polynomial", "equidistant"):
-        return _undistorted(info)
-    matrix = np.array(info.p, np.float64).reshape(3, 4)[:, :3]
-    if not _is_camera(matrix):
-        matrix = np.array(info.k, np.float64).reshape(3, 3)
-    if not _is_camera(matrix):
-        return None
-    (fx, _, cx), (_, fy, cy) = matrix[:2]
-    columns, rows = np.arange(info.width), np.arange(info.height)[:, None]
-    return Rays(((columns - cx) / fx).astype(np.float32), ((rows - cy) / fy).astype(np.float32))
-
-
-def _is_camera(matrix: npt.NDArray[np.float64]) -> bool:
-    return bool(np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0)
-
-
-def _undistorted(info: CameraInfo) -> Rays | None:
-    matrix = np.array(info.k, np.float64).reshape(3, 3)
-    if not _is_camera(matrix):
-        return None
-    height, width = info.height, info.width
-    pixels = np.indices((height, width), np.float64)[::-1].reshape(2, -1).T[:, None]  # (H*W, 1, 2)
-    distortion = np.array(info.d, np.float64)
-    if info.distortion_model == "equidistant":
-        found = cv2.fisheye.undistortPoints(pixels, matrix, distortion[:4])
-    else:
-        found = cv2.undistortPoints(pixels, matrix, distortion)
-    rays = found.reshape(height, width, 2).astype(np.float32)
-    with np.errstate(invalid="ignore"):
-        rays[~(np.abs(rays).max(axis=-1) < _STEEPEST)] = np.nan
-    return Rays(np.ascontiguousarray(rays[..., 0]), np.ascontiguousarray(rays[..., 1]))
 
 
 class PointCanvas:
@@ -126,10 +73,7 @@ class PointCanvas:
         return self._message
 
     def _rays_of(self, info: CameraInfo) -> Rays | None:
-        key = (
-            info.width, info.height, info.distortion_model,
-            tuple(info.k), tuple(info.d), tuple(info.p),
-        )  # fmt: skip
+        key = calibration_key(info)
         if key != self._calibration:
             self._calibration, self._rays = key, rays_of(info)
         return self._rays

@@ -27,15 +27,21 @@ from tiekd_ros.nodes.probe_topics import DiagnosticsListener, TopicListener, end
 
 _SETTLED_S = 1.0
 """A graph that has not changed for so long is taken for whole."""
+_SETTLED_WITHOUT_S = 2.0
+"""The same while a node that is expected is not there."""
 _LONGEST_DISCOVERY_S = 6.0
 """So long it may take on a busy machine."""
 _PATIENCE_S = 4.0
 """How much longer to listen where something is missing."""
+_REPORTED_S = 2.5
+"""So long it may take until each node has sent its diagnostics, once a second."""
 _NODES = ("depth_node", "companion_node")
 _CAMERA = {
     "image": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
     "camera_info": ("sensor_msgs/msg/CameraInfo",),
 }
+_NO_DEPTH = ("confidence", "preview")
+"""What depth_node's other images are called."""
 
 
 class _Probe:
@@ -49,7 +55,7 @@ class _Probe:
             self._executor.spin_once(timeout_sec=0.05)
 
     def settle(self, expected: str) -> None:
-        """Wait until the graph no longer grows, and longer for a node that is expected."""
+        """Wait until the graph no longer grows, and longer without a node that is expected."""
         seen: Any = None
         since = time.monotonic()
 
@@ -58,7 +64,8 @@ class _Probe:
             now = (self.nodes(), self.node.get_topic_names_and_types())
             if now != seen:
                 seen, since = now, time.monotonic()
-            return expected in now[0] and time.monotonic() - since >= _SETTLED_S
+            enough = _SETTLED_S if expected in now[0] else _SETTLED_WITHOUT_S
+            return time.monotonic() - since >= enough
 
         self.spin(is_settled, _LONGEST_DISCOVERY_S)
 
@@ -80,41 +87,84 @@ class _Probe:
 
     def heard_by(self, full_name: str) -> dict[str, list[str]]:
         """Return the topics of the camera that a node subscribes to."""
-        space, _, name = full_name.rpartition("/")
-        try:
-            found = self.node.get_subscriber_names_and_types_by_node(name, space or "/")
-        except RuntimeError:  # rclpy's NodeNameNonExistentError: it has gone meanwhile
-            found = []
+        found = self._of_node(self.node.get_subscriber_names_and_types_by_node, full_name)
         return {
             role: sorted(topic for topic, types in found if set(types) & set(kinds))
             for role, kinds in _CAMERA.items()
         }
+
+    def images_by(self, full_name: str) -> list[str]:
+        """Return the topics on which a node publishes images."""
+        found = self._of_node(self.node.get_publisher_names_and_types_by_node, full_name)
+        return sorted(topic for topic, types in found if "sensor_msgs/msg/Image" in types)
+
+    def find(self, kind: str, namespace: str, topic: str, diagnostics: DiagnosticsListener) -> str:
+        """Return the full name of a node of ours, which may run under a name of its own.
+
+        Args:
+            kind: depth_node or companion_node.
+            namespace: where it is.
+            topic: that which is meant publishes this, if several could be; '' = any.
+            diagnostics: in which each node says what it is.
+        """
+        usual = f"{namespace.rstrip('/')}/{kind}"
+
+        def renamed() -> list[str]:
+            named = [n for n in diagnostics.of_kind(kind) if n in self.nodes()]
+            return [n for n in named if (n.rpartition("/")[0] or "/") == namespace]
+
+        def unheard() -> set[str]:
+            found = self.node.get_publishers_info_by_topic("/diagnostics")
+            own = {
+                f"{i.node_namespace.rstrip('/')}/{i.node_name}"
+                for i in found
+                if i.node_namespace == namespace
+            }
+            return own - diagnostics.names
+
+        if usual not in self.nodes():
+            self.spin(lambda: bool(renamed()) or not unheard(), _REPORTED_S)
+        found = [*([usual] if usual in self.nodes() else []), *renamed()]
+        meant = [name for name in found if topic in self.images_by(name)]
+        return next(iter([*meant, *found]), usual)
+
+    def _of_node(
+        self, ask: Callable[[str, str], list[tuple[str, list[str]]]], full_name: str
+    ) -> list[tuple[str, list[str]]]:
+        space, _, name = full_name.rpartition("/")
+        try:
+            return ask(name, space or "/")
+        except RuntimeError:  # rclpy's NodeNameNonExistentError: it is not there, or has gone
+            return []
 
 
 def probe(arguments: argparse.Namespace, node: Node, executor: SingleThreadedExecutor) -> Any:
     """Look, listen and ask; return what there is, fit for JSON.
 
     Args:
-        arguments: namespace, image_topic, camera_info_topic, seconds.
+        arguments: namespace, image_topic, camera_info_topic, depth_topic, seconds.
         node: to look with.
         executor: that runs it.
     """
     it = _Probe(node, executor)
     namespace = "/" + arguments.namespace.strip("/")
     diagnostics = DiagnosticsListener(node)
-    own = {name: f"{namespace.rstrip('/')}/{name}" for name in _NODES}
-    it.settle(own["depth_node"])
-    nodes = it.nodes()
-    questions = {name: NodeQuestions(node, full) for name, full in own.items()}
-    heard = it.heard_by(own["depth_node"]) if own["depth_node"] in nodes else {}
-    names = _topics(arguments, namespace, heard)
+    it.settle(f"{namespace.rstrip('/')}/depth_node")
+    asked = _full(arguments.depth_topic)
+    own = {kind: it.find(kind, namespace, asked, diagnostics) for kind in _NODES}
+    questions = {kind: NodeQuestions(node, full) for kind, full in own.items()}
+    heard, made = it.heard_by(own["depth_node"]), it.images_by(own["depth_node"])
+    names = _topics(arguments, namespace, heard, made)
     listeners = {role: TopicListener(node, role, name) for role, name in names.items()}
 
     def is_complete() -> bool:
         for listener in listeners.values():
             listener.step()
-        answered = [each.step() for name, each in questions.items() if own[name] in it.nodes()]
-        return all(answered) and all(each.is_heard for each in listeners.values())
+        nodes = it.nodes()
+        answered = [each.step() for name, each in questions.items() if own[name] in nodes]
+        # Where none of our nodes runs, nobody's topics are waited for either.
+        missed = [each for each in listeners.values() if not each.is_heard]
+        return all(answered) and not any(answered or each.has_publisher for each in missed)
 
     def never() -> bool:
         is_complete()
@@ -130,33 +180,53 @@ def probe(arguments: argparse.Namespace, node: Node, executor: SingleThreadedExe
         "nodes": nodes,
         "published": it.published(),
         "heard": heard,
+        "made": made,
         "topics": {
             role: {**endpoints(node, each.name), **each.measured()}
             for role, each in listeners.items()
         },
         "managed": {n: each.answers() for n, each in questions.items() if own[n] in nodes},
-        "diagnostics": diagnostics.of(own.values()),
+        "diagnostics": diagnostics.of([*own.values(), *diagnostics.of_kind("depth_node")]),
     }
 
 
 def _topics(
-    arguments: argparse.Namespace, namespace: str, heard: Mapping[str, Sequence[str]]
+    arguments: argparse.Namespace,
+    namespace: str,
+    heard: Mapping[str, Sequence[str]],
+    made: Sequence[str],
 ) -> dict[str, str]:
     """Return the topics to listen to, by role."""
     image, info = heard.get("image", []), heard.get("camera_info", [])
     return {
         "image": _topic(arguments.image_topic, image, "/camera/image_raw"),
         "camera_info": _topic(arguments.camera_info_topic, info, "/camera/camera_info"),
-        "depth": f"{namespace.rstrip('/')}/depth",
+        "depth": _full(arguments.depth_topic) or depth_among(made, namespace),
         "clock": "/clock",
     }
+
+
+def depth_among(made: Sequence[str], namespace: str) -> str:
+    """Return the topic with depth among those on which depth_node publishes images.
+
+    Where it was given another name, that which is not called as the other images are, and
+    `depth` rather than anything else; the usual name where there is none.
+    """
+    usual = f"{namespace.rstrip('/')}/depth"
+    others = [name for name in made if not any(word in name for word in _NO_DEPTH)]
+    found = [usual] if usual in made else sorted(others, key=lambda name: "depth" not in name)
+    return found[0] if found else usual
+
+
+def _full(name: str) -> str:
+    return f"/{name.lstrip('/')}" if name else ""
 
 
 def _topic(asked: str, heard: Sequence[str], otherwise: str) -> str:
     """Return the topic that is meant: what was asked for, what is heard, or the usual one."""
     if not asked:
         return heard[0] if heard else otherwise
-    name = f"/{asked.lstrip('/')}"
+    name = _full(asked)
     return f"{name}/compressed" if f"{name}/compressed" in heard else name
 
 
@@ -166,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--namespace", default="tiekd")
     parser.add_argument("--image-topic", default="")
     parser.add_argument("--camera-info-topic", default="")
+    parser.add_argument("--depth-topic", default="")
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args(arguments)
     try:

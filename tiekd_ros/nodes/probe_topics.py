@@ -65,6 +65,11 @@ class TopicListener:
             self._node.create_subscription(self._kind, self.name, self._take, quality, raw=True)
 
     @property
+    def has_publisher(self) -> bool:
+        """Whether somebody publishes it, or did."""
+        return bool(self._type)
+
+    @property
     def is_heard(self) -> bool:
         """Whether something came, or nothing can be expected to."""
         if not self._type:
@@ -108,6 +113,16 @@ class DiagnosticsListener:
     def of(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the last diagnostics of these nodes, of those that sent any."""
         return {name: self._last[name] for name in names if name in self._last}
+
+    @property
+    def names(self) -> set[str]:
+        """Whose diagnostics came."""
+        return set(self._last)
+
+    def of_kind(self, kind: str) -> list[str]:
+        """Return the full names of the nodes that say that they are of this kind."""
+        found = self._last.items()
+        return sorted(name for name, last in found if last["values"].get("kind") == kind)
 
     def _take(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -21,7 +21,7 @@ except ImportError:  # Humble
         UnsupportedEventTypeError,
     )
 
-__all__ = ["PublisherEventCallbacks", "policy_name", "subscribe"]
+__all__ = ["PublisherEventCallbacks", "UnsupportedEventTypeError", "policy_name", "subscribe"]
 
 
 def subscribe(

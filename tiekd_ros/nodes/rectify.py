@@ -54,17 +54,22 @@ def described_size(info: CameraInfo) -> tuple[float, float]:
 def info_of_view(info: CameraInfo, width: int, height: int) -> CameraInfo:
     """Return the calibration of an image of this size: region of interest and binning undone.
 
-    The same object where nothing has to be changed. A CameraInfo for another size is scaled. An
-    image of the full size that comes with a region of interest is taken for the whole.
+    The same object where nothing has to be changed. A CameraInfo for another size is scaled, one
+    without a size is taken for the image's. An image of the full size that comes with a region of
+    interest is taken for the whole.
     """
     roi = info.roi
     if roi.width and roi.height and (width, height) != (info.width, info.height):
         info = _cropped(info, roi)
+    if not info.width or not info.height:
+        info = shallow_copy(info)
+        info.width = width * max(info.binning_x, 1)
+        info.height = height * max(info.binning_y, 1)
     if info.binning_x > 1 or info.binning_y > 1 or roi != RegionOfInterest():
         info = shallow_copy(info)
         info.binning_x = info.binning_y = 0
         info.roi = RegionOfInterest()
-    if not info.width or not info.height or (info.width, info.height) == (width, height):
+    if (info.width, info.height) == (width, height):
         return info
     return camera_info_for(info, info.header, width, height)
 
@@ -97,6 +102,12 @@ def is_calibrated(info: CameraInfo) -> bool:
     """Say whether K describes a camera; REP-104: K[0] = 0 means uncalibrated."""
     k = [float(value) for value in info.k]
     return all(map(math.isfinite, k)) and k[0] > 0 and k[4] > 0
+
+
+def calibration_key(info: CameraInfo) -> tuple[object, ...]:
+    """Return what tells calibrations apart; of bytes, since a NaN is not equal to itself."""
+    numbers = (np.array(getattr(info, name), np.float64).tobytes() for name in "dkrp")
+    return (info.width, info.height, info.distortion_model, *numbers)
 
 
 def is_distorted(info: CameraInfo) -> bool:
@@ -142,13 +153,19 @@ def border_shift_px(info: CameraInfo) -> float:
     points = np.concatenate([np.stack(edge, axis=-1) for edge in edges])  # (N, 2)
     k = _matrix(info.k)
     rays = (points - [k[0, 2], k[1, 2]]) / [k[0, 0], k[1, 1]]
-    return float(np.linalg.norm(_distorted(info, k, rays) - points, axis=1).max())
+    return float(np.linalg.norm(distorted(info, k, rays) - points, axis=1).max())
 
 
-def _distorted(
+def distorted(
     info: CameraInfo, k: npt.NDArray[np.float64], rays: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Return where the lens puts rays (N, 2), in pixels (N, 2)."""
+    """Return where the lens puts rays, (N, 2) at z = 1, in pixels, (N, 2).
+
+    Args:
+        info: whose distortion model and D count.
+        k: the camera matrix, (3, 3).
+        rays: finite.
+    """
     d = np.array(info.d, np.float64)
     if info.distortion_model == "equidistant":
         found: Any = cv2.fisheye.distortPoints(rays[:, None], k, d)
@@ -187,7 +204,7 @@ class Rectifier:
         fault = model_fault(info)
         if fault:
             raise BadImageError(f"the image cannot be rectified: {fault}, or set rectify to false")
-        key = (image.shape[:2], info.distortion_model, *(tuple(getattr(info, n)) for n in "dkrp"))
+        key = (image.shape[:2], calibration_key(info))
         if key != self._key:
             self._prepare(info, image.shape[1], image.shape[0])
             self._key = key

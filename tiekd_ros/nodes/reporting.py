@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from tiekd_ros.nodes.memory import gpu_memory_mb, process_memory_mb
 from tiekd_ros.nodes.thresholds import DiagnosticSettings, Limit
 
 OK, WARN, ERROR, STALE = (
@@ -19,7 +18,6 @@ OK, WARN, ERROR, STALE = (
     DiagnosticStatus.ERROR,
     DiagnosticStatus.STALE,
 )
-_MB = 1e6
 
 
 class Report:
@@ -63,10 +61,16 @@ class Report:
 
     def check_memory(self, settings: DiagnosticSettings) -> None:
         """Add the memory of this process, and what is found of it."""
-        memory, gpu = process_memory_mb(), gpu_memory_mb()
+        memory = process_memory_mb()
         self.add({"memory [MB]": memory})
         remedy = "see what grows, or raise diagnostics.memory_mb_*"
         self.hold(settings.limit("memory_mb"), memory, f"takes {memory:.0f} MB", remedy)
+        try:
+            gpu = gpu_memory_mb()
+        except RuntimeError as error:  # a GPU that is broken must not silence the rest
+            reason = (str(error).splitlines() or [""])[0]
+            self.find(ERROR, f"the GPU does not answer ({reason}); start the node anew")
+            return
         if gpu is not None:
             held, free = gpu
             self.add({"GPU memory [MB]": held, "GPU memory free [MB]": free})
@@ -78,25 +82,6 @@ class Report:
         """Return the message; `fine` is its text where nothing was found."""
         self._status.message = "; ".join(self._messages) or fine or "ok"
         return self._status
-
-
-def process_memory_mb() -> float:
-    """Return the resident memory of this process; NaN where /proc does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    found = next((line for line in lines if line.startswith("VmRSS:")), "VmRSS: nan kB")
-    return float(found.split()[1]) * 1024 / _MB
-
-
-def gpu_memory_mb() -> tuple[float, float] | None:
-    """Return what this process's torch holds on its GPU, and what is free; None if on none."""
-    torch = sys.modules.get("torch")  # a node without it uses no GPU by it
-    if torch is None or not torch.cuda.is_initialized():
-        return None
-    free, _ = torch.cuda.mem_get_info()
-    return torch.cuda.memory_reserved() / _MB, free / _MB
 
 
 def diagnostics(node: Node, *statuses: DiagnosticStatus) -> DiagnosticArray:

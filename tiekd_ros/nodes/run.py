@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 
 from tiekd_ros.errors import TiekdError
+from tiekd_ros.nodes import memory
 
 _RCL_LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
 _SWITCH_S = 1e-4
@@ -36,7 +38,8 @@ def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | Non
         arguments: command line, `sys.argv` where None.
 
     Returns:
-        The exit status: 0 after a stop, 1 where a node could not be made.
+        The exit status: 0 after a stop, 1 where a node could not be made, or one broke: then all
+        end, since half of a program would look like a whole one.
     """
     try:
         rclpy.init(args=list(arguments) if arguments is not None else None)
@@ -46,12 +49,12 @@ def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | Non
     nodes: list[Node] = []
     try:
         for each in make:
-            nodes.append(each())
+            nodes.append(_made(each))
         _forward_logging(nodes[0])
         for node in nodes:
             if (start := getattr(node, "start", None)) is not None:
                 start()
-        _settle_memory()
+        memory.settle()
         sys.setswitchinterval(_SWITCH_S)
         _spin(nodes)
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -67,25 +70,53 @@ def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | Non
     return 0
 
 
+def _made(make: Callable[[], Node]) -> Node:
+    try:
+        return make()
+    except rclpy_implementation.RCLError as error:  # the middleware, such as DDS security
+        text = str(error).splitlines()[0].rstrip(",")
+        raise TiekdError(f"ROS cannot make the node: {text}") from error
+
+
 def _spin(nodes: Sequence[Node]) -> None:
-    """Spin the first node in this thread, the others each in one of its own."""
+    """Spin the first node in this thread, the others each in one of its own.
+
+    Raises:
+        TiekdError: one of them broke; the others were ended too.
+    """
+    broken: list[str] = []
+    executors = [SingleThreadedExecutor() for _ in nodes]
+    ending = threading.Event()
+
+    def spin(node: Node, executor: SingleThreadedExecutor) -> None:
+        try:
+            _spin_one(node, executor)
+        except Exception as error:
+            if not ending.is_set():  # else it breaks since its executor was ended
+                traceback.print_exc()
+                broken.append(f"{node.get_name()} broke: {type(error).__name__}: {error}")
+        finally:
+            ending.set()
+            for each in executors:  # the others end with it
+                each.shutdown(timeout_sec=0)
+
     others = [
-        threading.Thread(target=_spin_one, args=(node,), name=f"spin {node.get_name()}")
-        for node in nodes[1:]
+        threading.Thread(target=spin, args=each, name=f"spin {each[0].get_name()}")
+        for each in zip(nodes[1:], executors[1:], strict=True)
     ]
     for thread in others:
         thread.start()
     try:
-        _spin_one(nodes[0])
+        spin(nodes[0], executors[0])
     finally:
         _ignore_further_signals()
-        rclpy.try_shutdown()  # the others end with it
         for thread in others:
             thread.join()
+    if broken:
+        raise TiekdError("; ".join(broken))
 
 
-def _spin_one(node: Node) -> None:
-    executor = SingleThreadedExecutor()
+def _spin_one(node: Node, executor: SingleThreadedExecutor) -> None:
     executor.add_node(node)
     with suppress(ExternalShutdownException), until_shutdown(node):  # SIGTERM ends rclpy
         executor.spin()  # between two looks of the executor
@@ -102,16 +133,6 @@ def until_shutdown(node: Node) -> Iterator[None]:
     except RuntimeError:  # rclpy's RCLError and InvalidHandle
         if node.context.ok():
             raise
-
-
-def _settle_memory() -> None:
-    """Leave what is loaded by now out of garbage collection.
-
-    Looking through torch's and ROS's objects takes 55 to 170 ms, and the whole process stands
-    still meanwhile: a stutter in the stream whenever a student is loaded.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _ignore_further_signals() -> None:

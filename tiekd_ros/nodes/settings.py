@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.runtimes import RUNTIMES
 from tiekd_ros.settings import Settings, setting
-from tiekd_ros.student import RUNTIMES
 
 
 @dataclass(frozen=True)

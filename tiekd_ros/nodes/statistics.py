@@ -77,7 +77,11 @@ class Share:
                 self._counts.popleft()
 
     def value(self) -> float:
-        """Return part / whole, 0..1; NaN where the whole did not grow."""
+        """Return part / whole, 0..1; NaN where the whole did not grow.
+
+        A part that went back, since it is counted anew, counts as none.
+        """
         with self._lock:
             (_, part0, whole0), (_, part1, whole1) = self._counts[0], self._counts[-1]
-        return (part1 - part0) / (whole1 - whole0) if whole1 > whole0 else math.nan
+        grown = max(part1 - part0, 0)
+        return grown / (whole1 - whole0) if whole1 > whole0 else math.nan

@@ -1,4 +1,8 @@
-"""What the nodes' diagnostics warn of: settings of the group `diagnostics`, and their levels."""
+"""What the nodes' diagnostics warn of: settings of the group `diagnostics`, and their levels.
+
+On from the start is what is a fault on any robot; what a good rate, memory or age is, each robot
+knows for itself.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,9 @@ _DROPS = "share of the last images that gave way to newer ones, since depth took
 _FILL = "share of frames.max_bytes_mb in use; at 1 the most redundant frames make room"
 
 
-def _warn(of_what: str, unit: str = "", maximum: float = 1e7) -> Any:
+def _warn(of_what: str, unit: str = "", maximum: float = 1e7, default: float = 0.0) -> Any:
     text = f"{of_what}: WARN from here on; 0 = off"
-    return setting(0.0, text, unit=unit, minimum=0.0, maximum=maximum)
+    return setting(default, text, unit=unit, minimum=0.0, maximum=maximum)
 
 
 def _error(of_what: str, unit: str = "", maximum: float = 1e7) -> Any:
@@ -79,7 +83,7 @@ class DepthDiagnosticSettings(DiagnosticSettings):
     depth_rate_error: float = _error("depth images a second, at most", "Hz")
     latency_p95_ms_warn: float = _warn("p95 of the time from an image's arrival to depth", "ms")
     latency_p95_ms_error: float = _error("p95 of the time from an image's arrival to depth", "ms")
-    drop_share_warn: float = _warn(_DROPS, maximum=1.0)
+    drop_share_warn: float = _warn(_DROPS, maximum=1.0, default=0.5)
     drop_share_error: float = _error(_DROPS, maximum=1.0)
     student_age_days_warn: float = _warn("age of the live student", "days")
     student_age_days_error: float = _error("age of the live student", "days")
@@ -89,9 +93,11 @@ class DepthDiagnosticSettings(DiagnosticSettings):
 class CompanionDiagnosticSettings(DiagnosticSettings):
     """What companion_node's diagnostics warn of."""
 
-    label_backlog_warn: float = _warn("frames that wait for a label")
+    label_backlog_warn: float = _warn("frames that wait for a label", default=1000.0)
     label_backlog_error: float = _error("frames that wait for a label")
     frame_log_fill_warn: float = _warn(_FILL, maximum=1.0)
     frame_log_fill_error: float = _error(_FILL, maximum=1.0)
-    round_trip_p95_ms_warn: float = _warn("p95 of the time that a label takes", "ms")
+    round_trip_p95_ms_warn: float = _warn(
+        "p95 of the time that a label takes", "ms", default=5000.0
+    )
     round_trip_p95_ms_error: float = _error("p95 of the time that a label takes", "ms")

@@ -17,7 +17,7 @@ from tiekd_ros.student.card import (
     TargetWidth,
 )
 from tiekd_ros.student.checkpoint import Student, load_student, save_student
-from tiekd_ros.student.choosing import RUNTIMES, RuntimeFactory
+from tiekd_ros.student.choosing import RuntimeFactory
 from tiekd_ros.student.importing import import_student
 from tiekd_ros.student.live import LiveState, LiveStudent
 from tiekd_ros.student.network import ARCHITECTURE, FastStudent
@@ -42,7 +42,6 @@ __all__ = [
     "NYU_BINS",
     "OFFICIAL_ARCHITECTURES",
     "REFUSED",
-    "RUNTIMES",
     "CheckpointError",
     "DepthBins",
     "FastStudent",

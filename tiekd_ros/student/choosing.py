@@ -10,6 +10,7 @@ import torch
 
 from tiekd_ros.cores import half_the_cores
 from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.runtimes import AUTO, ONNXRUNTIME, RUNTIMES, TORCH
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.card import CheckpointError
@@ -17,9 +18,6 @@ from tiekd_ros.student.checkpoint import Student
 from tiekd_ros.student.onnx_runtime import GraphCache, OnnxRuntime, execution_providers
 from tiekd_ros.student.runtime import Runtime, probe_image, same_depth
 from tiekd_ros.student.torch_runtime import TorchRuntime
-
-AUTO, TORCH, ONNXRUNTIME = "auto", "torch", "onnxruntime"
-RUNTIMES = (AUTO, TORCH, ONNXRUNTIME)
 
 _RUNS = 9  # of each, one after the other in turns
 _LONGEST_S = 2.0  # of the comparison; a slow network says enough in one run

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from tiekd_ros.errors import BadImageError, InvalidSettingError
+from tiekd_ros.image_size import read_image_size
 from tiekd_ros.teacher.breaker import CircuitBreaker
 from tiekd_ros.teacher.checks import AnswerChecks, check_answer
 from tiekd_ros.teacher.client_settings import ClientSettings
@@ -27,7 +28,6 @@ from tiekd_ros.teacher.errors import (
     TeacherUnreachableError,
     WrongTeacherError,
 )
-from tiekd_ros.teacher.image_size import read_image_size
 from tiekd_ros.teacher.link import TeacherLink, TransientError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.traffic import Traffic

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tiekd_ros.image_size import read_image_size
 from tiekd_ros.teacher.errors import BadRequestError
-from tiekd_ros.teacher.image_size import read_image_size
 from tiekd_ros.teacher.service_settings import ServiceSettings
 
 # A progressive JPEG has about ten. Each goes over the whole image again, and takes a few bytes:

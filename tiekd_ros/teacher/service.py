@@ -19,13 +19,13 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tiekd_ros import __version__
 from tiekd_ros.cores import cores
+from tiekd_ros.image_size import check_whole
 from tiekd_ros.images import RgbImage, decode_image
 from tiekd_ros.teacher.backend import Backend, check_request
 from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.breakages import Breakages
 from tiekd_ros.teacher.errors import CallerGoneError, LateError
 from tiekd_ros.teacher.image_limits import admit_image
-from tiekd_ros.teacher.image_size import check_whole
 from tiekd_ros.teacher.protocol import (
     MODEL_NAME,
     DepthAnswer,

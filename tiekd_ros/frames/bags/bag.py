@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from rosbags.typesys.store import Typestore
 from tiekd_ros.frames.bags import zstd
 from tiekd_ros.frames.bags.layout import find_layout
 from tiekd_ros.frames.bags.records import CDR, ROS1, BagError, Message, Storage, Topic
+from tiekd_ros.frames.bags.scratch import Desk
 from tiekd_ros.frames.bags.storage import open_storage
 
 MIXED = "messages of several types"
@@ -42,7 +44,7 @@ class Bag:
         self._unpacked = 0
         try:
             scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-tiekd-bag")))
-            self._open(layout.files, scratch)
+            self._open(layout.files, Desk(scratch))
         except BaseException:
             self._stack.close()
             raise
@@ -82,21 +84,35 @@ class Bag:
 
     def messages(self, names: Collection[str]) -> Iterator[Message]:
         """Yield the messages of these topics in the order of their recording, unpacked."""
-        for storage in self._storages:
-            for message in storage.messages(names):
-                if message.data[:4] != zstd.MAGIC:  # no message begins like that: CDR does with 0
-                    yield message
-                    continue
-                self._unpacked += 1
-                try:
-                    unpacked = zstd.decompress(message.data)
-                except BagError:
-                    unpacked = b""  # `decode` refuses it
-                yield message._replace(data=unpacked)
+        for file in range(len(self._storages)):
+            yield from self._of_file(file, names)
 
     def first(self, name: str) -> Message | None:
         """Return the first message of a topic."""
         return next(self.messages([name]), None)
+
+    def firsts(self, name: str) -> dict[int, Message]:
+        """Return the first message of a topic in each file that has one, by the file's number."""
+        found = ((n, next(self._of_file(n, [name]), None)) for n in range(len(self._storages)))
+        return {number: message for number, message in found if message is not None}
+
+    def recorded_at(self, name: str, file: int, number: int) -> int | None:
+        """Return when message `number` (from 0) of a topic in a file was recorded, in ns."""
+        messages = self._of_file(file, [name])
+        found = next(itertools.islice(messages, number, None), None)
+        return None if found is None else found.log_ns
+
+    def _of_file(self, file: int, names: Collection[str]) -> Iterator[Message]:
+        for message in self._storages[file].messages(names):
+            if message.data[:4] != zstd.MAGIC:  # no message begins like that: CDR does with 0
+                yield message._replace(file=file)
+                continue
+            self._unpacked += 1
+            try:
+                unpacked = zstd.decompress(message.data)
+            except BagError:
+                unpacked = b""  # `decode` refuses it
+            yield message._replace(data=unpacked, file=file)
 
     def decode(self, message: Message) -> Any:
         """Return a message's fields as rosbags gives them.
@@ -112,13 +128,11 @@ class Bag:
         except (SerdeError, KeyError, AssertionError) as error:
             raise BagError(f"a message of {topic.name} is damaged ({error})") from error
 
-    def _open(self, files: list[Path], scratch: Path) -> None:
+    def _open(self, files: list[Path], desk: Desk) -> None:
         """Open all files; one of several may be of no use."""
-        for number, file in enumerate(files):
-            place = scratch / str(number)
-            place.mkdir()
+        for file in files:
             try:
-                storage = open_storage(file, place)
+                storage = open_storage(file, desk)
             except BagError as error:
                 if len(files) == 1:
                     raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -13,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from tiekd_ros import __version__
 from tiekd_ros.camera import CameraModel
-from tiekd_ros.errors import BadDepthError, BadImageError
+from tiekd_ros.errors import BadDepthError, BadImageError, InvalidSettingError
 from tiekd_ros.frames.bags.bag import typestore
 from tiekd_ros.frames.bags.choosing import CAMERA_INFO, COMPRESSED, IMAGE
 from tiekd_ros.frames.bags.records import CDR, BagError
@@ -28,6 +30,8 @@ FORMATS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 # The newest whose metadata.yaml Humble's `ros2 bag` reads too (9 writes QoS profiles as lists).
 _VERSION: Final = 8
+_WORD = r"[A-Za-z_](?!\w*__)\w*"  # two _ in a row are no part of a ROS name
+_NAMESPACE = re.compile(rf"/?({_WORD}(/{_WORD})*/?)?", re.ASCII)
 _NS_PER_S = 1_000_000_000
 _STAMPS_NS = range(2**31 * _NS_PER_S)
 
@@ -41,7 +45,15 @@ class ExportOptions:
     compressed: bool = False
     """Write the stored JPEGs instead of raw images."""
     namespace: str = "/camera"
-    """Where the topics lie."""
+    """Where the topics lie; '/' = at the top."""
+
+    def __post_init__(self) -> None:
+        """Refuse a namespace that ROS would refuse as part of a topic's name."""
+        if not _NAMESPACE.fullmatch(self.namespace):
+            raise InvalidSettingError(
+                f"--namespace: {self.namespace!r} is no ROS namespace: words of letters, digits "
+                "and _ that do not begin with a digit, with single / between them (/robot1/camera)"
+            )
 
 
 @dataclass
@@ -90,8 +102,9 @@ def export_bag(
         with Writer(unfinished, version=_VERSION, storage_plugin=FORMATS[options.format]) as writer:
             report = _Export(writer, options, ExportReport(str(output))).run(frames, advance)
         unfinished.rename(output)
-    except OSError as error:
-        raise BagError(f"cannot write {output}: {error.strerror or error}") from error
+    except (OSError, sqlite3.Error, WriterError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BagError(f"cannot write {output}: {reason}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return report

@@ -34,6 +34,8 @@ class BagImage:
     model: CameraModel | None
     """The calibration that was recorded last before it, or the first one after it."""
     fields: Any
+    file: int
+    """Which of the bag's files it lies in."""
     fault: str = ""
     """Why the message cannot be read."""
 
@@ -74,7 +76,7 @@ class BagCamera:
         self.bag = bag
         self.images = choose_images(bag, image_topic)
         self.info = choose_info(bag, self.images, camera_info_topic)
-        self.rectified = "image_rect" in self.images.name
+        self.rectified = _last_part(self.images.name).startswith("image_rect")
         """Whether the images are rectified already, by image_pipeline's names."""
 
     def __len__(self) -> int:
@@ -125,17 +127,28 @@ class BagCamera:
             )
             for name in "dkrp"
         )
+        region = fields.roi
+        shown = tuple(
+            int(getattr(region, name)) for name in ("x_offset", "y_offset", "width", "height")
+        )
         return CameraModel(
-            int(fields.width), int(fields.height), str(fields.distortion_model), d, k, r, p
+            width=int(fields.width),
+            height=int(fields.height),
+            distortion_model=str(fields.distortion_model),
+            d=d,
+            k=k,
+            r=r,
+            p=p,
+            binning=(max(int(fields.binning_x), 1), max(int(fields.binning_y), 1)),
+            roi=shown if region.width and region.height else None,  # type: ignore[arg-type]
         )
 
     def _image(self, message: Message, model: CameraModel | None) -> BagImage:
         try:
             fields = self.bag.decode(message)
         except BagError as error:
-            return BagImage(
-                self.images, message.log_ns, message.log_ns, False, "", model, None, str(error)
-            )
+            log_ns, file = message.log_ns, message.file
+            return BagImage(self.images, log_ns, log_ns, False, "", model, None, file, str(error))
         stamp = fields.header.stamp
         stamp_ns = int(stamp.sec) * _NS_PER_S + int(stamp.nanosec)
         return BagImage(
@@ -146,4 +159,9 @@ class BagCamera:
             str(fields.header.frame_id),
             model,
             fields,
+            message.file,
         )
+
+
+def _last_part(topic: str) -> str:
+    return topic.removesuffix("/compressed").rpartition("/")[2]

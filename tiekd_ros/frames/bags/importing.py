@@ -6,66 +6,20 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tiekd_ros.camera import CameraModel, Intrinsics
+from tiekd_ros.camera import CameraModel
 from tiekd_ros.errors import BadImageError, BadIntrinsicsError
 from tiekd_ros.frames import policy
 from tiekd_ros.frames.bags.bag import Bag
 from tiekd_ros.frames.bags.images import BagCamera, BagImage
+from tiekd_ros.frames.eviction import NoRoomError
+from tiekd_ros.frames.imports import NOT_ASKED_FOR, UNREADABLE, ImportOptions, ImportReport
 from tiekd_ros.frames.places import Place, Places
 from tiekd_ros.frames.records import Observation
 from tiekd_ros.frames.store import FrameStore
 
-NOT_ASKED_FOR = "not_asked_for"
-"""Why an image is left out that `every` passes over."""
-UNREADABLE = "unreadable"
-
 _SAVE_EVERY_S = 1.0  # where nothing is kept: a frame brings its place with it
-
-Calibration = Callable[[tuple[int, int]], Intrinsics]
-"""Returns the intrinsics of images of (width, height)."""
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """What to take from a bag."""
-
-    image_topic: str = ""
-    """'' = the only one with a camera's images."""
-    camera_info_topic: str = ""
-    """'' = `camera_info` beside the images."""
-    calibration: Calibration | None = None
-    """Instead of the bag's own calibration."""
-    every: int = 1
-    """Only one image in so many."""
-    again: bool = False
-    """Look at images anew that an earlier import has looked at."""
-
-
-@dataclass
-class ImportReport:
-    """What became of a bag."""
-
-    bag: str
-    image_topic: str
-    camera_info_topic: str
-    """'' where it has none, or a file was given instead."""
-    images: int
-    """In the bag."""
-    looked_at_before: int = 0
-    """By an earlier import."""
-    kept: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
-    """Images that were not kept, by reason."""
-    notes: list[str] = field(default_factory=list)
-    """What was odd."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name, fit for JSON."""
-        return asdict(self)
 
 
 class BagImport:
@@ -83,7 +37,7 @@ class BagImport:
         self._bag = Bag(path)
         try:
             self._camera = BagCamera(self._bag, options.image_topic, options.camera_info_topic)
-            self._recording = _recording(self._bag, self._camera)
+            self._recordings = _recordings(self._bag, self._camera)
             self._size = self._camera.first_size()
             self._given = options.calibration(self._size) if options.calibration else None
         except BaseException:
@@ -114,45 +68,77 @@ class BagImport:
     def run(self, store: FrameStore, advance: Callable[[], None]) -> ImportReport:
         """Offer the images to the frame log; `advance` is called after each.
 
-        Killed at any moment and run again, it goes on where it was.
+        Killed at any moment and run again, it goes on where it was; so where the log has no room.
 
         Raises:
             FrameStoreError: the frame log cannot be written; what was kept stays.
         """
         places = Places(store.path, store.settings.lock_timeout_s)
         try:
-            start = 0 if self._options.again else places.images(self._recording)
-            self.report.looked_at_before = min(start, len(self._camera))
-            self._offer(store, places, start, advance)
+            self._offer(store, places, self._starts(places), advance)
         finally:
             places.close()
             self.report.left_out = dict(self._left_out.most_common())
             self.report.notes = [*self._bag.notes, *self._remarks()]
         return self.report
 
+    def _starts(self, places: Places) -> dict[int, int]:
+        """Return how many images of each file were looked at before."""
+        starts: dict[int, int] = {}
+        name = self._camera.images.name
+        for file, recording in self._recordings.items():
+            place = None if self._options.again else places.find(recording)
+            if place is None:
+                continue
+            # Where something else stands there now, the file was mended in its midst.
+            if self._bag.recorded_at(name, file, place.images - 1) == place.mark:
+                starts[file] = place.images
+        return starts
+
     def _offer(
-        self, store: FrameStore, places: Places, start: int, advance: Callable[[], None]
+        self,
+        store: FrameStore,
+        places: Places,
+        starts: dict[int, int],
+        advance: Callable[[], None],
     ) -> None:
-        done, saved_at = start, time.monotonic()
+        seen: Counter[int] = Counter()  # images, by file
+        place, saved_at = None, time.monotonic()
         last_ns: int | None = None
         try:
             for number, image in enumerate(self._camera):
-                if number >= start:
-                    place = Place(self._recording, number + 1)
-                    last_ns, done = self._one(store, image, place, last_ns), number + 1
-                    if time.monotonic() - saved_at > _SAVE_EVERY_S:
-                        places.put(place)
-                        saved_at = time.monotonic()
+                seen[image.file] += 1
+                if seen[image.file] <= starts.get(image.file, 0):
+                    self.report.looked_at_before += 1
+                    advance()
+                    continue
+                here = Place(self._recordings[image.file], seen[image.file], image.log_ns)
+                try:
+                    last_ns = self._one(store, image, here, last_ns, number)
+                except NoRoomError:
+                    self.report.stopped = policy.NO_ROOM
+                    self.report.not_looked_at = len(self._camera) - number
+                    return
+                if place is not None and place.recording != here.recording:
+                    places.put(place)
+                place = here
+                if time.monotonic() - saved_at > _SAVE_EVERY_S:
+                    places.put(place)
+                    saved_at = time.monotonic()
                 advance()
         finally:
-            if done > start:
-                places.put(Place(self._recording, done))
+            if place is not None:
+                places.put(place)
 
     def _one(
-        self, store: FrameStore, image: BagImage, place: Place, last_ns: int | None
+        self, store: FrameStore, image: BagImage, place: Place, last_ns: int | None, number: int
     ) -> int | None:
-        """Offer one image; return the stamp of the one that was kept last."""
-        if (place.images - 1) % self._options.every:
+        """Offer one image; return the stamp of the one that was kept last.
+
+        Raises:
+            NoRoomError: the frame log is full.
+        """
+        if number % self._options.every:
             self._left_out[NOT_ASKED_FOR] += 1
             return last_ns
         if policy.is_too_soon(store.settings, image.stamp_ns, last_ns):
@@ -165,6 +151,8 @@ class BagImport:
             self._left_out[UNREADABLE] += 1
             self._faults.append(str(error))
             return last_ns
+        if verdict.reason == policy.NO_ROOM:
+            raise NoRoomError
         self._unstamped += not image.stamped
         if not verdict.kept:
             self._left_out[verdict.reason] += 1
@@ -221,14 +209,16 @@ class BagImport:
         return remarks
 
 
-def _recording(bag: Bag, camera: BagCamera) -> str:
-    """Return what tells this recording from others: a hash of its first image.
+def _recordings(bag: Bag, camera: BagCamera) -> dict[int, str]:
+    """Return what tells each of a bag's files from others, by its number: its first image's hash.
 
-    It stays the same when the bag is moved, mended, converted, or has grown.
+    It stays the same when the bag is moved, mended, converted file by file, or has grown.
     """
-    first = bag.first(camera.images.name)
-    digest = hashlib.sha256(camera.images.name.encode())
-    if first is not None:
+    name = camera.images.name
+    found = {}
+    for file, first in bag.firsts(name).items():
+        digest = hashlib.sha256(name.encode())
         digest.update(str(first.log_ns).encode())
         digest.update(first.data)
-    return digest.hexdigest()[:32]
+        found[file] = digest.hexdigest()[:32]
+    return found

@@ -11,14 +11,12 @@ import mmap
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import lz4.frame
-
 from tiekd_ros.frames.bags.records import BagError, Message, Topic, full_type
-from tiekd_ros.frames.bags.zstd import decompress
+from tiekd_ros.frames.bags.unpacking import unpack
 
 MAGIC = b"\x89MCAP0\r\n"
 
@@ -26,12 +24,6 @@ _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x02, 0x03, 0x04, 0x05
 _HEAD_BYTES = 9  # of a record: kind and length
 _MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK_HEAD = struct.Struct("<QQQI")  # first and last log time, size unpacked, CRC32
-
-_UNPACK: dict[str, Callable[[bytes], bytes]] = {
-    "": lambda data: data,
-    "lz4": lz4.frame.decompress,
-    "zstd": decompress,
-}
 
 
 class McapSalvage:
@@ -123,7 +115,7 @@ class McapSalvage:
                 used = _whole_bytes(records) if packing == "" else 0
                 return records[:used], len(records) - used
             (length,) = struct.unpack_from("<Q", data, position)
-            unpacked = _UNPACK[packing](records[:length])
+            unpacked = unpack(packing, records[:length], size)
             if len(unpacked) != size or (crc and zlib.crc32(unpacked) != crc):
                 raise ValueError("its checksum does not fit")
         except Exception:  # whatever a damaged chunk does to its decompressor

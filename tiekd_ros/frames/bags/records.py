@@ -41,6 +41,8 @@ class Message(NamedTuple):
     log_ns: int
     """When it was recorded, in nanoseconds."""
     data: bytes
+    file: int = 0
+    """Which of the bag's files it lies in, counted from 0."""
 
 
 class Storage(Protocol):

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tiekd_ros.frames.bags.records import BagError, Message, Topic, full_type
+from tiekd_ros.frames.bags.scratch import require_room
 
 MAGIC = b"SQLite format 3\x00"
 
@@ -80,20 +81,30 @@ def _is_topic(row: tuple[object, ...]) -> bool:
     return isinstance(row[0], int) and all(isinstance(text, str) for text in row[1:])
 
 
-def with_its_log(path: Path, scratch: Path) -> Path | None:
-    """Return a copy of a file that holds its write-ahead log too; None where there is no such log.
+def with_its_log(path: Path, scratch: Path) -> tuple[Path | None, str]:
+    """Return a copy of a file that holds its write-ahead log too, and what there is to say of it.
 
     A recorder that was killed leaves its last messages there. The recording itself is not changed.
+    None where there is no such log, or where it cannot be had: what is in the file itself can.
     """
     log = path.with_name(path.name + "-wal")
     if not log.exists() or log.stat().st_size == 0:
-        return None
+        return None, ""
     copy = scratch / path.name
     try:
+        size = path.stat().st_size + 2 * log.stat().st_size  # the log's pages go into the copy
+        require_room(scratch, size, f"a copy of {path.name} with its write-ahead log")
         shutil.copyfile(path, copy)
         shutil.copyfile(log, copy.with_name(log.name))
         with closing(sqlite3.connect(copy)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except (OSError, sqlite3.Error):
-        return None  # what is in the file itself can be had all the same
-    return copy
+    except (BagError, OSError, sqlite3.Error) as error:
+        for part in (copy, copy.with_name(log.name)):
+            part.unlink(missing_ok=True)
+        return None, (
+            f"{path.name} was not closed by its recorder, and its write-ahead log could not be "
+            f"read ({error}): the last messages may be missing"
+        )
+    return copy, (
+        f"{path.name} was not closed by its recorder: its write-ahead log was read as well"
+    )

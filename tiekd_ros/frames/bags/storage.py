@@ -13,9 +13,13 @@ from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 from tiekd_ros.frames.bags import mcap_salvage, sqlite_salvage, zstd
 from tiekd_ros.frames.bags.mcap_salvage import McapSalvage
 from tiekd_ros.frames.bags.records import ROS1, BagError, Message, Storage, Topic, full_type
+from tiekd_ros.frames.bags.scratch import Desk
 from tiekd_ros.frames.bags.sqlite_salvage import SqliteSalvage, with_its_log
+from tiekd_ros.frames.bags.unpacking import bound_rosbags
 
 _ROS1_MAGIC = b"#ROSBAG V"
+
+bound_rosbags()
 
 
 class SoundStorage:
@@ -71,21 +75,69 @@ class SoundStorage:
         self._reader.close()
 
 
-def open_storage(path: Path, scratch: Path) -> Storage:
-    """Open a file of a bag; what has to be unpacked first goes to the folder `scratch`.
+class PackedStorage:
+    """A file that is packed as a whole: it lies unpacked on the desk only until the next one."""
+
+    def __init__(self, path: Path, desk: Desk) -> None:
+        """Unpack it, and look what is in it.
+
+        Raises:
+            BagError: there is no room for it, or nothing in it can be read.
+        """
+        self.notes: list[str] = []
+        self._path = path
+        self._desk = desk
+        self._unpacked: Path | None = None
+        self._inner = self._reach()
+        self.topics = self._inner.topics
+        self.span_ns = self._inner.span_ns
+
+    def messages(self, names: Collection[str]) -> Iterator[Message]:
+        """Yield the messages of these topics; another packed file must not be read meanwhile."""
+        if self._unpacked is None:
+            self._inner = self._reach()
+        yield from self._inner.messages(names)
+
+    def close(self) -> None:
+        """Close it, and take it from the disk."""
+        if self._unpacked is not None:
+            self._inner.close()
+            self._unpacked.unlink(missing_ok=True)
+            self._unpacked = None
+
+    def _reach(self) -> Storage:
+        self._desk.clear_for(self)
+        target = self._desk.folder() / self._path.name.removesuffix(".zstd")
+        try:
+            whole = zstd.unpack_file(self._path, target)
+            inner = open_storage(target, self._desk)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        self._unpacked = target
+        cut = "" if whole else f"{self._path.name} was cut off: unpacked what there is of it"
+        for note in filter(None, (*inner.notes, cut)):
+            if note not in self.notes:
+                self.notes.append(note)
+        inner.notes = self.notes
+        return inner
+
+
+def open_storage(path: Path, desk: Desk) -> Storage:
+    """Open a file of a bag; what has to be unpacked first lies on `desk`.
 
     Raises:
         BagError: it is no bag, or nothing in it can be read.
     """
     try:
-        return _open(path, scratch)
+        return _open(path, desk)
     except BagError:
         raise
     except Exception as error:  # whatever damage does to those who read it
         raise BagError(f"{path} is too damaged to be read ({error})") from error
 
 
-def _open(path: Path, scratch: Path) -> Storage:
+def _open(path: Path, desk: Desk) -> Storage:
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -94,25 +146,16 @@ def _open(path: Path, scratch: Path) -> Storage:
     if not start:
         raise BagError(f"{path} is empty: its recorder was stopped before it wrote anything")
     if start.startswith(zstd.MAGIC):
-        return _open_packed(path, scratch)
+        return PackedStorage(path, desk)
     if start.startswith(mcap_salvage.MAGIC):
         return _open_mcap(path)
     if start.startswith(sqlite_salvage.MAGIC):
-        return _open_sqlite(path, scratch)
+        return _open_sqlite(path, desk)
     if start.startswith(_ROS1_MAGIC):
         return _open_ros1(path)
     raise BagError(
         f"{path} is no bag: it begins like neither MCAP nor SQLite (rosbag2) nor a ROS 1 bag"
     )
-
-
-def _open_packed(path: Path, scratch: Path) -> Storage:
-    target = scratch / path.name.removesuffix(".zstd")
-    whole = zstd.unpack_file(path, target)
-    storage = open_storage(target, scratch)
-    if not whole:
-        storage.notes.append(f"{path.name} was cut off: unpacked what there is of it")
-    return storage
 
 
 def _open_mcap(path: Path) -> Storage:
@@ -127,16 +170,14 @@ def _open_mcap(path: Path) -> Storage:
     return McapSalvage(path)  # no index: rosbags refuses messages that are not in order
 
 
-def _open_sqlite(path: Path, scratch: Path) -> Storage:
-    completed = with_its_log(path, scratch)
+def _open_sqlite(path: Path, desk: Desk) -> Storage:
+    completed, note = with_its_log(path, desk.folder())
     try:
         storage: Storage = SoundStorage(path.name, Sqlite3Reader(completed or path))
     except Exception:  # whatever a damaged file does to it
         storage = SqliteSalvage(completed or path)
-    if completed is not None:
-        storage.notes.append(
-            f"{path.name} was not closed by its recorder: its write-ahead log was read as well"
-        )
+    if note:
+        storage.notes.append(note)
     return storage
 
 

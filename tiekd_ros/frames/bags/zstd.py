@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
 from tiekd_ros.frames.bags.records import BagError
+from tiekd_ros.frames.bags.scratch import copy
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -15,22 +15,23 @@ else:  # rosbags brings it
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 
-_MOST_BYTES = 2**30  # of one message or chunk: beyond any camera
+MOST_BYTES = 2**30
+"""The largest message or chunk that is unpacked: beyond any camera."""
 
 
-def decompress(data: bytes) -> bytes:
-    """Unpack one message.
+def decompress(data: bytes, most: int = MOST_BYTES) -> bytes:
+    """Unpack one message or chunk of at most `most` bytes.
 
     Raises:
-        BagError: it is damaged, cut off, or unpacks to more than a gigabyte.
+        BagError: it is damaged, cut off, or unpacks to more.
     """
     unpacker = zstd.ZstdDecompressor()
     try:
-        unpacked: bytes = unpacker.decompress(data, _MOST_BYTES)
+        unpacked: bytes = unpacker.decompress(data, min(most, MOST_BYTES) + 1)
     except zstd.ZstdError as error:
         raise BagError(f"a message's compression is damaged ({error})") from error
-    if not unpacker.eof:
-        raise BagError("a compressed message is cut off, or unpacks to more than a gigabyte")
+    if not unpacker.eof or len(unpacked) > most:
+        raise BagError(f"a compressed message is cut off, or unpacks to more than {most} bytes")
     return unpacked
 
 
@@ -38,11 +39,11 @@ def unpack_file(packed: Path, target: Path) -> bool:
     """Unpack a whole file; return False where it was cut off and what is there was unpacked.
 
     Raises:
-        BagError: nothing of it could be unpacked, or the disk is full.
+        BagError: nothing of it could be unpacked, or the disk has no room for it.
     """
     try:
         with zstd.open(packed, "rb") as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
+            copy(source, sink, target.parent, f"{packed} unpacked")
     except (zstd.ZstdError, EOFError) as error:
         if target.stat().st_size == 0:
             raise BagError(f"{packed} cannot be unpacked ({error})") from error

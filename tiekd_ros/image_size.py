@@ -1,6 +1,6 @@
 """Width and height of a JPEG or PNG from its header.
 
-A server must know how many pixels an image has before it decodes it: a PNG of a few kilobytes
+Programs must know how many pixels an image has before they decode it: a PNG of a few kilobytes
 can unfold to gigabytes. Formats: PNG (ISO/IEC 15948) section 11.2.2; JPEG (ITU-T T.81) annex B.
 """
 
