@@ -65,7 +65,8 @@ class _Probe:
             if now != seen:
                 seen, since = now, time.monotonic()
             enough = _SETTLED_S if expected in now[0] else _SETTLED_WITHOUT_S
-            return time.monotonic() - since >= enough
+            # Nothing at all may as well be a machine that is too busy to tell.
+            return bool(now[0]) and time.monotonic() - since >= enough
 
         self.spin(is_settled, _LONGEST_DISCOVERY_S)
 
@@ -85,11 +86,17 @@ class _Probe:
             if self.node.count_publishers(name)
         ]
 
-    def heard_by(self, full_name: str) -> dict[str, list[str]]:
-        """Return the topics of the camera that a node subscribes to."""
+    def heard_by(self, full_name: str, diagnostics: DiagnosticsListener) -> dict[str, list[str]]:
+        """Return the topics of the camera that a node subscribes to.
+
+        Which node a subscription belongs to is told apart from the subscription, and now and then
+        that news stays out: then the node's own diagnostics say it.
+        """
         found = self._of_node(self.node.get_subscriber_names_and_types_by_node, full_name)
+        told = diagnostics.of([full_name]).get(full_name, {}).get("values", {})
         return {
             role: sorted(topic for topic, types in found if set(types) & set(kinds))
+            or [topic for topic in (told.get(f"{role} topic"),) if topic]
             for role, kinds in _CAMERA.items()
         }
 
@@ -153,7 +160,14 @@ def probe(arguments: argparse.Namespace, node: Node, executor: SingleThreadedExe
     asked = _full(arguments.depth_topic)
     own = {kind: it.find(kind, namespace, asked, diagnostics) for kind in _NODES}
     questions = {kind: NodeQuestions(node, full) for kind, full in own.items()}
-    heard, made = it.heard_by(own["depth_node"]), it.images_by(own["depth_node"])
+    # On a busy machine a node is known long before what it listens to.
+    if own["depth_node"] in it.nodes() or node.count_publishers("/diagnostics"):
+        it.spin(
+            lambda: bool(it.heard_by(own["depth_node"], diagnostics)["image"]),
+            _LONGEST_DISCOVERY_S,
+        )
+    heard = it.heard_by(own["depth_node"], diagnostics)
+    made = it.images_by(own["depth_node"])
     names = _topics(arguments, namespace, heard, made)
     listeners = {role: TopicListener(node, role, name) for role, name in names.items()}
 
