@@ -115,7 +115,11 @@ def live(state: StateFolder) -> StateFolder:
 @pytest.fixture
 def ask(namespace: str) -> Callable[..., Examination]:
     def ask(**complaint: Any) -> Examination:
-        return examine(Complaint(namespace, seconds=1.0, **complaint), lambda text: None)
+        for _ in range(3):
+            result = examine(Complaint(namespace, seconds=1.0, **complaint), lambda text: None)
+            if not any("publishes /camera/image_raw" in each.what for each in result.findings):
+                break  # else all it saw was the graph of the test before: as a person, ask again
+        return result
 
     return ask
 
