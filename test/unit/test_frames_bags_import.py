@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sqlite3
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros[bags]"')
 
@@ -30,40 +28,20 @@ from helpers.bags import (
     write_bag,
 )
 from helpers.children import child_environment, run_python
-from tiekd_ros.cli import app
+from helpers.importing import KEEP_ALL, report, run, stored
 from tiekd_ros.datasets.errors import DatasetError
 from tiekd_ros.errors import InvalidSettingError, TiekdError
 from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.frames.bags.records import BagError
-from tiekd_ros.frames.browsing import StoredFrame, StoredFrames
 from tiekd_ros.images import decode_image
 from tiekd_ros.state import StateFolder
 
 SOCCER = Path(__file__).resolve().parents[3] / "shared" / "data" / "mcap_soccer"
-KEEP_ALL = ("--min-interval", "0", "--guard-share", "0")
 
 
 @pytest.fixture
 def state(tmp_path) -> StateFolder:
     return StateFolder(tmp_path / "state")
-
-
-def run(state: StateFolder, *arguments: object) -> str:
-    words = ["frames", "import", *map(str, arguments), "--state", str(state.root)]
-    result = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def report(state: StateFolder, *arguments: object) -> dict:
-    (one,) = json.loads(run(state, *arguments, "--json"))
-    return one
-
-
-def stored(state: StateFolder) -> list[StoredFrame]:
-    frames = StoredFrames(state.frames)
-    with closing(frames):
-        return list(frames)
 
 
 def test_images_are_logged_with_stamp_frame_and_intrinsics(tmp_path, state):

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros[bags]"')
 
 from rosbags.rosbag2 import Writer
 
 from helpers.bags import TYPES, camera_topics, image, info, stamp_of, write_bag
-from tiekd_ros.cli import app
+from helpers.importing import KEEP_ALL, report, run, stored
 from tiekd_ros.frames.bags.bag import Bag
 from tiekd_ros.frames.bags.images import BagCamera
-from tiekd_ros.frames.browsing import StoredFrame, StoredFrames
 from tiekd_ros.state import StateFolder
-
-KEEP_ALL = ("--min-interval", "0", "--guard-share", "0")
 
 
 @pytest.fixture
 def state(tmp_path) -> StateFolder:
     return StateFolder(tmp_path / "state")
-
-
-def run(state: StateFolder, *arguments: object) -> str:
-    words = ["frames", "import", *map(str, arguments), "--state", str(state.root)]
-    result = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def report(state: StateFolder, *arguments: object) -> dict:
-    (one,) = json.loads(run(state, *arguments, "--json"))
-    return one
-
-
-def stored(state: StateFolder) -> list[StoredFrame]:
-    frames = StoredFrames(state.frames)
-    with closing(frames):
-        return list(frames)
 
 
 def test_a_bag_that_is_mended_later_loses_no_image(tmp_path, state):
