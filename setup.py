@@ -15,10 +15,10 @@ from setuptools import find_packages, setup
 NAME = "tiekd_ros"
 
 NODES = {
-    "depth_node": "tiekd_ros.nodes.depth_node:main",
-    "companion_node": "tiekd_ros.nodes.companion_node:main",
-    "tiekd_nodes": "tiekd_ros.nodes.composed:main",
-    "camera_node": "tiekd_ros.nodes.camera_node:main",
+    "depth_node": "tiekd_ros.nodes.programs:depth_node",
+    "companion_node": "tiekd_ros.nodes.programs:companion_node",
+    "tiekd_nodes": "tiekd_ros.nodes.programs:tiekd_nodes",
+    "camera_node": "tiekd_ros.nodes.programs:camera_node",
 }
 
 # What every part needs: frames, data sets, the synthetic world, the command line. The lower
@@ -121,7 +121,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
+        (f"share/{NAME}/launch", sorted(glob("launch/*.py"))),
         (f"share/{NAME}/config", sorted(glob("config/*.*"))),  # parameters, RViz, Foxglove
         (f"share/{NAME}/config/sros2", sorted(glob("config/sros2/*.xml"))),
         *ros_executables(),

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from node_stage import nodes
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.nodes import conversions, qos
+from tiekd_ros.nodes.bystander import Bystander
 from tiekd_ros.state import StateFolder
 from tiekd_ros.supervisor import Child
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
@@ -104,16 +101,12 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
         return client.run_round()
 
 
-class _Client:
+class _Client(Bystander):
     """Sends images, calls distill, notes when what happened."""
 
     def __init__(self, nodes: Sequence[Child]) -> None:
         self._children = nodes
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, args=[])
-        self._node = Node(
-            "client", namespace=_NAMESPACE, context=self._context, use_global_arguments=False
-        )
+        super().__init__("client", _NAMESPACE)
         self._at: dict[str, float] = {}  # what began, when
         self._status: dict[str, str] = {}
         node = self._node
@@ -123,19 +116,6 @@ class _Client:
         self._distill = node.create_client(Trigger, "distill")
         self._picture = IndoorWorld(WorldSettings()).render(0, _WIDTH, _HEIGHT).image
         node.create_timer(1 / _IMAGES_HZ, self._send_image)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-
-    def __enter__(self) -> _Client:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown()
-        self._thread.join(5.0)
-        self._node.destroy_node()
-        self._context.try_shutdown()
 
     def await_nodes(self) -> None:
         """Wait until both nodes are there and ready."""
@@ -197,9 +177,3 @@ class _Client:
             if time.monotonic() > deadline:
                 raise TiekdError(f"{what} did not come in {timeout_s:.0f} s")
             time.sleep(0.01)
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return

@@ -6,23 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from node_stage import ECHO, NAMESPACE
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.nodes import conversions, qos
+from tiekd_ros.nodes.bystander import Bystander
 
 _DEEP = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 """What this process misses would count against the node."""
@@ -41,15 +37,11 @@ class Latency(NamedTuple):
     longest_gap: float  # between two depth images, ms
 
 
-class Watcher:
+class Watcher(Bystander):
     """Subscribes to the depth of node and echo, and to what the nodes say of themselves."""
 
     def __init__(self) -> None:
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node("bench_watcher", namespace=NAMESPACE, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
+        super().__init__("bench_watcher", NAMESPACE)
         self._seen: dict[str, dict[int, int]] = {NAMESPACE: {}, ECHO: {}}
         self.values: dict[str, str] = {}  # depth_node's diagnostics
         self.round: dict[str, str] = {}  # distill/status
@@ -58,7 +50,6 @@ class Watcher:
         self._listen()
         self._student = self._node.create_publisher(String, "student", qos.LATCHED)
         self._distill = self._node.create_client(Trigger, "distill")
-        self._thread = threading.Thread(target=self._spin, daemon=True)
 
     def _listen(self) -> None:
         create = self._node.create_subscription
@@ -66,21 +57,6 @@ class Watcher:
             create(Image, f"{namespace}/depth", _noting(seen), _DEEP)
         create(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         create(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
-
-    def __enter__(self) -> Watcher:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._executor.shutdown()
-        self._thread.join(5.0)
-        self._node.destroy_node()
-        self._context.try_shutdown()
 
     def echoes(self) -> bool:
         """Say whether the echo has answered."""
@@ -96,14 +72,7 @@ class Watcher:
         Raises:
             TiekdError: it does not start, or nobody answers.
         """
-        if not self._distill.wait_for_service(30.0):
-            raise TiekdError("nobody offers the distill service")
-        future = self._distill.call_async(Trigger.Request())
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(30.0):
-            raise TiekdError("the distill service does not answer")
-        answer = future.result()
+        answer = self._answer(self._distill, Trigger.Request(), 30.0)
         if not answer.success:
             raise TiekdError(f"no round started: {answer.message}")
         return str(answer.message)
@@ -157,12 +126,6 @@ class Watcher:
             if self.round.get("stage") == "training":
                 self.steps_done = max(self.steps_done, int(self.round["step"]))
             self._heard.notify_all()
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
 
 def _noting(seen: dict[int, int]) -> Callable[[Image], None]:

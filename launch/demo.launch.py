@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import ModuleType
 
 from ament_index_python.packages import (
     PackageNotFoundError,
@@ -19,12 +18,15 @@ from ament_index_python.packages import (
     get_package_share_directory,
 )
 from launch import LaunchContext, LaunchDescription
-from launch.actions import LogInfo, OpaqueFunction
+from launch.actions import LogInfo
 from launch.launch_description_entity import LaunchDescriptionEntity
 from launch.launch_description_sources.python_launch_file_utilities import (
     load_python_launch_file_as_module,
 )
 from launch_ros.actions import Node
+
+processes = load_python_launch_file_as_module(str(Path(__file__).with_name("processes.py")))
+arguments = processes.arguments
 
 CAMERA = {"width": 320, "height": 240, "rate_hz": 8.0, "period_s": 60.0}
 
@@ -40,44 +42,33 @@ COMPANION = {
 
 
 def generate_launch_description() -> LaunchDescription:
-    depth = _depth_launch()
-    return LaunchDescription(
-        [
-            *depth.declared(_arguments(depth)),
-            depth.carry_images(),
-            OpaqueFunction(function=_start),
-        ]
-    )
+    return processes.description(_arguments(), _start)
 
 
-def _depth_launch() -> ModuleType:
-    return load_python_launch_file_as_module(str(Path(__file__).with_name("depth.launch.py")))
-
-
-def _arguments(depth: ModuleType) -> dict[str, object]:
+def _arguments() -> dict[str, object]:
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     shared = ("device", "composed", "respawn", "params_file", "log_level")
     return {
-        "rviz": depth.Argument(
+        "rviz": arguments.Argument(
             "auto", "Open RViz; auto where it is installed.", ("auto", "true", "false")
         ),
-        "state_dir": depth.Argument(
+        "state_dir": arguments.Argument(
             str(Path(base) / "tiekd_demo"),
             "Folder of the frame log and the students; not a robot's own.",
         ),
-        **{name: depth.ARGUMENTS[name] for name in shared},
+        **{name: arguments.ARGUMENTS[name] for name in shared},
     }
 
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    depth = _depth_launch()
-    values = {name: argument.unset for name, argument in depth.ARGUMENTS.items()}
+    values = {name: argument.unset for name, argument in arguments.ARGUMENTS.items()}
     values |= {"camera": "synthetic", "teacher": "synthetic:0"}
-    values |= depth.given(context, _arguments(depth))
+    values |= arguments.given(context, _arguments())
     rviz = values.pop("rviz")
-    values, teacher_is_here, teacher = depth.with_teacher(values)
-    fixed = {"companion_node": {**COMPANION, **teacher_is_here}, "camera_node": CAMERA}
-    return [*depth.nodes(values, fixed), *teacher, *_rviz(rviz)]
+    values, teacher_is_here, teacher = processes.with_teacher(values)
+    processes.look_at_parameters(context, [values])
+    fixed = {arguments.COMPANION: {**COMPANION, **teacher_is_here}, arguments.CAMERA: CAMERA}
+    return [*processes.nodes(values, fixed), *teacher, *_rviz(rviz)]
 
 
 def _rviz(wanted: str) -> list[LaunchDescriptionEntity]:

@@ -12,62 +12,58 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from types import ModuleType
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import OpaqueFunction
 from launch.launch_description_entity import LaunchDescriptionEntity
 from launch.launch_description_sources.python_launch_file_utilities import (
     load_python_launch_file_as_module,
 )
 
+processes = load_python_launch_file_as_module(str(Path(__file__).with_name("processes.py")))
+arguments = processes.arguments
+
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 DEVICE = re.compile(r"webcam|\d+|/dev/.*")
-FOR_EACH = "{camera} stands for the camera's name."
+FOR_EACH = "{camera} stands for the camera's name"
 
 
 def generate_launch_description() -> LaunchDescription:
-    depth = _depth_launch()
-    return LaunchDescription(
-        [
-            *depth.declared(_arguments(depth)),
-            depth.carry_images(),
-            OpaqueFunction(function=_start),
-        ]
-    )
+    return processes.description(_arguments(), _start)
 
 
-def _depth_launch() -> ModuleType:
-    return load_python_launch_file_as_module(str(Path(__file__).with_name("depth.launch.py")))
-
-
-def _arguments(depth: ModuleType) -> dict[str, object]:
+def _arguments() -> dict[str, object]:
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     own = {
-        "cameras": depth.Argument(
+        "cameras": arguments.Argument(
             "front,rear", "Names of the cameras, as in ROS names, with commas between."
         ),
-        "namespace": depth.Argument("tiekd/{camera}", f"Namespace of a camera's nodes. {FOR_EACH}"),
-        "image_topic": depth.Argument("/{camera}/image_raw", f"A camera's images. {FOR_EACH}"),
-        "camera_info_topic": depth.Argument(
-            "/{camera}/camera_info", f"A camera's calibration. {FOR_EACH}"
+        "namespace": arguments.Argument(
+            "tiekd/{camera}",
+            f"Namespace of a camera's nodes; {FOR_EACH}: tiekd/front for the camera front.",
         ),
-        "camera": depth.Argument(
+        "image_topic": arguments.Argument(
+            "/{camera}/image_raw",
+            f"A camera's images; {FOR_EACH}: /front/image_raw for the camera front.",
+        ),
+        "camera_info_topic": arguments.Argument(
+            "/{camera}/camera_info",
+            f"A camera's calibration; {FOR_EACH}: /front/camera_info for the camera front.",
+        ),
+        "camera": arguments.Argument(
             "",
             "Also play the cameras: synthetic, a folder of images, a bag, a video file or a "
-            f"webcam. {FOR_EACH} Empty = they are there.",
+            f"webcam; {FOR_EACH}. Empty = they are there.",
         ),
-        "state_dir": depth.Argument(
+        "state_dir": arguments.Argument(
             f"{base}/tiekd/{{camera}}",
-            f"Folder of a camera's frame log and students, one for each. {FOR_EACH}",
+            f"Folder of a camera's frame log and students, one for each; {FOR_EACH}.",
         ),
     }
-    return own | {name: value for name, value in depth.ARGUMENTS.items() if name not in own}
+    return own | {name: value for name, value in arguments.ARGUMENTS.items() if name not in own}
 
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    depth = _depth_launch()
-    values = depth.given(context, _arguments(depth))
+    values = arguments.given(context, _arguments())
     cameras = _names(values.pop("cameras"))
     own_to_each = ["namespace", "image_topic", "camera_info_topic", "state_dir"]
     if DEVICE.fullmatch(values["camera"]):  # of which there is one; what is recorded may be shared
@@ -75,14 +71,18 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     for name in own_to_each:
         if len(cameras) > 1 and "{camera}" not in values[name]:
             raise ValueError(f"{name}:={values[name]} is one for all cameras; put {{camera}} in it")
-    values, teacher_is_here, started = depth.with_teacher(values)
-    for camera in cameras:
-        own = {name: value.replace("{camera}", camera) for name, value in values.items()}
+    values, teacher_is_here, started = processes.with_teacher(values)
+    each = {
+        camera: {name: value.replace("{camera}", camera) for name, value in values.items()}
+        for camera in cameras
+    }
+    processes.look_at_parameters(context, list(each.values()))
+    for camera, own in each.items():
         fixed = {
-            "companion_node": teacher_is_here,
-            "camera_node": {"frame_id": f"{camera}_optical_frame"},
+            arguments.COMPANION: teacher_is_here,
+            arguments.CAMERA: {"frame_id": f"{camera}_optical_frame"},
         }
-        started += depth.nodes(own, fixed)
+        started += processes.nodes(own, fixed)
     return started
 
 

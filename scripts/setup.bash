@@ -55,7 +55,7 @@ use_ros() {
     export PATH="$venv/bin:$PATH"
     export AMENT_PREFIX_PATH="$venv${AMENT_PREFIX_PATH:+:$AMENT_PREFIX_PATH}"
     # By default Fast DDS loses most camera images between processes: they do not fit its buffers.
-    export FASTDDS_BUILTIN_TRANSPORTS="${FASTDDS_BUILTIN_TRANSPORTS:-LARGE_DATA?max_msg_size=2MB&sockets_size=4MB}"
+    export FASTDDS_BUILTIN_TRANSPORTS="${FASTDDS_BUILTIN_TRANSPORTS:-LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true}"
 }
 
 # --- steps: each has a key of what it depends on, and is done again when its stamp differs

@@ -99,18 +99,6 @@ class CameraModel:
         p = (*k[0:3], 0.0, *k[3:6], 0.0, *k[6:9], 0.0)
         return cls(width, height, "plumb_bob", (0.0,) * 5, k, _NOT_TURNED, p)
 
-    @property
-    def distorted(self) -> bool:
-        """Whether straight lines are bent in its images."""
-        return any(self.d)
-
-    def rectified(self) -> CameraModel:
-        """Return the model of the rectified images (image_rect), whose K is P's left part."""
-        if len(self.p) != 12 or self.p[0] <= 0:
-            return self
-        k = (*self.p[0:3], *self.p[4:7], *self.p[8:11])
-        return replace(self, d=(0.0,) * len(self.d), k=k, r=_NOT_TURNED)
-
     def intrinsics(self, width: int, height: int) -> Intrinsics | None:
         """Return K for images of this size; None where the camera is not calibrated."""
         k = self.of_view(width, height).k

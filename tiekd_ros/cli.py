@@ -55,6 +55,8 @@ def up(
     namespace: running.Namespace = "tiekd",
     image_topic: running.ImageTopic = "/camera/image_raw",
     camera_info_topic: running.CameraInfoTopic = "/camera/camera_info",
+    image_transport: running.ImageTransport = None,
+    rectify: running.Rectify = None,
     params_file: running.ParamsFile = None,
     teacher: running.Teacher = None,
     teacher_ca: running.TeacherCa = None,
@@ -62,6 +64,7 @@ def up(
     device: running.Device = None,
     camera: running.Camera = "",
     companion: running.Companion = True,
+    composed: running.Composed = False,
     use_sim_time: running.UseSimTime = None,
     log_level: running.LogLevel = "info",
 ) -> None:
@@ -79,6 +82,8 @@ def up(
         namespace=namespace,
         image_topic=image_topic,
         camera_info_topic=camera_info_topic,
+        image_transport=image_transport,
+        rectify=rectify,
         params_file=params_file,
         teacher=teacher,
         teacher_ca=teacher_ca,
@@ -88,8 +93,11 @@ def up(
         use_sim_time=use_sim_time,
         log_level=log_level,
         companion=companion,
+        composed=composed,
         camera=camera,
     )
+    for text in running.unheeded_sections(options):
+        sys.stderr.write(f"warning: {text}\n")
     console.print(f"depth in metres on /{namespace.strip('/')}/depth; Ctrl-C ends", highlight=False)
     supervise(running.node_programs(options), lambda line: console.print(line, highlight=False))
 

@@ -23,6 +23,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 console = Console()
 
 
+def plain(text: str) -> None:
+    """Print text as it is: nothing highlighted, no markup, wrapped by the terminal alone."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextlib.contextmanager
 def progress(text: str, shown_on: Console | None) -> Iterator[Callable[[int], Callable[[], None]]]:
     """Show a bar; yields a function that takes the total and gives the one to advance with."""

@@ -29,8 +29,9 @@ def snapshot(
     """Write pictures of one moment of the running nodes: image, depth, preview and point cloud.
 
     All are of one camera image. Files: image.png, depth_mm.png (16 bits, millimetres, 0 = none),
-    preview.png, points.png (from beside the camera and from above) and snapshot.json. Files of
-    these names in OUT are replaced. Exits 1 if a part is missing, and says why.
+    preview.png (with the depths of its colours), points.png (from beside the camera and from above)
+    and snapshot.json. Files of these names in OUT are replaced. Exits 1 if a part, or the depth
+    node's diagnostics, are missing, and says why.
     """
     from tiekd_ros.ros_environment import prepare_environment, require_ros
 

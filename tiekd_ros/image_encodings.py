@@ -101,17 +101,7 @@ def raw_to_rgb(
         BadImageError: zero size, an unsupported encoding, a size that the encoding cannot have,
             or fewer bytes than the size takes.
     """
-    if encoding in DEPTH_ENCODINGS:
-        raise BadImageError(
-            f"an image of {encoding} is a depth image, not a camera's picture; choose the colour "
-            "image's topic"
-        )
-    if encoding not in _LAYOUTS:
-        raise BadImageError(
-            f"encoding {encoding!r} is not supported; supported are {', '.join(RAW_ENCODINGS)}. "
-            "Change the camera's encoding"
-        )
-    channels, conversion, wide = _LAYOUTS[encoding]
+    channels, conversion, wide = _layout_of(encoding)
     pixels = used_rows(
         encoding, width, height, step, data, bytes_per_pixel=channels * (2 if wide else 1)
     )
@@ -122,6 +112,20 @@ def raw_to_rgb(
     if conversion is None:
         return pixels.copy() if copy and not wide else np.ascontiguousarray(pixels)
     return _converted(np.ascontiguousarray(pixels), conversion, encoding)
+
+
+def _layout_of(encoding: str) -> _Layout:
+    if encoding in DEPTH_ENCODINGS:
+        raise BadImageError(
+            f"an image of {encoding} is a depth image, not a camera's picture; choose the colour "
+            "image's topic"
+        )
+    if encoding not in _LAYOUTS:
+        raise BadImageError(
+            f"encoding {encoding!r} is not supported; supported are {', '.join(RAW_ENCODINGS)}. "
+            "Change the camera's encoding"
+        )
+    return _LAYOUTS[encoding]
 
 
 def used_rows(

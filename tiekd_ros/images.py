@@ -15,6 +15,7 @@ from tiekd_ros.errors import BadDepthError, BadImageError
 RgbImage = npt.NDArray[np.uint8]
 DepthMap = npt.NDArray[np.float32]
 Thumbnail = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 DEPTH_UNITS_PER_M = 256.0
 """Scale of stored depth labels, KITTI's convention: uint16 = metres * 256, 0 = unknown."""
@@ -77,13 +78,13 @@ def check_rgb(image: npt.NDArray[np.generic]) -> None:
         )
 
 
-def encode_depth_png(depth: DepthMap) -> bytes:
-    """Encode metres as 16-bit PNG of metres * 256; unknown and out of range become 0.
+def encode_depth_png(depth: DepthMap, units_per_m: float = DEPTH_UNITS_PER_M) -> bytes:
+    """Encode metres as 16-bit PNG; unknown and out of range become 0.
 
-    Precision 1/256 m; the largest depth that can be stored is 255.99 m.
+    With 256 units to the metre, precision is 1/256 m and the largest depth 255.99 m.
     """
     _check_depth(depth)
-    units = np.nan_to_num(depth.astype(np.float64) * DEPTH_UNITS_PER_M, nan=0, posinf=0, neginf=0)
+    units = np.nan_to_num(depth.astype(np.float64) * units_per_m, nan=0, posinf=0, neginf=0)
     return _encode_uint16(np.rint(units))
 
 
@@ -179,6 +180,36 @@ def shrink_map(values: npt.NDArray[np.float32], max_side: int) -> npt.NDArray[np
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small: npt.NDArray[np.float32] = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT)
     return small
+
+
+def fit_mask(mask: Mask, height: int, width: int) -> Mask:
+    """Return a mask (H, W) at another size, by nearest pixels."""
+    if mask.shape == (height, width):
+        return mask
+    values = mask.astype(np.uint8)
+    size = (width, height)
+    resized: Mask = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return resized
+
+
+def encode_mask_png(mask: Mask) -> bytes:
+    """Encode a mask (H, W) as PNG of 1 bit per pixel."""
+    values = mask.astype(np.uint8) * np.uint8(255)
+    how = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9]  # a third of the default's
+    ok, data = cv2.imencode(".png", values, how)
+    if not ok:
+        raise BadImageError(f"OpenCV could not encode a mask of shape {mask.shape}")
+    return data.tobytes()
+
+
+def decode_mask_png(data: bytes) -> Mask:
+    """Decode a PNG of `encode_mask_png`.
+
+    Raises:
+        BadImageError: the bytes are no readable image.
+    """
+    mask: Mask = decode_image(data)[..., 0] > 0
+    return mask
 
 
 def thumbnail(image: RgbImage) -> Thumbnail:

@@ -9,7 +9,7 @@ import sys
 
 from tiekd_ros.errors import TiekdError
 
-TRANSPORTS = "LARGE_DATA?max_msg_size=2MB&sockets_size=4MB"
+TRANSPORTS = "LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true"
 """Fast DDS loses most camera images between processes with its default transports."""
 
 

@@ -9,11 +9,27 @@ from typing import Annotated
 
 import typer
 
+from tiekd_ros.errors import TiekdError
+from tiekd_ros.parameter_files import full_name, unheeded
 from tiekd_ros.supervisor import Program, free_port, node_command
 
 Namespace = Annotated[str, typer.Option(help="Namespace of the nodes.")]
 ImageTopic = Annotated[str, typer.Option(help="The camera's images.")]
 CameraInfoTopic = Annotated[str, typer.Option(help="The camera's calibration.")]
+ImageTransport = Annotated[
+    str | None,
+    typer.Option(
+        help="How the images come: raw, or compressed (on <image topic>/compressed).",
+        show_default="raw",
+    ),
+]
+Rectify = Annotated[
+    bool | None,
+    typer.Option(
+        help="Take the lens's distortion out of the images by camera_info.",
+        show_default="no-rectify",
+    ),
+]
 ParamsFile = Annotated[
     Path | None,
     typer.Option(
@@ -56,28 +72,35 @@ Camera = Annotated[
     ),
 ]
 Companion = Annotated[bool, typer.Option(help="Log frames and learn from them.")]
+Composed = Annotated[
+    bool, typer.Option(help="Run both nodes in one process, which takes less memory.")
+]
 UseSimTime = Annotated[
     bool | None, typer.Option(help="Take the time from /clock.", show_default="no-use-sim-time")
 ]
-# How a teacher that runs here is reached, whatever a file of parameters says of another.
+LogLevel = Annotated[str, typer.Option(help="debug, info, warn or error.")]
+
+# How a teacher that runs here is reached, whatever a file of parameters says of another; and how
+# long it may be silent before that is a warning, since it starts with the nodes.
 _LOCAL_TEACHER: dict[str, object] = {
+    "labels.starting_s": 120.0,
     "teacher.tls": False,
     **{f"teacher.{name}": "" for name in ("ca", "cert", "key", "server_name", "pin", "token_file")},
 }
 
-LogLevel = Annotated[str, typer.Option(help="debug, info, warn or error.")]
-
 
 @dataclass(frozen=True)
 class UpOptions:
-    """The arguments that `launch/depth.launch.py` has, and a camera to play where there is none.
+    """What to start, and some of the parameters; `params_file` is for all others.
 
-    None leaves a parameter to the file of parameters and to the nodes' own default.
+    None leaves a parameter to that file and to the nodes' own default.
     """
 
     namespace: str = "tiekd"
     image_topic: str = "/camera/image_raw"
     camera_info_topic: str = "/camera/camera_info"
+    image_transport: str | None = None
+    rectify: bool | None = None
     params_file: Path | None = None
     teacher: str | None = None
     teacher_ca: Path | None = None
@@ -87,6 +110,7 @@ class UpOptions:
     use_sim_time: bool | None = None
     log_level: str = "info"
     companion: bool = True
+    composed: bool = False
     camera: str = ""
     camera_parameters: dict[str, object] = field(default_factory=dict)
     companion_parameters: dict[str, object] = field(default_factory=dict)
@@ -107,16 +131,45 @@ def node_programs(options: UpOptions, logs: Path | None = None) -> list[Program]
         nodes = node_programs(here, logs)
         teacher = _teacher_program(options.teacher, port, logs)
         return [teacher, *nodes] if options.companion else nodes  # nobody else would ask it
-    shared = {"state_dir": options.state_dir, "use_sim_time": options.use_sim_time}
+    shared = {
+        "state_dir": options.state_dir,
+        "use_sim_time": options.use_sim_time,
+        "image_transport": options.image_transport,
+        "rectify": options.rectify,
+    }
     depth = {**shared, "device": options.device, **options.depth_parameters}
-    programs = [_program("depth_node", options, depth, logs)]
-    if options.companion:
-        companion = {**shared, **_access(options), **options.companion_parameters}
-        programs.append(_program("companion_node", options, companion, logs))
+    companion = {**shared, **_access(options), **options.companion_parameters}
+    if options.companion and options.composed:
+        programs = [_program("composed", options, {**depth, **companion}, logs)]
+    else:
+        programs = [_program("depth_node", options, depth, logs)]
+        if options.companion:
+            programs.append(_program("companion_node", options, companion, logs))
     if options.camera:
         parameters = {"source": options.camera, **options.camera_parameters}
         programs.append(_camera_program(options, parameters, logs))
     return programs
+
+
+def unheeded_sections(options: UpOptions) -> list[str]:
+    """Return a sentence for each section of `params_file` that no node takes.
+
+    Raises:
+        TiekdError: it is no file of parameters.
+    """
+    if options.params_file is None:
+        return []
+    wanted = {
+        "depth_node": True,
+        "companion_node": options.companion,
+        "camera_node": bool(options.camera),
+    }
+    names = {node: full_name(options.namespace, node) for node in wanted}
+    started = [name for node, name in names.items() if wanted[node]]
+    try:
+        return unheeded(options.params_file, started, list(names.values()))
+    except ValueError as error:
+        raise TiekdError(str(error)) from error
 
 
 def is_backend(teacher: str) -> bool:

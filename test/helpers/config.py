@@ -21,15 +21,21 @@ _USES = {
     "depth_node": """\
 #   ros2 launch tiekd_ros depth.launch.py params_file:=my.yaml
 #   tiekd up --params-file my.yaml
-""",
+{keys}""",
     "companion_node": """\
 #   ros2 launch tiekd_ros depth.launch.py params_file:=my.yaml
 #   tiekd up --params-file my.yaml
-""",
+{keys}""",
     "camera_node": """\
 #   ros2 run tiekd_ros camera_node --ros-args --params-file my.yaml
-""",
+{keys}""",
 }
+
+_KEYS = """\
+#
+# The key /**: is for all nodes that are given the file, /tiekd/{node}: for this one in that
+# namespace, /**/{node}: for this one in any. {node}: alone is for one in none.
+"""
 
 _TITLES = {
     "frames": "The frame log: what is worth keeping, and how much of it. [all at start]",
@@ -44,6 +50,7 @@ _TITLES = {
     "loss": "The TIE-KD loss.",
     "augment": "How far a training sample may differ from its frame.",
     "gate": "What a candidate has to show before it goes live.",
+    "watch": "What a promoted student has to stand before its predecessor is let go.",
     "beside": "How training gives way to the depth node on the same machine.",
     "diagnostics": "What /diagnostics warns of.",
 }
@@ -52,7 +59,7 @@ _TITLES = {
 def render(node: str) -> str:
     """Return the text of a node's parameter file."""
     lines = [f"# Parameters of {node}, all at their defaults. Copy what you change:\n#\n"]
-    lines.append(_USES[node])
+    lines.append(_USES[node].format(keys=_KEYS.format(node=node)))
     lines.append(
         "#\n# [at start] = read when the node starts; the others can be changed while it runs,\n"
         "# with `ros2 param set`. A value out of range is refused, and the message says why.\n"

@@ -29,8 +29,14 @@ _EVERYTHING = FrameLogSettings(
 @lru_cache(maxsize=1)
 def views() -> tuple[View, ...]:
     """Return 24 views of the synthetic world, 96x72, 2 s apart along the camera's walk."""
+    return more_views(24)
+
+
+def more_views(count: int, first: int = 0) -> tuple[View, ...]:
+    """Return so many views of that walk, from the one with this number on."""
     world = IndoorWorld(WorldSettings(seed=1))
-    return tuple(world.render(k * _STEP_NS, WIDTH, HEIGHT) for k in range(24))
+    numbers = range(first, first + count)
+    return tuple(world.render(k * _STEP_NS, WIDTH, HEIGHT) for k in numbers)
 
 
 def samples(count: int = 24) -> list[Sample]:
@@ -39,13 +45,13 @@ def samples(count: int = 24) -> list[Sample]:
     return [fit_sample(v.image, v.depth, camera, SIZE) for v in views()[:count]]
 
 
-def fill_store(path: Path, seen: Sequence[View] | None = None) -> None:
-    """Make a frame log whose frames are all labelled with their exact depth.
+def fill_store(path: Path, seen: Sequence[View] | None = None, first: int = 0) -> None:
+    """Make a frame log, or add to it, whose frames are all labelled with their exact depth.
 
-    Of the default 24 views, 12 are held out.
+    Of the default 24 views, 12 are held out. `first` is the number of the first view.
     """
     with FrameStore(path, _EVERYTHING) as store:
-        for number, view in enumerate(views() if seen is None else seen):
+        for number, view in enumerate(views() if seen is None else seen, start=first):
             camera = IndoorWorld.default_intrinsics(WIDTH, HEIGHT)
             seen_at = (number + 1) * _STEP_NS
             frame_id = store.add(Observation(view.image, seen_at, "camera", camera)).frame_id

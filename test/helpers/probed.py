@@ -38,6 +38,9 @@ def facts(**more: Any) -> dict[str, Any]:
     return {
         "rmw": "rmw_fastrtps_cpp",
         "domain": 7,
+        "looked_s": 4.2,
+        "unheard": 0,
+        "elsewhere": {},
         "namespace": "/tiekd",
         "nodes": [CAMERA, NODE],
         "published": [

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from tiekd_ros.student import DepthBins, InputSize, Student, StudentCard
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import DepthBins, InputSize, Student, StudentCard, StudentRegistry
 
 BINS = DepthBins(count=33)
 SIZE = InputSize(64, 96)
@@ -16,6 +17,14 @@ def small_student(seed: int = 0, **card: Any) -> Student:
     """Return a student with random weights; another one for each seed."""
     torch.manual_seed(seed)
     return Student.fresh(StudentCard(BINS, SIZE, **card))
+
+
+def promote_small(state: StateFolder) -> str:
+    """Make a small student live in a state folder; return its version."""
+    registry = StudentRegistry(state.students)
+    version = registry.add(small_student()).version
+    registry.promote(version)
+    return version
 
 
 def with_statistics(student: Student, seed: int = 0) -> Student:

@@ -125,6 +125,15 @@ def foreign_server(
     """Serve somebody else's servicer on a free port of 127.0.0.1; yields host:port."""
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    with listening(server, credentials) as url:
+        yield url
+
+
+@contextmanager
+def listening(
+    server: grpc.Server, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[str]:
+    """Start a server on a free port of 127.0.0.1, and end it; yields host:port."""
     if credentials is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import subprocess
-from pathlib import Path
+import os
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from ros_helpers.launching import SHARE  # first: it skips where there is no ros2 launch
+from ros_helpers.launching import (
+    SHARE,
+    ros2_launch,
+)  # first: it skips where there is no ros2 launch
 
 # ruff: isort: split
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.launch_description_sources.python_launch_file_utilities import (
     get_launch_description_from_python_launch_file,
     load_python_launch_file_as_module,
 )
 
-from ros_helpers.waiting import PATIENCE_S
 from tiekd_ros.nodes.catalogue import NODE_SETTINGS
 
 FILES = ("depth", "demo", "multi_camera")
+TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+BOOLEANS = ("rectify", "autostart")
 
 
 def launch_file(name: str) -> str:
     return str(SHARE / "launch" / f"{name}.launch.py")
+
+
+def shared(name: str) -> ModuleType:
+    """Return what the launch files have in common."""
+    return load_python_launch_file_as_module(str(SHARE / "launch" / f"{name}.py"))
 
 
 def arguments(name: str) -> dict[str, DeclareLaunchArgument]:
@@ -36,19 +43,6 @@ def arguments(name: str) -> dict[str, DeclareLaunchArgument]:
         launch_file(name)
     )
     return {argument.name: argument for argument in description.get_launch_arguments()}
-
-
-def ros2_launch(*words: str) -> subprocess.CompletedProcess[str]:
-    ros2 = shutil.which("ros2")
-    if ros2 is None:
-        pytest.skip("there is no ros2 command")
-    return subprocess.run(
-        [ros2, "launch", "tiekd_ros", *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -66,8 +60,23 @@ def test_ros2_shows_the_arguments(name: str) -> None:
         assert f"'{argument}':" in shown.stdout
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("own", "used"), [(None, "LARGE_DATA?"), ("UDPv4", "UDPv4")])
+def test_images_get_through_unless_the_user_chose_the_way(
+    name: str, own: str | None, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRANSPORTS, own or "")  # is put back afterwards, whatever it was
+    if own is None:
+        monkeypatch.delenv(TRANSPORTS)
+    description = get_launch_description_from_python_launch_file(launch_file(name))
+    for action in description.entities:
+        if isinstance(action, SetEnvironmentVariable):
+            action.execute(LaunchContext())
+    assert os.environ[TRANSPORTS].startswith(used)
+
+
 def test_where_an_argument_sets_a_parameter_its_default_is_the_parameters() -> None:
-    module = load_python_launch_file_as_module(launch_file("depth"))
+    module = shared("arguments")
     compared = 0
     for argument in module.ARGUMENTS.values():
         group, _, name = argument.parameter.rpartition(".")
@@ -82,18 +91,18 @@ def test_where_an_argument_sets_a_parameter_its_default_is_the_parameters() -> N
 
 def parameters(module: ModuleType, node: str, **given: str) -> dict[str, Any]:
     """Return the parameters that the launch file passes on for the arguments that were given."""
-    values = {name: argument.unset for name, argument in module.ARGUMENTS.items()}
+    values = {name: argument.unset for name, argument in module.arguments.ARGUMENTS.items()}
     found = module._dictionaries((node,), {**values, **given}, {})
     context = LaunchContext()
     return {n: v.evaluate(context) for each in found for n, v in each.items()}
 
 
 def test_what_is_given_wins_over_the_file_of_parameters_even_if_it_is_the_default() -> None:
-    module = load_python_launch_file_as_module(launch_file("depth"))
+    module = shared("processes")
     assert parameters(module, "depth_node") == {}
     given = {"rectify": "false", "device": "auto", "image_transport": "raw"}
     assert parameters(module, "depth_node", **given) == {**given, "rectify": False}
-    url = module.ARGUMENTS["teacher"].default
+    url = module.arguments.ARGUMENTS["teacher"].default
     assert parameters(module, "companion_node", teacher=url) == {"teacher.url": url}
 
 
@@ -101,26 +110,24 @@ def test_the_description_tells_what_holds_where_nothing_is_given() -> None:
     declared = arguments("depth")
     assert "Default: 127.0.0.1:8001, unless params_file" in declared["teacher"].description
     assert "Default: raw, unless params_file" in declared["image_transport"].description
-    assert "" in declared["image_transport"].choices
+    assert declared["image_transport"].choices == ("raw", "compressed", "")
+    assert "'', leaves it to params_file" in declared["image_transport"].description
 
 
 @pytest.mark.parametrize("namespace", ["", "/", "robot1", "/robot1/front/"])
 def test_the_enclave_has_a_name_in_every_namespace(
     namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = load_python_launch_file_as_module(launch_file("depth"))
+    module = shared("processes")
     monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
     _, enclave = module._enclave("depth_node", {"namespace": namespace})
     assert enclave == "/".join(["", *filter(None, namespace.split("/")), "depth_node"])
 
 
-BOOLEANS = ("rectify", "autostart")
-
-
 def test_the_launch_file_starts_the_nodes_as_plain_processes() -> None:
     """So that it does not matter how a ROS distribution treats managed nodes at launch."""
-    module = load_python_launch_file_as_module(launch_file("depth"))
-    values = {name: argument.unset for name, argument in module.ARGUMENTS.items()}
+    module = shared("processes")
+    values = {name: argument.unset for name, argument in module.arguments.ARGUMENTS.items()}
     started = module.nodes(values)
     assert {type(action).__name__ for action in started} == {"Node"}
     for action in started:
@@ -149,14 +156,14 @@ def test_cameras_that_would_get_into_each_others_way_are_refused(
     assert "process started" not in refused.stdout + refused.stderr
 
 
-def test_a_node_that_cannot_start_ends_all_with_the_reason(tmp_path: Path) -> None:
-    file = tmp_path / "parameters.yaml"
-    file.write_text("/**/depth_node:\n  ros__parameters:\n    encoding: 8UC1\n")
-    refused = ros2_launch(
-        "depth.launch.py", f"namespace:=refused_{tmp_path.name}", "teacher:=none",
-        f"state_dir:={tmp_path / 'state'}", f"params_file:={file}",
-    )  # fmt: skip
-    said = refused.stdout + refused.stderr
-    assert "8UC1" in said
-    assert "depth_node cannot start; it has said why" in said
-    assert said.count("[depth_node-1]: process started") == 1
+def test_the_default_names_of_several_cameras_are_told_by_an_example() -> None:
+    declared = arguments("multi_camera")
+    for name, example in (
+        ("namespace", "tiekd/front"),
+        ("image_topic", "/front/image_raw"),
+        ("camera_info_topic", "/front/camera_info"),
+    ):
+        argument = declared[name]
+        (default,) = argument.default_value
+        assert f"{example} for the camera front" in argument.description
+        assert default.text.replace("{camera}", "front") == example

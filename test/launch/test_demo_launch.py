@@ -14,16 +14,15 @@ from ros_helpers.launching import included  # first: it skips where there is no 
 import launch_pytest
 from launch import LaunchDescription
 from launch.actions import RegisterEventHandler
-from launch.event_handlers import OnProcessStart
+from launch.event_handlers import OnProcessIO, OnProcessStart
 from launch_pytest.actions import ReadyToTest
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.companion import stats
 from ros_helpers.peer import Peer
 from ros_helpers.waiting import wait_for
 from tiekd_ros.nodes.conversions import stamp_ns
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 SEVERAL = f"/several_{os.getpid()}"
 CAMERAS = ("left", "right")
@@ -33,6 +32,19 @@ CAMERAS = ("left", "right")
 def started() -> list[str]:
     """Names of the processes that were started."""
     return []
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the processes write."""
+    return []
+
+
+def hearing(said: list[str]) -> RegisterEventHandler:
+    def hear(event: object) -> None:
+        said.append(event.text.decode(errors="replace"))  # type: ignore[attr-defined]
+
+    return RegisterEventHandler(OnProcessIO(on_stdout=hear, on_stderr=hear))
 
 
 def noting(started: list[str]) -> RegisterEventHandler:
@@ -47,16 +59,15 @@ def labelled(state: StateFolder) -> int:
 
 
 @launch_pytest.fixture
-def demo(tmp_path: Path, started: list[str]) -> LaunchDescription:
+def demo(tmp_path: Path, started: list[str], said: list[str]) -> LaunchDescription:
     launch = included("demo", rviz="false", state_dir=str(tmp_path / "state"), device="cpu")
-    return LaunchDescription([noting(started), launch, ReadyToTest()])
+    return LaunchDescription([noting(started), hearing(said), launch, ReadyToTest()])
 
 
 @launch_pytest.fixture
 def several(tmp_path: Path, started: list[str]) -> LaunchDescription:
     for camera in CAMERAS:
-        registry = StudentRegistry(StateFolder(tmp_path / camera).create().students)
-        registry.promote(registry.add(small_student()).version)
+        promote_small(StateFolder(tmp_path / camera).create())
     launch = included(
         "multi_camera",
         cameras=",".join(CAMERAS),
@@ -74,7 +85,9 @@ def several(tmp_path: Path, started: list[str]) -> LaunchDescription:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.launch(fixture=demo)
-def test_the_demo_plays_logs_and_labels(started: list[str], tmp_path: Path) -> None:
+def test_the_demo_plays_logs_and_labels(
+    started: list[str], said: list[str], tmp_path: Path
+) -> None:
     with Peer("/tiekd") as peer:
         peer.listen_to_camera("/camera/image_raw", "/camera/camera_info")
         for node in ("depth_node", "companion_node"):
@@ -82,6 +95,10 @@ def test_the_demo_plays_logs_and_labels(started: list[str], tmp_path: Path) -> N
         wait_for(lambda: set(peer.images) & set(peer.camera_infos), "the camera")
         wait_for(lambda: labelled(StateFolder(tmp_path / "state")) >= 2, "labels")
     assert sorted(started) == ["camera_node", "companion_node", "depth_node", "teacher"]
+    lines = "".join(said).splitlines()
+    assert any("companion_node" in line for line in lines), lines
+    # Its own teacher, which starts with the nodes, is no fault of the user's.
+    assert not [line for line in lines if "WARN" in line and "the teacher" in line]
 
 
 @pytest.mark.slow

@@ -16,11 +16,10 @@ from launch.actions import RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch_pytest.actions import ReadyToTest
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import FRAME_ID, camera_info, image_message
 from ros_helpers.peer import Peer
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 NAMESPACE = f"/launched_{os.getpid()}"
 PARAMETERS = """
@@ -42,8 +41,7 @@ def launched(
 ) -> LaunchDescription:
     folder = tmp_path_factory.mktemp("launch")
     state = StateFolder(folder / "state").create()
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
     parameters = folder / "parameters.yaml"
     parameters.write_text(PARAMETERS)
     arguments = {

@@ -23,12 +23,11 @@ from launch_pytest.actions import ReadyToTest
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import GetParameters
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer
 from ros_helpers.waiting import wait_for
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 COMPOSED, BY_HAND, AGAIN = (f"/{name}_{os.getpid()}" for name in ("composed", "by_hand", "again"))
 BOTH = ("depth_node", "companion_node")
@@ -76,8 +75,7 @@ def events() -> Events:
 @pytest.fixture
 def state(tmp_path: Path) -> StateFolder:
     state = StateFolder(tmp_path / "state").create()
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
     return state
 
 
@@ -137,7 +135,7 @@ def test_without_autostart_a_lifecycle_manager_leads_the_nodes(peer: Peer) -> No
         assert peer.change_state(node, Transition.TRANSITION_ACTIVATE)
         assert peer.state_of(node) == ACTIVE
         request = GetParameters.Request(names=["autostart", "rectify", "image_transport"])
-        autostart, rectify, transport = peer.call(
+        autostart, rectify, transport = peer.ask(
             GetParameters, f"{node}/get_parameters", request
         ).values
         assert (autostart.bool_value, rectify.bool_value) == (False, True)

@@ -131,6 +131,6 @@ def test_a_teacher_beside_the_nodes_labels_and_is_started_again_after_its_death(
 def test_a_teacher_elsewhere_is_reached_with_the_files_that_were_given(peer: Peer) -> None:
     names = ["teacher.url", "teacher.tls", "teacher.ca", "teacher.token_file"]
     request = GetParameters.Request(names=names)
-    url, tls, ca, token = peer.call(GetParameters, "companion_node/get_parameters", request).values
+    url, tls, ca, token = peer.ask(GetParameters, "companion_node/get_parameters", request).values
     assert (url.string_value, tls.bool_value) == ("127.0.0.1:9", True)
     assert (ca.string_value, token.string_value) == ("ca.pem", "token")

@@ -56,6 +56,13 @@ def test_another_shape_is_an_error() -> None:
     assert "calibrate the camera at this size" in text
 
 
+def test_distortion_of_another_shapes_calibration_is_not_spoken_of() -> None:
+    info = bent()
+    info.width, info.height = 192, 108
+    ((level, text),) = findings(info)
+    assert (level, "another shape" in text) == (ERROR, True)
+
+
 def test_binning_that_explains_the_size_is_fine() -> None:
     info = camera_info(width=193, height=145)  # odd: binning rounds down
     info.binning_x = info.binning_y = 2

@@ -7,8 +7,9 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from ros_helpers.camera import InputBench
 from ros_helpers.messages import camera_info, image_message
+from ros_helpers.waiting import wait_for
 from tiekd_ros.errors import BadImageError
-from tiekd_ros.nodes import camera_input
+from tiekd_ros.nodes import camera_input, camera_watch
 from tiekd_ros.nodes.camera_input import NotYetCalibratedError
 from tiekd_ros.nodes.reporting import WARN
 
@@ -73,6 +74,30 @@ def test_a_changing_camera_info_is_reported_and_an_image_gets_that_of_its_stamp(
     assert by_stamp == sorted(by_stamp)
     assert by_stamp[-1] == 79.0
     assert by_stamp[0] < 79.0
+
+
+def test_a_camera_info_that_stops_coming_is_named_with_its_publisher_until_it_comes_again(
+    bench: InputBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera_watch, "RECENT_S", 1.5)
+    bench.listen()
+    camera, calibration = bench.camera(), bench.camera(CameraInfo, "image_info")
+    bench.await_info(calibration, camera_info())
+
+    def stopped() -> bool:
+        text = f"on {bench.namespace}/image_info, the last one is used: {bench.namespace}/camera_2"
+        return any("no camera_info since" in t and text in t for _, t in bench.findings)
+
+    for _ in range(5):
+        calibration.publish(camera_info())
+    wait_for(
+        stopped,
+        "the finding",
+        nudge=lambda: camera.publish(image_message()),
+        explain=lambda: (bench.findings, bench.input.values()),
+    )
+    bench.await_info(calibration, camera_info())
+    bench.await_no_finding("no camera_info since")
 
 
 def test_another_cameras_calibration_shows_by_its_frame(bench: InputBench) -> None:

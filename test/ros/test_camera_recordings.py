@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 
 from ros_helpers.peer import UNCONFIGURED, Peer, running
 from ros_helpers.processes import Processes
@@ -18,7 +18,7 @@ from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.errors import InvalidSettingError, TiekdError
 from tiekd_ros.nodes import camera_node
 from tiekd_ros.nodes.camera_node import CameraNode, Pace
-from tiekd_ros.nodes.conversions import image_to_rgb
+from tiekd_ros.nodes.conversions import image_to_rgb, stamp_ns
 from tiekd_ros.nodes.settings import CameraSettings
 
 bags = pytest.importorskip("helpers.bags", reason='bags need rosbags: "tiekd_ros[bags]"')
@@ -111,6 +111,34 @@ def test_its_own_pace_is_that_of_the_recording(watching: Peer, bag: Path) -> Non
     begun = time.monotonic()
     play(watching, bag)  # four images a second apart; its speed at rate_hz would be 10 Hz
     assert time.monotonic() - begun >= (COUNT - 1) * 0.9
+
+
+@pytest.mark.parametrize("image_first", [True, False])
+def test_a_calibration_that_changes_is_right_for_each_image_of_each_loop(
+    peer: Peer, tmp_path: Path, image_first: bool
+) -> None:
+    topics = {
+        "/cam/camera_info": [bags.info(n, k=(60.0 + n, *bags.K[1:])) for n in range(COUNT)],
+        "/cam/image_raw": [bags.image(n) for n in range(COUNT)],
+    }
+    path = bags.write_bag(tmp_path / "bag", dict(sorted(topics.items(), reverse=image_first)))
+    images: list[Image] = []
+    infos: dict[int, float] = {}
+    peer.node.create_subscription(Image, "image_raw", images.append, 100)
+    peer.node.create_subscription(
+        CameraInfo, "camera_info", lambda m: infos.update({stamp_ns(m.header): m.k[0]}), 100
+    )
+    values = {"source": str(path), "pace": "rate", "rate_hz": 50.0}
+    with running(CameraNode, peer, until=UNCONFIGURED, **values):
+        wait_for(lambda: len(images) > 3 * COUNT, "the bag to come round")
+    shown = [bags.shown(n).tobytes() for n in range(COUNT)]
+    pairs = [
+        (shown.index(bytes(image.data)), infos[stamp_ns(image.header)])
+        for image in images
+        if stamp_ns(image.header) in infos
+    ]
+    assert {number for number, _ in pairs} == set(range(COUNT))
+    assert [focal for _, focal in pairs] == [60.0 + number for number, _ in pairs]
 
 
 @pytest.mark.skipif(not SOCCER.is_dir(), reason=f"the real bag is not at {SOCCER}")

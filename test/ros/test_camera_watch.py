@@ -119,9 +119,39 @@ def play(watch: CameraWatch, focal: float, start: float) -> list[float]:
 def test_a_bag_that_starts_again_with_another_calibration_gets_that() -> None:
     watch = CameraWatch()
     play(watch, 60.0, 0.0)
-    # The first image of a loop cannot be told from one whose camera_info does not come.
-    assert play(watch, 80.0, 10.0)[1:] == [80.0] * 4
-    assert watch.jumps == 1
+    assert play(watch, 80.0, 10.0) == [80.0] * 5
+    assert play(watch, 60.0, 20.0) == [60.0] * 5
+    assert watch.jumps == 2
+
+
+def test_when_the_clock_jumped_too_a_first_image_gets_its_own_calibration() -> None:
+    watch = CameraWatch()
+    play(watch, 60.0, 0.0)
+    watch.forget()
+    assert play(watch, 80.0, 10.0) == [80.0] * 5
+
+
+def test_the_first_camera_info_is_waited_for_where_asked() -> None:
+    watch = CameraWatch()
+    see(watch, 0, 0.0)
+    assert watch.info_for(stamp(0), LONG_S) is None
+    timer = after(lambda: watch.saw_info(info_of(0, 70.0), 0.0))
+    found = watch.info_for(stamp(0), first_s=LONG_S)
+    timer.join()
+    assert found is not None
+    assert found.k[0] == 70.0
+
+
+def test_nobody_waits_once_it_is_closed() -> None:
+    watch = CameraWatch()
+    found: list[CameraInfo | None] = []
+    thread = threading.Thread(
+        target=lambda: found.append(watch.info_for(stamp(0), first_s=10 * LONG_S)), daemon=True
+    )
+    thread.start()
+    watch.close()
+    thread.join(LONG_S)
+    assert found == [None]
 
 
 def test_camera_infos_that_came_before_the_loops_first_image_are_kept() -> None:
@@ -141,3 +171,55 @@ def test_when_time_jumps_the_stamps_are_forgotten_and_the_newest_calibration_sta
     assert focal_of(watch, 0) == 60.0
     watch.forget()
     assert focal_of(watch, 0) == 61.0
+
+
+def stream(watch: CameraWatch, times: list[float], *, infos: bool) -> None:
+    """Let images come at these times, each after its camera_info if they have one."""
+    for now in times:
+        number = round(now * 10)
+        if infos:
+            watch.saw_info(info_of(number, 60.0), now)
+        see(watch, number, now)
+
+
+def tenths(start: float, end: float) -> list[float]:
+    return [number / 10 for number in range(round(start * 10), round(end * 10))]
+
+
+def test_a_camera_info_that_stops_coming_while_images_go_on_is_missed() -> None:
+    watch = CameraWatch()
+    stream(watch, tenths(0, 3), infos=True)
+    assert watch.infos_silent_s(3.0) is None
+    stream(watch, tenths(3, 35), infos=False)
+    assert watch.infos_silent_s(35.0) == pytest.approx(32.1)
+    stream(watch, tenths(35, 36), infos=True)
+    assert watch.infos_silent_s(36.0) is None
+
+
+@pytest.mark.parametrize("sent", [[0.0], [0.0, 0.1], [0.0, 4.0, 8.0]])
+def test_a_latched_camera_info_is_not_missed(sent: list[float]) -> None:
+    watch = CameraWatch()
+    for now in sent:
+        watch.saw_info(info_of(0, 60.0), now)
+    stream(watch, tenths(10, 50), infos=False)
+    assert watch.infos_silent_s(50.0) is None
+
+
+def test_a_camera_that_pauses_or_stops_misses_no_camera_info() -> None:
+    watch = CameraWatch()
+    stream(watch, tenths(0, 3), infos=True)
+    assert watch.infos_silent_s(40.0) is None
+    see(watch, 400, 40.0)  # it goes on, and the camera_info is on its way
+    assert watch.infos_silent_s(40.1) is None
+    stream(watch, tenths(40.2, 46), infos=False)
+    assert watch.infos_silent_s(46.0) == pytest.approx(43.1)
+
+
+def test_a_calibration_that_changed_once_is_said_for_some_seconds_and_counted() -> None:
+    watch = CameraWatch()
+    for now in range(30):
+        watch.saw_info(info_of(now, 60.0 if now < 10 else 70.0), float(now))
+        texts = [text for _, text in watch.findings(now + 0.5)]
+        assert len(texts) == (10 <= now < 20)
+        assert all("look for a second publisher" in text for text in texts)
+    assert watch.changes == 1

@@ -158,13 +158,7 @@ def test_cleaned_up_and_configured_again_it_logs_into_the_same_file(
 ) -> None:
     with companion(peer, state):
         log_pictures(peer, state, [0])
-        for transition in (
-            Transition.TRANSITION_DEACTIVATE,
-            Transition.TRANSITION_CLEANUP,
-            Transition.TRANSITION_CONFIGURE,
-            Transition.TRANSITION_ACTIVATE,
-        ):
-            assert peer.change_state(NODE, transition)
+        peer.take_down_and_up(NODE)
         assert peer.state_of(NODE) == ACTIVE
         log_pictures(peer, state, [2])
         assert stats(state).total == 2

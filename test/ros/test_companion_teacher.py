@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -39,6 +40,16 @@ def companion(peer: Peer, state: StateFolder, port: int) -> Iterator[None]:
     parameters = {**LOGGING, **PATIENT_TEACHER, "teacher__url": f"127.0.0.1:{port}"}
     with running(CompanionNode, peer, state_dir=str(state.root), **parameters):
         yield
+
+
+@contextmanager
+def labelled(peer: Peer, state: StateFolder, port: int, count: int) -> Iterator[StubBackend]:
+    """Serve a teacher that has labelled the first frames."""
+    backend = StubBackend()
+    with serving(backend, port=port):
+        log_pictures(peer, state, range(count))
+        await_frames(state, "labelled", count)
+        yield backend
 
 
 def test_frames_wait_for_a_teacher_that_is_away_and_are_labelled_when_it_comes(
@@ -116,10 +127,7 @@ def test_frames_wait_while_the_teacher_is_not_metric(
 def test_labels_of_a_wrong_scale_are_refused_until_the_scale_is_right_again(
     peer: Peer, state: StateFolder, port: int
 ) -> None:
-    backend = StubBackend()
-    with serving(backend, port=port):
-        log_pictures(peer, state, range(8))
-        await_frames(state, "labelled", 8)
+    with labelled(peer, state, port, 8) as backend:
         backend.answer = ramp() * np.float32(100)
         log_pictures(peer, state, range(8, 11))
         await_frames(state, "rejected", 3)
@@ -137,10 +145,7 @@ def test_labels_of_a_wrong_scale_are_refused_until_the_scale_is_right_again(
 def test_another_teacher_is_said_and_its_labels_compared_with_its_own(
     peer: Peer, state: StateFolder, port: int
 ) -> None:
-    backend = StubBackend()
-    with serving(backend, port=port):
-        log_pictures(peer, state, range(8))
-        await_frames(state, "labelled", 8)
+    with labelled(peer, state, port, 8) as backend:
         peer.await_value(NODE, "teacher", "stub 7")
         backend.identity = TeacherIdentity("stub", "8", metric=True)
         backend.answer = ramp() * np.float32(100)
@@ -152,9 +157,7 @@ def test_another_teacher_is_said_and_its_labels_compared_with_its_own(
 
 
 def test_time_and_bytes_of_a_label_are_reported(peer: Peer, state: StateFolder, port: int) -> None:
-    with serving(StubBackend(), port=port):
-        log_pictures(peer, state, range(2))
-        await_frames(state, "labelled", 2)
+    with labelled(peer, state, port, 2):
         peer.await_value(NODE, "labels received", "2")
         values = peer.diagnosis(NODE).values
     assert 0 < float(values["round trip p50 [ms]"]) <= float(values["round trip p95 [ms]"])

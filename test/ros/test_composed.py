@@ -9,22 +9,20 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
 from tiekd_ros.nodes.conversions import stamp_ns
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 PROGRAM = "composed"
 
 
 @pytest.fixture(autouse=True)
 def promoted(state: StateFolder) -> None:
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -42,7 +40,7 @@ def test_both_nodes_work_in_one_process_and_end_with_one_signal(
         explain=lambda: program.output,
     )
     assert program.stop(number) == 0, program.output
-    for word in ("Traceback", "ERROR", "unknown parameter"):
+    for word in ("Traceback", "ERROR", "unknown parameter", "other nodes' parameters"):
         assert word not in program.output, program.output
 
 

@@ -9,14 +9,13 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 
-from helpers.students import BINS, SIZE, small_student
+from helpers.students import BINS, SIZE, promote_small
 from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.nodes.conversions import image_to_float, stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 NODE = "depth_node"
 
@@ -24,10 +23,7 @@ NODE = "depth_node"
 @pytest.fixture
 def promoted(state: StateFolder) -> str:
     """Return the version of a small student that is live in the state folder."""
-    registry = StudentRegistry(state.students)
-    version = registry.add(small_student()).version
-    registry.promote(version)
-    return version
+    return promote_small(state)
 
 
 @pytest.fixture
@@ -105,13 +101,7 @@ class TestRunning:
         assert stamp_ns(image_message(2).header) not in peer.depth
 
     def test_cleaned_up_and_configured_again_it_gives_depth(self, peer: Peer) -> None:
-        for transition in (
-            Transition.TRANSITION_DEACTIVATE,
-            Transition.TRANSITION_CLEANUP,
-            Transition.TRANSITION_CONFIGURE,
-            Transition.TRANSITION_ACTIVATE,
-        ):
-            assert peer.change_state(NODE, transition)
+        peer.take_down_and_up(NODE)
         peer.depth_of(image_message(), camera_info())
 
     def test_shut_down_from_active_it_ends_its_work(self, peer: Peer) -> None:

@@ -9,7 +9,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, Image
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
@@ -17,7 +17,7 @@ from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.nodes.conversions import stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import Prediction, Runtime, StudentRegistry
+from tiekd_ros.student import Prediction, Runtime
 
 NODE = "depth_node"
 STAGES = ("wait", "decode", "preprocess", "network", "postprocess", "publish")
@@ -38,8 +38,7 @@ class Recorded:
 
 @pytest.fixture
 def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
     with running(DepthNode, peer, state_dir=str(state.root), runtime="torch") as node:
         yield node
 

@@ -9,22 +9,20 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, Image
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import camera_info, header, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.nodes.conversions import image_to_float, rgb_to_image, stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 NODE = "depth_node"
 
 
 @pytest.fixture(autouse=True)
 def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
     with running(DepthNode, peer, state_dir=str(state.root)) as node:
         yield node
 

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from lifecycle_msgs.msg import Transition
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.nodes.memory import settle
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 NODE = "depth_node"
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
@@ -26,10 +25,7 @@ ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEA
 
 @pytest.fixture(autouse=True)
 def promoted(state: StateFolder) -> str:
-    registry = StudentRegistry(state.students)
-    version = registry.add(small_student()).version
-    registry.promote(version)
-    return version
+    return promote_small(state)
 
 
 def counts(peer: Peer) -> tuple[int, ...]:

@@ -11,26 +11,22 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2
 
-from helpers.students import BINS, SIZE, small_student
+from helpers.students import BINS, SIZE, promote_small
 from ros_helpers.messages import HEIGHT, WIDTH, camera_info, header, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.nodes.conversions import image_to_depth, image_to_rgb, stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.nodes.points import read_cloud
-from tiekd_ros.nodes.preview import UNKNOWN, PreviewCanvas, preview_range
-from tiekd_ros.nodes.settings import DepthSettings
+from tiekd_ros.nodes.preview import UNKNOWN, PreviewCanvas
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 NODE = "depth_node"
 
 
 @pytest.fixture
 def promoted(state: StateFolder) -> StateFolder:
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
     return state
 
 
@@ -236,68 +232,40 @@ class TestServing:
             subscription = peer.node.create_subscription(
                 PointCloud2, "points", lambda message: None, profile
             )
-            found = peer.await_diagnosis(NODE, reason, DiagnosticStatus.WARN)
-            assert f"{peer.namespace}/peer gets nothing of {peer.namespace}/points" in found.message
+            said = f"{peer.namespace}/peer gets nothing of {peer.namespace}/points: "
+            found = peer.await_diagnosis(NODE, said, DiagnosticStatus.WARN)
+            assert reason in found.message.partition(said)[2]
             peer.node.destroy_subscription(subscription)
             wait_for(
                 lambda: f"{peer.namespace}/points" not in peer.diagnosis(NODE).message,
                 "the finding to go with its cause",
             )
 
-    def test_best_effort_and_a_deeper_queue_can_be_offered(
-        self, peer: Peer, promoted: StateFolder
+    @pytest.mark.parametrize(
+        ("chosen", "reliability", "kept"),
+        [
+            ({}, ReliabilityPolicy.RELIABLE, 2),
+            (
+                {"output_reliability": "best_effort", "output_depth": 7},
+                ReliabilityPolicy.BEST_EFFORT,
+                7,
+            ),
+        ],
+    )
+    def test_what_is_published_is_reliable_and_shallow_unless_chosen_otherwise(
+        self,
+        peer: Peer,
+        promoted: StateFolder,
+        chosen: dict[str, object],
+        reliability: ReliabilityPolicy,
+        kept: int,
     ) -> None:
-        parameters = {
-            "state_dir": str(promoted.root), "output_reliability": "best_effort", "output_depth": 7,
-        }  # fmt: skip
-        with running(DepthNode, peer, **parameters):
+        with running(DepthNode, peer, state_dir=str(promoted.root), **chosen) as node:
+            depths = {each.topic_name: each.qos_profile.depth for each in node.publishers}
             for topic in ("depth", "camera_info", "confidence", "depth/preview", "points"):
                 (info,) = peer.node.get_publishers_info_by_topic(f"{peer.namespace}/{topic}")
-                assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
-            profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+                assert info.qos_profile.reliability == reliability
+                assert depths[f"{peer.namespace}/{topic}"] == kept  # which the graph does not tell
+            profile = QoSProfile(depth=5, reliability=reliability)
             listener = Listener(peer, Image, "depth", profile)
             assert listener.of(image_message(1)).width == WIDTH
-
-
-def colours(depth: list[float], ends: tuple[float, float] = (1.0, 5.0)) -> np.ndarray:
-    values = np.array([depth], np.float32)
-    before = values.copy()
-    rgb = image_to_rgb(PreviewCanvas().paint(values, header(), ends, "turbo"))
-    np.testing.assert_array_equal(values, before)
-    return rgb[0]
-
-
-def test_near_is_red_far_is_blue_and_unknown_is_grey() -> None:
-    near, far, unknown = colours([1.2, 4.8, np.nan]).astype(int)
-    assert near[0] > 2 * max(near[1:])
-    assert far[2] > 2 * max(far[:2]) or far[2] > far[0] + 60
-    assert tuple(unknown) == UNKNOWN
-
-
-def test_what_lies_beyond_the_ends_takes_their_colours() -> None:
-    shown = colours([1.0, 0.2, -np.inf, 5.0, 70.0, np.inf])
-    assert (shown[:3] == shown[0]).all()
-    assert (shown[3:] == shown[3]).all()
-    assert (shown[0] != shown[3]).any()
-
-
-@pytest.mark.parametrize("colormap", ["turbo", "inferno", "magma", "plasma", "viridis", "jet"])
-def test_no_depth_looks_unknown_in_any_colour_map(colormap: str) -> None:
-    depth = np.linspace(1, 5, 1000, dtype=np.float32)[None]
-    shown = image_to_rgb(PreviewCanvas().paint(depth, header(), (1.0, 5.0), colormap)).astype(int)
-    assert np.abs(shown - UNKNOWN).sum(axis=-1).min() > 12
-    assert len(np.unique(shown[0], axis=0)) > 200
-
-
-def test_the_previews_range_is_that_of_the_depth_unless_it_is_chosen() -> None:
-    assert preview_range(DepthSettings(), BINS) == (BINS.min_depth_m, BINS.max_depth_m)
-    cut = DepthSettings(min_range_m=0.5, max_range_m=4.0)
-    assert preview_range(cut, BINS) == (0.5, 4.0)
-    assert preview_range(DepthSettings(preview_min_m=1.0, preview_max_m=3.0), BINS) == (1.0, 3.0)
-    near, far = preview_range(DepthSettings(preview_min_m=50.0), BINS)  # beyond the student's range
-    assert near < far
-
-
-def test_a_preview_range_without_depth_is_refused() -> None:
-    with pytest.raises(InvalidSettingError, match=r"preview_max_m must be greater .* 3 m .* 2 m"):
-        DepthSettings(preview_min_m=3.0, preview_max_m=2.0)

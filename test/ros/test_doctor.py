@@ -5,12 +5,16 @@ Real nodes and cameras; the doctor's own look at ROS is a process of its own, as
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import re
 import shlex
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -27,6 +31,7 @@ from ros_helpers.processes import Processes
 from tiekd_ros.doctor.examination import Complaint, Examination, examine
 from tiekd_ros.doctor.findings import ERROR, OK, Finding
 from tiekd_ros.nodes.depth_node import DepthNode
+from tiekd_ros.nodes.probe_participants import programs_by_domain
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import StudentRegistry
 
@@ -114,12 +119,8 @@ def live(state: StateFolder) -> StateFolder:
 
 @pytest.fixture
 def ask(namespace: str) -> Callable[..., Examination]:
-    def ask(**complaint: Any) -> Examination:
-        for _ in range(3):
-            result = examine(Complaint(namespace, seconds=1.0, **complaint), lambda text: None)
-            if not any("publishes /camera/image_raw" in each.what for each in result.findings):
-                break  # else all it saw was the graph of the test before: as a person, ask again
-        return result
+    def ask(say: Callable[[str], None] = lambda text: None, **complaint: Any) -> Examination:
+        return examine(Complaint(namespace, seconds=1.0, **complaint), say)
 
     return ask
 
@@ -141,8 +142,11 @@ def only(result: Examination, check: str, level: str) -> Finding:
     return finding
 
 
-def depth_node(program: Rclpy, state: StateFolder, **more: Any) -> AbstractContextManager[Any]:
-    return running(DepthNode, program, state_dir=str(state.root), device="cpu", **more)
+@contextmanager
+def depth_node(program: Rclpy, state: StateFolder, **more: Any) -> Iterator[None]:
+    with running(DepthNode, program, state_dir=str(state.root), device="cpu", **more):
+        yield
+    gc.collect()  # rclpy keeps a destroyed lifecycle node in the graph until then
 
 
 def test_where_depth_flows_it_finds_nothing_wrong(program, live, ask, namespace):
@@ -183,13 +187,63 @@ def test_robots_that_give_all_names_of_their_own_are_healthy(live, ask, namespac
 def test_nobody_is_waited_for_where_nothing_runs(namespace):
     code = (
         "from tiekd_ros.nodes import probe\n"
-        "probe._LONGEST_DISCOVERY_S = probe._PATIENCE_S = 1e4\n"
+        "probe._DISCOVERY_S = probe._WORD_S = probe._PATIENCE_S = probe._LONGEST_S = 1e4\n"
         f"raise SystemExit(probe.main(['--namespace', {namespace!r}, '--seconds', '0.5']))"
     )
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
+    facts = json.loads(done.stdout.splitlines()[-1])
     assert (facts["managed"], facts["heard"]["image"], facts["made"]) == ({}, [], [])
+
+
+@pytest.mark.slow
+def test_a_program_too_busy_to_be_seen_is_waited_for(live, ask, namespace, processes: Processes):
+    node = processes.node("depth_node", state_dir=str(live.root), device="cpu")
+    with camera(namespace):
+        node.await_output("is live")
+        os.kill(node.pid, signal.SIGSTOP)
+        waited_for = []
+
+        def say(what: str) -> None:
+            waited_for.append(what)
+            if "more of this machine's programs" in what:
+                os.kill(node.pid, signal.SIGCONT)
+
+        result = ask(say)
+    assert any("more of this machine's programs" in what for what in waited_for), waited_for
+    assert not errors(result)
+    assert result.depth_flows
+
+
+@pytest.mark.slow
+def test_a_program_that_is_never_seen_makes_nothing_certain(live, ask, namespace):
+    with camera(namespace), mute_program():
+        result = ask(state=str(live.root), image_topic=f"{namespace}/nowhere")
+    finding = only(result, "ros", ERROR)
+    assert "a program with ROS of this domain that could not be seen" in finding.what
+    assert f"{namespace}/depth_node was not seen within" in only(result, "depth_node", ERROR).what
+    assert "nobody was seen to publish" in only(result, "image", ERROR).what
+
+
+@contextmanager
+def mute_program() -> Iterator[None]:
+    """Hold the ports of a program with ROS of this domain, and say nothing on them."""
+    first = 7400 + 250 * int(os.environ["ROS_DOMAIN_ID"]) + 10 + 2 * 60
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
+        one.bind(("127.0.0.1", first))
+        two.bind(("127.0.0.1", first + 1))
+        yield
+
+
+def test_programs_of_another_domain_are_named(ask, namespace, monkeypatch):
+    own = int(os.environ["ROS_DOMAIN_ID"])
+    used = {own, *programs_by_domain()}
+    with camera(namespace):
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(next(n for n in range(1, 101) if n not in used)))
+        result = ask()
+    for check in ("depth_node", "image"):
+        finding = only(result, check, ERROR)
+        assert re.search(rf"\bdomains? .*\b{own}\b", finding.remedy), finding
 
 
 @pytest.mark.slow

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import wait_for
@@ -24,7 +23,6 @@ from tiekd_ros.nodes.companion_node import CompanionNode
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.nodes.managed import ManagedNode
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
@@ -33,39 +31,18 @@ NODES = pytest.mark.parametrize(
     ("kind", "name"), [(DepthNode, "depth_node"), (CompanionNode, "companion_node")]
 )
 ROUNDS = 3
+SECOND_NS = 10**9
+PERIOD_S = 0.02  # between two images
 
 
 @pytest.fixture
 def promoted(state: StateFolder) -> str:
-    registry = StudentRegistry(state.students)
-    version = registry.add(small_student()).version
-    registry.promote(version)
-    return version
+    return promote_small(state)
 
 
 def parameters(kind: type[ManagedNode], folder: Path) -> dict[str, object]:
     own = {"teacher__url": NOBODY} if kind is CompanionNode else {}
     return {"state_dir": str(folder), **own}
-
-
-@contextmanager
-def flowing(peer: Peer) -> Iterator[None]:
-    """Show images, each with a stamp of its own, all the time."""
-    stop = threading.Event()
-
-    def show() -> None:
-        number = 0
-        while not stop.wait(0.02):
-            number += 1
-            peer.show(image_message(number), camera_info())
-
-    thread = threading.Thread(target=show, name="camera")
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def belongings(node: LifecycleNode) -> dict[str, list[str]]:
@@ -93,7 +70,7 @@ class TestBothNodes:
     ) -> None:
         with (
             running(kind, peer, until=UNCONFIGURED, **parameters(kind, state.root)) as node,
-            flowing(peer),
+            peer.playing(camera_info(), PERIOD_S),
         ):
             before = belongings(node)
             held = None
@@ -140,6 +117,28 @@ class TestBothNodes:
             assert peer.state_of(name) == "finalized"
             assert belongings(node) == before
             peer.await_diagnosis(name, "shut down; start", DiagnosticStatus.WARN)
+
+    def test_it_reports_once_a_second_in_every_state(
+        self, peer: Peer, state: StateFolder, kind: type[ManagedNode], name: str
+    ) -> None:
+        states: list[str] = []
+
+        def hear(message: DiagnosticArray) -> None:
+            own = f"{peer.namespace}/{name}"
+            for status in (each for each in message.status if each.name == own):
+                states.append({v.key: v.value for v in status.values}["state"])
+
+        peer.node.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
+        with running(kind, peer, until=UNCONFIGURED, **parameters(kind, state.root)) as node:
+            assert str(SECOND_NS) in belongings(node)["timers"]
+            for transition, then in (
+                (None, UNCONFIGURED),
+                (CONFIGURE, INACTIVE),
+                (ACTIVATE, ACTIVE),
+                (Transition.TRANSITION_ACTIVE_SHUTDOWN, "finalized"),
+            ):
+                assert transition is None or peer.change_state(name, transition)
+                wait_for(lambda then=then: states.count(then) >= 2, f"two reports: {then}")
 
     def test_a_transition_that_does_not_fit_the_state_is_refused_and_changes_nothing(
         self, peer: Peer, state: StateFolder, kind: type[ManagedNode], name: str
@@ -212,7 +211,7 @@ class TestBothNodes:
             wait_for(lambda: now().nanoseconds == 100e9, "100 s", nudge=tell(100))
             wait_for(lambda: now().nanoseconds == 50e9, "50 s", nudge=tell(50))
             peer.await_value(name, "clock jumps", "1")
-            with flowing(peer):
+            with peer.playing(camera_info(), PERIOD_S):
                 wait_for(works(peer, name), "work", explain=lambda: peer.diagnosis(name))
 
 

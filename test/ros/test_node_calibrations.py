@@ -254,5 +254,5 @@ def test_frames_whose_border_was_not_seen_are_named(peer: Peer, state: StateFold
     image = image_message(1, step_ns=STEP_NS)
     with running(CompanionNode, peer, state_dir=str(state.root), rectify=True, **LOGGING):
         log_image(peer, state, image, info)
-        peer.await_diagnosis(COMPANION, "the camera did not see", DiagnosticStatus.WARN)
+        peer.await_diagnosis(COMPANION, "neither depth nor a label", DiagnosticStatus.WARN)
         assert float(peer.diagnosis(COMPANION).values["images unseen share"]) > 0.1

@@ -12,7 +12,7 @@ from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.parameter import Parameter
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import image_message
 from ros_helpers.peer import UNCONFIGURED, Peer, running
 from ros_helpers.processes import Processes
@@ -23,7 +23,6 @@ from tiekd_ros.nodes.conversions import stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
 from tiekd_ros.nodes.managed import ManagedNode
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 from tiekd_ros.supervisor import node_command
 
 NODE = "depth_node"
@@ -31,8 +30,7 @@ NODE = "depth_node"
 
 @pytest.fixture
 def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
     with running(DepthNode, peer, state_dir=str(state.root)) as node:
         yield node
 
@@ -195,7 +193,7 @@ def test_every_parameter_is_described_and_every_number_has_a_range(
     with running(kind, peer, until=UNCONFIGURED) as node:
         settings = node.parameters.names()
         request = DescribeParameters.Request(names=settings)
-        answer = peer.call(DescribeParameters, f"{node.get_name()}/describe_parameters", request)
+        answer = peer.ask(DescribeParameters, f"{node.get_name()}/describe_parameters", request)
     for descriptor in answer.descriptors:
         assert len(descriptor.description) > 8, descriptor.name
         limits = [*descriptor.integer_range, *descriptor.floating_point_range]

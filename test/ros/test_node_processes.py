@@ -10,13 +10,12 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 
 from helpers.children import run_python
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import UNCONFIGURED, Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 _BETWEEN_SIGNALS_S = 0.05
 SMALL_CAMERA = {"width": 96, "height": 72, "rate_hz": 20.0}
@@ -24,8 +23,7 @@ SMALL_CAMERA = {"width": 96, "height": 72, "rate_hz": 20.0}
 
 @pytest.fixture(autouse=True)
 def promoted(state: StateFolder) -> None:
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
 
 
 @pytest.mark.parametrize(

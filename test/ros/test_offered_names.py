@@ -98,6 +98,20 @@ def test_the_security_policy_allows_nothing_that_no_node_does(
         assert allowed.reply - does.reply - optional == set()
 
 
+def test_no_node_has_a_transform_of_its_own(used: Mapping[str, Profile]) -> None:
+    for does in used.values():
+        assert not {"/tf", "/tf_static"} & (does.publish | does.subscribe)
+
+
+def test_names_are_in_the_nodes_namespace_or_remapped_or_everybodys(
+    used: Mapping[str, Profile],
+) -> None:
+    common = {"/diagnostics", "/rosout", "/parameter_events", "/clock"}
+    for does in used.values():
+        for name in (does.publish | does.subscribe | does.reply | does.request) - common:
+            assert name.startswith((f"{NAMESPACE}/", "/camera/"))
+
+
 def test_rviz_and_foxglove_show_what_the_nodes_publish(used: Mapping[str, Profile]) -> None:
     published = set().union(*(does.publish for does in used.values()))
     offered = set().union(*(does.reply for does in used.values()))

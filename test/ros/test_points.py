@@ -153,6 +153,21 @@ def test_the_rays_of_a_calibration_with_nan_are_computed_once(
     assert len(asked) == 1
 
 
+def test_a_pixel_for_which_the_lens_has_no_ray_has_no_point() -> None:
+    focal = 130.0 * WIDTH / 320  # in the corners this model turns back
+    info = camera_info([focal, 0, WIDTH / 2, 0, focal, HEIGHT / 2, 0, 0, 1])
+    info.d = [-0.42, 0.19, 0.0, 0.0, -0.05]
+    rays = rays_of(info)
+    assert rays is not None
+    without = np.isnan(rays.x)
+    assert 0.1 < without.mean() < 0.9
+    message = cloud_of(plane(), info=info)
+    xyz = read_cloud(message).xyz
+    assert np.isnan(xyz[without]).all()
+    assert np.isfinite(xyz[~without]).all()
+    assert not message.is_dense
+
+
 def test_without_distortion_the_projection_matrix_counts() -> None:
     info = camera_info()
     info.p[0], info.p[2] = 120.0, 40.0

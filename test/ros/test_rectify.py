@@ -11,15 +11,9 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from ros_helpers.messages import camera_info
 from tiekd_ros.errors import BadImageError
-from tiekd_ros.nodes.rectify import (
-    Rectifier,
-    border_shift_px,
-    described_size,
-    fit_mask,
-    info_of_view,
-    model_fault,
-    rectified_info,
-)
+from tiekd_ros.images import fit_mask
+from tiekd_ros.nodes.camera_view import View, described_size, info_of_view, rectified_info
+from tiekd_ros.rectify import Rectifier, border_shift_px, model_fault
 
 WIDTH, HEIGHT = 160, 120
 K = [110.0, 0.0, 82.0, 0.0, 112.0, 58.0, 0.0, 0.0, 1.0]
@@ -43,6 +37,11 @@ def scene(width: int = WIDTH, height: int = HEIGHT) -> Any:
     return np.stack([127.5 + 100 * wave for wave in waves], -1).astype(np.uint8)
 
 
+def rectified(image: Any, info: CameraInfo) -> View:
+    image, blind = Rectifier().rectified(image, info)
+    return View(image, rectified_info(info), blind)
+
+
 def through_the_lens(image: Any, info: CameraInfo) -> Any:
     """Return what a camera with this lens sees of what a pinhole camera with K sees."""
     k, d = np.array(info.k).reshape(3, 3), np.array(info.d)
@@ -55,7 +54,7 @@ def through_the_lens(image: Any, info: CameraInfo) -> Any:
 @pytest.mark.parametrize("model", LENSES)
 def test_a_rectified_image_shows_what_a_pinhole_camera_would(model: str) -> None:
     info = lens(model)
-    view = Rectifier().rectified(through_the_lens(scene(), info), info)
+    view = rectified(through_the_lens(scene(), info), info)
     inner = (slice(20, -20), slice(25, -25))
     error = np.abs(view.image[inner].astype(int) - scene()[inner].astype(int))
     assert error.mean() < 2
@@ -67,7 +66,7 @@ def test_a_rectified_image_shows_what_a_pinhole_camera_would(model: str) -> None
 def test_it_is_opencvs_own_answer(model: str) -> None:
     info = lens(model)
     distorted = through_the_lens(scene(), info)
-    view = Rectifier().rectified(distorted, info)
+    view = rectified(distorted, info)
     k, d = np.array(info.k).reshape(3, 3), np.array(info.d)
     if model == "equidistant":
         expected = cv2.fisheye.undistortImage(distorted, k, d, Knew=k)
@@ -84,14 +83,14 @@ def test_the_calibration_of_a_rectified_image_has_no_distortion_and_ps_focal_len
     info.p = [90.0, 0.0, 80.0, -7.0, 0.0, 91.0, 60.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     turned, _ = cv2.Rodrigues(np.array([0.01, -0.02, 0.005]))
     info.r = turned.flatten()
-    view = Rectifier().rectified(scene(), info)
+    view = rectified(scene(), info)
     assert view.info.k.tolist() == [90.0, 0.0, 80.0, 0.0, 91.0, 60.0, 0.0, 0.0, 1.0]
     assert view.info.p.tolist() == list(info.p)
     assert not any(view.info.d)
     assert view.info.r.tolist() == np.eye(3).flatten().tolist()
     assert (view.info.width, view.info.height) == (WIDTH, HEIGHT)
     # Whoever rectifies again with it changes nothing.
-    again = Rectifier().rectified(view.image, view.info)
+    again = rectified(view.image, view.info)
     assert again.image is view.image
     assert info.k[0] == K[0]
 
@@ -99,16 +98,16 @@ def test_the_calibration_of_a_rectified_image_has_no_distortion_and_ps_focal_len
 def test_where_p_is_empty_the_rectified_image_keeps_ks_focal_length() -> None:
     info = lens("plumb_bob")
     info.p, info.r = [0.0] * 12, [0.0] * 9
-    view = Rectifier().rectified(scene(), info)
+    view = rectified(scene(), info)
     assert view.info.k.tolist() == K
     assert view.info.p.reshape(3, 4)[:, :3].flatten().tolist() == K
-    assert (view.image == Rectifier().rectified(scene(), lens("plumb_bob")).image).all()
+    assert (view.image == rectified(scene(), lens("plumb_bob")).image).all()
 
 
 def test_what_the_camera_did_not_see_is_marked() -> None:
     info = lens("plumb_bob")
     info.p = [55.0, 0.0, 82.0, 0.0, 0.0, 56.0, 58.0, 0.0, 0.0, 0.0, 1.0, 0.0]  # half the size
-    view = Rectifier().rectified(np.full((HEIGHT, WIDTH, 3), 200, np.uint8), info)
+    view = rectified(np.full((HEIGHT, WIDTH, 3), 200, np.uint8), info)
     assert view.blind is not None
     assert view.blind[0].all()
     assert view.blind[:, 0].all()
@@ -117,6 +116,18 @@ def test_what_the_camera_did_not_see_is_marked() -> None:
     small = fit_mask(view.blind, HEIGHT // 2, WIDTH // 2)
     assert small.shape == (HEIGHT // 2, WIDTH // 2)
     assert abs(float(small.mean()) - float(view.blind.mean())) < 0.02
+
+
+def test_what_a_polynomial_shows_again_mirrored_is_not_seen() -> None:
+    info = camera_info([60.0, 0.0, 79.5, 0.0, 60.0, 59.5, 0.0, 0.0, 1.0], WIDTH, HEIGHT)
+    info.d = [-0.35, 0.0, 0.0, 0.0, 0.0]
+    blind = rectified(scene(), info).blind
+    assert blind is not None
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    radius = np.hypot(x - 79.5, y - 59.5)
+    turns = 60 / np.sqrt(3 * 0.35)  # where r - 0.35 r^3 is largest
+    assert blind[radius > turns + 1].all()
+    assert not blind[radius < turns - 1].any()
 
 
 def test_another_calibration_makes_other_maps() -> None:
@@ -145,7 +156,7 @@ def test_a_calibration_that_cannot_rectify_is_refused(
     if k is not None:
         info.k = k
     with pytest.raises(BadImageError, match=reason):
-        Rectifier().rectified(scene(), info)
+        rectified(scene(), info)
     assert reason in model_fault(info)
 
 
@@ -153,7 +164,7 @@ def test_a_calibration_that_turns_the_image_out_of_sight_is_refused() -> None:
     info = lens("plumb_bob")
     info.r = cv2.Rodrigues(np.array([0.0, 1.5, 0.0]))[0].flatten()
     with pytest.raises(BadImageError, match="nothing of it would be seen"):
-        Rectifier().rectified(scene(), info)
+        rectified(scene(), info)
 
 
 @pytest.mark.parametrize("model", LENSES)
@@ -184,6 +195,22 @@ def test_a_region_of_interest_and_binning_are_undone() -> None:
     assert info.roi.width == 400
 
 
+def test_a_calibration_for_another_shape_says_nothing_of_the_image() -> None:
+    info = camera_info(K, 2 * WIDTH, 3 * HEIGHT)
+    seen = info_of_view(info, WIDTH, HEIGHT)
+    assert (seen.width, seen.height, seen.header) == (WIDTH, HEIGHT, info.header)
+    assert not any([*seen.k, *seen.p, *seen.d])
+    assert info.k.tolist() == K
+    with pytest.raises(BadImageError, match="uncalibrated"):
+        rectified(scene(), seen)
+
+
+def test_what_binning_rounds_is_no_other_shape() -> None:
+    info = camera_info(width=33, height=25)
+    info.binning_x = info.binning_y = 4
+    assert info_of_view(info, 8, 6).k[0] > 0
+
+
 def test_a_plain_calibration_stays_the_same_message() -> None:
     info = lens("plumb_bob")
     assert info_of_view(info, WIDTH, HEIGHT) is info
@@ -206,7 +233,7 @@ def test_a_stereo_cameras_rotation_is_taken_out_too() -> None:
     info = lens("plumb_bob", [0.0] * 5)
     rotation = cv2.Rodrigues(np.array([0.0, 0.05, 0.0]))[0]
     info.r = rotation.flatten()
-    view = Rectifier().rectified(scene(), info)
+    view = rectified(scene(), info)
     k = np.array(K).reshape(3, 3)
     # Pure rotation moves the image by K R K^-1.
     expected = cv2.warpPerspective(scene(), k @ rotation @ np.linalg.inv(k), (WIDTH, HEIGHT))

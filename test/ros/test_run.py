@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from ros_helpers.processes import Processes
+from ros_helpers.waiting import wait_for
 from tiekd_ros.supervisor import node_command
 
 BREAKING = """
@@ -64,3 +66,42 @@ def test_where_the_middleware_refuses_a_node_the_reason_is_one_line(
     assert program.wait() == 1, program.output
     assert "error: ROS cannot make the node: " in program.output
     assert "Traceback" not in program.output
+
+
+LOGGING = """
+import logging, sys, threading
+from rclpy.node import Node
+from tiekd_ros.nodes.run import run_nodes
+
+log = logging.getLogger("tiekd_ros.some.room")
+
+def work():
+    for one in (log.info, log.warning, log.error, log.info):
+        one("a %s of %s", one.__name__, threading.current_thread().name)
+    try:
+        raise OSError("disk full")
+    except OSError:
+        log.exception("it broke")
+    log.info("not %d words", "even these")  # a text that cannot be made
+    print("the thread has come to its end", flush=True)
+
+class Talking(Node):
+    def start(self):
+        self.thread = threading.Thread(target=work, name="worker")
+        self.thread.start()
+
+sys.exit(run_nodes([lambda: Talking("talking")], []))
+"""
+
+
+def test_a_thread_may_log_at_any_level_and_never_breaks_by_it(processes: Processes) -> None:
+    program = processes.start("talking", [sys.executable, "-c", LOGGING])
+    wait_for(
+        lambda: "the thread has come to its end" in program.output,
+        "the thread's end",
+        explain=lambda: program.output,
+    )
+    for level, method in (("INFO", "info"), ("WARN", "warning"), ("ERROR", "error")):
+        assert re.search(rf"\[{level}\].* a {method} of worker", program.output), program.output
+    assert re.search(r"\[ERROR\].* it broke(.|\n)*OSError: disk full", program.output)
+    assert "severity cannot be changed" not in program.output

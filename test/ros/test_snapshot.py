@@ -4,54 +4,40 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import CameraInfo
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from sensor_msgs.msg import Image
 
-from helpers.students import BINS, small_student
+from helpers.students import BINS, promote_small
 from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.processes import Processes
-from ros_helpers.waiting import wait_for
+from ros_helpers.waiting import PATIENCE_S, wait_for
+from tiekd_ros.cli_snapshot import snapshot as take_snapshot
+from tiekd_ros.errors import TiekdError
 from tiekd_ros.images import decode_image
+from tiekd_ros.nodes import snapshot as snapshot_module
 from tiekd_ros.nodes.conversions import image_to_rgb, stamp_ns
 from tiekd_ros.nodes.depth_node import DepthNode
+from tiekd_ros.nodes.preview import describe_range, with_scale
+from tiekd_ros.nodes.snapshot import SnapshotTaker
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 PERIOD_S = 0.1
+GRACE_S, LATE_S, STALE_S = 2.0, 6.0, 0.3
+RANGE = (BINS.min_depth_m, 9.0, "turbo")
 
 
 @pytest.fixture
 def promoted(state: StateFolder) -> StateFolder:
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
     return state
-
-
-@contextmanager
-def camera(peer: Peer, info: CameraInfo | None) -> Iterator[None]:
-    """Play one image after the other."""
-    stop = threading.Event()
-
-    def play() -> None:
-        number = 0
-        while not stop.wait(PERIOD_S):
-            peer.show(image_message(number), info)
-            number += 1
-
-    thread = threading.Thread(target=play)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_all_pictures_are_of_one_image_as_it_was_published(
@@ -60,7 +46,7 @@ def test_all_pictures_are_of_one_image_as_it_was_published(
     out = tmp_path / "not" / "there" / "yet"
     with (
         running(DepthNode, peer, state_dir=str(promoted.root), max_range_m=9.0),
-        camera(peer, camera_info()),
+        peer.playing(camera_info(), PERIOD_S),
     ):
         taken = processes.tiekd("snapshot", str(out), "--namespace", peer.namespace)
         assert taken.wait() == 0, taken.output
@@ -80,13 +66,14 @@ def test_all_pictures_are_of_one_image_as_it_was_published(
         assert np.median(depth[depth > 0]) / 1000 == pytest.approx(
             facts["depth_m"]["median"], abs=2e-3
         )
-    assert decode_image((out / "preview.png").read_bytes()).shape == (HEIGHT, WIDTH, 3)
+    preview = decode_image((out / "preview.png").read_bytes())
+    assert preview.shape[0] > HEIGHT  # the colours' depths are below it
+    np.testing.assert_array_equal(preview, with_scale(preview[:HEIGHT, :WIDTH], *RANGE))
     assert decode_image((out / "points.png").read_bytes()).std() > 5
     assert facts["frame_id"] == FRAME_ID
     assert facts["topics"]["image"] == f"{peer.namespace}/image"  # found out, not told
     assert facts["student"] == "000001"
-    near = f"{BINS.min_depth_m:g} m (near)"
-    assert facts["preview_shows"] == f"{near} to 9 m (far) in turbo, unknown grey"
+    assert facts["preview_shows"] == describe_range(*RANGE)
     assert facts["missing"] == {}
 
 
@@ -94,7 +81,7 @@ def test_without_calibration_it_writes_what_there_is_and_says_what_is_missing_an
     peer: Peer, processes: Processes, promoted: StateFolder, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with running(DepthNode, peer, state_dir=str(promoted.root)), camera(peer, None):
+    with running(DepthNode, peer, state_dir=str(promoted.root)), peer.playing(None, PERIOD_S):
         taken = processes.tiekd("snapshot", str(out), "--namespace", peer.namespace)
         assert taken.wait() == 1
     assert (out / "preview.png").exists()
@@ -112,17 +99,71 @@ def test_millimetres_and_best_effort_topics_are_read_too(
         "state_dir": str(promoted.root), "encoding": "16UC1", "output_reliability": "best_effort",
     }  # fmt: skip
     out = tmp_path / "out"
-    with running(DepthNode, peer, **parameters), camera(peer, camera_info()):
+    with running(DepthNode, peer, **parameters), peer.playing(camera_info(), PERIOD_S):
         taken = processes.tiekd("snapshot", str(out), "--namespace", peer.namespace)
         assert taken.wait() == 0, taken.output
     assert json.loads((out / "snapshot.json").read_text())["encoding"] == "16UC1"
+
+
+def test_where_no_image_has_all_parts_that_with_most_is_taken_and_a_late_report_awaited(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_module, "_GRACE_S", GRACE_S)
+    parts = {"image": (1, 2), "depth": (1, 2, 3), "depth/preview": (1, 2)}
+    publishers = {topic: peer.node.create_publisher(Image, topic, 10) for topic in parts}
+
+    def publish(counts: Mapping[str, int]) -> None:
+        if counts["depth"] and late.ident is None:
+            late.start()
+        for topic, numbers in parts.items():
+            for number in numbers:
+                publishers[topic].publish(image_message(number))
+
+    diagnostics = peer.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    status = DiagnosticStatus(name=f"{peer.namespace}/peer")
+    stale = KeyValue(key="preview shows", value="nothing yet")
+    shown = KeyValue(key="preview shows", value=describe_range(*RANGE))
+
+    def tell() -> None:
+        for value in (stale, shown):
+            status.values = [KeyValue(key="student", value="000007"), value]
+            diagnostics.publish(DiagnosticArray(status=[status]))
+            time.sleep(STALE_S)
+
+    late = threading.Timer(LATE_S, tell)
+    with SnapshotTaker(peer.namespace, f"{peer.namespace}/image") as taker:
+        snapshot = taker.take(PATIENCE_S, publish)
+    late.join()
+    told = {"student": "000007", "preview shows": describe_range(*RANGE)}
+    assert snapshot.diagnostics == told
+    assert set(snapshot.messages) == {"image", "depth", "preview"}
+    stamps = {stamp_ns(message.header) for message in snapshot.messages.values()}
+    assert stamps == {stamp_ns(image_message(2).header)}
+    assert set(snapshot.missing) == {"camera_info", "points"}
+
+
+def test_without_diagnostics_it_writes_the_pictures_and_says_what_is_not_known(
+    peer: Peer, promoted: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_module, "_REPORT_S", 0.5)
+    monkeypatch.setattr(DepthNode, "publish_report", lambda node: None)
+    reason = f"no diagnostics: nothing came from {peer.namespace}/depth_node on /diagnostics"
+    with (
+        running(DepthNode, peer, state_dir=str(promoted.root)),
+        peer.playing(camera_info(), PERIOD_S),
+        pytest.raises(TiekdError, match=f"the snapshot is not whole: {reason}"),
+    ):
+        take_snapshot(tmp_path, namespace=peer.namespace, timeout=PATIENCE_S)
+    assert json.loads((tmp_path / "snapshot.json").read_text())["student"] is None
+    preview = decode_image((tmp_path / "preview.png").read_bytes())
+    assert preview.shape == (HEIGHT, WIDTH, 3)  # without a scale that might be wrong
 
 
 def test_without_depth_it_repeats_what_the_depth_node_says(
     peer: Peer, processes: Processes, state: StateFolder, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with running(DepthNode, peer, state_dir=str(state.root)), camera(peer, camera_info()):
+    with running(DepthNode, peer, state_dir=str(state.root)), peer.playing(camera_info(), PERIOD_S):
         taken = processes.tiekd(
             "snapshot", str(out), "--namespace", peer.namespace, "--timeout", "4"
         )

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 from rcl_interfaces.srv import GetParameters
 
-from helpers.students import small_student
+from helpers.students import promote_small
 from ros_helpers.companion import stats
 from ros_helpers.peer import Peer
 from ros_helpers.processes import Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.state import StateFolder
-from tiekd_ros.student import StudentRegistry
 
 NODES = ("depth_node", "companion_node", "camera_node")
 
@@ -25,8 +24,7 @@ NODES = ("depth_node", "companion_node", "camera_node")
 def test_up_restarts_a_killed_node_and_ends_all_on_sigint(
     peer: Peer, processes: Processes, state: StateFolder
 ) -> None:
-    registry = StudentRegistry(state.students)
-    registry.promote(registry.add(small_student()).version)
+    promote_small(state)
     topics = f"{peer.namespace}/image"
 
     def pid_of(node: str) -> int | None:
@@ -74,7 +72,7 @@ def test_the_nodes_take_the_file_of_parameters_and_end_with_an_up_that_is_killed
 
     def value_of(node: str, name: str) -> object:
         request = GetParameters.Request(names=[name])
-        return peer.call(GetParameters, f"{node}/get_parameters", request).values[0]
+        return peer.ask(GetParameters, f"{node}/get_parameters", request).values[0]
 
     for node in ("depth_node", "companion_node"):
         peer.await_diagnosis(node, "")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from ament_index_python.packages import (  # noqa: E402
 from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 
+from ros_helpers.waiting import PATIENCE_S  # noqa: E402
 from tiekd_ros.ros_environment import isolate, prepare_environment  # noqa: E402
 
 try:
@@ -30,6 +34,26 @@ except PackageNotFoundError:
 
 prepare_environment()
 isolate()
+
+
+def ros2_launch(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `ros2 launch tiekd_ros` with these words to its end."""
+    ros2 = shutil.which("ros2")
+    if ros2 is None:
+        pytest.skip("there is no ros2 command")
+    process = subprocess.Popen(
+        [ros2, "launch", "tiekd_ros", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said = process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # killed, it would leave its nodes running
+        pytest.fail(f"ros2 launch does not end: {process.communicate()}")
+    return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
 
 def included(name: str, **arguments: str) -> IncludeLaunchDescription:

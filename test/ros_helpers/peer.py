@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
@@ -22,11 +25,13 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from ros_helpers.messages import image_message
 from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.nodes import qos
 from tiekd_ros.nodes.conversions import stamp_ns
 from tiekd_ros.nodes.managed import ManagedNode
 
+_ASK_AGAIN_S = 5.0
 ACTIVE, INACTIVE, UNCONFIGURED = "active", "inactive", "unconfigured"
 
 
@@ -99,6 +104,25 @@ class Peer:
             self._info_pub.publish(info)
         self._image_pub.publish(image)
 
+    @contextmanager
+    def playing(self, info: CameraInfo | None, period_s: float) -> Iterator[None]:
+        """Show images, each with a stamp of its own, all the time."""
+        stop = threading.Event()
+
+        def show() -> None:
+            number = 0
+            while not stop.wait(period_s):
+                self.show(image_message(number), info)
+                number += 1
+
+        thread = threading.Thread(target=show, name="camera")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
     def announce(self, version: str) -> None:
         self._student_pub.publish(String(data=version))
 
@@ -115,14 +139,24 @@ class Peer:
     # Asking.
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
+        """Ask once, as what must not be done twice."""
+        return self._call(kind, name, request, PATIENCE_S)
+
+    def ask(self, kind: Any, name: str, request: Any) -> Any:
+        """Ask, again every few seconds: a request that comes before its asker is known is lost."""
+        return self._call(kind, name, request, _ASK_AGAIN_S)
+
+    def _call(self, kind: Any, name: str, request: Any, again_s: float) -> Any:
         client = self.node.create_client(kind, name)
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         try:
             assert client.wait_for_service(PATIENCE_S), f"nobody offers {name}"
-            done = threading.Event()
-            future = client.call_async(request)
-            future.add_done_callback(lambda _: done.set())
-            assert done.wait(PATIENCE_S), f"{name} does not answer"
-            return future.result()
+            until = time.monotonic() + PATIENCE_S
+            while (left := until - time.monotonic()) > 0:
+                client.call_async(request).add_done_callback(answers.put)
+                with suppress(queue.Empty):
+                    return answers.get(timeout=min(again_s, left)).result()
+            raise AssertionError(f"{name} does not answer")
         finally:
             self.node.destroy_client(client)
 
@@ -137,15 +171,25 @@ class Peer:
     def set_parameter(self, node: str, name: str, value: object) -> SetParametersResult:
         request = SetParameters.Request()
         request.parameters = [Parameter(name, value=value).to_parameter_msg()]
-        return self.call(SetParameters, f"{node}/set_parameters", request).results[0]
+        return self.ask(SetParameters, f"{node}/set_parameters", request).results[0]
 
     def state_of(self, node: str) -> str:
-        return str(self.call(GetState, f"{node}/get_state", GetState.Request()).current_state.label)
+        return str(self.ask(GetState, f"{node}/get_state", GetState.Request()).current_state.label)
 
     def change_state(self, node: str, transition: int) -> bool:
         request = ChangeState.Request()
         request.transition.id = transition
         return bool(self.call(ChangeState, f"{node}/change_state", request).success)
+
+    def take_down_and_up(self, node: str) -> None:
+        """Have an active node freed of all that it holds, and made active again."""
+        for transition in (
+            Transition.TRANSITION_DEACTIVATE,
+            Transition.TRANSITION_CLEANUP,
+            Transition.TRANSITION_CONFIGURE,
+            Transition.TRANSITION_ACTIVATE,
+        ):
+            assert self.change_state(node, transition)
 
     def await_active(self, node: str) -> None:
         wait_for(lambda: self.state_of(node) == ACTIVE, f"{node} to be active")
@@ -174,14 +218,17 @@ class Peer:
         )
 
     def await_round(self, number: int) -> dict[str, str]:
-        """Wait until distill/status says that a round is over, and return its values."""
+        """Wait until distill/status says that a round is over, and return its values.
 
-        def over() -> dict[str, str] | None:
-            last = self.statuses[-1] if self.statuses else {}
-            done = last.get("round") == str(number) and last.get("stage") == "done"
-            return last if done else None
-
-        return wait_for(over, f"the end of round {number}", explain=lambda: self.statuses[-1:])
+        Its worker gives way to whatever else runs: patience begins anew with each thing it says.
+        """
+        heard: list[dict[str, str]] = []
+        what = f"a word of round {number} on its way to its end"
+        while not heard or (heard[-1].get("round"), heard[-1]["stage"]) != (str(number), "done"):
+            before, explain = len(heard), lambda: self.statuses[-1:]
+            wait_for(lambda before=before: len(self.statuses) > before, what, explain=explain)
+            heard = list(self.statuses)
+        return heard[-1]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

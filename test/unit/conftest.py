@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from helpers.frames import filled_state
+from helpers.labelling import labellers, open_log
+from helpers.rounds import said
+from helpers.watches import JUDGED_WORSE, WATCHING, Tower
+from tiekd_ros.distillation import following
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.frames import FrameStore, Labeller
 from tiekd_ros.state import StateFolder
 
 
@@ -22,3 +30,37 @@ def state(labelled, tmp_path) -> StateFolder:
     state = StateFolder(tmp_path / "state").create()
     shutil.copy(labelled.frames, state.frames)
     return state
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FrameStore]:
+    """An empty frame log without guard times."""
+    with open_log(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def labeller_of(store: FrameStore) -> Iterator[Callable[..., Labeller]]:
+    """A function that starts a labeller of that log; all are stopped afterwards."""
+    with labellers(store) as start:
+        yield start
+
+
+@pytest.fixture
+def watch_over(state) -> Iterator[Callable[[], Tower]]:
+    """A function that opens a watch on the state folder, with a plan."""
+    towers: list[Tower] = []
+
+    def watch_over(plan: RoundPlan = WATCHING) -> Tower:
+        towers.append(Tower(state, plan))
+        return towers[-1]
+
+    yield watch_over
+    for tower in towers:
+        tower.close()
+
+
+@pytest.fixture
+def judged_worse(monkeypatch) -> None:
+    """Workers of a watch that only say that the student is worse."""
+    monkeypatch.setattr(following, "spawn_worker", said(JUDGED_WORSE))

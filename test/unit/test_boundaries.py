@@ -22,12 +22,13 @@ ROS = {
 }  # fmt: skip
 
 LEAVES = {
-    "__init__", "errors", "settings", "camera", "cores", "images", "image_encodings", "image_size",
-    "mailbox", "runtimes", "state",
+    "__init__", "errors", "settings", "camera", "closing", "cores", "devices", "images",
+    "image_encodings", "image_size", "mailbox", "parameter_files", "rectify", "runtimes", "state",
 }  # fmt: skip
 TOP = {
-    "demo", "cli", "cli_doctor", "cli_frames", "cli_options", "cli_snapshot", "cli_students",
-    "cli_teacher", "cli_teacher_ping", "offline", "up", "supervisor", "ros_environment",
+    "demo", "cli", "cli_doctor", "cli_frames", "cli_frames_import", "cli_options", "cli_snapshot",
+    "cli_students", "cli_teacher", "cli_teacher_ping", "offline", "up", "supervisor",
+    "ros_environment",
 }  # fmt: skip
 MAY_IMPORT = {
     "student": set(),

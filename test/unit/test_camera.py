@@ -8,6 +8,7 @@ import pytest
 
 from tiekd_ros.camera import CameraModel, Intrinsics
 from tiekd_ros.errors import BadIntrinsicsError
+from tiekd_ros.rectify import rectified_model
 
 CAMERA = Intrinsics(60.0, 61.0, 31.5, 23.5)
 
@@ -65,7 +66,7 @@ def test_a_model_follows_its_region_of_interest_and_binning():
     both = replace(part, binning=(2, 2))
     assert both.intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
     assert both.of_view(16, 12).p[3] == -3.0
-    assert both.rectified().intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
+    assert rectified_model(both).intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
 
 
 def test_an_image_of_the_full_size_is_taken_for_the_whole():

@@ -14,7 +14,7 @@ import pytest
 from helpers.children import child_environment, wait_until
 from helpers.rounds import ENDLESS, SHORT, House, said, verdict, worker_pids
 from helpers.students import small_student
-from tiekd_ros.distillation import offline, rounds
+from tiekd_ros.distillation import following, offline
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
 from tiekd_ros.distillation.rounds import RoundRunner
@@ -66,7 +66,7 @@ def test_a_live_student_that_changed_during_a_round_stays_live(enter, monkeypatc
     with_students(house)
     house.registry.add(small_student(status="accepted"))
     house.registry.promote("000003")  # a person's wish, while the worker was judging
-    monkeypatch.setattr(rounds, "spawn_worker", said(verdict("000002", "000001", [1])))
+    monkeypatch.setattr(following, "spawn_worker", said(verdict("000002", "000001", [1])))
     house.runner.start()
     house.runner.wait()
     assert house.runner.record.state == "refused"
@@ -81,7 +81,7 @@ def test_a_live_student_that_changed_during_a_round_stays_live(enter, monkeypatc
 def test_a_first_student_does_not_displace_one_that_came_meanwhile(enter, monkeypatch):
     house = enter()
     with_students(house)
-    monkeypatch.setattr(rounds, "spawn_worker", said(verdict("000002", None, [1])))
+    monkeypatch.setattr(following, "spawn_worker", said(verdict("000002", None, [1])))
     house.runner.start()
     house.runner.wait()
     assert "changed from none to 000001" in house.runner.record.reason
@@ -105,7 +105,7 @@ def test_lines_that_are_no_events_are_passed_over(enter, monkeypatch, noise):
     house = enter()
     with_students(house)
     spawn = said(noise, {"event": "stage", "stage": "judging"}, verdict("000002", "000001", [1]))
-    monkeypatch.setattr(rounds, "spawn_worker", spawn)
+    monkeypatch.setattr(following, "spawn_worker", spawn)
     house.runner.start()
     house.runner.wait()
     assert house.states() == ["accepted"], house.runner.record.reason
@@ -116,7 +116,7 @@ def test_a_workers_warning_is_logged_and_changes_nothing(enter, monkeypatch, cap
     house = enter()
     with_students(house)
     warning = {"event": "warning", "message": "much is unknown"}
-    monkeypatch.setattr(rounds, "spawn_worker", said(warning, verdict("000002", "000001", [1])))
+    monkeypatch.setattr(following, "spawn_worker", said(warning, verdict("000002", "000001", [1])))
     house.runner.start()
     house.runner.wait()
     assert house.states() == ["accepted"], house.runner.record.reason
@@ -128,7 +128,7 @@ def test_a_workers_warning_is_logged_and_changes_nothing(enter, monkeypatch, cap
 )
 def test_an_event_that_makes_no_sense_fails_the_round_and_says_so(enter, monkeypatch, event):
     house = enter()
-    monkeypatch.setattr(rounds, "spawn_worker", said(event))
+    monkeypatch.setattr(following, "spawn_worker", said(event))
     house.runner.start()
     house.runner.wait()
     assert not house.runner.busy
@@ -143,7 +143,7 @@ def test_a_worker_that_cannot_be_started_fails_the_round(enter, monkeypatch):
     def spawn(*_: object) -> subprocess.Popen[str]:
         raise OSError("too many open files")
 
-    monkeypatch.setattr(rounds, "spawn_worker", spawn)
+    monkeypatch.setattr(following, "spawn_worker", spawn)
     house.runner.start()
     house.runner.wait()
     assert house.states() == ["failed"]
@@ -153,7 +153,7 @@ def test_a_worker_that_cannot_be_started_fails_the_round(enter, monkeypatch):
 def test_a_listener_that_raises_does_not_break_the_round(enter, monkeypatch):
     house = enter()
     with_students(house)
-    monkeypatch.setattr(rounds, "spawn_worker", said(verdict("000002", "000001", [1])))
+    monkeypatch.setattr(following, "spawn_worker", said(verdict("000002", "000001", [1])))
 
     def raise_it(record: RoundRecord) -> None:
         raise RuntimeError("the publisher is gone")
@@ -167,7 +167,7 @@ def test_a_listener_that_raises_does_not_break_the_round(enter, monkeypatch):
 
 def test_a_client_may_start_the_next_round_as_soon_as_it_hears_of_the_end(enter, monkeypatch):
     house = enter()
-    monkeypatch.setattr(rounds, "spawn_worker", said({"event": "error", "message": "no"}))
+    monkeypatch.setattr(following, "spawn_worker", said({"event": "error", "message": "no"}))
     hear, answers = house.hear, []
 
     def call_again(record: RoundRecord) -> None:

@@ -115,18 +115,33 @@ def test_a_ros_1_bag_is_read(tmp_path):
     assert assert_whole(write_ros1_bag(tmp_path / "old.bag", 3), 3) == []
 
 
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("image_first", [True, False])
+def test_a_calibration_that_changes_goes_by_stamp_however_it_was_recorded(
+    tmp_path, storage, image_first
+):
+    infos = [info(n, k=(60.0 + n, *K[1:])) for n in range(4)]
+    topics = {"/cam/camera_info": infos, "/cam/image_raw": [image(n) for n in range(4)]}
+    ordered = dict(sorted(topics.items(), reverse=image_first))
+    with Bag(write_bag(tmp_path / "bag", ordered, storage)) as bag:
+        camera = BagCamera(bag)
+        for _ in range(2):
+            assert [each.model.k[0] for each in camera] == [60.0, 61.0, 62.0, 63.0]
+
+
 def test_calibration_comes_with_each_image_also_before_its_first_message(tmp_path):
     other = (70.0, *K[1:])
     topics = {
         "/cam/image_raw": [image(n) for n in range(4)],
-        "/cam/camera_info": [info(0), info(1), info(2, other), info(3, other)],
+        "/cam/camera_info": [info(10), info(11), info(12, other), info(13, other)],
     }
     with Bag(write_bag(tmp_path / "bag", topics)) as bag:
         camera = BagCamera(bag)
         assert camera.info is not None
         assert camera.info.name == "/cam/camera_info"
         focal = [each.model.intrinsics(WIDTH, HEIGHT).fx for each in camera]
-    assert focal == [60.0, 60.0, 60.0, 70.0]  # each is recorded just after its image
+    # Each is recorded just after its image, and none has an image's stamp.
+    assert focal == [60.0, 60.0, 60.0, 70.0]
 
 
 def test_without_stamps_the_time_of_recording_counts(tmp_path):

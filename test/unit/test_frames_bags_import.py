@@ -22,7 +22,6 @@ from helpers.bags import (
     image,
     image_fields,
     imu,
-    info,
     shown,
     stamp_of,
     write_bag,
@@ -116,19 +115,6 @@ def test_a_calibration_file_takes_the_place_of_the_bags(tmp_path, state):
     (tmp_path / "K.txt").write_text("50 0 30\n0 50 20\n0 0 1\n")
     run(state, path, *KEEP_ALL, "--camera-info", tmp_path / "K.txt")
     assert stored(state)[0].intrinsics.as_tuple() == (50.0, 50.0, 30.0, 20.0)
-
-
-def test_distortion_and_missing_calibration_are_said(tmp_path, state):
-    bent = {"/cam/image_raw": [image(0)], "/cam/camera_info": [info(0, d=(0.1, 0, 0, 0, 0))]}
-    said = run(state, write_bag(tmp_path / "bent", bent))
-    assert "describes a lens with distortion (plumb_bob)" in said
-    rect = {"/cam/image_rect": bent["/cam/image_raw"], "/cam/camera_info": bent["/cam/camera_info"]}
-    said = run(StateFolder(tmp_path / "b"), write_bag(tmp_path / "rect", rect))
-    assert "a lens with" not in said
-    none = {"/cam/image_raw": [image(0)], "/cam/camera_info": [info(0, k=(0.0,) * 9)]}
-    said = run(StateFolder(tmp_path / "c"), write_bag(tmp_path / "none", none))
-    assert "the camera is not calibrated: frames are logged without intrinsics" in said
-    assert stored(StateFolder(tmp_path / "c"))[0].intrinsics is None
 
 
 def test_images_without_stamps_are_logged_by_the_time_of_their_recording(tmp_path, state):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 from helpers.children import wait_until
-from helpers.labelling import TeacherDownError, answer, labellers, log, open_log
+from helpers.labelling import TeacherDownError, answer, log
 from tiekd_ros.frames import (
-    FrameStore,
     LabelAnswer,
     Labeller,
     LabellerSettings,
@@ -24,18 +20,6 @@ from tiekd_ros.frames import (
 )
 
 HANG_S = 5.0
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[FrameStore]:
-    with open_log(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def labeller_of(store: FrameStore) -> Iterator[Callable[..., Labeller]]:
-    with labellers(store) as start:
-        yield start
 
 
 def test_all_waiting_frames_are_labelled_then_it_idles(store, labeller_of) -> None:

@@ -9,34 +9,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from helpers.children import wait_until
-from helpers.labelling import TeacherDownError, answer, labellers, log, open_log
+from helpers.labelling import TeacherDownError, answer, log
 from tiekd_ros.frames import (
-    FrameStore,
     LabelAnswer,
-    Labeller,
     LabellerSettings,
     LoggedFrame,
     RefusedLabel,
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[FrameStore]:
-    with open_log(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def labeller_of(store: FrameStore) -> Iterator[Callable[..., Labeller]]:
-    with labellers(store) as start:
-        yield start
 
 
 def refusing(settings: list[str]) -> Callable[[LoggedFrame], LabelAnswer]:

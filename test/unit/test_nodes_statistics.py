@@ -1,4 +1,4 @@
-"""Shares of counts, as diagnostics hold them against limits."""
+"""Rates, percentiles and shares, as diagnostics tell them and hold them against limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,30 @@ import math
 
 import pytest
 
-from tiekd_ros.nodes.statistics import Share
+from tiekd_ros.nodes.statistics import Percentiles, Rate, Share
+
+
+def test_a_rate_is_that_of_the_last_seconds() -> None:
+    rate = Rate(window_s=5.0)
+    assert rate.value(0.0) == 0
+    rate.tick(0.0)
+    assert rate.value(1.0) == 1 / 5
+    for tick in range(1, 101):
+        rate.tick(tick / 10)
+    assert rate.value(10.0) == pytest.approx(10.0)
+    assert rate.value(12.5) == pytest.approx(10.0)  # by the events that are left
+    assert rate.value(15.1) == 0
+    assert rate.total == 101
+
+
+def test_percentiles_are_of_the_last_values_and_unknown_without_any() -> None:
+    percentiles = Percentiles(window=10, window_s=5.0)
+    assert math.isnan(percentiles.at(50, 0.0))
+    for now, value in enumerate([1000.0, 1000.0, *range(10)]):
+        percentiles.add(value, float(now))
+    assert percentiles.at(50, 6.0) == 4.5  # ten are kept
+    assert percentiles.at(0, 11.0) == 4.0  # none older than five seconds
+    assert math.isnan(percentiles.at(50, 17.0))
 
 
 @pytest.fixture

@@ -50,6 +50,19 @@ def test_from_above_distances_are_to_scale_and_left_is_left():
     assert abs(far[0] / far[1] - 4) < 0.1  # 4 m ahead, 1 m to the left
 
 
+def test_from_above_what_is_higher_than_the_camera_hides_nothing():
+    floor, ceiling = wall(3.0, 0.4), wall(3.0, 0.4)
+    floor[..., 1], ceiling[..., 1] = 1.0, -1.0
+    beside, above = halves(
+        draw_points(
+            np.stack([floor, ceiling]), np.stack([coloured(floor, RED), coloured(ceiling, BLUE)])
+        )
+    )
+    assert len(places(above, RED)) > 50
+    assert len(places(above, BLUE)) == 0
+    assert len(places(beside, BLUE)) > 50
+
+
 def test_points_without_depth_are_left_out_and_no_points_at_all_is_said():
     points = wall(2.0)
     points[:150] = np.nan

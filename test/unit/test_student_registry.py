@@ -9,12 +9,19 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from helpers.children import child_environment, start_python
 from helpers.students import small_student
-from tiekd_ros.student import REFUSED, CheckpointError, LiveChangedError, StudentRegistry
+from tiekd_ros.student import (
+    REFUSED,
+    ROLLED_BACK,
+    CheckpointError,
+    LiveChangedError,
+    StudentRegistry,
+)
 from tiekd_ros.student import registry as registry_module
 
 ADD = """
@@ -94,6 +101,42 @@ def test_rolling_back_goes_back_step_by_step_and_then_says_that_it_cannot(regist
     with pytest.raises(CheckpointError, match="no earlier version"):
         registry.rollback()
     assert registry.live() == "000001"
+
+
+@pytest.mark.parametrize(
+    ("promoted", "said"),
+    [
+        (["000001"], "live is 000001 after none"),
+        (["000001", "000003"], "live is 000003 after 000001"),
+        (["000001", "000003", "000002"], "live is 000002 after 000003"),
+    ],
+)
+def test_rolling_back_from_another_student_than_expected_is_refused(registry, promoted, said):
+    for version in promoted:
+        registry.promote(version)
+    before = registry.history()
+    with pytest.raises(LiveChangedError, match=f"{said} and not 000002 after 000001 any more"):
+        registry.rollback(expected=("000002", "000001"))
+    assert (registry.live(), registry.history()) == (promoted[-1], before)
+
+
+def test_rolling_back_from_the_expected_student_works(registry):
+    for version in ("000003", "000001", "000002"):
+        registry.promote(version)
+    assert registry.rollback(expected=("000002", "000001")) == "000001"
+    assert (registry.live(), registry.history()) == ("000001", ["000003"])
+
+
+def test_a_mark_changes_status_and_reason_alone_and_keeps_nobody_from_promoting(registry):
+    before = registry.card("000002")
+    registry.mark("000002", ROLLED_BACK, "worse where the robot is now")
+    card = registry.load("000002").card
+    assert (card.status, card.reason) == ("rolled back", "worse where the robot is now")
+    assert replace(card, status=before.status, reason=before.reason) == before
+    registry.promote("000002")
+    assert registry.live() == "000002"
+    with pytest.raises(CheckpointError, match="there is no student '000009'"):
+        registry.mark("000009", ROLLED_BACK, "")
 
 
 def test_rolling_back_to_a_version_that_is_gone_leaves_the_pointer(registry):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.students import BINS, SIZE, small_student
-from tiekd_ros.errors import BadImageError, InvalidSettingError
+from tiekd_ros.errors import BadImageError
 from tiekd_ros.student import (
     CheckpointError,
     DepthBins,
@@ -17,7 +17,6 @@ from tiekd_ros.student import (
     Student,
     StudentCard,
     TorchRuntime,
-    choose_device,
     normalise,
 )
 from tiekd_ros.student.folding import fuse_batch_norms
@@ -130,19 +129,6 @@ def test_depth_comes_in_the_size_that_was_asked_for(runtime):
 def test_what_is_no_rgb_image_is_refused(runtime, image):
     with pytest.raises(BadImageError, match="RGB"):
         runtime.predict(image)
-
-
-@pytest.mark.parametrize("name", ["gpu", "tpu:0", "", "meta", "cuda:x", "cpu;"])
-def test_a_device_that_does_not_exist_is_refused_by_name(name):
-    with pytest.raises(InvalidSettingError, match="device must be auto, cpu, cuda or cuda:N"):
-        choose_device(name)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_cuda_without_a_cuda_device_is_refused_with_the_way_out():
-    with pytest.raises(InvalidSettingError, match="set device to auto or cpu"):
-        choose_device("cuda")
-    assert choose_device("auto") == torch.device("cpu")
 
 
 def test_a_student_whose_finite_weights_give_no_number_is_refused(student):

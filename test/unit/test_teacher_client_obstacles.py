@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from helpers.certificates import Certificates, make_certificates
-from helpers.teachers import StubBackend, depth_request, serving
+from helpers.teachers import StubBackend, depth_request, listening, serving
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherDeniedError, TeacherUnreachableError
@@ -38,15 +38,8 @@ def always_unavailable(text: str, credentials: grpc.ServerCredentials | None) ->
             return grpc.unary_unary_rpc_method_handler(abort)
 
     server = grpc.server(ThreadPoolExecutor(2), handlers=[Handler()])
-    if credentials is None:
-        port = server.add_insecure_port("127.0.0.1:0")
-    else:
-        port = server.add_secure_port("127.0.0.1:0", credentials)
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None)
+    with listening(server, credentials) as url:
+        yield url
 
 
 def failure(url: str, **settings: Any) -> TeacherUnreachableError:

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from tiekd_ros import supervisor
 from tiekd_ros.cli import app
+from tiekd_ros.errors import TiekdError
 from tiekd_ros.supervisor import Program
 from tiekd_ros.teacher.backends import BACKENDS
 from tiekd_ros.up import UpOptions, is_backend, node_programs
 
-LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch" / "depth.launch.py"
+LAUNCHED = Path(__file__).resolve().parents[2] / "launch" / "processes.py"
 
 
 def parameters(program: Program) -> list[str]:
@@ -27,8 +28,8 @@ def parameters(program: Program) -> list[str]:
 
 
 def launch_value(name: str) -> Any:
-    """Return what the launch file, which needs `launch` to be imported, assigns to a name."""
-    module = ast.parse(LAUNCH_FILE.read_text())
+    """Return what the launch files' module, which needs `launch` to be imported, assigns."""
+    module = ast.parse(LAUNCHED.read_text())
     (value,) = [
         node.value
         for node in module.body
@@ -50,9 +51,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     return programs
 
 
-def up(*arguments: str) -> None:
+def up(*arguments: str) -> str:
+    """Run it; return what it said."""
     result = CliRunner().invoke(app, ["up", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    return result.output
 
 
 def test_up_starts_the_nodes_that_the_launch_file_starts():
@@ -107,6 +110,51 @@ def test_what_is_given_wins_over_the_file_even_if_it_is_the_default(started, tmp
     assert Path(state).is_dir()
 
 
+def test_how_the_images_come_is_said_to_both_nodes(started):
+    up("--rectify", "--image-transport", "compressed", "--camera", "synthetic")
+    depth, companion, camera = started
+    for program in (depth, companion):
+        assert parameters(program) == ['image_transport:="compressed"', "rectify:=true"]
+    assert parameters(camera) == ['source:="synthetic"']
+
+
+def test_composed_both_nodes_are_one_program_with_the_parameters_of_both(started):
+    up("--composed", "--no-rectify", "--device", "cpu", "--teacher", "w:1")
+    (both,) = started
+    assert "tiekd_ros.nodes.composed" in both.command
+    assert parameters(both) == ["rectify:=false", 'device:="cpu"', 'teacher.url:="w:1"']
+
+
+def test_composed_without_the_companion_is_the_depth_node_alone(started):
+    up("--composed", "--no-companion")
+    assert [program.name for program in started] == ["depth_node"]
+
+
+SECTIONS = """
+depth_node: {ros__parameters: {device: cpu}}
+/tiekd/depth_node: {ros__parameters: {device: cpu}}
+/**/camera_node: {ros__parameters: {rate_hz: 3.0}}
+"""
+
+
+@pytest.mark.usefixtures("started")
+def test_a_section_that_no_node_takes_is_told_with_what_would_do(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(SECTIONS)
+    output = up("--params-file", str(file))
+    (said,) = [line for line in output.splitlines() if line.startswith("warning: ")]
+    assert f"{file}: no node that is started takes the section 'depth_node'" in said
+    assert "'/tiekd/depth_node', '/**/depth_node', or '/**'" in said
+
+
+def test_a_file_that_has_no_parameters_starts_nothing(started, tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("device: cpu")
+    with pytest.raises(TiekdError, match="ros__parameters is missing below 'device'"):
+        up("--params-file", str(file))
+    assert started == []
+
+
 @pytest.mark.parametrize("teacher", ["huggingface:/models/large", "onnx:a:b.onnx", "synthetic:0"])
 def test_a_teacher_runs_beside_the_nodes_on_a_port_that_the_companion_knows(teacher, tmp_path):
     programs = node_programs(UpOptions(teacher=teacher), tmp_path)
@@ -123,6 +171,7 @@ def test_a_teacher_runs_beside_the_nodes_on_a_port_that_the_companion_knows(teac
 
 
 LOCAL = {
+    "labels.starting_s": "120.0",
     "teacher.tls": "false",
     **{
         f"teacher.{name}": '""'
@@ -142,7 +191,7 @@ def test_a_file_of_parameters_for_another_teacher_does_not_lock_out_the_one_that
 
 def test_the_launch_file_sets_the_same_parameters_for_it():
     found = {
-        name: {"": '""', False: "false"}[value]
+        name: {"": '""', False: "false"}.get(value, str(value))
         for name, value in launch_value("LOCAL_TEACHER").items()
     }
     assert found == LOCAL

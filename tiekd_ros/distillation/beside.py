@@ -44,7 +44,13 @@ class BesideSettings(Settings):
         minimum=0.0,
         maximum=60_000.0,
     )
-    latency_factor: float = setting(1.25, "see latency_budget_ms", minimum=1.0, maximum=100.0)
+    latency_factor: float = setting(
+        1.25,
+        "budget where latency_budget_ms is 0, in multiples of the p95 latency while no round was "
+        "running",
+        minimum=1.0,
+        maximum=100.0,
+    )
     longest_rest_s: float = setting(
         10.0,
         "where the latency stays over its budget although training rests this long, training is "
@@ -92,7 +98,7 @@ def limit_resources(settings: BesideSettings, threads: int, device: str) -> None
     """
     import torch
 
-    from tiekd_ros.student import choose_device
+    from tiekd_ros.devices import choose_device
 
     torch.set_num_threads(threads)
     chosen = choose_device(device)

@@ -13,10 +13,44 @@ from typing import IO, Any
 
 from tiekd_ros.distillation.replay import RoundRefusedError
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.student.checkpoint import write_durably
+from tiekd_ros.student.checkpoint import replace_durably
 
 RUNNING, FAILED, INTERRUPTED = "running", "failed", "interrupted"
 PROMOTED, REFUSED = "accepted", "refused"
+
+WAITING, JUDGING = "waiting", "judging"
+KEPT, ROLLED_BACK, ENDED = "ended well", "rolled back", "ended"
+ROLLING_BACK = "rolling back"
+"""States of a watch. Judging is not written down: a watch that was killed in it waits again.
+Rolling back is, before it happens, so that whoever comes after a kill ends it."""
+
+_A_ROUND = "another process runs a round"
+_LOOK_BACK = 200
+"""Rounds, newest first, among which a promoted one is looked for."""
+
+
+@dataclass(frozen=True)
+class WatchRecord:
+    """What is known of the watch over a student that a round promoted.
+
+    Scores are means over the frames that came after the promotion: `before` the predecessor's,
+    `after` the watched student's.
+    """
+
+    predecessor: str
+    """The version that was live before, and is again where the watch rolls back."""
+    after_id: int
+    """No frame up to this id is evidence: it may have had its label before the promotion."""
+    state: str = WAITING
+    reason: str = ""
+    frames: int = 0
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has yet to come to an end."""
+        return self.state in (WAITING, JUDGING, ROLLING_BACK)
 
 
 @dataclass(frozen=True)
@@ -40,6 +74,20 @@ class RoundRecord:
     seconds: float = 0.0
     resting: bool = False
     rested_seconds: float = 0.0
+    watch: WatchRecord | None = None
+    """Over the promoted student; None where no other is known to go back to."""
+
+    @classmethod
+    def from_json(cls, text: str) -> RoundRecord:
+        """Read what `to_json` wrote; ValueError or TypeError where it is something else."""
+        values = json.loads(text)
+        if (watch := values.get("watch")) is not None:
+            values["watch"] = WatchRecord(**watch)
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Return the record as text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     def followed_by(self, event: dict[str, Any]) -> RoundRecord:
         """Return the record after a `stage`, `progress` or `resting` event of the worker."""
@@ -68,8 +116,28 @@ class RoundLog:
         A damaged one is passed over: students and frames do not depend on records.
         """
         for number in self.numbers():
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                yield RoundRecord(**json.loads(self._path(number).read_text()))
+            if (record := self.record(number)) is not None:
+                yield record
+
+    def record(self, number: int) -> RoundRecord | None:
+        """Return the record of a round; None where there is none that can be read."""
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            return RoundRecord.from_json(self._path(number).read_text())
+        return None
+
+    def promoted(self) -> Iterator[RoundRecord]:
+        """Yield the records of the rounds that promoted a student, newest first."""
+        for number in reversed(self.numbers()[-_LOOK_BACK:]):
+            record = self.record(number)
+            if record is not None and record.state == PROMOTED:
+                yield record
+
+    def changed_ns(self) -> int:
+        """Return a number that is another one after each `save`, of whichever process."""
+        try:
+            return self.folder.stat().st_mtime_ns
+        except OSError as error:
+            raise TiekdError(f"cannot read {self.folder}: {error.strerror}") from error
 
     def save(self, record: RoundRecord) -> None:
         """Write a record, whole or not at all.
@@ -78,34 +146,39 @@ class RoundLog:
             TiekdError: the disk refuses.
         """
         path = self._path(record.number)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            write_durably(temporary, (json.dumps(asdict(record), indent=2) + "\n").encode())
-            temporary.replace(path)
+            replace_durably(path, record.to_json().encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise TiekdError(f"cannot write {path}: {error.strerror}; make room") from error
 
-    def lock(self) -> IO[str]:
+    def lock(self, holder: str = _A_ROUND) -> IO[str]:
         """Take the lock that a running round holds; closing the file gives it back.
 
         The operating system gives it back as well when the process dies.
 
+        Args:
+            holder: who takes it, for whom it keeps out.
+
         Raises:
-            RoundRefusedError: another process runs a round on this state folder.
+            RoundRefusedError: a round runs on this state folder, or a watch is judging; says
+                which.
         """
         try:
-            file = (self.folder / ".lock").open("w")
+            file = (self.folder / ".lock").open("a+")
         except OSError as error:
             raise TiekdError(f"cannot write to {self.folder}: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            file.seek(0)
+            held_by = file.read().strip() or _A_ROUND
             file.close()
             raise RoundRefusedError(
-                "busy: another process runs a round on this state folder; wait for it to end"
+                f"busy: {held_by} on this state folder; wait for it to end"
             ) from error
+        with contextlib.suppress(OSError):  # a full disk: whoever is kept out hears less
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), holder.encode())
         return file
 
     def _path(self, number: int) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tiekd_ros.devices import choose_device
 from tiekd_ros.distillation.batch_norms import average_batch_norms
 from tiekd_ros.distillation.decoder_stage import DecoderStage, hold_back
 from tiekd_ros.distillation.losses import LossParts, LossSettings
@@ -24,7 +25,7 @@ from tiekd_ros.distillation.stepping import (
 )
 from tiekd_ros.images import DepthMap
 from tiekd_ros.settings import Settings, setting
-from tiekd_ros.student import StudentNetwork, choose_device, normalise, to_channels_last
+from tiekd_ros.student import StudentNetwork, normalise, to_channels_last
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The training process: `python -m tiekd_ros.distillation.worker --state DIR --round N`.
 
+With `--watch` it trains nothing, but judges anew the student that the round promoted.
+
 Writes one JSON object a line to standard output: `stage`, `progress`, `resting`, `undecodable`,
 `warning`, `result` or `error`. It gives way to others, and can be killed at any moment: what it
 stores appears whole or not at all. With `--with-parent` it ends when its standard input closes,
@@ -28,10 +30,13 @@ from tiekd_ros.state import StateFolder
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one round; return 0 when it came to a verdict, 2 when it could not."""
+    """Run one round, or judge anew; return 0 after a verdict, 2 where it came to none."""
     parser = argparse.ArgumentParser(prog="tiekd distillation worker", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="state folder")
     parser.add_argument("--round", type=int, required=True, help="number of the round")
+    parser.add_argument(
+        "--watch", action="store_true", help="judge the round's student on frames since"
+    )
     parser.add_argument("--plan", default="{}", help="settings as JSON: {group: {name: value}}")
     parser.add_argument(
         "--with-parent", action="store_true", help="listen to stdin: end with it, pause, resume"
@@ -54,6 +59,7 @@ def _run(options: argparse.Namespace, parent: Parent) -> None:
     # torch comes with these, and takes seconds of a core: after this process gave way
     from tiekd_ros.distillation.plan import RoundPlan
     from tiekd_ros.distillation.round import run_round
+    from tiekd_ros.distillation.watch_round import run_watch
     from tiekd_ros.student import StudentRegistry
 
     plan = RoundPlan.from_mapping(groups)
@@ -61,7 +67,8 @@ def _run(options: argparse.Namespace, parent: Parent) -> None:
     inference = StudentRegistry(state.students).live() is not None
     threads = plan.train.threads or default_threads(inference=inference)
     limit_resources(plan.beside, threads, plan.train.device)
-    run_round(state, plan, options.round, _emit, parent.rest)
+    run = run_watch if options.watch else run_round
+    run(state, plan, options.round, _emit, parent.rest)
 
 
 def _emit(event: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The training worker as its parent sees it: started, listened to, told to rest, found dead."""
+"""The worker as its parent sees it: started, listened to, told to rest, found dead."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tiekd_ros.distillation.parent import PAUSE, RESUME
 from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.errors import TiekdError
 from tiekd_ros.state import StateFolder
 
 
@@ -29,15 +32,23 @@ _KEEP_MEMORY = {
 eighth of a training step. So it is told to keep them; other C libraries do not mind."""
 
 
-def spawn_worker(state: StateFolder, plan: RoundPlan, number: int) -> subprocess.Popen[str]:
+def spawn_worker(
+    state: StateFolder, plan: RoundPlan, number: int, *options: str
+) -> subprocess.Popen[str]:
     """Start the worker of a round; it ends when its standard input closes.
+
+    Args:
+        state: the state folder.
+        plan: all settings.
+        number: of the round.
+        options: of the worker's command line beside these.
 
     Raises:
         OSError: it, or its log, cannot be opened.
     """
     command = [sys.executable, "-m", "tiekd_ros.distillation.worker", "--with-parent"]
     command += ["--state", str(state.root), "--round", str(number)]
-    command += ["--plan", json.dumps(plan.as_dict())]
+    command += ["--plan", json.dumps(plan.as_dict()), *options]
     with worker_log(state).open("a") as errors:
         return subprocess.Popen(
             command,
@@ -53,12 +64,71 @@ def spawn_worker(state: StateFolder, plan: RoundPlan, number: int) -> subprocess
         )
 
 
-def tell(process: subprocess.Popen[str], word: str) -> None:
-    """Say `PAUSE` or `RESUME` to a worker; one that is dead does not hear it, and that is fine."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError, ValueError):  # a broken pipe, a closed one
-        process.stdin.write(word + "\n")
-        process.stdin.flush()
+class FollowedWorker:
+    """At most one worker at a time: one thread follows it, any other may tell it something."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._stopping = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to end since `allow`."""
+        return self._stopping
+
+    def allow(self) -> None:
+        """Forget that an earlier worker was asked to end."""
+        self._stopping = False
+
+    def follow(
+        self,
+        spawn: Callable[[], subprocess.Popen[str]],
+        hear: Callable[[dict[str, Any]], None],
+    ) -> int:
+        """Start a worker, hear its events to its end, and return its exit status.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        try:
+            with spawn() as process:
+                self._process = process
+                if self._stopping:  # asked while the process was being made
+                    process.terminate()
+                assert process.stdout is not None
+                for event in read_events(process.stdout):
+                    hear(event)
+        finally:
+            self._process = None
+        return process.returncode
+
+    def rest(self) -> None:
+        """Have it rest between two steps until `go_on`; where there is none, no effect."""
+        self._tell(PAUSE)
+
+    def go_on(self) -> None:
+        """End its rest, if any."""
+        self._tell(RESUME)
+
+    def stop(self, thread: threading.Thread | None, timeout_s: float) -> None:
+        """End it, and the `thread` that follows it; kill it where it takes longer than this."""
+        self._stopping = True
+        if (process := self._process) is not None:
+            process.terminate()
+        if thread is not None:
+            thread.join(timeout_s)
+            # again, since it may have been made meanwhile
+            if thread.is_alive() and (process := self._process) is not None:
+                process.kill()
+                thread.join(timeout_s)
+
+    def _tell(self, word: str) -> None:
+        """Say it; one that is dead does not hear it, and that is fine."""
+        if (process := self._process) is not None:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError, ValueError):  # a broken pipe, a closed one
+                process.stdin.write(word + "\n")
+                process.stdin.flush()
 
 
 def read_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -72,7 +142,23 @@ def read_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             yield event
 
 
+def result_of(last: Mapping[str, dict[str, Any]], code: int, log: Path) -> dict[str, Any]:
+    """Return a worker's result event.
+
+    Args:
+        last: its last event of each kind that ends it: `result`, `error`.
+        code: its exit status.
+        log: where it wrote what else it had to say.
+
+    Raises:
+        TiekdError: there is none; says why.
+    """
+    if "result" in last:
+        return last["result"]
+    raise TiekdError(last["error"]["message"] if "error" in last else cause_of_death(code, log))
+
+
 def cause_of_death(code: int, log: Path) -> str:
     """Say how a worker ended that came to no verdict."""
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    return f"the training worker {how}; nothing is lost, call again (its log: {log})"
+    return f"the worker {how}; nothing is lost, and it can be tried again (its log: {log})"

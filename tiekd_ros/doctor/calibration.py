@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tiekd_ros.doctor.camera import offered, rate
-from tiekd_ros.doctor.ends import check_several, check_unheard
+from tiekd_ros.doctor.ends import check_several, check_unheard, check_unpublished
 from tiekd_ros.doctor.facts import CAMERA_INFO, DEPTH_NODE, RosFacts
 from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
 from tiekd_ros.doctor.naming import candidates, listed, start_with
@@ -30,8 +31,10 @@ def check_camera_info(ros: RosFacts, asked: str) -> Iterator[Finding]:
         what = f"depth_node listens to {listed(list(heard))}, not to {asked}"
         found.append(Finding(WARN, "camera_info", what, start_with("camera_info_topic", asked)))
     if not topic.publishers:
-        what = f"nobody publishes {topic.name} ({effect})"
-        found.append(Finding(level, "camera_info", what, _where_else(ros, topic.name)))
+        unpublished = check_unpublished(
+            ros, "camera_info", asked, level, _where_else(ros, topic.name)
+        )
+        found.append(replace(unpublished, what=f"{unpublished.what} ({effect})"))
     elif topic.type != CAMERA_INFO:
         who = topic.publishers[0].node
         what = f"{who} publishes {topic.name} as {topic.type}, not as {CAMERA_INFO} ({effect})"

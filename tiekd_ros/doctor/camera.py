@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiekd_ros.doctor.ends import check_several, check_unheard, errors_in
+from tiekd_ros.doctor.ends import check_several, check_unheard, check_unpublished, errors_in
 from tiekd_ros.doctor.facts import (
     COMPRESSED_IMAGE,
     DEPTH_NODE,
@@ -13,7 +13,7 @@ from tiekd_ros.doctor.facts import (
     Topic,
 )
 from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
-from tiekd_ros.doctor.naming import candidates, listed, start_with
+from tiekd_ros.doctor.naming import candidates, domains_in_words, listed, start_with
 from tiekd_ros.ros_environment import TRANSPORTS
 
 _COMPRESSED = "/compressed"
@@ -36,7 +36,8 @@ def check_image(ros: RosFacts, asked: str) -> Iterator[Finding]:
         what = f"depth_node listens to {listed(list(heard))}, not to {topic.name}"
         found.append(_error(what, start_with("image_topic", topic.name)))
     if not topic.publishers:
-        found.append(_error(f"nobody publishes {topic.name}", _where_else(ros, topic.name, wanted)))
+        remedy = _where_else(ros, topic.name, wanted)
+        found.append(check_unpublished(ros, "image", asked, ERROR, remedy))
     else:
         found += _wrong_types(topic, wanted)
         found += check_unheard(ros, "image", wanted, ERROR)
@@ -67,11 +68,16 @@ def _where_else(ros: RosFacts, name: str, wanted: str) -> str:
     found = candidates(ros, [wanted], name)
     if not found:
         return (
-            f"start the camera's driver; if it runs, compare ROS_DOMAIN_ID (here {ros.domain}) and "
-            "the discovery range with those of its shell"
+            f"start the camera's driver; if it runs, compare ROS_DOMAIN_ID (here {ros.domain}"
+            f"{_others(ros)}) and the discovery range with those of its shell"
         )
     base = found[0].removesuffix(_COMPRESSED) if wanted == COMPRESSED_IMAGE else found[0]
     return f"there is {listed(found)}: {start_with('image_topic', base)}"
+
+
+def _others(ros: RosFacts) -> str:
+    found = domains_in_words(ros.elsewhere)
+    return f"; this machine has programs with ROS in {found}" if found else ""
 
 
 def _wrong_types(topic: Topic, wanted: str) -> Iterator[Finding]:

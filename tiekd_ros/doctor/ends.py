@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from tiekd_ros.doctor.facts import DEPTH_NODE, Endpoint, RosFacts
 from tiekd_ros.doctor.findings import ERROR, WARN, Finding
 
+_OPTIONS = {"image": "image-topic", "camera_info": "camera-info-topic"}
+
 
 def qos_mismatch(publisher: Endpoint, subscriber: Endpoint) -> str:
     """Say which policy keeps a subscriber from hearing a publisher; empty where none does."""
@@ -15,6 +17,32 @@ def qos_mismatch(publisher: Endpoint, subscriber: Endpoint) -> str:
     if publisher.durability == "volatile" and subscriber.durability == "transient_local":
         return "durability"
     return ""
+
+
+def check_unpublished(ros: RosFacts, role: str, asked: str, level: str, remedy: str) -> Finding:
+    """Say that nobody publishes an input, as far as that is known.
+
+    Args:
+        ros: the facts.
+        role: image or camera_info.
+        asked: the topic that the user named; empty where that of depth_node is meant.
+        level: of the finding.
+        remedy: likewise.
+    """
+    name, node = ros.topics[role].name, ros.managed.get(DEPTH_NODE)
+    what = f"nobody publishes {name}"
+    if ros.unheard:
+        what = f"nobody was seen to publish {name} within {ros.looked_s:.0f} s"
+    is_guessed = not asked and not ros.heard.get(role)
+    if is_guessed and (ros.depth_nodes_elsewhere if node is None else node.state != "active"):
+        return Finding(
+            WARN,
+            role,
+            f"which topic is meant is not known without a depth_node that is active in "
+            f"{ros.namespace}; {what}",
+            f"mend depth_node first, or name the topic (--{_OPTIONS[role]} TOPIC)",
+        )
+    return Finding(level, role, what, remedy)
 
 
 def check_unheard(ros: RosFacts, role: str, wanted: str, worst: str) -> Iterator[Finding]:

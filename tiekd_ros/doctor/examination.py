@@ -10,10 +10,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from tiekd_ros.distillation.replay import RoundSettings
 from tiekd_ros.doctor.calibration import check_camera_info, focal_px
@@ -37,8 +38,9 @@ from tiekd_ros.state import StateFolder
 _NAME = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*/?", re.ASCII)
 _NOISE = re.compile(r"^error: |^\[ERROR\] \[[\d.]+\] \[\w+\]: |, at /\S+:\d+$")
 """What rcl puts around its messages."""
-_PATIENCE_S = 30.0
-"""How much longer than it listens the probe may take, until it is ended."""
+_PATIENCE_S = 60.0
+"""How much longer than it listens the probe may take until it is ended: what it waits for at most,
+and more than twice that for a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def examine(complaint: Complaint, say: Callable[[str], None]) -> Examination:
         say("the device")
         import torch  # noqa: F401  (takes seconds, while ROS is listened to)
 
-        say(f"ROS, for {complaint.seconds:g} s")
-        facts, fault = ask()
+        say("ROS")
+        facts, fault = ask(lambda what: say(f"ROS: waiting for {what}"))
     ros = RosFacts.from_json(facts) if facts else None
     found = [*check_ros(environment, ros, fault), *check_transports(environment, ros)]
     if ros is not None:
@@ -188,14 +190,22 @@ def _round_settings(ros: RosFacts | None) -> RoundSettings:
     return RoundSettings(**known)
 
 
-@contextlib.contextmanager
-def _probe(complaint: Complaint) -> Iterator[Callable[[], tuple[dict[str, Any], str]]]:
-    """Run the probe beside the block; yields what waits for its facts, or says why there are none.
+class _Answer(NamedTuple):
+    facts: dict[str, Any]
+    """The probe's; empty where there are none."""
+    fault: str
+    """Why there are none; empty where there is no ROS."""
 
-    Where there is no ROS, both are empty.
-    """
+
+_Ask = Callable[[Callable[[str], None]], _Answer]
+"""Waits for the probe; what it is given is called with what the probe waits for."""
+
+
+@contextlib.contextmanager
+def _probe(complaint: Complaint) -> Iterator[_Ask]:
+    """Run the probe beside the block; yields what waits for its answer."""
     if importlib.util.find_spec("rclpy") is None:
-        yield lambda: ({}, "")
+        yield lambda say: _Answer({}, "")
         return
     prepare_environment()
     command = [sys.executable, "-m", "tiekd_ros.nodes.probe"]
@@ -203,30 +213,34 @@ def _probe(complaint: Complaint) -> Iterator[Callable[[], tuple[dict[str, Any], 
     command += ["--image-topic", complaint.image_topic]
     command += ["--camera-info-topic", complaint.camera_info_topic]
     command += ["--depth-topic", complaint.depth_topic]
-    deadline = time.monotonic() + complaint.seconds + _PATIENCE_S
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield lambda: _await(child, deadline)
-    finally:
-        if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-        child.communicate()
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        late = threading.Timer(complaint.seconds + _PATIENCE_S, child.kill)
+        late.start()
+        try:
+            yield lambda say: _await(child, errors, say)
+        finally:
+            late.cancel()
+            child.kill()
+            child.communicate()
 
 
-def _await(child: subprocess.Popen[str], deadline: float) -> tuple[dict[str, Any], str]:
-    try:
-        output, errors = child.communicate(timeout=max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return {}, "ROS did not answer in time: looking at its graph took too long"
-    lines = output.strip().splitlines()
-    if child.returncode != 0 or not lines:
-        last = (errors.strip().splitlines() or [f"status {child.returncode}"])[-1]
-        return {}, f"ROS cannot be used: {_NOISE.sub('', last)}"
-    facts: dict[str, Any] = json.loads(lines[-1])
-    return facts, ""
+def _await(child: subprocess.Popen[str], errors: IO[str], say: Callable[[str], None]) -> _Answer:
+    facts: dict[str, Any] = {}
+    assert child.stdout is not None
+    for line in child.stdout:
+        if not line.startswith("{"):  # Fast DDS and rcutils may write there, too
+            continue
+        facts = json.loads(line)
+        if "waits_for" in facts:
+            say(facts["waits_for"])
+    status = child.wait()
+    if status == 0 and "waits_for" not in facts:
+        return _Answer(facts, "")
+    if status == -signal.SIGKILL:
+        return _Answer({}, "ROS did not answer in time: looking at its graph took too long")
+    errors.seek(0)
+    last = (errors.read().strip().splitlines() or [f"status {status}"])[-1]
+    return _Answer({}, f"ROS cannot be used: {_NOISE.sub('', last)}")

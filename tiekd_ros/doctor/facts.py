@@ -75,6 +75,12 @@ class RosFacts:
 
     rmw: str
     domain: int
+    looked_s: float
+    """How long the probe looked."""
+    unheard: int
+    """Programs of this domain that this machine has, and that ROS did not show until the end."""
+    elsewhere: Mapping[int, int]
+    """How many programs with ROS this machine has in other domains."""
     namespace: str
     nodes: tuple[str, ...]
     """Full names; one that runs twice is there twice."""
@@ -97,6 +103,9 @@ class RosFacts:
         return cls(
             rmw=values["rmw"],
             domain=values["domain"],
+            looked_s=values["looked_s"],
+            unheard=values["unheard"],
+            elsewhere={int(domain): count for domain, count in values["elsewhere"].items()},
             namespace=values["namespace"],
             nodes=tuple(values["nodes"]),
             published={each["name"]: tuple(each["types"]) for each in values["published"]},
@@ -117,6 +126,15 @@ class RosFacts:
         node = self.managed.get(kind)
         nothing = Diagnosis(0, "", {})
         return nothing if node is None else self.diagnostics.get(node.name, nothing)
+
+    @property
+    def depth_nodes_elsewhere(self) -> tuple[str, ...]:
+        """Full names of the depth nodes that are not in the namespace, whatever they are called."""
+        own = self.managed.get(DEPTH_NODE)
+        kinds = {name: said.values.get("kind") for name, said in self.diagnostics.items()}
+        named = [name for name in self.nodes if name.endswith(f"/{DEPTH_NODE}")]
+        named += [name for name in self.nodes if kinds.get(name) == DEPTH_NODE]
+        return tuple(name for name in named if own is None or name != own.name)
 
     @property
     def depth_flows(self) -> bool:

@@ -31,8 +31,8 @@ def check_device(device: str, runtime: str, running: str) -> Iterator[Finding]:
     """
     import torch
 
+    from tiekd_ros.devices import choose_device
     from tiekd_ros.student.onnx_runtime import execution_providers
-    from tiekd_ros.student.runtime import choose_device
 
     try:
         chosen = choose_device(device)

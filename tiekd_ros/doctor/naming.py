@@ -13,7 +13,9 @@ _AT_MOST = 3
 
 def candidates(ros: RosFacts, kinds: Iterable[str], name: str) -> list[str]:
     """Return the published topics of these types, but for our own, those like `name` first."""
-    own = {f"{ros.namespace.rstrip('/')}/{each}" for each in _OWN_OUTPUTS} | set(ros.made)
+    spaces = {ros.namespace, *map(namespace_of, ros.depth_nodes_elsewhere)}
+    own = {f"{space.rstrip('/')}/{each}" for space in spaces for each in _OWN_OUTPUTS}
+    own |= set(ros.made)
     found = [n for n, types in ros.published.items() if set(types) & set(kinds) and n not in own]
 
     def likeness(other: str) -> float:
@@ -22,10 +24,21 @@ def candidates(ros: RosFacts, kinds: Iterable[str], name: str) -> list[str]:
     return sorted(found, key=lambda other: (-likeness(other), other))
 
 
+def namespace_of(full_name: str) -> str:
+    """Return where a node is."""
+    return full_name.rpartition("/")[0] or "/"
+
+
 def listed(names: list[str]) -> str:
     """Return the first few names."""
     more = len(names) - _AT_MOST
     return ", ".join(names[:_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def domains_in_words(domains: Iterable[int]) -> str:
+    """Return the numbers of domains, such as `domains 0, 5`; empty where there are none."""
+    found = [str(each) for each in sorted(domains)]
+    return f"domain{'s' if len(found) > 1 else ''} {', '.join(found)}" if found else ""
 
 
 def start_with(option: str, value: str) -> str:

@@ -8,6 +8,7 @@ from tiekd_ros.doctor.camera import offered, rate
 from tiekd_ros.doctor.ends import check_unserved
 from tiekd_ros.doctor.facts import COMPANION_NODE, DEPTH_NODE, RosFacts
 from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
+from tiekd_ros.doctor.naming import domains_in_words, namespace_of
 
 _START = "start the nodes: tiekd up, or ros2 launch tiekd_ros depth.launch.py"
 _HARDLY = 0.05
@@ -21,11 +22,13 @@ def check_depth_node(ros: RosFacts) -> Iterator[Finding]:
     if node is None:
         where, topic = f"{ros.namespace.rstrip('/')}/{DEPTH_NODE}", ros.topics["depth"]
         what = f"{where} does not run"
+        if ros.unheard:
+            what = f"{where} was not seen within {ros.looked_s:.0f} s"
         if ros.depth_flows:
             by = ", ".join(sorted(each.node for each in topic.publishers)) or "somebody"
             what = f"{what}; {topic.name} comes from {by}"
         level = WARN if ros.depth_flows else ERROR
-        yield Finding(level, DEPTH_NODE, what, _elsewhere(ros) or _START)
+        yield Finding(level, DEPTH_NODE, what, _elsewhere(ros))
         return
     yield from _check_node(ros, DEPTH_NODE, ERROR)
 
@@ -130,11 +133,17 @@ def _not_active(name: str, state: str, message: str) -> tuple[str, str]:
 
 
 def _elsewhere(ros: RosFacts) -> str:
-    names = [name for name in ros.nodes if name.endswith(f"/{DEPTH_NODE}")]
-    kinds = {name: said.values.get("kind") for name, said in ros.diagnostics.items()}
-    names += [name for name in ros.nodes if kinds.get(name) == DEPTH_NODE]
-    spaces = [name.rpartition("/")[0] or "/" for name in names]
-    return f"one runs in {spaces[0]}: tiekd doctor --namespace {spaces[0]}" if spaces else ""
+    spaces = [namespace_of(name) for name in ros.depth_nodes_elsewhere]
+    if spaces:
+        return f"one runs in {spaces[0]}: tiekd doctor --namespace {spaces[0]}"
+    domains = domains_in_words(ros.elsewhere)
+    if not domains:
+        return _START
+    first = min(ros.elsewhere)
+    return (
+        f"{_START}. If they run: this machine has programs with ROS in {domains}, and this is "
+        f"domain {ros.domain}: ROS_DOMAIN_ID={first} tiekd doctor"
+    )
 
 
 def _values(ros: RosFacts) -> Iterator[Finding]:

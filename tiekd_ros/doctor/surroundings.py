@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tiekd_ros.doctor.facts import RosFacts
+from tiekd_ros.doctor.facts import DEPTH_NODE, RosFacts
 from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
 from tiekd_ros.ros_environment import TRANSPORTS
 
@@ -46,8 +46,23 @@ def check_ros(
             f"{where}: nodes do not find each other",
             "set ROS_AUTOMATIC_DISCOVERY_RANGE to LOCALHOST or SUBNET for all of them",
         )
+    elif ros.unheard:
+        found = ros.depth_flows or (DEPTH_NODE in ros.managed and ros.topics["image"].publishers)
+        yield Finding(
+            WARN if found else ERROR,
+            "ros",
+            f"{where}: this machine has {_programs(ros.unheard)} of this domain that could not be "
+            f"seen within {ros.looked_s:.0f} s",
+            "look again, for the machine may be busy; if it stays so, give all shells the same "
+            "ROS_AUTOMATIC_DISCOVERY_RANGE, and compare their RMW_IMPLEMENTATION, "
+            "ROS_SECURITY_* and FASTDDS_* with this one's",
+        )
     else:
         yield Finding(OK, "ros", where)
+
+
+def _programs(count: int) -> str:
+    return "a program with ROS" if count == 1 else f"{count} programs with ROS"
 
 
 def distribution(environment: Mapping[str, str]) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from tiekd_ros.camera import Intrinsics
+from tiekd_ros.camera import CameraModel
+from tiekd_ros.closing import Closing
+from tiekd_ros.frames.places import Places
 from tiekd_ros.frames.store import FrameStore
 
 NOT_ASKED_FOR = "not_asked_for"
 """Why an image is left out that `every` passes over."""
 UNREADABLE = "unreadable"
 
-Calibration = Callable[[tuple[int, int]], Intrinsics]
-"""Returns the intrinsics of images of (width, height)."""
+Calibration = Callable[[tuple[int, int]], CameraModel]
+"""Returns the calibration of images of (width, height)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class ImportOptions:
     """Only one image in so many."""
     again: bool = False
     """Look at images anew that an earlier import has looked at."""
+    rectify: bool = False
+    """Take the lens's distortion out."""
 
 
 @dataclass
@@ -54,23 +60,51 @@ class ImportReport:
     """Images that were left for another time."""
     notes: list[str] = field(default_factory=list)
     """What was odd."""
+    warnings: list[str] = field(default_factory=list)
+    """What students will learn wrongly."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, fit for JSON."""
         return asdict(self)
 
 
-class Recording(Sized, Protocol):
+class Recording(Closing):
     """A recording that is open, and known to be of use; its length is its number of images."""
 
-    report: ImportReport
+    def __init__(self, report: ImportReport) -> None:
+        self.report = report
+        self._left_out: Counter[str] = Counter()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
 
     @property
+    @abstractmethod
     def seconds(self) -> float:
         """How long it is."""
 
     def run(self, store: FrameStore, advance: Callable[[], None]) -> ImportReport:
-        """Offer its images to the frame log; `advance` is called after each."""
+        """Offer its images to the frame log; `advance` is called after each.
 
-    def close(self) -> None:
-        """Close its files."""
+        Killed at any moment and run again, it goes on where it was; so where the log has no room.
+
+        Raises:
+            FrameStoreError: the frame log cannot be written; what was kept stays.
+        """
+        places = Places(store.path, store.settings.lock_timeout_s)
+        try:
+            self._offer(store, places, advance)
+        finally:
+            places.close()
+            self.report.left_out = dict(self._left_out.most_common())
+            self._conclude()
+        return self.report
+
+    @abstractmethod
+    def _offer(self, store: FrameStore, places: Places, advance: Callable[[], None]) -> None:
+        """Offer the images that no earlier import has looked at."""
+
+    @abstractmethod
+    def _conclude(self) -> None:
+        """Put what was odd into the report."""

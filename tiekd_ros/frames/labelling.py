@@ -9,32 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import random
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 
-from tiekd_ros.errors import BadDepthError, TiekdError
+from tiekd_ros.errors import BadDepthError
 from tiekd_ros.frames.answers import (
     LabelAnswer,
     LabellerSnapshot,
-    LinkState,
-    NotNow,
     RefusedLabel,
     SuspectTeacherError,
 )
 from tiekd_ros.frames.errors import UnknownFrameError
+from tiekd_ros.frames.labelling_link import TeacherLink
 from tiekd_ros.frames.records import LoggedFrame
 from tiekd_ros.frames.settings import LabellerSettings
 from tiekd_ros.frames.store import FrameStore
 
 _LOG = logging.getLogger(__name__)
-_MOST_DOUBLINGS = 30  # beyond, the power of two says nothing: the cap has been met
-_SAY_AGAIN_S = 60.0
 _NICENESS = 10  # the stream of depth comes first
 
 
@@ -69,17 +64,12 @@ class Labeller:
         self._threads: list[threading.Thread] = []
         self._in_flight: set[int] = set()
         self._set_back: set[int] = set()  # failed lately: the others come first
-        self._failures = 0  # in a row
-        self._retry_at = 0.0  # monotonic
-        self._link: LinkState = "idle"
-        self._labelled = self._refused = self._failed = 0
-        self._last_error = ""
-        self._said_at = -math.inf  # monotonic
+        self._link = TeacherLink(self._settings)
+        self._labelled = self._refused = 0
         self._refusals: Counter[str] = Counter()
         self._refused_in_a_row = 0
         self._refused_of: Counter[str] = Counter()  # in a row, by teacher
         self._last_refusal = ""
-        self._suspect = False
 
     def start(self) -> None:
         """Start the threads.
@@ -130,17 +120,17 @@ class Labeller:
         """Return the present state."""
         with self._wake:
             return LabellerSnapshot(
-                link=self._link,
+                link=self._link.state,
                 labelled=self._labelled,
                 refused=self._refused,
-                failed=self._failed,
+                failed=self._link.failed,
                 in_flight=len(self._in_flight),
-                last_error=self._last_error,
-                retry_in_s=max(0.0, self._retry_at - time.monotonic()),
+                last_error=self._link.last_error,
+                retry_in_s=self._link.retry_in_s(),
                 refusals=dict(self._refusals),
                 refused_in_a_row=self._refused_in_a_row,
                 last_refusal=self._last_refusal,
-                suspect=self._suspect,
+                suspect=self._link.suspect,
             )
 
     def _work(self) -> None:
@@ -167,9 +157,9 @@ class Labeller:
         return None
 
     def _closed_for_s(self) -> float:
-        if self._paused or (self._failures and self._in_flight):
+        if self._paused or (self._link.failures and self._in_flight):
             return self._settings.poll_s  # `resume` or the probe's end wakes us
-        return max(0.0, self._retry_at - time.monotonic())
+        return self._link.retry_in_s()
 
     def _take(self) -> LoggedFrame | None:
         try:
@@ -178,15 +168,15 @@ class Labeller:
                 self._set_back.clear()
                 frames = self._store.unlabelled(1, skip=self._in_flight)
         except Exception as error:  # whatever it is, the thread must go on
-            self._note(error)
+            self._link.note(error)
             return None
         if frames:
             self._in_flight.add(frames[0].id)
-            if self._link == "idle":
-                self._link = "waiting"
+            if self._link.state == "idle":
+                self._link.state = "waiting"
             return frames[0]
         if not self._in_flight:
-            self._link = "idle"
+            self._link.state = "idle"
         return None
 
     def _label(self, frame: LoggedFrame) -> None:
@@ -251,10 +241,10 @@ class Labeller:
             except Exception as error:  # whatever it is, the thread must go on
                 attempt += 1
                 with self._wake:
-                    self._note(error)
+                    self._link.note(error)
                     if self._stopping:
                         return
-                    self._pause(self._delay_s(attempt))
+                    self._pause(self._link.delay_s(attempt))
 
     def _pause(self, delay_s: float) -> None:
         until = time.monotonic() + delay_s
@@ -263,40 +253,12 @@ class Labeller:
 
     def _answered(self) -> None:
         with self._wake:
-            self._link = "ok"
-            self._suspect = False
-            self._failures = 0
-            self._retry_at = 0.0
+            self._link.answered()
 
     def _fail(self, frame: LoggedFrame, error: Exception) -> None:
         with self._wake:
-            suspect = isinstance(error, SuspectTeacherError)
-            self._note(error, news=self._link != "down" or suspect != self._suspect)
+            self._link.fail(error)
             self._set_back.add(frame.id)
-            self._link = "down"
-            self._suspect = suspect
-            now = time.monotonic()
-            if now >= self._retry_at:  # requests that fail together count as one failure
-                self._failures += 1
-                delay_s = self._delay_s(self._failures)
-                if isinstance(error, NotNow):
-                    delay_s = error.retry_in_s
-                self._retry_at = now + delay_s
-
-    def _note(self, error: Exception, *, news: bool = False) -> None:
-        self._failed += 1
-        text = str(error) if isinstance(error, TiekdError) else f"{type(error).__name__}: {error}"
-        now = time.monotonic()
-        # Not by the text: it says how long was waited, and so differs each time.
-        if news or now - self._said_at >= _SAY_AGAIN_S:
-            self._said_at = now
-            _LOG.warning("labelling: %s", text)
-        self._last_error = text
-
-    def _delay_s(self, attempt: int) -> float:
-        # Jitter: robots that lost the same teacher together must not come back together.
-        doubled = self._settings.retry_s * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS)
-        return min(doubled, self._settings.max_retry_s) * random.uniform(0.5, 1.0)
 
 
 def _give_way() -> None:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.errors import BadDepthError
+from tiekd_ros.errors import BadDepthError, BadImageError
+from tiekd_ros.frames.blind import without_blind
 from tiekd_ros.images import DepthMap, encode_depth_png
 
 _CONFIDENCE_UNITS = 255.0
@@ -16,13 +17,21 @@ _FARTHEST_M = 65535 / 256
 
 
 def encode_label(
-    depth: DepthMap, confidence: npt.NDArray[np.floating] | None
+    depth: DepthMap,
+    confidence: npt.NDArray[np.floating] | None,
+    blind_png: bytes | None = None,
 ) -> tuple[bytes, bytes | None]:
     """Encode depth (h, w) in metres and confidence (h, w) in 0..1.
 
+    Depth becomes unknown where `blind_png` says that the camera saw nothing.
+
     Raises:
-        BadDepthError: nothing is known in the depth map, or the shapes differ.
+        BadDepthError: nothing is known in the depth map, the shapes differ, or the mask is damaged.
     """
+    try:
+        depth = without_blind(depth, blind_png)
+    except BadImageError as error:
+        raise BadDepthError(f"the mask of what the camera did not see: {error}") from error
     known = np.isfinite(depth) & (depth > 0) & (depth <= _FARTHEST_M)
     if not known.any():
         raise BadDepthError(

@@ -6,6 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiekd_ros.closing import Closing
 from tiekd_ros.frames.database import Database
 
 # Made when it is first needed: a frame log without imports has none.
@@ -40,7 +41,7 @@ def write_place(connection: sqlite3.Connection, place: Place) -> None:
     connection.execute(_KEEP, (place.recording, place.images, place.mark))
 
 
-class Places:
+class Places(Closing):
     """The places in a frame log, to go on from where an import stopped."""
 
     def __init__(self, path: Path, timeout_s: float) -> None:

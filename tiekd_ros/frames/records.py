@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tiekd_ros.camera import Intrinsics
 from tiekd_ros.frames.places import Place
-from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.images import DepthMap, Mask, RgbImage
 
 Split = Literal["train", "held_out"]
 
@@ -39,6 +39,8 @@ class Observation:
     """The student's mean confidence in its depth of this image, 0..1."""
     place: Place | None = None
     """Of an imported image: its place in the recording, kept with the frame."""
+    blind: Mask | None = None
+    """(H, W), where a rectified image shows what the camera did not see; None = nowhere."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class LoggedFrame:
     width: int
     height: int
     intrinsics: Intrinsics | None
+    blind_png: bytes | None = None
+    """The mask of what the camera did not see, 1-bit PNG; None = it saw all."""
 
 
 @dataclass(frozen=True)

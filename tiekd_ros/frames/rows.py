@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from tiekd_ros.camera import Intrinsics
+from tiekd_ros.frames.blind import read_blind, write_blind
+from tiekd_ros.frames.blobs import Blobs
 from tiekd_ros.frames.errors import UnknownFrameError
 from tiekd_ros.frames.nearest import Distances
 from tiekd_ros.frames.places import write_place
@@ -49,6 +51,8 @@ def read_waiting(
     """Read up to `limit` frames without a label, oldest first, those in `skip` left out."""
     skipped = [int(frame_id) for frame_id in skip]
     query = _WAITING.format(marks=", ".join("?" * len(skipped)))
+    rows = connection.execute(query, (*skipped, limit)).fetchall()
+    masks = read_blind(connection, [int(row[0]) for row in rows])
     return [
         LoggedFrame(
             id=frame_id,
@@ -58,10 +62,9 @@ def read_waiting(
             width=width,
             height=height,
             intrinsics=intrinsics_of(camera),
+            blind_png=masks.get(frame_id),
         )
-        for frame_id, stamp_ns, camera_frame, jpeg, width, height, *camera in connection.execute(
-            query, (*skipped, limit)
-        )
+        for frame_id, stamp_ns, camera_frame, jpeg, width, height, *camera in rows
     ]
 
 
@@ -69,11 +72,11 @@ def insert_frame(
     connection: sqlite3.Connection,
     observation: Observation,
     look: Look,
-    jpeg: bytes,
+    blobs: Blobs,
     split: Split,
     distances: Distances,
 ) -> int:
-    """Insert a frame and its image; return its new id."""
+    """Insert a frame, its image and its mask; return its new id."""
     height, width = observation.image.shape[:2]
     camera = observation.intrinsics
     thumbnail = look.thumbnail.astype(np.uint8).tobytes()
@@ -90,11 +93,13 @@ def insert_frame(
             look.exposure,
             float(distances.min()) if len(distances) else None,
             observation.confidence,
-            len(thumbnail) + len(jpeg),
+            len(thumbnail) + len(blobs.jpeg) + len(blobs.blind_png or b""),
         ),
     )
     frame_id = int(cursor.lastrowid or 0)
-    connection.execute("INSERT INTO images VALUES (?, ?, ?)", (frame_id, thumbnail, jpeg))
+    connection.execute("INSERT INTO images VALUES (?, ?, ?)", (frame_id, thumbnail, blobs.jpeg))
+    if blobs.blind_png is not None:
+        write_blind(connection, frame_id, blobs.blind_png)
     if observation.place is not None:
         write_place(connection, observation.place)
     return frame_id
@@ -138,6 +143,36 @@ def write_rejection(connection: sqlite3.Connection, frame_id: int, reason: str) 
     )
 
 
+def write_seen(connection: sqlite3.Connection) -> None:
+    """Note which labels there are now."""
+    connection.execute(
+        "UPDATE frames SET last_round = ? "
+        "WHERE state = 'labelled' AND split = 'train' AND last_round IS NULL",
+        (IN_SIGHT,),
+    )
+
+
+def write_used(connection: sqlite3.Connection, ids: Iterable[int], round_number: int) -> None:
+    """Note that a round trained on these frames, and which it passed over."""
+    rows = [(int(round_number), int(frame_id)) for frame_id in ids]
+    connection.executemany("UPDATE frames SET last_round = ? WHERE id = ?", rows)
+    connection.execute(
+        "UPDATE frames SET last_round = ? WHERE last_round = ?", (PASSED_OVER, IN_SIGHT)
+    )
+
+
+def read_labelled_ids(
+    connection: sqlite3.Connection, split: Split | None, after_id: int
+) -> list[int]:
+    """Return the ids beyond `after_id` of labelled frames, or of one split's, ordered by stamp."""
+    query = "SELECT id FROM frames WHERE state = 'labelled' AND id > :after_id"
+    if split is not None:
+        query += " AND split = :split"
+    values = {"split": split, "after_id": after_id}
+    rows = connection.execute(f"{query} ORDER BY stamp_ns, id", values)
+    return [int(row[0]) for row in rows]
+
+
 def read_labelled(connection: sqlite3.Connection, frame_id: int) -> tuple[Any, ...]:
     """Read (stamp_ns, split, fx, fy, cx, cy, jpeg, depth, confidence) of a labelled frame.
 
@@ -159,7 +194,7 @@ def read_newest_labels(connection: sqlite3.Connection, limit: int) -> list[tuple
 
 
 def image_bytes(connection: sqlite3.Connection, frame_id: int) -> int:
-    """Return the size of a frame's image and thumbnail.
+    """Return the size of a frame's image, thumbnail and mask.
 
     Raises:
         UnknownFrameError: no such frame is stored.
@@ -169,7 +204,7 @@ def image_bytes(connection: sqlite3.Connection, frame_id: int) -> int:
     ).fetchone()
     if row is None:
         raise UnknownFrameError(f"frame {frame_id} is not stored; it may have been evicted")
-    return int(row[0])
+    return int(row[0]) + len(read_blind(connection, [frame_id]).get(frame_id, b""))
 
 
 def intrinsics_of(values: Iterable[float | None]) -> Intrinsics | None:

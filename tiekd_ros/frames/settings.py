@@ -165,6 +165,14 @@ class LabellerSettings(Settings):
     max_retry_s: float = setting(
         60.0, "longest wait after a failed request", unit="s", minimum=0.001, maximum=3600
     )
+    starting_s: float = setting(
+        0.0,
+        "so long after the start a teacher without an answer is no warning, as one that starts "
+        "together with the node",
+        unit="s",
+        minimum=0.0,
+        maximum=3600,
+    )
     suspect_after: int = setting(
         5,
         "refused labels of one teacher, without a believed one between, after which the teacher "

@@ -12,21 +12,21 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
+from tiekd_ros.closing import Closing
 from tiekd_ros.errors import BadDepthError, BadImageError, BadIntrinsicsError
 from tiekd_ros.frames import policy
-from tiekd_ros.frames.catalogue import Catalogue
+from tiekd_ros.frames.blind import read_blind
+from tiekd_ros.frames.blobs import encode_frame
 from tiekd_ros.frames.counting import count
-from tiekd_ros.frames.database import Database, used_bytes
+from tiekd_ros.frames.database import Database
 from tiekd_ros.frames.errors import StoreFullError, UndecodableFrameError
-from tiekd_ros.frames.eviction import NoRoomError, make_room
+from tiekd_ros.frames.eviction import NoRoomError
 from tiekd_ros.frames.labels import decode_confidence, encode_label
-from tiekd_ros.frames.nearest import Distances
-from tiekd_ros.frames.quality import Look, look_at
+from tiekd_ros.frames.quality import look_at
 from tiekd_ros.frames.records import (
     KeptLabel,
     LoggedFrame,
@@ -37,22 +37,24 @@ from tiekd_ros.frames.records import (
     Verdict,
 )
 from tiekd_ros.frames.rows import (
-    IN_SIGHT,
-    PASSED_OVER,
     insert_frame,
     intrinsics_of,
     read_labelled,
+    read_labelled_ids,
     read_newest_labels,
     read_waiting,
     write_label,
     write_rejection,
+    write_seen,
+    write_used,
 )
+from tiekd_ros.frames.selection import Selection
 from tiekd_ros.frames.settings import FrameLogSettings
-from tiekd_ros.frames.split_rule import SplitRule, read_rule, warn_of
-from tiekd_ros.images import DepthMap, decode_depth_png, decode_image, encode_jpeg
+from tiekd_ros.frames.split_rule import SplitRule, read_rule
+from tiekd_ros.images import DepthMap, decode_depth_png, decode_image
 
 
-class FrameStore:
+class FrameStore(Closing):
     """An open frame log. Every method may be called from any thread.
 
     Every method raises, where the file is at fault, `StoreLockedError`, `StoreFullError`,
@@ -79,25 +81,10 @@ class FrameStore:
             StoreVersionError: a newer version of this package wrote it.
             FrameStoreError: it, or its folder, is missing or cannot be used.
         """
-        self._settings = settings if settings is not None else FrameLogSettings()
-        self._db = Database(
-            Path(path), read_only=read_only, timeout_s=self._settings.lock_timeout_s
-        )
-        self._evicts = evicts
-        self._wanted = SplitRule.of(self._settings)
-        self._catalogue = Catalogue()
+        settings = settings if settings is not None else FrameLogSettings()
+        self._db = Database(Path(path), read_only=read_only, timeout_s=settings.lock_timeout_s)
+        self._selection = Selection(self._db.path, settings, evicts=evicts)
         self._not_kept: Counter[str] = Counter()
-
-    def __enter__(self) -> FrameStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def path(self) -> Path:
@@ -107,7 +94,7 @@ class FrameStore:
     @property
     def settings(self) -> FrameLogSettings:
         """What it keeps, and how much; from the first `add` on, split as the log is."""
-        return self._settings
+        return self._selection.settings
 
     @property
     def rule(self) -> SplitRule | None:
@@ -130,12 +117,7 @@ class FrameStore:
         """
         with self._db.write_lock:
             with self._db.read() as connection:
-                self._catalogue.sync(connection)
-            self._keep_to(self._catalogue.rule)
-            kept = SplitRule.of(self._settings)
-            if kept != self._wanted:  # said once
-                warn_of(self.path, kept, self._wanted)
-                self._wanted = kept
+                self._selection.catch_up(connection)
             verdict = self._add(observation, label)
             if not verdict.kept:
                 self._not_kept[verdict.reason] += 1
@@ -160,25 +142,27 @@ class FrameStore:
         """Store what a teacher said of a frame; an earlier label is replaced.
 
         `depth` is float (h, w) in metres, NaN = unknown; its size may differ from the
-        image's, its view must not. It is kept to 1/256 m, up to 255 m. `confidence` is
-        (h, w) in 0..1.
+        image's, its view must not. It is kept to 1/256 m, up to 255 m, and unknown where the
+        image shows what the camera did not see. `confidence` is (h, w) in 0..1.
 
         Raises:
             UnknownFrameError: the frame was evicted meanwhile.
             BadDepthError: no pixel is known, or the shapes differ.
             StoreFullError: frame and label alone exceed `max_bytes_mb`, or the disk is full.
         """
-        depth_png, confidence_png = encode_label(depth, confidence)
         frame_id = int(frame_id)
+        with self._db.read() as connection:
+            blind_png = read_blind(connection, [frame_id]).get(frame_id)
+        depth_png, confidence_png = encode_label(depth, confidence, blind_png)
         with self._change() as connection:
             teacher = (teacher_name, teacher_version)
             write_label(connection, frame_id, depth_png, confidence_png, teacher)
             try:
-                self._fit(connection, keep=frame_id)
+                self._selection.fit(connection, keep=frame_id)
             except NoRoomError:
                 raise StoreFullError(
                     f"frame {frame_id} and its label alone exceed max_bytes_mb = "
-                    f"{self._settings.max_bytes_mb}; raise it"
+                    f"{self.settings.max_bytes_mb}; raise it"
                 ) from None
 
     def reject(self, frame_id: int, reason: str) -> None:
@@ -190,14 +174,13 @@ class FrameStore:
         with self._change() as connection:
             write_rejection(connection, int(frame_id), reason)
 
-    def labelled_ids(self, split: Split | None = None) -> list[int]:
-        """Return the ids of all labelled frames, or of one split's, ordered by stamp."""
-        query = "SELECT id FROM frames WHERE state = 'labelled'"
-        if split is not None:
-            query += " AND split = :split"
+    def labelled_ids(self, split: Split | None = None, *, after_id: int = 0) -> list[int]:
+        """Return the ids of all labelled frames, or of one split's, ordered by stamp.
+
+        With `after_id`, only those that were logged after that frame.
+        """
         with self._db.read() as connection:
-            rows = connection.execute(f"{query} ORDER BY stamp_ns, id", {"split": split})
-            return [int(row[0]) for row in rows]
+            return read_labelled_ids(connection, split, after_id)
 
     def load(self, frame_id: int) -> TrainingFrame:
         """Read a labelled frame.
@@ -242,97 +225,59 @@ class FrameStore:
         was killed has seen nothing.
         """
         with self._change() as connection:
-            connection.execute(
-                "UPDATE frames SET last_round = ? "
-                "WHERE state = 'labelled' AND split = 'train' AND last_round IS NULL",
-                (IN_SIGHT,),
-            )
+            write_seen(connection)
 
     def mark_used(self, ids: Iterable[int], round_number: int) -> None:
         """Note that a round is over and trained on these frames; ids that are gone do no harm.
 
         No label that `mark_seen` noted counts as new from now on.
         """
-        rows = [(int(round_number), int(frame_id)) for frame_id in ids]
+        ids = list(ids)
         with self._change() as connection:
-            connection.executemany("UPDATE frames SET last_round = ? WHERE id = ?", rows)
-            connection.execute(
-                "UPDATE frames SET last_round = ? WHERE last_round = ?", (PASSED_OVER, IN_SIGHT)
-            )
+            write_used(connection, ids, round_number)
 
     def stats(self) -> StoreStats:
         """Count what is stored. Waits for no writer."""
         with self._db.read() as connection:
-            return count(connection, self._settings.max_bytes, self._not_kept)
+            return count(connection, self.settings.max_bytes, self._not_kept)
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         with self._db.write_lock:
-            newest_id = self._catalogue.newest_id
+            newest_id = self._selection.catalogue.newest_id
             try:
                 with self._db.write() as connection:
                     yield connection
             except BaseException:
-                self._catalogue.distrust(newest_id)
+                self._selection.catalogue.distrust(newest_id)
                 raise
 
     def _add(self, observation: Observation, label: KeptLabel | None) -> Verdict:
-        settings, stamp_ns = self._settings, int(observation.stamp_ns)
-        if policy.is_too_soon(settings, stamp_ns, self._catalogue.last_ns):
+        selection, stamp_ns = self._selection, int(observation.stamp_ns)
+        if policy.is_too_soon(selection.settings, stamp_ns, selection.catalogue.last_ns):
             return Verdict(None, policy.TOO_SOON)
         look = look_at(observation.image)
-        fault = policy.quality_fault(settings, look)
+        fault = policy.quality_fault(selection.settings, look)
         if fault is not None:
             return Verdict(None, fault)
-        choice, distances = self._choose(look, stamp_ns)
+        choice, distances = selection.choose(look, stamp_ns)
         if choice.split is None:
             return Verdict(None, choice.reason)
-        jpeg = encode_jpeg(observation.image, settings.jpeg_quality)
-        depth_png = encode_label(label.depth, None)[0] if label is not None else b""
+        blobs = encode_frame(observation, label, selection.settings.jpeg_quality)
         try:
             with self._change() as connection:
-                if self._catalogue.sync(connection):  # another process was faster
-                    self._keep_to(self._catalogue.rule)
-                    choice, distances = self._choose(look, stamp_ns)
+                if selection.catch_up(connection):  # another process was faster
+                    choice, distances = selection.choose(look, stamp_ns)
                 if choice.split is None:
                     return Verdict(None, choice.reason)
                 frame_id = insert_frame(
-                    connection, observation, look, jpeg, choice.split, distances
+                    connection, observation, look, blobs, choice.split, distances
                 )
-                self._catalogue.add(
-                    connection,
-                    frame_id,
-                    stamp_ns,
-                    look.thumbnail,
-                    choice.split,
-                    distances,
-                    SplitRule.of(self._settings),
-                )
-                if label is not None:
+                selection.take_in(connection, frame_id, stamp_ns, look, choice.split, distances)
+                if label is not None and blobs.depth_png is not None:
                     teacher = (label.teacher_name, label.teacher_version)
-                    write_label(connection, frame_id, depth_png, None, teacher)
-                self._fit(connection, keep=frame_id)
+                    write_label(connection, frame_id, blobs.depth_png, None, teacher)
+                selection.fit(connection, keep=frame_id)
         except NoRoomError:
             return Verdict(None, policy.NO_ROOM)
         return Verdict(frame_id, policy.KEPT)
-
-    def _choose(self, look: Look, stamp_ns: int) -> tuple[policy.Choice, Distances]:
-        index, origin_ns = self._catalogue.index, self._catalogue.origin_ns
-        distances = index.distances(look.thumbnail)
-        neighbours = index.neighbours(distances, self._settings.identical_distance)
-        origin_ns = stamp_ns if origin_ns is None else origin_ns
-        return policy.choose_split(self._settings, stamp_ns, origin_ns, neighbours), distances
-
-    def _fit(self, connection: sqlite3.Connection, keep: int) -> None:
-        if used_bytes(connection) <= self._settings.max_bytes:
-            return
-        if not self._evicts:
-            raise NoRoomError
-        self._catalogue.sync(connection)
-        self._keep_to(self._catalogue.rule)
-        make_room(connection, self._catalogue.index, self._settings, keep)
-        self._catalogue.count_change(connection)
-
-    def _keep_to(self, rule: SplitRule | None) -> None:
-        if rule is not None and rule != SplitRule.of(self._settings):
-            self._settings = rule.put_into(self._settings)

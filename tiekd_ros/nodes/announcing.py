@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from rclpy.node import Node
 from std_msgs.msg import String
 
@@ -20,11 +22,16 @@ class StudentAnnouncer:
         self._node = node
         self._registry = registry
         self._publisher = node.create_publisher(String, "student", qos.LATCHED)
+        self._lock = threading.Lock()  # the executor's thread checks, and those of rounds do
         self._announced: str | None = None
         self._fault = ""
 
     def check(self) -> None:
         """Look at the registry, and publish where there is something new to say."""
+        with self._lock:
+            self._check()
+
+    def _check(self) -> None:
         try:
             live = self._registry.live()
         except TiekdError as error:

@@ -9,6 +9,7 @@ from tiekd_ros.frames.bags.bag import Bag
 from tiekd_ros.frames.bags.images import BagCamera, BagImage
 from tiekd_ros.nodes.camera_sources import RECORDED, Shot, calibration_of
 from tiekd_ros.nodes.settings import CameraSettings
+from tiekd_ros.rectify import rectified_model
 
 
 class BagSource:
@@ -47,13 +48,12 @@ class BagSource:
         if message is None:
             return None
         image = message.rgb()
-        model = message.model
-        if model is not None and self._camera.rectified:
-            model = model.rectified()
-        if model is not None:  # as the part of the image that was recorded has it
-            model = model.of_view(image.shape[1], image.shape[0])
-        if self._calibration is not None:
-            model = self._calibration((image.shape[1], image.shape[0]))
+        size = image.shape[1], image.shape[0]
+        model = message.model if self._calibration is None else self._calibration(size)
+        if model is not None:
+            if self._camera.rectified:
+                model = rectified_model(model)
+            model = model.of_view(*size)  # as the part of the image that was recorded has it
         return Shot(image, model, message.stamp_ns, frame_id=message.frame_id)
 
     def rewind(self) -> None:

@@ -6,22 +6,29 @@ from collections.abc import Iterator
 
 from sensor_msgs.msg import CameraInfo
 
-from tiekd_ros.nodes.rectify import (
-    border_shift_px,
-    calibration_key,
+from tiekd_ros.nodes.camera_view import (
     described_size,
     info_of_view,
+    is_for_another_shape,
+    is_near,
+)
+from tiekd_ros.nodes.reporting import ERROR, WARN
+from tiekd_ros.rectify import (
+    VISIBLE_SHIFT_PX,
+    border_shift_px,
+    calibration_key,
     is_calibrated,
     is_distorted,
     model_fault,
 )
-from tiekd_ros.nodes.reporting import ERROR, WARN
 
 Finding = tuple[bytes, str]
 
-_VISIBLE_SHIFT_PX = 1.0
-"""Distortion of less than this at the border is none that a depth image shows."""
-_SAME_SHAPE = 0.01
+_OTHER_SHAPE = (
+    "another shape, so K and P cannot be right and are not used (no points, an uncalibrated "
+    "camera_info beside depth); calibrate the camera at this size, or remap image_info to this "
+    "camera's"
+)
 
 
 def comes_rectified(topic: str) -> bool:
@@ -63,8 +70,11 @@ class CalibrationCheck:
                 f"camera_info says {info.width} x {info.height} pixels; K and P are taken for the "
                 f"images' {size[0]} x {size[1]}; calibrate the camera, or set them in its driver",
             )
-        if all(expected) and not _near(expected, size):
-            yield _other_size(expected, size)
+        if is_for_another_shape(info, *size):
+            yield ERROR, f"{_sizes(expected, size)}: {_OTHER_SHAPE}"
+            return
+        if all(expected) and not is_near(expected, size):
+            yield WARN, f"{_sizes(expected, size)}; K and P are scaled"
         rectified = comes_rectified(topic)
         if self._rectify and rectified:
             yield (
@@ -83,7 +93,7 @@ class CalibrationCheck:
         key = calibration_key(info)
         if self._shift is None or self._shift[0] != key:
             self._shift = (key, border_shift_px(info))
-        if self._shift[1] >= _VISIBLE_SHIFT_PX:
+        if self._shift[1] >= VISIBLE_SHIFT_PX:
             yield (
                 WARN,
                 "the images are not rectified: the lens moves their border by up to "
@@ -92,14 +102,5 @@ class CalibrationCheck:
             )
 
 
-def _near(one: tuple[float, float], other: tuple[int, int]) -> bool:
-    return all(abs(a - b) < 1 for a, b in zip(one, other, strict=True))  # binning rounds
-
-
-def _other_size(expected: tuple[float, float], size: tuple[int, int]) -> Finding:
-    text = f"camera_info is for {expected[0]:g} x {expected[1]:g}, images are {size[0]} x {size[1]}"
-    if abs(expected[0] * size[1] / (expected[1] * size[0]) - 1) > _SAME_SHAPE:
-        return ERROR, (
-            f"{text}: another shape, so K and P cannot be right; calibrate the camera at this size"
-        )
-    return WARN, f"{text}; K and P are scaled"
+def _sizes(expected: tuple[float, float], size: tuple[int, int]) -> str:
+    return f"camera_info is for {expected[0]:g} x {expected[1]:g}, images are {size[0]} x {size[1]}"

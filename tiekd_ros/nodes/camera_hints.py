@@ -8,7 +8,8 @@ from itertools import takewhile
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from tiekd_ros.nodes.camera_topic import CameraTopic, type_name
+from tiekd_ros.nodes.camera_topic import CameraTopic
+from tiekd_ros.nodes.graph import type_name
 
 COMPRESSED = "/compressed"
 _OWN_OUTPUTS = ("depth", "depth/preview", "confidence")
@@ -64,6 +65,13 @@ def why_no_info(node: Node, topic: CameraTopic, image_topic: str) -> str:
     if found:
         return f"nobody publishes it; there are {_list(found)}; remap image_info:={found[0]}"
     return "nobody publishes it; calibrate the camera and have its driver publish the result"
+
+
+def why_info_stopped(topic: CameraTopic) -> str:
+    """Say why camera_info may have stopped on a topic, with the remedy."""
+    if topic.publishers:
+        return f"{topic.publishers[0]} publishes it, but sends none any more; see its log"
+    return "nobody publishes it any more; restart the camera's driver"
 
 
 def _remapping(transport: str, topic: str) -> str:

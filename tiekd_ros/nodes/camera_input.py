@@ -14,13 +14,19 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.nodes import conversions
 from tiekd_ros.nodes.camera_calibration import CalibrationCheck, comes_rectified
-from tiekd_ros.nodes.camera_hints import compressed_topic, why_no_image, why_no_info
+from tiekd_ros.nodes.camera_hints import (
+    compressed_topic,
+    why_info_stopped,
+    why_no_image,
+    why_no_info,
+)
 from tiekd_ros.nodes.camera_topic import CameraTopic, Finding, Quality
+from tiekd_ros.nodes.camera_view import View, info_of_view, rectified_info
 from tiekd_ros.nodes.camera_watch import CameraWatch
 from tiekd_ros.nodes.finding_log import FindingLog
-from tiekd_ros.nodes.rectify import Rectifier, View, info_of_view, is_calibrated, rectified_info
 from tiekd_ros.nodes.reporting import ERROR, WARN
 from tiekd_ros.nodes.settings import CommonSettings
+from tiekd_ros.rectify import Rectifier, is_calibrated
 
 CameraImage: TypeAlias = Image | CompressedImage
 
@@ -80,7 +86,14 @@ class CameraInput:
         """The calibration of the last view, or the newest camera_info before there is one."""
         return self._watch.newest if self._seen_info is None else self._seen_info
 
-    def view(self, message: CameraImage, *, copy: bool = True, patience_s: float = 0.0) -> View:
+    def view(
+        self,
+        message: CameraImage,
+        *,
+        copy: bool = True,
+        patience_s: float = 0.0,
+        awaits_first: bool = False,
+    ) -> View:
         """Return a message's image, rectified if asked for, and its calibration.
 
         The calibration is that with the image's stamp, else the newest, made to fit the image's
@@ -90,6 +103,8 @@ class CameraInput:
             message: as `on_image` got it.
             copy: as for `conversions.image_to_rgb`.
             patience_s: as for `CameraWatch.info_for`, such as `PATIENCE_S`.
+            awaits_first: wait for the camera's first camera_info while the stream is new. As with
+                patience, not in the executor's thread.
 
         Raises:
             NotYetCalibratedError: it has to be rectified, and the stream has only begun.
@@ -98,16 +113,11 @@ class CameraInput:
         image = conversions.image_to_rgb(message, copy=copy)
         height, width = image.shape[:2]
         self._seen = (width, height)
-        info = self._watch.info_for(conversions.stamp_ns(message.header), patience_s)
+        first_s = self._new_for_s(time.monotonic()) if awaits_first else 0.0
+        info = self._watch.info_for(conversions.stamp_ns(message.header), patience_s, first_s)
         view = View(image, None if info is None else info_of_view(info, width, height))
         if self._settings.rectify:
-            if view.info is None:
-                kind = NotYetCalibratedError if self._is_new(time.monotonic()) else BadImageError
-                raise kind(
-                    f"rectify is on, and no camera_info has come on {self._info.topic}: the image "
-                    "is not used; publish camera_info, or set rectify to false"
-                )
-            view = self._rectifier.rectified(image, view.info)
+            view = self._rectified(view)
         elif (
             view.info is not None
             and comes_rectified(self._image.topic)
@@ -116,6 +126,16 @@ class CameraInput:
             view = View(image, rectified_info(view.info))
         self._seen_info = view.info
         return view
+
+    def _rectified(self, view: View) -> View:
+        if view.info is None:
+            kind = NotYetCalibratedError if self._is_new(time.monotonic()) else BadImageError
+            raise kind(
+                f"rectify is on, and no camera_info has come on {self._info.topic}: the image "
+                "is not used; publish camera_info, or set rectify to false"
+            )
+        image, blind = self._rectifier.rectified(view.image, view.info)
+        return View(image, rectified_info(view.info), blind)
 
     def check(self) -> list[Finding]:
         """Look after the subscriptions; return, and log, what is wrong. Call once a second.
@@ -152,6 +172,7 @@ class CameraInput:
 
     def close(self) -> None:
         """Stop listening."""
+        self._watch.close()
         self._image.close()
         self._info.close()
 
@@ -194,9 +215,21 @@ class CameraInput:
 
     def _is_new(self, now: float) -> bool:
         """Say whether the first image came only just now."""
-        return self._first is None or now - self._first < _INFO_PATIENCE_S
+        return self._new_for_s(now) > 0
+
+    def _new_for_s(self, now: float) -> float:
+        """Return how long the stream still counts as new."""
+        first = now if self._first is None else self._first
+        return max(0.0, first + _INFO_PATIENCE_S - now)
 
     def _missing_info(self, now: float) -> Iterator[Finding]:
+        silent_s = self._watch.infos_silent_s(now)
+        if silent_s is not None:
+            yield (
+                WARN,
+                f"no camera_info since {silent_s:.0f} s on {self._info.topic}, the last one is "
+                f"used: {why_info_stopped(self._info)}",
+            )
         if self._watch.newest is not None or self._first is None or self._is_new(now):
             return
         effect = "no depth, since rectify is on" if self._settings.rectify else "depth without it"

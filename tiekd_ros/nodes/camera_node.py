@@ -73,7 +73,7 @@ class CameraNode(Node):
         quality = qos.RELIABLE if self.settings.loop else qos.output("reliable", depth=10)
         self._image_pub = self.create_publisher(Image, "image_raw", quality)
         self._info_pub = self.create_publisher(CameraInfo, "camera_info", quality)
-        self._publishers_used = (self._image_pub, self._info_pub)
+        self._outputs = (self._image_pub, self._info_pub)
         self._stop = threading.Event()
         self._played = threading.Event()
         self._is_program = False
@@ -128,7 +128,7 @@ class CameraNode(Node):
             count, in_turn = count + 1, in_turn + 1
         else:
             return
-        for publisher in self._publishers_used:
+        for publisher in self._outputs:
             publisher.wait_for_all_acked(Duration(seconds=_DELIVERY_S))
         self.get_logger().info(f"all {count} images played")
 
@@ -136,7 +136,7 @@ class CameraNode(Node):
         """Give subscribers a moment to find this node: the first image comes only once."""
         deadline = time.monotonic() + _LISTENER_S
         while time.monotonic() < deadline and not self._stop.is_set():
-            if all(each.get_subscription_count() for each in self._publishers_used):
+            if all(each.get_subscription_count() for each in self._outputs):
                 return
             self._stop.wait(_POLL_S)
 

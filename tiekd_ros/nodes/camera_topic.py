@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,23 +17,11 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.nodes import qos
-from tiekd_ros.nodes.qos_events import subscribe
+from tiekd_ros.nodes.graph import node_name, type_name
+from tiekd_ros.nodes.qos_events import Mismatch, subscribe
 from tiekd_ros.nodes.reporting import ERROR, WARN
 
 Finding = tuple[bytes, str]
-
-_GRAPH_LAG_S = 5.0
-"""The middleware tells of a mismatch before it lists who publishes; so long it may take."""
-_UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
-"""What the middleware says of a publisher outside ROS, or whose node's name is still on its way."""
-_RELIABILITY = {
-    ReliabilityPolicy.RELIABLE: "reliable",
-    ReliabilityPolicy.BEST_EFFORT: "best_effort",
-}
-_DURABILITY = {
-    DurabilityPolicy.VOLATILE: "volatile",
-    DurabilityPolicy.TRANSIENT_LOCAL: "transient_local",
-}
 
 
 class Quality(NamedTuple):
@@ -76,7 +63,7 @@ class CameraTopic:
         self.lost = 0
         """Messages that were lost on the way, as far as the middleware knows."""
         self.type = type_name(kind)
-        self._mismatch: tuple[str, float] | None = None  # (policy, when), monotonic seconds
+        self._mismatch = Mismatch()
         self._publishers = self._look()
         self._fit = self._fitting()
         self._subscription = self._subscribe()
@@ -89,7 +76,7 @@ class CameraTopic:
     @property
     def publishers(self) -> list[str]:
         """The nodes that publish what can be received, once for each publisher."""
-        return [_node_name(info) for info in self._publishers if self._is_right(info)]
+        return [node_name(info) for info in self._publishers if self._is_right(info)]
 
     def check(self) -> None:
         """Look who publishes, and make the subscription anew if they offer another quality."""
@@ -97,7 +84,7 @@ class CameraTopic:
         fit = self._fitting()
         if fit != self._fit:
             self.close()
-            self._fit, self._mismatch = fit, None
+            self._fit, self._mismatch = fit, Mismatch()
             self._subscription = self._subscribe()
 
     def findings(self) -> list[Finding]:
@@ -116,7 +103,7 @@ class CameraTopic:
                 self.topic,
                 self._callback,
                 self._profile(),
-                on_mismatch=self._on_mismatch,
+                on_mismatch=self._mismatch.note,
                 on_lost=self._on_lost,
             )
         except RuntimeError as error:  # rclpy's RCLError
@@ -158,9 +145,6 @@ class CameraTopic:
             durability = "transient_local" if latched else "volatile"
         return Quality(reliability, durability, depth)
 
-    def _on_mismatch(self, policy: str) -> None:
-        self._mismatch = (policy, time.monotonic())
-
     def _on_lost(self, count: int) -> None:
         self.lost += count
 
@@ -169,16 +153,13 @@ class CameraTopic:
         right = [info for info in self._publishers if self._is_right(info)]
         unheard = [info for info in right if not self._fits(info)]
         if not unheard:
-            if self._mismatch is None:
+            if not self._mismatch.is_recent:  # there was none, or whoever it was has gone
                 return []
-            policy, since = self._mismatch
-            if time.monotonic() - since > _GRAPH_LAG_S:  # whoever it was has gone
-                self._mismatch = None
-                return []
-            return [(ERROR, f"a publisher of {self.topic} is not heard: {_remedy(policy)}")]
+            remedy = _remedy(self._mismatch.policy)
+            return [(ERROR, f"a publisher of {self.topic} is not heard: {remedy}")]
         level = ERROR if len(unheard) == len(right) else WARN
         return [
-            (level, f"{_node_name(info)} publishes {self.topic}, but is not heard: {text}")
+            (level, f"{node_name(info)} publishes {self.topic}, but is not heard: {text}")
             for info in unheard
             for text in self._reasons(info.qos_profile)
         ]
@@ -188,17 +169,15 @@ class CameraTopic:
         return bool(fit != QoSCompatibility.ERROR)
 
     def _reasons(self, offer: QoSProfile) -> list[str]:
-        reasons = []
-        offered = _RELIABILITY.get(offer.reliability, "")
-        if self._fit.reliability == "reliable" and offered == "best_effort":
-            reasons.append(f"it offers {offered}, {_remedy('RELIABILITY')}")
-        offered = _DURABILITY.get(offer.durability, "")
-        if self._fit.durability == "transient_local" and offered == "volatile":
-            reasons.append(f"it offers {offered}, {_remedy('DURABILITY')}")
+        fit, reasons = self._fit, []
+        if fit.reliability == "reliable" and offer.reliability == ReliabilityPolicy.BEST_EFFORT:
+            reasons.append(f"it offers best_effort, {_remedy('RELIABILITY')}")
+        if fit.durability == "transient_local" and offer.durability == DurabilityPolicy.VOLATILE:
+            reasons.append(f"it offers volatile, {_remedy('DURABILITY')}")
         return reasons or [_remedy("")]
 
     def _wrong_types(self) -> list[Finding]:
-        wrong = {i.topic_type: _node_name(i) for i in self._publishers if not self._is_right(i)}
+        wrong = {i.topic_type: node_name(i) for i in self._publishers if not self._is_right(i)}
         level = WARN if self.publishers else ERROR
         return [
             (
@@ -231,18 +210,6 @@ class CameraTopic:
                 "namespace each)",
             )
         ]
-
-
-def type_name(kind: Any) -> str:
-    """Return a message class's name as the graph has it, such as sensor_msgs/msg/Image."""
-    package, folder = kind.__module__.split(".")[:2]
-    return f"{package}/{folder}/{kind.__name__}"
-
-
-def _node_name(info: Any) -> str:
-    if info.node_name == _UNKNOWN_NODE:
-        return "an unnamed node"
-    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
 def _remedy(policy: str) -> str:

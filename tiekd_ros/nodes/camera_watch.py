@@ -21,7 +21,7 @@ Finding = tuple[bytes, str]
 
 RECENT_S = 5.0
 """What is that long ago says nothing of the present."""
-_CHANGED_LATELY_S = 30.0
+_CHANGED_LATELY_S = 10.0
 _IMAGES_KEPT, _INFOS_KEPT, _MOST_KEPT = 30, 60, 1000
 """So many are kept however old they are, and so many at most; between, those of RECENT_S."""
 _NEIGHBOURS = 4
@@ -55,10 +55,13 @@ class CameraWatch:
         self._images: deque[tuple[int, float]] = deque()  # (stamp, when)
         self._infos: OrderedDict[int, tuple[CameraInfo, float]] = OrderedDict()  # by stamp
         self._newest: CameraInfo | None = None
-        self._newest_came = 0.0
+        self._infos_came: deque[float] = deque(maxlen=_ENOUGH_INFOS)
+        self._alone_since: float | None = None  # since when images come without any camera_info
         self._frames = ("", "")  # frame_id of the image, of the camera_info
         self._change: tuple[str, float] | None = None  # (what, when)
         self._exact: deque[bool] = deque(maxlen=_VIEWS)  # whether the image's stamp was met
+        self._own_before = False  # images got their own before the stamps were forgotten
+        self._closed = False
         self.images = self.infos = 0
         """How many came."""
         self.changes = self.jumps = 0
@@ -77,6 +80,8 @@ class CameraWatch:
             if stamp < last:  # a bag that starts again, a simulation that was reset
                 self._forget(when)
                 self.jumps += 1
+            if self._alone_since is None or now - when > RECENT_S:  # a camera that had paused
+                self._alone_since = now
             self._images.append((stamp, now))
             while _too_many(len(self._images), _IMAGES_KEPT, now - self._images[0][1]):
                 self._images.popleft()
@@ -92,7 +97,8 @@ class CameraWatch:
                 if what:
                     self._change = (what, now)
                     self.changes += 1
-            self._newest, self._newest_came = message, now
+            self._newest, self._alone_since = message, None
+            self._infos_came.append(now)
             stamp = stamp_ns(message.header)
             self._infos.pop(stamp, None)  # to the end, since the order is that of arrival
             self._infos[stamp] = (message, now)
@@ -102,17 +108,22 @@ class CameraWatch:
             self._frames = (self._frames[0], message.header.frame_id)
             self._lock.notify_all()
 
-    def info_for(self, stamp: int, patience_s: float = 0.0) -> CameraInfo | None:
+    def info_for(
+        self, stamp: int, patience_s: float = 0.0, first_s: float = 0.0
+    ) -> CameraInfo | None:
         """Return the calibration with an image's stamp, the newest where there is none.
 
         Args:
             stamp: of the image.
             patience_s: how long to wait for a camera_info that comes after its image, where that
                 of the images before has come. Not in the thread in which messages come.
+            first_s: how long to wait where no camera_info at all has come yet; not there either.
         """
         with self._lock:
+            if first_s > 0 and self._newest is None:
+                self._lock.wait_for(lambda: self._newest is not None or self._closed, first_s)
             if patience_s > 0 and stamp not in self._infos and self._is_expected(stamp):
-                self._lock.wait_for(lambda: stamp in self._infos, patience_s)
+                self._lock.wait_for(lambda: stamp in self._infos or self._closed, patience_s)
             found = self._infos.get(stamp)
             if self._newest is not None:
                 self._exact.append(found is not None)
@@ -122,6 +133,12 @@ class CameraWatch:
         """Drop all stamps, since time has jumped; the newest camera_info stays the newest."""
         with self._lock:
             self._forget(math.inf)
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
 
     def exact(self) -> float | None:
         """Return the share of the last calibrations that had their image's stamp."""
@@ -135,6 +152,19 @@ class CameraWatch:
             if not stamps:
                 return None
             return sum(stamp in self._infos for stamp in stamps) / len(stamps)
+
+    def infos_silent_s(self, now: float) -> float | None:
+        """Return for how long no camera_info has come while images did; None = that is as it was.
+
+        One that was sent once, or now and then, is latched: it is not missed. Missed is one that
+        had come several times in a few seconds.
+        """
+        with self._lock:
+            came, alone, images = self._infos_came, self._alone_since, self._images
+            if len(came) < _ENOUGH_INFOS or came[-1] - came[0] > RECENT_S or alone is None:
+                return None
+            goes_on = bool(images) and now - images[-1][1] <= RECENT_S
+            return now - came[-1] if goes_on and now - alone > RECENT_S else None
 
     def findings(self, now: float) -> Iterator[Finding]:
         """Say what does not fit in the messages of the last seconds."""
@@ -155,6 +185,7 @@ class CameraWatch:
 
     def _forget(self, until: float) -> None:
         """Drop all images, and the stamps of what came as camera_info until this time."""
+        self._own_before = self._is_expected()
         self._images.clear()
         for stamp in [s for s, (_, when) in self._infos.items() if when <= until]:
             del self._infos[stamp]
@@ -162,10 +193,13 @@ class CameraWatch:
     def _oldest_info(self) -> float:
         return next(iter(self._infos.values()))[1]
 
-    def _is_expected(self, stamp: int) -> bool:
-        """Say whether images lately got a camera_info of their own."""
-        before = (s for s, _ in reversed(self._images) if s != stamp)
-        return any(s in self._infos for s in islice(before, _NEIGHBOURS))
+    def _is_expected(self, stamp: int | None = None) -> bool:
+        """Say whether images other than this one lately got a camera_info of their own."""
+        others = (s for s, _ in reversed(self._images) if s != stamp)
+        before = list(islice(others, _NEIGHBOURS))
+        if len(before) < _NEIGHBOURS and self._own_before:
+            return True  # a bag that has just started again is the same camera
+        return any(s in self._infos for s in before)
 
     def _settled(self) -> list[int]:
         """Return the stamps of the images whose camera_info has had time to come."""

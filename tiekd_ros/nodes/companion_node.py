@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from std_srvs.srv import SetBool, Trigger
 
 from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.round_log import RoundRecord
+from tiekd_ros.distillation.round_log import ROLLED_BACK, RoundRecord
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.nodes import qos
 from tiekd_ros.nodes.catalogue import LearningSettings
@@ -52,12 +52,12 @@ class CompanionNode(ManagedNode):
         self._last_round = time.monotonic()
 
     def take_settings(self, group: str, settings: Settings) -> None:
-        """Use a round's settings from the next round on."""
+        """Use a round's settings from the next round on; those of the watch at once."""
         if group in RoundPlan.groups():
             changed: dict[str, Any] = {group: settings}
             self._plan = dataclasses.replace(self._plan, **changed)
             if self._resources is not None:
-                self._resources.runner.set_plan(self._plan)
+                self._resources.set_plan(self._plan)
 
     # Lifecycle: open in configure, listen in activate.
 
@@ -67,7 +67,13 @@ class CompanionNode(ManagedNode):
         self._status_pub = self.create_publisher(DiagnosticStatus, "distill/status", qos.LATCHED)
         held.callback(self.destroy_publisher, self._status_pub)
         self._resources = CompanionParts.open(
-            self, held, folder, self._learning, lambda: self._plan, self._on_round
+            self,
+            held,
+            folder,
+            self._learning,
+            lambda: self._plan,
+            self._on_round,
+            self._on_watch,
         )
         held.callback(self._forget_resources)
         for kind, name, answer in (
@@ -145,6 +151,20 @@ class CompanionNode(ManagedNode):
                 self.get_logger().info(f"round {record.number} {record.state}: {record.reason}")
                 resources.announcer.check()
 
+    def _on_watch(self, record: RoundRecord) -> None:
+        """Publish how the watch over a round's student goes; called from the watch's thread."""
+        resources = self._resources
+        if resources is None:
+            return
+        with until_shutdown(self):
+            self._status_pub.publish(round_status(record))
+            watch = record.watch
+            if watch is not None and not watch.is_open:
+                logger = self.get_logger()
+                tell = logger.warning if watch.state == ROLLED_BACK else logger.info
+                tell(f"watch over student {record.version}, {watch.state}: {watch.reason}")
+                resources.announcer.check()
+
     def _on_rollback(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         if self._resources is None:
             answer.message = "the companion is not configured"
@@ -171,7 +191,7 @@ class CompanionNode(ManagedNode):
         return answer
 
     def work(self) -> None:
-        """Look at the registry, at the depth node's latency and at the time."""
+        """Look at the registry, at the depth node's latency, at the watch and at the time."""
         resources = self._resources
         if resources is None:
             return
@@ -179,7 +199,10 @@ class CompanionNode(ManagedNode):
         resources.latency.check()
         if self.phase != ACTIVE:
             return
+        resources.watch.check()
         period = self._plan.distill.period_s
+        if resources.watch.busy or resources.watch.distrusts_rounds:
+            return  # a round that is due waits, and does not lose its turn
         if period > 0 and time.monotonic() - self._last_round >= period:
             self._start_by_period(resources)
 

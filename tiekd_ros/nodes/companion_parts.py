@@ -11,6 +11,7 @@ from rclpy.node import Node
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.distillation.round_log import RoundRecord
 from tiekd_ros.distillation.rounds import RoundRunner
+from tiekd_ros.distillation.watching import StudentWatch
 from tiekd_ros.frames import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.announcing import StudentAnnouncer
 from tiekd_ros.nodes.catalogue import LearningSettings
@@ -36,6 +37,7 @@ class CompanionParts:
     desk: TeacherDesk | None
     labeller: Labeller | None
     runner: RoundRunner
+    watch: StudentWatch
     latency: LatencyWatch
     registry: StudentRegistry
     announcer: StudentAnnouncer
@@ -51,6 +53,7 @@ class CompanionParts:
         settings: LearningSettings,
         plan: Callable[[], RoundPlan],
         on_round: Callable[[RoundRecord], None],
+        on_watch: Callable[[RoundRecord], None],
     ) -> CompanionParts:
         """Open the frame log and start the threads.
 
@@ -62,6 +65,7 @@ class CompanionParts:
             settings: of the parts.
             plan: returns that of the next round.
             on_round: called from a thread with each change of a round.
+            on_watch: called from a thread with each change of the watch over a round's student.
 
         Raises:
             TiekdError: the folder or the frame log cannot be used, or another companion uses it.
@@ -70,31 +74,52 @@ class CompanionParts:
         """
         held.enter_context(folder.create().claimed("companion"))
         registry = StudentRegistry(folder.students)
-        client = None
-        if settings.teacher.url:
-            client = TeacherClient(settings.teacher, settings.checks, require_credentials=False)
-            held.callback(client.close)
         store = FrameStore(folder.frames, settings.frames)
         held.callback(store.close)
-        desk, labeller = None, None
-        if client is not None:
-            desk = _make_desk(client, store, registry, settings)
-            labeller = Labeller(store, desk, settings.labels)
-            held.callback(_stop_labelling, labeller, client)
-            labeller.pause()  # until the companion is active
-            labeller.start()
-        on_kept = (lambda frame_id: labeller.notify()) if labeller is not None else None
-        recorder = Recorder(store, on_kept)
-        held.callback(recorder.stop)
-        recorder.start()
+        desk, labeller = _open_teaching(held, store, registry, settings)
+        recorder = _open_recorder(held, store, labeller)
         runner = RoundRunner(folder, store, plan(), on_round)
         held.callback(runner.stop)
-        latency = LatencyWatch(node, lambda: plan().beside, runner)
+        watch = StudentWatch(folder, store, plan(), on_watch)
+        held.callback(watch.stop)
+        latency = LatencyWatch(node, lambda: plan().beside, runner, watch)
         held.callback(latency.close)
-        announcer = StudentAnnouncer(node, registry)
-        held.callback(announcer.close)
-        announcer.check()
-        return cls(store, recorder, desk, labeller, runner, latency, registry, announcer)
+        announcer = _open_announcer(held, node, registry)
+        return cls(store, recorder, desk, labeller, runner, watch, latency, registry, announcer)
+
+    def set_plan(self, plan: RoundPlan) -> None:
+        """Use these settings from the next round on."""
+        self.runner.set_plan(plan)
+        self.watch.set_plan(plan)
+
+
+def _open_teaching(
+    held: ExitStack, store: FrameStore, registry: StudentRegistry, settings: LearningSettings
+) -> tuple[TeacherDesk, Labeller] | tuple[None, None]:
+    if not settings.teacher.url:
+        return None, None
+    client = TeacherClient(settings.teacher, settings.checks, require_credentials=False)
+    held.callback(client.close)
+    desk = _make_desk(client, store, registry, settings)
+    labeller = Labeller(store, desk, settings.labels)
+    held.callback(_stop_labelling, labeller, client)
+    labeller.pause()  # until the companion is active
+    labeller.start()
+    return desk, labeller
+
+
+def _open_recorder(held: ExitStack, store: FrameStore, labeller: Labeller | None) -> Recorder:
+    recorder = Recorder(store, None if labeller is None else lambda frame_id: labeller.notify())
+    held.callback(recorder.stop)
+    recorder.start()
+    return recorder
+
+
+def _open_announcer(held: ExitStack, node: Node, registry: StudentRegistry) -> StudentAnnouncer:
+    announcer = StudentAnnouncer(node, registry)
+    held.callback(announcer.close)
+    announcer.check()
+    return announcer
 
 
 def _stop_labelling(labeller: Labeller, client: TeacherClient) -> None:

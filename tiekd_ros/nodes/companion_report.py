@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from tiekd_ros.distillation.round_log import FAILED, REFUSED, RoundRecord
+from tiekd_ros.distillation.round_log import (
+    FAILED,
+    REFUSED,
+    ROLLED_BACK,
+    WAITING,
+    RoundRecord,
+    WatchRecord,
+)
+from tiekd_ros.distillation.watching import StudentWatch
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.frames import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.companion_parts import CompanionParts
@@ -30,6 +38,7 @@ def add_companion_report(
     record = parts.runner.record or parts.last_round
     if record is not None:
         _add_round(report, record)
+    _add_watch(report, parts.watch)
     parts.latency.report(report)
 
 
@@ -45,6 +54,37 @@ def _add_round(report: Report, record: RoundRecord) -> None:
     )
     if record.state == FAILED:
         report.find(WARN, f"round {record.number} failed: {record.reason}")
+
+
+def _add_watch(report: Report, watch: StudentWatch) -> None:
+    """Add how the newest promotion stands, as long as no other follows."""
+    record = watch.record
+    if record is None:
+        return
+    found = record.watch
+    if found is None:
+        report.add({"watch": f"none: nothing is known that student {record.version} replaced"})
+        return
+    state = found.state
+    if found.is_open and not watch.enabled:
+        state = "off (watch.enabled)"
+    elif state == WAITING:
+        state = f"waiting: {watch.labels_since} of {watch.labels_needed} frames"
+    report.add({"watch": state, "watched student": record.version, "watch result": found.reason})
+    if found.state == ROLLED_BACK and watch.live in (found.predecessor, None):
+        report.find(
+            WARN,
+            f"student {record.version} was rolled back to {found.predecessor} by the watch: "
+            f"{found.reason}",
+        )
+    if watch.trouble and found.is_open:
+        report.find(WARN, f"the watch over student {record.version} cannot go on: {watch.trouble}")
+    if watch.distrusts_rounds:
+        report.find(
+            WARN,
+            f"the last {watch.rolled_back_in_a_row} promotions were rolled back, so no round "
+            "starts by its period: see that the teacher's labels are right, then call distill",
+        )
 
 
 def _add_recorder(report: Report, recorder: Recorder) -> None:
@@ -162,6 +202,8 @@ def round_status(record: RoundRecord) -> DiagnosticStatus:
         report.find(ERROR, record.reason)
     elif record.state == REFUSED:
         report.find(WARN, f"refused: {record.reason}")
+    elif record.watch is not None and record.watch.state == ROLLED_BACK:
+        report.find(WARN, f"rolled back by the watch: {record.watch.reason}")
     values: dict[str, object] = {
         "round": record.number,
         "state": record.state,
@@ -179,8 +221,26 @@ def round_status(record: RoundRecord) -> DiagnosticStatus:
         "resting": record.resting,
         "rested_seconds": record.rested_seconds,
     }
-    for when, scores in (("before", record.before), ("after", record.after)):
-        values.update({f"{when}.{name}": f"{value:.6f}" for name, value in scores.items()})
+    values.update(_scores("", record.before, record.after))
+    if (watch := record.watch) is not None:
+        values.update(_watch_values(watch))
     report.add(values)
     stage = f"{record.stage}, resting" if record.resting else record.stage
+    if watch is not None and watch.reason:
+        return report.status(f"watch, {watch.state}: {watch.reason}")
     return report.status(record.reason or stage)
+
+
+def _watch_values(watch: WatchRecord) -> dict[str, object]:
+    return {
+        "watch": watch.state,
+        "watch.reason": watch.reason,
+        "watch.predecessor": watch.predecessor,
+        "watch.frames": watch.frames,
+        **_scores("watch.", watch.before, watch.after),
+    }
+
+
+def _scores(prefix: str, before: dict[str, float], after: dict[str, float]) -> dict[str, object]:
+    both = (("before", before), ("after", after))
+    return {f"{prefix}{when}.{k}": f"{v:.6f}" for when, scores in both for k, v in scores.items()}

@@ -13,7 +13,10 @@ _LONGEST_AGE_NS = 1_000_000_000
 
 
 class ConfidenceListener:
-    """Keeps the mean of the latest confidence image; looks at two a second at most."""
+    """Keeps the mean of the latest confidence image; looks at two a second at most.
+
+    Messages come in one thread; `at` may be asked from others.
+    """
 
     def __init__(self) -> None:
         self._latest: tuple[int, float | None] | None = None  # (stamp in ns, mean)
@@ -34,6 +37,7 @@ class ConfidenceListener:
 
     def at(self, stamp_ns: int) -> float | None:
         """Return the mean confidence of about this time, 0..1, None where none is known."""
-        if self._latest is None or abs(stamp_ns - self._latest[0]) > _LONGEST_AGE_NS:
+        latest = self._latest  # once: another may come meanwhile
+        if latest is None or abs(stamp_ns - latest[0]) > _LONGEST_AGE_NS:
             return None
-        return self._latest[1]
+        return latest[1]

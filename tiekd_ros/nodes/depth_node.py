@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from std_msgs.msg import String
 
+from tiekd_ros.devices import choose_device
 from tiekd_ros.errors import BadImageError
+from tiekd_ros.images import fit_mask
 from tiekd_ros.mailbox import Mailbox
 from tiekd_ros.nodes import memory, qos
 from tiekd_ros.nodes.camera_input import (
@@ -23,12 +25,13 @@ from tiekd_ros.nodes.camera_input import (
 )
 from tiekd_ros.nodes.depth_output import DepthOutput
 from tiekd_ros.nodes.depth_report import DepthCounters, FrameClock, add_depth_report
+from tiekd_ros.nodes.known_share import add_known_share
 from tiekd_ros.nodes.managed import ACTIVE, ManagedNode
-from tiekd_ros.nodes.rectify import fit_mask
 from tiekd_ros.nodes.reporting import Report
 from tiekd_ros.nodes.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.settings import DepthSettings
 from tiekd_ros.nodes.thresholds import DepthDiagnosticSettings
+from tiekd_ros.settings import Settings
 from tiekd_ros.state import StateFolder
 from tiekd_ros.student import (
     LiveState,
@@ -36,9 +39,8 @@ from tiekd_ros.student import (
     Runtime,
     RuntimeFactory,
     StudentRegistry,
-    choose_device,
 )
-from tiekd_ros.student.ranges import mark_out_of_range
+from tiekd_ros.student.ranges import mark_out_of_range, range_fault
 
 
 @dataclass
@@ -89,6 +91,7 @@ class DepthNode(ManagedNode):
         held.callback(student.close)
         student.load_pointer()
         self._log_student(student.state)
+        self._log_range_fault(student.runtime)
         output = DepthOutput(self, self.settings)
         held.callback(output.close)
         thread = threading.Thread(target=self._work, name="frames", daemon=True)
@@ -167,6 +170,7 @@ class DepthNode(ManagedNode):
             depth[~(confidence >= settings.min_confidence)] = np.nan  # NaN is not enough either
         if blind is not None:
             depth[fit_mask(blind, *depth.shape)] = np.nan
+        self._counters.known.add(depth, confidence, time.monotonic())
         clock.predicted(stages)
         header, bins = message.header, runtime.card.bins
         output.publish_depth(depth, header, settings.encoding)
@@ -187,6 +191,7 @@ class DepthNode(ManagedNode):
             self._counters.end_swap(self._resources.mailbox.replaced)
         self._log_student(state)
         if self._resources is not None:
+            self._log_range_fault(self._resources.student.runtime)
             with until_shutdown(self):
                 self.publish_report()
 
@@ -202,6 +207,21 @@ class DepthNode(ManagedNode):
                 "no student has been accepted yet: depth stays silent until a distillation round "
                 "brings one (ros2 service call /tiekd/distill std_srvs/srv/Trigger)"
             )
+
+    def take_settings(self, group: str, settings: Settings) -> None:
+        """Say at once what a range that leaves no depth does.
+
+        It is not refused: the next student may have another range, and one that was chosen for
+        that has to be accepted before it is live.
+        """
+        if isinstance(settings, DepthSettings) and self._resources is not None:
+            self._log_range_fault(self._resources.student.runtime)
+
+    def _log_range_fault(self, runtime: Runtime | None) -> None:
+        near, far = self.settings.min_range_m, self.settings.max_range_m
+        fault = "" if runtime is None else range_fault(runtime.card.bins, near, far)
+        if fault:
+            self.get_logger().error(fault)
 
     def work(self) -> None:
         """Look after the subscriptions."""
@@ -228,6 +248,9 @@ class DepthNode(ManagedNode):
             active=self.phase == ACTIVE,
             heard=resources.output.wanted,
         )
+        runtime = resources.student.runtime
+        bins = None if runtime is None else runtime.card.bins
+        add_known_share(report, self._counters.known, self.settings, bins, self.thresholds)
         for level, text in resources.output.findings():
             report.find(level, text)
         report.add(resources.output.values())

@@ -17,7 +17,7 @@ from tiekd_ros.nodes import qos
 from tiekd_ros.nodes.conversions import ImageCanvas, camera_info_for, depth_to_image
 from tiekd_ros.nodes.output_topic import OutputTopic
 from tiekd_ros.nodes.points import PointCanvas
-from tiekd_ros.nodes.preview import PreviewCanvas, preview_range
+from tiekd_ros.nodes.preview import PreviewCanvas, describe_range, preview_range
 from tiekd_ros.nodes.reporting import WARN
 from tiekd_ros.nodes.settings import DepthSettings
 from tiekd_ros.student import DepthBins
@@ -149,7 +149,7 @@ class DepthOutput:
         near, far = preview_range(settings, bins)
         colormap = settings.preview_colormap
         self._preview.publish(self._preview_canvas.paint(depth, header, (near, far), colormap))
-        self._preview_shows = f"{near:g} m (near) to {far:g} m (far) in {colormap}, unknown grey"
+        self._preview_shows = describe_range(near, far, colormap)
 
     def _publish_points(
         self, depth: DepthMap, image: RgbImage, header: Header, info: CameraInfo | None
@@ -163,5 +163,8 @@ class DepthOutput:
                 self._points.publish(cloud)
                 self._no_points = ("", -np.inf)
                 return
-            reason = "there are no points, for camera_info is uncalibrated; calibrate the camera"
+            reason = (
+                "there are no points, for camera_info is uncalibrated or of another shape than "
+                "the images; calibrate the camera"
+            )
         self._no_points = (reason, time.monotonic())

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sensor_msgs.msg import CameraInfo
 
 from tiekd_ros.nodes.conversions import intrinsics_of
+from tiekd_ros.nodes.known_share import KnownShare
 from tiekd_ros.nodes.reporting import ERROR, OK, WARN, Report
 from tiekd_ros.nodes.statistics import Percentiles, Rate, Share
 from tiekd_ros.nodes.thresholds import DiagnosticSettings
@@ -20,8 +21,6 @@ from tiekd_ros.student import LiveStudent, StageTimes, StudentCard
 
 _FOCAL_TOLERANCE = 0.05
 """A student learnt depth for one focal length; this much off, its scale is off as much."""
-
-
 _RECENT_S = 5.0
 
 
@@ -87,10 +86,11 @@ class DepthCounters:
     unheard: int = 0
     refused: int = 0
     last_refusal: str = ""
-    last_refusal_s: float = -1e9
+    last_refusal_s: float = -math.inf
     image_size: tuple[int, int] | None = None
     dropped_by_swap: int = 0
     drop_share: Share = field(default_factory=Share)
+    known: KnownShare = field(default_factory=KnownShare)
     _replaced_before_swap: int = 0
 
     def refuse(self, reason: str) -> None:
@@ -142,15 +142,14 @@ def add_depth_report(
         heard: whether anybody listens to what it publishes.
     """
     now = time.monotonic()
-    live = student.state
     card = student.runtime.card if student.runtime is not None else None
     if card is None:
         report.find(
             WARN, "no accepted student, so no depth; log frames and call the distill service"
         )
-    if live.error:
-        report.find(ERROR, live.error)
-    if now - counters.last_refusal_s < 5.0:
+    if student.state.error:
+        report.find(ERROR, student.state.error)
+    if now - counters.last_refusal_s < _RECENT_S:
         report.find(ERROR, counters.last_refusal)
     _check_focal_length(report, counters, info, card)
     if card is not None and active and not heard:

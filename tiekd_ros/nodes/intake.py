@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import ExitStack
 
@@ -10,6 +11,7 @@ from sensor_msgs.msg import Image
 
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.frames import Observation, Recorder
+from tiekd_ros.mailbox import Mailbox
 from tiekd_ros.nodes import conversions, qos
 from tiekd_ros.nodes.camera_input import CameraImage, CameraInput, NotYetCalibratedError
 from tiekd_ros.nodes.confidence import ConfidenceListener
@@ -20,10 +22,17 @@ from tiekd_ros.nodes.statistics import Rate
 _OFFERS_AN_INTERVAL = 4
 """Images offered to the log in one minimum interval; converting every one would be waste."""
 _MUCH_BLIND = 0.1
+_PATIENCE_S = 0.1
+"""How long a camera_info that comes after its image is waited for: longer than depth does, for
+nobody waits for a logged frame."""
+_END_S = 2.0
 
 
 class FrameIntake:
     """Listens to image, camera_info and, if asked, confidence from creation until `close`.
+
+    The executor's thread only puts images into a one-slot mailbox: a camera_info that is waited for
+    comes in that thread.
 
     Args:
         node: who listens.
@@ -50,6 +59,8 @@ class FrameIntake:
         self._fault = ""
         self._blind_share = 0.0  # of the last image that was offered
         self._received = Rate()
+        self._mailbox: Mailbox[tuple[CameraImage, int]] = Mailbox()
+        self._thread = threading.Thread(target=self._work, name="intake", daemon=True)
         with ExitStack() as made:  # where one cannot be made, none is left
             self._camera = CameraInput(node, settings, self._on_image)
             made.callback(self._camera.close)
@@ -59,6 +70,7 @@ class FrameIntake:
                 )
                 made.callback(node.destroy_subscription, subscription)
             self._made = made.pop_all()
+        self._thread.start()
 
     def check(self) -> list[tuple[bytes, str]]:
         """Look after the subscriptions; return what is wrong with the stream, as findings."""
@@ -67,9 +79,9 @@ class FrameIntake:
             findings.append(
                 (
                     WARN,
-                    f"{self._blind_share:.0%} of a rectified image is what the camera did not see, "
-                    "and is labelled as if it were; calibrate the camera with alpha 0, or set "
-                    "rectify to false",
+                    f"{self._blind_share:.0%} of a rectified image is what the camera did not see: "
+                    "there is neither depth nor a label there; calibrate the camera with alpha 0, "
+                    "or set rectify to false",
                 )
             )
         return findings + self._camera.check()
@@ -86,15 +98,25 @@ class FrameIntake:
         self._last_offer_ns = None
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; an image that waits for its camera_info is dropped."""
+        self._mailbox.close()
         self._made.close()
+        self._thread.join(_END_S)
 
     def _on_image(self, message: CameraImage) -> None:
         self._received.tick(time.monotonic())
         # A camera that leaves its stamps empty is logged by the time of arrival; with use_sim_time
         # and no /clock yet, that is 0 too.
         stamp = conversions.stamp_ns(message.header) or self._node.get_clock().now().nanoseconds
-        stamp = stamp or time.time_ns()
+        self._mailbox.put((message, stamp or time.time_ns()))
+
+    def _work(self) -> None:
+        while not self._mailbox.closed:
+            item = self._mailbox.take()
+            if item is not None:
+                self._take(*item)
+
+    def _take(self, message: CameraImage, stamp: int) -> None:
         last = self._last_offer_ns
         # A stamp that went back, by a bag that starts again, is far from the last one too.
         if last is not None and abs(stamp - last) < self._least_ns:
@@ -113,7 +135,9 @@ class FrameIntake:
             self._fault, self._last_offer_ns = "", stamp
 
     def _offer(self, message: CameraImage, stamp: int) -> None:
-        image, info, blind = self._camera.view(message)
+        image, info, blind = self._camera.view(message, patience_s=_PATIENCE_S, awaits_first=True)
+        if self._mailbox.closed:
+            return
         self._blind_share = 0.0 if blind is None else float(blind.mean())
         height, width = image.shape[:2]
         self._recorder.offer(
@@ -123,5 +147,6 @@ class FrameIntake:
                 message.header.frame_id,
                 conversions.intrinsics_of(info, width, height) if info is not None else None,
                 self._confidence.at(stamp),
+                blind=blind,
             )
         )

@@ -1,4 +1,4 @@
-"""Has training rest while it slows the depth node down, by what that node says on /diagnostics."""
+"""Has workers rest while they slow the depth node down, by what that node says on /diagnostics."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 from tiekd_ros.distillation.beside import BesideSettings
+from tiekd_ros.distillation.following import Follower
 from tiekd_ros.distillation.latency_guard import NOT_THE_CAUSE, RESTING, LatencyGuard
-from tiekd_ros.distillation.rounds import RoundRunner
 from tiekd_ros.nodes.reporting import WARN, Report
 
 _KIND = "depth_node"  # whatever its name
@@ -19,19 +19,22 @@ _P95 = "latency p95 [ms]"
 
 
 class LatencyWatch:
-    """Listens to the depth node of a node's own namespace; tells its runner to rest and go on.
+    """Listens to the depth node of a node's own namespace; tells workers to rest and go on.
 
     Args:
         node: the companion; its callbacks and these run in one thread.
         settings: returns the budget, which may change at any time.
-        runner: whose rounds rest.
+        workers: what rests: rounds, and the judging of a watch.
     """
 
     def __init__(
-        self, node: Node, settings: Callable[[], BesideSettings], runner: RoundRunner
+        self,
+        node: Node,
+        settings: Callable[[], BesideSettings],
+        *workers: Follower,
     ) -> None:
         self._node = node
-        self._runner = runner
+        self._workers = workers
         self._guard = LatencyGuard(settings)
         self._told = self._guard.state
         self._subscription = node.create_subscription(
@@ -39,12 +42,13 @@ class LatencyWatch:
         )
 
     def check(self) -> None:
-        """Tell the runner what to do now; call it about once a second."""
-        rests = self._guard.rests(time.monotonic(), training=self._runner.busy)
-        if rests:
-            self._runner.rest()  # said again each time: another round may have begun
-        elif self._told == RESTING:
-            self._runner.go_on()
+        """Tell the workers what to do now; call it about once a second."""
+        rests = self._guard.rests(time.monotonic(), training=self._busy())
+        for worker in self._workers:
+            if rests:
+                worker.rest()  # said again each time: another round may have begun
+            elif self._told == RESTING:
+                worker.go_on()
         self._log_change()
 
     def report(self, report: Report) -> None:
@@ -67,8 +71,11 @@ class LatencyWatch:
             values = {v.key: v.value for v in status.values}
             if values.get("kind") == _KIND and self._is_near(status):
                 p95_ms = _number(values.get(_P95, ""))
-                self._guard.hear(p95_ms, time.monotonic(), training=self._runner.busy)
+                self._guard.hear(p95_ms, time.monotonic(), training=self._busy())
                 self.check()
+
+    def _busy(self) -> bool:
+        return any(worker.busy for worker in self._workers)
 
     def _is_near(self, status: DiagnosticStatus) -> bool:
         namespace = status.name.rpartition("/")[0]
@@ -76,7 +83,7 @@ class LatencyWatch:
 
     def _log_change(self) -> None:
         before, self._told = self._told, self._guard.state
-        if before != self._told and self._runner.busy:
+        if before != self._told and self._busy():
             self._node.get_logger().info(f"latency guard: {self._guard.describe()}")
 
 

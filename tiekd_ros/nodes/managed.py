@@ -18,6 +18,7 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from tiekd_ros.errors import TiekdError
+from tiekd_ros.nodes import watchdog
 from tiekd_ros.nodes.parameters import SettingsParameters
 from tiekd_ros.nodes.reporting import ERROR, WARN, Report, diagnostics
 from tiekd_ros.nodes.settings import CommonSettings
@@ -118,11 +119,14 @@ class ManagedNode(LifecycleNode):
     def release(self) -> None:
         """Free everything, whatever the state; safe to call twice."""
         for stack in (self._listening, self._held):
-            try:
-                stack.close()
-            except Exception as error:  # what is left is freed all the same
-                if self.context.ok():
-                    self.get_logger().error(f"not all was freed: {_reason(error)}")
+            self._free(stack)
+
+    def _free(self, stack: ExitStack) -> None:
+        try:
+            stack.close()
+        except Exception as error:  # what is left is freed all the same
+            if self.context.ok():
+                self.get_logger().error(f"not all was freed: {_reason(error)}")
 
     def destroy_node(self) -> None:
         """End the node."""
@@ -188,13 +192,11 @@ class ManagedNode(LifecycleNode):
         if not self._is_starting:  # someone else leads the node now
             self._try_at = None
         try:
-            do(stack)
+            with watchdog.patience(self):
+                do(stack)
         except Exception as error:
             self._say_failure(step, error)
-            try:
-                stack.close()
-            except Exception as second:
-                self.get_logger().error(f"not all was freed: {_reason(second)}")
+            self._free(stack)
             return TransitionCallbackReturn.FAILURE
         self._obstacle = ""
         self.phase = then
@@ -205,7 +207,8 @@ class ManagedNode(LifecycleNode):
     ) -> TransitionCallbackReturn:
         self._try_at = None
         try:
-            do(stack)
+            with watchdog.patience(self):
+                do(stack)
         except Exception as error:
             self._say_failure(step, error)
             return TransitionCallbackReturn.ERROR

@@ -7,27 +7,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from tiekd_ros.errors import TiekdError
 from tiekd_ros.images import DepthMap, RgbImage
 from tiekd_ros.mailbox import Mailbox
 from tiekd_ros.nodes import conversions, qos
+from tiekd_ros.nodes.bystander import Bystander
 
 _KEPT_IMAGES = 64
-
-
 _ALL = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 """Deep, since what this process misses would count against the nodes."""
 
@@ -55,11 +48,10 @@ class Swap:
     monotonic_s: float
 
 
-class StreamObserver:
+class StreamObserver(Bystander):
     """Subscribes to image, depth, diagnostics and round status; calls distill.
 
-    Has a ROS context of its own, which leaves signals to the program. Keeps all stamps: meant
-    for runs of minutes.
+    Keeps all stamps: meant for runs of minutes.
 
     Args:
         namespace: of the nodes.
@@ -68,14 +60,7 @@ class StreamObserver:
     """
 
     def __init__(self, namespace: str, image_topic: str, on_pair: Callable[[Pair], None]) -> None:
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node(
-            "tiekd_observer",
-            namespace=namespace,
-            context=self._context,
-            use_global_arguments=False,
-        )
+        super().__init__("tiekd_observer", namespace)
         self._on_pair = on_pair
         self._pairs: Mailbox[tuple[Image, Image, Swap]] = Mailbox()
         self._images: OrderedDict[int, Image] = OrderedDict()
@@ -87,16 +72,20 @@ class StreamObserver:
         self.swaps: list[Swap] = []
         self._asked_ns: dict[str, int] = {}
         self.first_depth_s: dict[str, float] = {}
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
         self._subscribe(image_topic)
         self._distill = self._node.create_client(Trigger, "distill")
-        self._threads = [
-            threading.Thread(target=work, name=name, daemon=True)
-            for name, work in (("observer", self._spin), ("pairs", self._hand_out_pairs))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._pairing = threading.Thread(target=self._hand_out_pairs, name="pairs", daemon=True)
+
+    def __enter__(self) -> StreamObserver:
+        self._pairing.start()
+        return super().__enter__()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._pairs.close()
+        super().close()
+        if self._pairing.ident is not None:
+            self._pairing.join(5.0)
 
     def _subscribe(self, image_topic: str) -> None:
         node = self._node
@@ -105,22 +94,6 @@ class StreamObserver:
         node.create_subscription(String, "student", self._on_student, qos.LATCHED)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         node.create_subscription(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
-
-    def __enter__(self) -> StreamObserver:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pairs.close()
-        self._executor.shutdown()
-        for thread in self._threads:
-            thread.join(5.0)
-        self._node.destroy_node()
-        self._context.try_shutdown()
 
     def diagnostics(self, node: str) -> dict[str, str]:
         """Return the last diagnostics values of a node, empty while there are none."""
@@ -136,21 +109,8 @@ class StreamObserver:
         Raises:
             TiekdError: nobody offers the service, or it does not answer in time.
         """
-        if not self._distill.wait_for_service(timeout_s):
-            raise TiekdError("nobody offers the distill service; is companion_node running?")
-        future = self._distill.call_async(Trigger.Request())
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(timeout_s):
-            raise TiekdError(f"the distill service did not answer in {timeout_s:g} s")
-        answer = future.result()
+        answer = self._answer(self._distill, Trigger.Request(), timeout_s)
         return bool(answer.success), str(answer.message)
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
     def _on_image(self, message: Image) -> None:
         stamp = conversions.stamp_ns(message.header)

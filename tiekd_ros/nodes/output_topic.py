@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
+from tiekd_ros.nodes.graph import node_name
 from tiekd_ros.nodes.qos_events import (
+    Mismatch,
     PublisherEventCallbacks,
     UnsupportedEventTypeError,
     policy_name,
 )
 from tiekd_ros.nodes.reporting import WARN
-
-_GRAPH_LAG_S = 5.0
-"""The middleware tells of a mismatch before it lists who subscribed; so long it may take."""
 
 
 class OutputTopic:
@@ -32,8 +29,7 @@ class OutputTopic:
 
     def __init__(self, node: LifecycleNode, kind: Any, name: str, profile: QoSProfile) -> None:
         self._node, self._profile = node, profile
-        self._lock = threading.Lock()
-        self._mismatch: tuple[str, float] | None = None  # (policy, when), monotonic seconds
+        self._mismatch = Mismatch()
         self.published = 0
         """How many messages went out."""
         try:
@@ -63,16 +59,11 @@ class OutputTopic:
 
     def findings(self) -> list[tuple[bytes, str]]:
         """Say who subscribed in vain, as long as they do, with what would mend it."""
-        with self._lock:
-            mismatch = self._mismatch
-        if mismatch is None:
+        policy = self._mismatch.policy
+        if not policy:
             return []
-        policy, since = mismatch
         nodes = self._unserved()
-        if not nodes and time.monotonic() - since > _GRAPH_LAG_S:
-            with self._lock:
-                if self._mismatch == mismatch:
-                    self._mismatch = None
+        if not nodes and not self._mismatch.is_recent:  # whoever it was has gone
             return []
         who = " and ".join(nodes) or "a subscriber"
         return [(WARN, f"{who} gets nothing of {self.name}: {self._remedy(policy)}")]
@@ -83,8 +74,7 @@ class OutputTopic:
 
     def _on_mismatch(self, event: Any) -> None:
         policy = policy_name(event)
-        with self._lock:
-            self._mismatch = (policy, time.monotonic())
+        self._mismatch.note(policy)
         self._node.get_logger().warning(
             f"somebody subscribes to {self.name} in vain: {self._remedy(policy)}"
         )
@@ -108,5 +98,5 @@ class OutputTopic:
         for info in self._node.get_subscriptions_info_by_topic(self.name):
             fit, _ = qos_check_compatible(self._profile, info.qos_profile)
             if fit == QoSCompatibility.ERROR:
-                found.add(f"{info.node_namespace.rstrip('/')}/{info.node_name}")
+                found.add(node_name(info))
         return sorted(found)

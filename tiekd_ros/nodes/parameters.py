@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -42,6 +43,7 @@ class SettingsParameters:
         self._floats: set[str] = set()
         self._unknown: list[str] | None = None
         self._told: set[str] = set()
+        _living.add(self)
         node.add_on_set_parameters_callback(self._on_set)
         if hasattr(node, "add_pre_set_parameters_callback"):  # Humble refuses 5 for 5.0
             node.add_pre_set_parameters_callback(self._widened)
@@ -76,12 +78,13 @@ class SettingsParameters:
         """Return a sentence for each parameter given at start that has no effect; log it once.
 
         These are names that nobody has, and qos_overrides of the node's topics. A file for all
-        nodes (`/**`) may name the parameters and the topics of others too: theirs are no fault.
+        nodes (`/**`) may name the parameters and the topics of others too: theirs are no fault,
+        and those of nodes in the same process, which are given the same, not worth a word.
         """
         if self._unknown is None:
             given = set(self._overrides()) - set(_OF_EVERY_NODE)
             own = {n for n in given if self._node.has_parameter(n) or n.startswith(_QOS_OVERRIDES)}
-            self._unknown, others = _say_unknown(given - own)
+            self._unknown, others = _say_unknown(given - own - self._of_nodes_beside())
             if others:
                 self._node.get_logger().info(others)
         found = self._unknown + self._vain_qos()
@@ -118,6 +121,10 @@ class SettingsParameters:
             for group, settings in self._groups.items()
             for field in dataclasses.fields(settings)
         ]
+
+    def _of_nodes_beside(self) -> set[str]:
+        beside = [each for each in _living if each._node.context is self._node.context]
+        return {name for each in beside for name in each.names()}
 
     def _overrides(self) -> dict[str, Parameter]:
         overrides: dict[str, Parameter] = getattr(self._node, "_parameter_overrides", {})
@@ -157,6 +164,10 @@ class SettingsParameters:
         settings = self._groups[group]
         with in_group(group, type(settings)):
             return dataclasses.replace(settings, **values)
+
+
+_living: weakref.WeakSet[SettingsParameters] = weakref.WeakSet()
+"""Of all nodes in this process."""
 
 
 def _as_float(parameter: Parameter) -> Parameter:

@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.images import DepthMap, RgbImage
 from tiekd_ros.nodes.rays import Rays, rays_of
-from tiekd_ros.nodes.rectify import calibration_key
+from tiekd_ros.rectify import calibration_key
 
 _POINT_STEP = 16  # bytes: x, y, z, rgb
 _COLOUR = np.uint32(0x00FFFFFF)

@@ -1,10 +1,13 @@
-"""What ROS has at the moment, as one line of JSON: the half of `tiekd doctor` that needs ROS.
+"""What ROS has at the moment, as lines of JSON: the half of `tiekd doctor` that needs ROS.
 
     python -m tiekd_ros.nodes.probe --namespace tiekd --seconds 3
 
-It waits until the graph has settled, listens to the camera, to depth and to /diagnostics, and asks
-the nodes for their states and parameters. It changes nothing; but while it listens, depth_node
-computes depth, which is what is to be seen.
+It waits until the graph is whole, listens to the camera, to depth and to /diagnostics, and asks
+the nodes for their states and parameters. What seems not to be there it waits for: as long as
+something speaks for it, and never longer than `_LONGEST_S`. It changes nothing; but while it
+listens, depth_node computes depth, which is what is to be seen.
+
+The last line are the facts; those before say what is waited for.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,201 +24,133 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
-from tiekd_ros.nodes.probe_answers import NodeQuestions
+from tiekd_ros.nodes.probe_answers import Answers
+from tiekd_ros.nodes.probe_graph import Graph
+from tiekd_ros.nodes.probe_listening import Listening, Patience
 from tiekd_ros.nodes.probe_topics import DiagnosticsListener, TopicListener, endpoints
 
-_SETTLED_S = 1.0
-"""A graph that has not changed for so long is taken for whole."""
-_SETTLED_WITHOUT_S = 2.0
-"""The same while a node that is expected is not there."""
-_LONGEST_DISCOVERY_S = 6.0
-"""So long it may take on a busy machine."""
-_PATIENCE_S = 4.0
-"""How much longer to listen where something is missing."""
-_REPORTED_S = 2.5
-"""So long it may take until each node has sent its diagnostics, once a second."""
+_DISCOVERY_S = 12.0
+"""So long programs that are there may take until ROS knows them."""
+_WORD_S = 8.0
+"""So long a node may take until it sends its diagnostics, which it does once a second."""
+_PATIENCE_S = 8.0
+"""How much longer to listen where something that should come does not."""
+_LONGEST_S = 25.0
+"""All that is waited for, together, beside the seconds that are asked for."""
 _NODES = ("depth_node", "companion_node")
-_CAMERA = {
-    "image": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
-    "camera_info": ("sensor_msgs/msg/CameraInfo",),
-}
 _NO_DEPTH = ("confidence", "preview")
 """What depth_node's other images are called."""
 
 
 class _Probe:
-    def __init__(self, node: Node, executor: SingleThreadedExecutor) -> None:
-        self.node, self._executor = node, executor
+    """Finds our nodes, and what is to be listened to."""
 
-    def spin(self, until: Callable[[], bool], at_most_s: float) -> None:
-        """Let ROS work until something holds, or for so long."""
-        end = time.monotonic() + at_most_s
-        while time.monotonic() < end and not until():
-            self._executor.spin_once(timeout_sec=0.05)
+    def __init__(self, node: Node, patience: Patience, options: argparse.Namespace) -> None:
+        self._patience, self._options = patience, options
+        self.namespace = "/" + options.namespace.strip("/")
+        self.graph = Graph(node)
+        self.diagnostics = DiagnosticsListener(node)
 
-    def settle(self, expected: str) -> None:
-        """Wait until the graph no longer grows, and longer without a node that is expected."""
-        seen: Any = None
-        since = time.monotonic()
+    def find_nodes(self) -> dict[str, str]:
+        """Wait for the graph; return our nodes' full names by kind, the usual ones if not there."""
+        expected = f"{self.namespace.rstrip('/')}/{_NODES[0]}"
+        self._patience.wait(lambda: self.graph.missing(expected), _DISCOVERY_S)
+        asked = _full(self._options.depth_topic)
+        return {kind: self._find(kind, asked) for kind in _NODES}
 
-        def is_settled() -> bool:
-            nonlocal seen, since
-            now = (self.nodes(), self.node.get_topic_names_and_types())
-            if now != seen:
-                seen, since = now, time.monotonic()
-            enough = _SETTLED_S if expected in now[0] else _SETTLED_WITHOUT_S
-            # Nothing at all may as well be a machine that is too busy to tell.
-            return bool(now[0]) and time.monotonic() - since >= enough
-
-        self.spin(is_settled, _LONGEST_DISCOVERY_S)
-
-    def nodes(self) -> list[str]:
-        """Return the full names of all nodes but this one."""
-        own = (self.node.get_name(), self.node.get_namespace())
-        found = self.node.get_node_names_and_namespaces()
-        return sorted(
-            f"{space.rstrip('/')}/{name}" for name, space in found if (name, space) != own
-        )
-
-    def published(self) -> list[dict[str, Any]]:
-        """Return the topics that somebody publishes."""
-        return [
-            {"name": name, "types": list(kinds)}
-            for name, kinds in sorted(self.node.get_topic_names_and_types())
-            if self.node.count_publishers(name)
-        ]
-
-    def heard_by(self, full_name: str, diagnostics: DiagnosticsListener) -> dict[str, list[str]]:
-        """Return the topics of the camera that a node subscribes to.
-
-        Which node a subscription belongs to is told apart from the subscription, and now and then
-        that news stays out: then the node's own diagnostics say it.
-        """
-        found = self._of_node(self.node.get_subscriber_names_and_types_by_node, full_name)
-        told = diagnostics.of([full_name]).get(full_name, {}).get("values", {})
-        return {
-            role: sorted(topic for topic, types in found if set(types) & set(kinds))
-            or [topic for topic in (told.get(f"{role} topic"),) if topic]
-            for role, kinds in _CAMERA.items()
-        }
-
-    def images_by(self, full_name: str) -> list[str]:
-        """Return the topics on which a node publishes images."""
-        found = self._of_node(self.node.get_publisher_names_and_types_by_node, full_name)
-        return sorted(topic for topic, types in found if "sensor_msgs/msg/Image" in types)
-
-    def find(self, kind: str, namespace: str, topic: str, diagnostics: DiagnosticsListener) -> str:
-        """Return the full name of a node of ours, which may run under a name of its own.
-
-        Args:
-            kind: depth_node or companion_node.
-            namespace: where it is.
-            topic: that which is meant publishes this, if several could be; '' = any.
-            diagnostics: in which each node says what it is.
-        """
-        usual = f"{namespace.rstrip('/')}/{kind}"
+    def _find(self, kind: str, topic: str) -> str:
+        """Return the name of a node, which may run under another; `topic`: what it publishes."""
+        usual = f"{self.namespace.rstrip('/')}/{kind}"
 
         def renamed() -> list[str]:
-            named = [n for n in diagnostics.of_kind(kind) if n in self.nodes()]
-            return [n for n in named if (n.rpartition("/")[0] or "/") == namespace]
+            nodes = self.graph.nodes()
+            named = [n for n in self.diagnostics.of_kind(kind) if n in nodes]
+            return [n for n in named if (n.rpartition("/")[0] or "/") == self.namespace]
 
-        def unheard() -> set[str]:
-            found = self.node.get_publishers_info_by_topic("/diagnostics")
-            own = {
-                f"{i.node_namespace.rstrip('/')}/{i.node_name}"
-                for i in found
-                if i.node_namespace == namespace
-            }
-            return own - diagnostics.names
+        def missing() -> str:
+            if usual in self.graph.nodes() or renamed():
+                return ""
+            unheard = self.graph.speakers_in(self.namespace) - self.diagnostics.names
+            return f"what {sorted(unheard)[0]} says of itself" if unheard else ""
 
-        if usual not in self.nodes():
-            self.spin(lambda: bool(renamed()) or not unheard(), _REPORTED_S)
-        found = [*([usual] if usual in self.nodes() else []), *renamed()]
-        meant = [name for name in found if topic in self.images_by(name)]
+        self._patience.wait(missing, _WORD_S)
+        found = [*([usual] if usual in self.graph.nodes() else []), *renamed()]
+        meant = [name for name in found if topic in self.graph.images_by(name)]
         return next(iter([*meant, *found]), usual)
 
-    def _of_node(
-        self, ask: Callable[[str, str], list[tuple[str, list[str]]]], full_name: str
-    ) -> list[tuple[str, list[str]]]:
-        space, _, name = full_name.rpartition("/")
-        try:
-            return ask(name, space or "/")
-        except RuntimeError:  # rclpy's NodeNameNonExistentError: it is not there, or has gone
-            return []
+    def find_ends(
+        self, depth_node: str, answers: Answers
+    ) -> tuple[dict[str, list[str]], list[str]]:
+        """Return what depth_node listens to, by role, and the topics of its images.
+
+        On a busy machine a node is known before its topics are: then either they or its own word
+        on them are waited for.
+        """
+        self._patience.wait(answers.missing, _PATIENCE_S)
+
+        def missing() -> str:
+            heard = self.graph.heard_by(depth_node, self.diagnostics)
+            known = all(heard.values()) and self.graph.images_by(depth_node)
+            waits = answers.is_active("depth_node") and not known
+            return f"the topics of {depth_node}" if waits else ""
+
+        self._patience.wait(missing, _WORD_S)
+        heard = self.graph.heard_by(depth_node, self.diagnostics)
+        return heard, self.graph.images_by(depth_node)
+
+    def topics(self, heard: Mapping[str, Sequence[str]], made: Sequence[str]) -> dict[str, str]:
+        """Return the topics to listen to, by role."""
+        asked = self._options
+        image, info = heard.get("image", []), heard.get("camera_info", [])
+        return {
+            "image": _topic(asked.image_topic, image, "/camera/image_raw"),
+            "camera_info": _topic(asked.camera_info_topic, info, "/camera/camera_info"),
+            "depth": _full(asked.depth_topic) or depth_among(made, self.namespace),
+            "clock": "/clock",
+        }
 
 
-def probe(arguments: argparse.Namespace, node: Node, executor: SingleThreadedExecutor) -> Any:
+def probe(
+    options: argparse.Namespace,
+    node: Node,
+    executor: SingleThreadedExecutor,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """Look, listen and ask; return what there is, fit for JSON.
 
     Args:
-        arguments: namespace, image_topic, camera_info_topic, depth_topic, seconds.
+        options: namespace, image_topic, camera_info_topic, depth_topic, seconds.
         node: to look with.
         executor: that runs it.
+        say: called with what is waited for.
     """
-    it = _Probe(node, executor)
-    namespace = "/" + arguments.namespace.strip("/")
-    diagnostics = DiagnosticsListener(node)
-    it.settle(f"{namespace.rstrip('/')}/depth_node")
-    asked = _full(arguments.depth_topic)
-    own = {kind: it.find(kind, namespace, asked, diagnostics) for kind in _NODES}
-    questions = {kind: NodeQuestions(node, full) for kind, full in own.items()}
-    # On a busy machine a node is known long before what it listens to.
-    if own["depth_node"] in it.nodes() or node.count_publishers("/diagnostics"):
-        it.spin(
-            lambda: bool(it.heard_by(own["depth_node"], diagnostics)["image"]),
-            _LONGEST_DISCOVERY_S,
-        )
-    heard = it.heard_by(own["depth_node"], diagnostics)
-    made = it.images_by(own["depth_node"])
-    names = _topics(arguments, namespace, heard, made)
+    patience = Patience(executor, say, _LONGEST_S)
+    it = _Probe(node, patience, options)
+    own = it.find_nodes()
+    answers = Answers(node, own, it.graph, it.diagnostics)
+    heard, made = it.find_ends(own["depth_node"], answers)
+    names = it.topics(heard, made)
     listeners = {role: TopicListener(node, role, name) for role, name in names.items()}
-
-    def is_complete() -> bool:
-        for listener in listeners.values():
-            listener.step()
-        nodes = it.nodes()
-        answered = [each.step() for name, each in questions.items() if own[name] in nodes]
-        # Where none of our nodes runs, nobody's topics are waited for either.
-        missed = [each for each in listeners.values() if not each.is_heard]
-        return all(answered) and not any(answered or each.has_publisher for each in missed)
-
-    def never() -> bool:
-        is_complete()
-        return False
-
-    it.spin(never, arguments.seconds)
-    it.spin(is_complete, _PATIENCE_S)
-    nodes = it.nodes()
+    listening = Listening(it.graph, listeners, answers)
+    patience.listen(listening.missing, options.seconds)
+    patience.wait(listening.missing, _PATIENCE_S)
     return {
         "rmw": get_rmw_implementation_identifier(),
         "domain": node.context.get_domain_id(),
-        "namespace": namespace,
-        "nodes": nodes,
-        "published": it.published(),
+        "looked_s": patience.looked_s,
+        "unheard": it.graph.unheard(),
+        "elsewhere": it.graph.elsewhere(),
+        "namespace": it.namespace,
+        "nodes": it.graph.nodes(),
+        "published": it.graph.published(),
         "heard": heard,
         "made": made,
         "topics": {
             role: {**endpoints(node, each.name), **each.measured()}
             for role, each in listeners.items()
         },
-        "managed": {n: each.answers() for n, each in questions.items() if own[n] in nodes},
-        "diagnostics": diagnostics.of([*own.values(), *diagnostics.of_kind("depth_node")]),
-    }
-
-
-def _topics(
-    arguments: argparse.Namespace,
-    namespace: str,
-    heard: Mapping[str, Sequence[str]],
-    made: Sequence[str],
-) -> dict[str, str]:
-    """Return the topics to listen to, by role."""
-    image, info = heard.get("image", []), heard.get("camera_info", [])
-    return {
-        "image": _topic(arguments.image_topic, image, "/camera/image_raw"),
-        "camera_info": _topic(arguments.camera_info_topic, info, "/camera/camera_info"),
-        "depth": _full(arguments.depth_topic) or depth_among(made, namespace),
-        "clock": "/clock",
+        "managed": answers.facts(),
+        "diagnostics": it.diagnostics.of([*own.values(), *it.diagnostics.of_kind("depth_node")]),
     }
 
 
@@ -244,6 +178,10 @@ def _topic(asked: str, heard: Sequence[str], otherwise: str) -> str:
     return f"{name}/compressed" if f"{name}/compressed" in heard else name
 
 
+def _write(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the facts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -258,13 +196,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         node = Node("tiekd_doctor", use_global_arguments=False, start_parameter_services=False)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        facts = probe(options, node, executor)
+        facts = probe(options, node, executor, lambda what: _write(waits_for=what))
     except KeyboardInterrupt:
         return 130
     except RuntimeError as error:  # rclpy's RCLError: a bad domain, a middleware that is not there
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1
-    print(json.dumps(facts), flush=True)
+    _write(**facts)
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()

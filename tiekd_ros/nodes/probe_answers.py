@@ -1,13 +1,86 @@
-"""What a running node answers: its lifecycle state and its parameters."""
+"""What our running nodes answer: their lifecycle states and their parameters."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
+
+from tiekd_ros.nodes.probe_graph import Graph
+from tiekd_ros.nodes.probe_topics import DiagnosticsListener
+
+_LONGEST_S = 10.0
+"""A node whose executor is busy answers late, as one that loads a student."""
+_AGAIN_S = 0.5
+_LOST_S = 3.0
+"""An answer that has not come by then may be lost."""
+_ERROR = 2
+_ACTIVE = "active"
+
+
+class Answers:
+    """Asks our nodes, without waiting.
+
+    Args:
+        node: who asks.
+        names: the nodes' full names, by kind.
+        graph: in which they may be.
+        diagnostics: that they send.
+    """
+
+    def __init__(
+        self, node: Node, names: Mapping[str, str], graph: Graph, diagnostics: DiagnosticsListener
+    ) -> None:
+        self._questions = {kind: NodeQuestions(node, name) for kind, name in names.items()}
+        self._graph, self._diagnostics = graph, diagnostics
+
+    def missing(self) -> str:
+        """Take a step; return for which answer it is worth to wait, '' = for none."""
+        found = [self._step(each) for each in self._running().values()]
+        return next(filter(None, found), "")
+
+    def _step(self, question: NodeQuestions) -> str:
+        answered = question.step()
+        if question.asked_for_s > _LONGEST_S:
+            return ""
+        if not answered:
+            return f"{question.name} to answer"
+        # One that starts by itself is on its way, unless it says what hinders it.
+        if question.starts and self._said(question.name).get("level") != _ERROR:
+            return f"{question.name} to be active"
+        return ""
+
+    def is_active(self, kind: str) -> bool:
+        """Return whether a node answered that it is active."""
+        return self._questions[kind].state == _ACTIVE
+
+    def may_bring_depth(self) -> bool:
+        """Return whether depth can be expected of depth_node, by what it says of itself."""
+        said = self._said(self._questions["depth_node"].name)
+        has_student = said.get("values", {}).get("student") != "none"
+        return self.is_active("depth_node") and said.get("level") != _ERROR and has_student
+
+    def _said(self, name: str) -> Mapping[str, Any]:
+        return self._diagnostics.of([name]).get(name, {})
+
+    @property
+    def any_runs(self) -> bool:
+        """Whether one of the nodes is there."""
+        return bool(self._running())
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was answered, by kind, fit for JSON."""
+        return {kind: each.answers() for kind, each in self._running().items()}
+
+    def _running(self) -> dict[str, NodeQuestions]:
+        nodes = self._graph.nodes()
+        return {kind: each for kind, each in self._questions.items() if each.name in nodes}
 
 
 class NodeQuestions:
@@ -19,23 +92,44 @@ class NodeQuestions:
     """
 
     def __init__(self, node: Node, name: str) -> None:
-        self._name = name
+        self.name = name
+        self._begin: float | None = None
         self._state = _Question(node, GetState, f"{name}/get_state")
         self._names = _Question(node, ListParameters, f"{name}/list_parameters")
         self._values = _Question(node, GetParameters, f"{name}/get_parameters")
 
     def step(self) -> bool:
-        """Ask what can be asked by now; return whether all is answered."""
-        self._state.ask(GetState.Request())
+        """Ask what can be asked by now; return whether all is answered.
+
+        A node that is not active is asked again and again: it may be about to be.
+        """
+        self._begin = self._begin or time.monotonic()
+        self._state.ask(GetState.Request(), again=self.state != _ACTIVE)
         self._names.ask(ListParameters.Request())
         names = self._names.answer
         if names is not None:
             self._values.ask(GetParameters.Request(names=names.result.names))
         return self._state.answer is not None and self._values.answer is not None
 
+    @property
+    def asked_for_s(self) -> float:
+        """For how long it has been asked."""
+        return time.monotonic() - (self._begin or time.monotonic())
+
+    @property
+    def state(self) -> str:
+        """Its last answer's; empty where there is none."""
+        state = self._state.answer
+        return "" if state is None else str(state.current_state.label)
+
+    @property
+    def starts(self) -> bool:
+        """Whether it is not active yet, and becomes so by itself."""
+        return self.state != _ACTIVE and self.answers()["parameters"].get("autostart") is True
+
     def answers(self) -> dict[str, Any]:
         """Return what was answered, fit for JSON; an empty state where nothing was."""
-        state, names, values = self._state.answer, self._names.answer, self._values.answer
+        names, values = self._names.answer, self._values.answer
         parameters = {}
         if names is not None and values is not None:
             found = map(parameter_value_to_python, values.values)
@@ -44,8 +138,8 @@ class NodeQuestions:
                 for name, value in zip(names.result.names, found, strict=False)
             }
         return {
-            "name": self._name,
-            "state": "" if state is None else str(state.current_state.label),
+            "name": self.name,
+            "state": self.state,
             "parameters": parameters,
         }
 
@@ -55,16 +149,22 @@ class _Question:
 
     def __init__(self, node: Node, kind: Any, name: str) -> None:
         self._client = node.create_client(kind, name)
-        self._future: Any = None
+        self._open: list[Any] = []  # futures; an answer on its way for long may still come
+        self._asked_s = -math.inf
+        self.answer: Any = None
+        """The last answer, None while there is none."""
 
-    def ask(self, request: Any) -> None:
-        """Ask, once."""
-        if self._future is None and self._client.service_is_ready():
-            self._future = self._client.call_async(request)
+    def ask(self, request: Any, *, again: bool = False) -> None:
+        """Take the answer, if it came; ask once, or `again` when the last is not quite new.
 
-    @property
-    def answer(self) -> Any:
-        """The answer, None while there is none."""
-        if self._future is None or not self._future.done():
-            return None
-        return self._future.result()
+        An answer that does not come is asked for once more: a service may be there before the way
+        back from it is, and what it says then is lost.
+        """
+        for future in [each for each in self._open if each.done()]:
+            self._open.remove(future)
+            self.answer = future.result()
+        silent_s = time.monotonic() - self._asked_s
+        is_due = silent_s > (_LOST_S if self._open else _AGAIN_S)
+        if (self.answer is None or again) and is_due and self._client.service_is_ready():
+            self._asked_s = time.monotonic()
+            self._open.append(self._client.call_async(request))

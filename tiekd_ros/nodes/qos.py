@@ -9,15 +9,6 @@ from rclpy.qos import (
     ReliabilityPolicy,
 )
 
-_RELIABILITY = {
-    "reliable": ReliabilityPolicy.RELIABLE,
-    "best_effort": ReliabilityPolicy.BEST_EFFORT,
-}
-_DURABILITY = {
-    "volatile": DurabilityPolicy.VOLATILE,
-    "transient_local": DurabilityPolicy.TRANSIENT_LOCAL,
-}
-
 LATCHED = QoSProfile(
     depth=1,
     history=HistoryPolicy.KEEP_LAST,
@@ -44,8 +35,8 @@ def image_input(reliability: str, durability: str = "volatile", depth: int = 5) 
     return QoSProfile(
         depth=depth,
         history=HistoryPolicy.KEEP_LAST,
-        reliability=_RELIABILITY[reliability],
-        durability=_DURABILITY[durability],
+        reliability=ReliabilityPolicy[reliability.upper()],
+        durability=DurabilityPolicy[durability.upper()],
     )
 
 
@@ -57,5 +48,7 @@ def output(reliability: str, depth: int) -> QoSProfile:
         depth: messages kept for a reliable subscriber that is slow.
     """
     return QoSProfile(
-        depth=depth, history=HistoryPolicy.KEEP_LAST, reliability=_RELIABILITY[reliability]
+        depth=depth,
+        history=HistoryPolicy.KEEP_LAST,
+        reliability=ReliabilityPolicy[reliability.upper()],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,37 @@ except ImportError:  # Humble
         UnsupportedEventTypeError,
     )
 
-__all__ = ["PublisherEventCallbacks", "UnsupportedEventTypeError", "policy_name", "subscribe"]
+__all__ = [
+    "Mismatch",
+    "PublisherEventCallbacks",
+    "UnsupportedEventTypeError",
+    "policy_name",
+    "subscribe",
+]
+
+_GRAPH_LAG_S = 5.0
+"""The middleware tells of a mismatch before the graph lists whose it is; so long it may take."""
+
+
+class Mismatch:
+    """The last one that the middleware told of; noted in one thread, looked at in another."""
+
+    def __init__(self) -> None:
+        self._last = ("", -math.inf)  # (policy, when), monotonic seconds; replaced as a whole
+
+    def note(self, policy: str) -> None:
+        """Take note of one, by the policy's name (RELIABILITY, ...)."""
+        self._last = (policy, time.monotonic())
+
+    @property
+    def policy(self) -> str:
+        """The policy that did not fit; empty where there was none."""
+        return self._last[0]
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the graph may not list yet whose it was."""
+        return time.monotonic() - self._last[1] <= _GRAPH_LAG_S
 
 
 def subscribe(

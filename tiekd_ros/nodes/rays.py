@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo
 
-from tiekd_ros.nodes.rectify import distorted
+from tiekd_ros.rectify import distorted
 
 _STEEPEST = 100.0
 """A ray's x or y at z = 1; beyond it, 89.4 degrees off the axis, no distortion model holds."""

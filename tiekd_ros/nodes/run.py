@@ -16,9 +16,8 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.nodes import memory
+from tiekd_ros.nodes import memory, watchdog
 
-_RCL_LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
 _SWITCH_S = 1e-4
 """How long a thread may keep the interpreter while another waits for it.
 
@@ -46,6 +45,8 @@ def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | Non
     except RuntimeError as error:  # rclpy's RCLError: arguments or a parameter file
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1
+    except KeyboardInterrupt:
+        return 0
     nodes: list[Node] = []
     try:
         for each in make:
@@ -104,14 +105,17 @@ def _spin(nodes: Sequence[Node]) -> None:
         threading.Thread(target=spin, args=each, name=f"spin {each[0].get_name()}")
         for each in zip(nodes[1:], executors[1:], strict=True)
     ]
-    for thread in others:
-        thread.start()
-    try:
-        spin(nodes[0], executors[0])
-    finally:
-        _ignore_further_signals()
+    with watchdog.watching() as dog:
+        for node in nodes:
+            dog.guard(node)
         for thread in others:
-            thread.join()
+            thread.start()
+        try:
+            spin(nodes[0], executors[0])
+        finally:
+            _ignore_further_signals()
+            for thread in others:
+                thread.join()
     if broken:
         raise TiekdError("; ".join(broken))
 
@@ -156,10 +160,17 @@ class _RosHandler(logging.Handler):
         self._logger = node.get_logger()
 
     def emit(self, record: logging.LogRecord) -> None:
-        for level, method in _RCL_LEVELS:
-            if record.levelno >= level:
-                getattr(self._logger, method)(record.getMessage())
-                return
+        try:
+            text = self.format(record)
+            # rclpy ties a place in the code to one level: each level needs a call of its own.
+            if record.levelno >= logging.ERROR:
+                self._logger.error(text)
+            elif record.levelno >= logging.WARNING:
+                self._logger.warning(text)
+            elif record.levelno >= logging.INFO:
+                self._logger.info(text)
+        except Exception:  # whoever logs goes on, whatever becomes of the text
+            self.handleError(record)
 
 
 def _forward_logging(node: Node) -> None:

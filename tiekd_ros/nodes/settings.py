@@ -100,7 +100,9 @@ class DepthSettings(CommonSettings):
     )
     min_confidence: float = setting(
         0.0,
-        "depth of lower or unknown confidence becomes NaN; 0 = keep all",
+        "depth of lower or unknown confidence becomes NaN; 0 = keep all. Each student has its own "
+        "typical confidence, often below 0.5: choose by the confidence topic, or the median "
+        "confidence in the diagnostics",
         minimum=0.0,
         maximum=1.0,
     )

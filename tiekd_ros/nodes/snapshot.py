@@ -7,20 +7,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from tiekd_ros.errors import TiekdError
+from tiekd_ros.nodes.bystander import Bystander
 from tiekd_ros.nodes.conversions import stamp_ns
+from tiekd_ros.nodes.preview import read_range
 
 PARTS = ("image", "depth", "camera_info", "preview", "points")
 _KINDS = {
@@ -38,8 +35,9 @@ _OUTPUTS = {
 _KEPT = 12  # messages of each part, of which one stamp is in all
 _GRACE_S = 5.0
 """How long to wait for the other parts once there is depth: what has not come by then will not."""
-_REPORT_S = 2.5
-"""How long to wait for what the depth node says afterwards; it does so once a second."""
+_REPORT_S = 15.0
+"""How long to wait for what the depth node says afterwards: once a second, and on a busy machine
+some seconds late."""
 _POLL_S = 0.05
 
 
@@ -50,15 +48,13 @@ class Snapshot:
     messages: Mapping[str, Any]
     """By part; what is missing is in `missing`."""
     missing: Mapping[str, str] = field(default_factory=dict)
-    """Why, by part."""
+    """Why, by part, and for `diagnostics`."""
     diagnostics: Mapping[str, str] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
 
 
-class SnapshotTaker:
+class SnapshotTaker(Bystander):
     """Subscribes to the depth node's topics, and to its camera's image, until all have one stamp.
-
-    Has a ROS context of its own, which leaves signals to the program.
 
     Args:
         namespace: of the nodes.
@@ -69,48 +65,29 @@ class SnapshotTaker:
     """
 
     def __init__(self, namespace: str, image_topic: str = "") -> None:
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, args=[], signal_handler_options=SignalHandlerOptions.NO)
         try:
-            self._node = Node(
-                "tiekd_snapshot",
-                namespace=namespace,
-                context=self._context,
-                use_global_arguments=False,
-            )
-            resolve = self._node.resolve_topic_name
-            self._topics = {part: resolve(topic) for part, (topic, _) in _OUTPUTS.items()}
-            if image_topic:
-                self._topics["image"] = resolve(f"/{image_topic.lstrip('/')}")
+            super().__init__("tiekd_snapshot", namespace)
+            self._topics = self._names(image_topic)
         except (NameValidationException, RuntimeError) as error:  # RCLError is a RuntimeError
-            self._context.try_shutdown()
             raise TiekdError(f"no name for ROS: {' '.join(str(error).split())}") from error
-        self._closing = False
         self._heard: set[str] = set()
         self._messages: dict[str, OrderedDict[int, Any]] = {p: OrderedDict() for p in PARTS}
         self._counts = dict.fromkeys(PARTS, 0)
         self._statuses: dict[str, DiagnosticStatus] = {}
         self._lock = threading.Lock()
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name="snapshot", daemon=True)
-        self._thread.start()
 
-    def __enter__(self) -> SnapshotTaker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._closing = True
-        self._executor.shutdown()
-        self._thread.join(5.0)
-        self._node.destroy_node()
-        self._context.try_shutdown()
+    def _names(self, image_topic: str) -> dict[str, str]:
+        """Return the full names of the topics, by part."""
+        resolve = self._node.resolve_topic_name
+        try:
+            names = {part: resolve(topic) for part, (topic, _) in _OUTPUTS.items()}
+            if image_topic:
+                names["image"] = resolve(f"/{image_topic.lstrip('/')}")
+        except Exception:
+            self.close()
+            raise
+        return names
 
     def take(self, timeout_s: float, progress: Callable[[Mapping[str, int]], None]) -> Snapshot:
         """Wait until every part has a message of one stamp, or no longer is likely to.
@@ -145,8 +122,16 @@ class SnapshotTaker:
         with self._lock:
             self._statuses.clear()
         end = time.monotonic() + _REPORT_S
-        while self._depth_node() and self._status() is None and time.monotonic() < end:
+        while self._depth_node() and not self._is_told() and time.monotonic() < end:
             time.sleep(_POLL_S)
+
+    def _is_told(self) -> bool:
+        """Say whether a report has come that knows of the preview, if there was one."""
+        status = self._status()
+        if status is None:
+            return False
+        shows = next((v.value for v in status.values if v.key == "preview shows"), "")
+        return not self._counts["preview"] or read_range(shows) is not None
 
     def _result(self, timeout_s: float) -> Snapshot:
         status = self._status()
@@ -161,9 +146,15 @@ class SnapshotTaker:
             }
         if "depth" not in found:
             raise TiekdError(f"no depth within {timeout_s:g} s: {self._why_no_depth()}")
+        missing = {part: self._why_missing(part) for part in PARTS if part not in found}
+        if status is None:
+            missing["diagnostics"] = (
+                f"nothing came from {self._who()} on /diagnostics within {_REPORT_S:g} s, so the "
+                "student and the preview's range are not known; see its log, or try again"
+            )
         return Snapshot(
             found,
-            {part: self._why_missing(part) for part in PARTS if part not in found},
+            missing,
             {v.key: v.value for v in status.values} if status is not None else {},
             {part: topic for part, topic in self._topics.items() if part in found},
         )
@@ -243,11 +234,14 @@ class SnapshotTaker:
                 f"nobody publishes {topic}; start the nodes (ros2 launch tiekd_ros "
                 f"depth.launch.py, or tiekd up), or compare ROS_DOMAIN_ID{hint}"
             )
-        name = f"{node[1].rstrip('/')}/{node[0]}"
         status = self._status()
         if status is None:
-            return f"{name} offers {topic} and says nothing on /diagnostics; look at its log"
-        return f"{name} says: {status.message}"
+            return f"{self._who()} offers {topic} and says nothing on /diagnostics; look at its log"
+        return f"{self._who()} says: {status.message}"
+
+    def _who(self) -> str:
+        node = self._depth_node()
+        return "the depth node" if node is None else f"{node[1].rstrip('/')}/{node[0]}"
 
     def _why_missing(self, part: str) -> str:
         topic = self._topics.get(part)
@@ -272,12 +266,3 @@ class SnapshotTaker:
         with self._lock:
             for status in message.status:
                 self._statuses[status.name.partition(":")[0]] = status
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
-        except RuntimeError:  # rclpy's InvalidHandle: closed in the middle of a callback
-            if not self._closing:
-                raise

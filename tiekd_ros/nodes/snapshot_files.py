@@ -6,22 +6,25 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from tiekd_ros.errors import TiekdError
-from tiekd_ros.images import RgbImage, encode_png
+from tiekd_ros.images import RgbImage, encode_depth_png, encode_png
 from tiekd_ros.nodes.conversions import image_to_depth, image_to_rgb, stamp_ns
 from tiekd_ros.nodes.points import read_cloud
+from tiekd_ros.nodes.preview import read_range, with_scale
 from tiekd_ros.nodes.snapshot import Snapshot
 from tiekd_ros.report.point_view import draw_points
+
+_MM_PER_M = 1000.0
 
 
 def write_snapshot(snapshot: Snapshot, folder: Path) -> list[Path]:
     """Write `image.png`, `depth_mm.png`, `preview.png`, `points.png` and `snapshot.json`.
 
     `depth_mm.png` has 16 bits: millimetres, 0 = no depth below 65.535 m. `points.png` shows the
-    cloud from beside the camera and from above. What is missing in the snapshot is not written.
+    cloud from beside the camera and from above; `preview.png` has the depths of its colours below.
+    What is missing in the snapshot is not written.
 
     Returns:
         The files.
@@ -46,14 +49,13 @@ def write_snapshot(snapshot: Snapshot, folder: Path) -> list[Path]:
 
 
 def _depth(snapshot: Snapshot) -> bytes:
-    depth = image_to_depth(snapshot.messages["depth"])
-    millimetres = np.rint(depth * np.float32(1000))
-    fits = (millimetres >= 0) & (millimetres <= 65535)
-    stored = np.where(fits, millimetres, 0).astype(np.uint16)
-    ok, data = cv2.imencode(".png", stored)
-    if not ok:
-        raise TiekdError(f"OpenCV could not encode a depth image of shape {depth.shape}")
-    return data.tobytes()
+    return encode_depth_png(image_to_depth(snapshot.messages["depth"]), _MM_PER_M)
+
+
+def _preview(snapshot: Snapshot) -> bytes:
+    picture = image_to_rgb(snapshot.messages["preview"])
+    shown = read_range(snapshot.diagnostics.get("preview shows", ""))
+    return encode_png(picture if shown is None else with_scale(picture, *shown))
 
 
 def _points(snapshot: Snapshot) -> bytes:
@@ -65,7 +67,7 @@ def _points(snapshot: Snapshot) -> bytes:
 _PICTURES: dict[str, tuple[str, Callable[[Snapshot], bytes]]] = {
     "image": ("image", lambda s: encode_png(image_to_rgb(s.messages["image"]))),
     "depth": ("depth_mm", _depth),
-    "preview": ("preview", lambda s: encode_png(image_to_rgb(s.messages["preview"]))),
+    "preview": ("preview", _preview),
     "points": ("points", _points),
 }
 

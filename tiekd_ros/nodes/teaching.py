@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from tiekd_ros.errors import BadImageError
 from tiekd_ros.frames import (
@@ -14,6 +15,7 @@ from tiekd_ros.frames import (
     NotNow,
     RefusedLabel,
 )
+from tiekd_ros.frames.blind import without_blind
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.errors import (
     TeacherAnswerError,
@@ -104,7 +106,7 @@ class TeacherDesk:
         )
         request = fit_for_upload(whole, self._upload, self._logged_quality)
         # A server that does not know how small the answer may be sends the whole.
-        answer = self.client.infer(request).shrunk(self._max_side)
+        answer = _of_what_was_seen(frame, self.client.infer(request).shrunk(self._max_side))
         teacher = answer.teacher or self.client.identity()
         if self.judge.settings.max_flip_difference > 0:
             self._compare_with_mirrored(request, answer, teacher)
@@ -164,3 +166,13 @@ class TeacherDesk:
         known = self.client.known_teacher
         teacher = "" if known is None else f"{known.name} {known.version}"
         return RefusedLabel(reason, str(error), teacher=teacher, asked=asked)
+
+
+def _of_what_was_seen(frame: LoggedFrame, answer: DepthAnswer) -> DepthAnswer:
+    """Return an answer that knows nothing of what the camera did not see, as it will be kept."""
+    depth = without_blind(answer.depth, frame.blind_png)
+    if not (depth > 0).any():
+        raise TeacherAnswerError(
+            "nothing is known of the part of the image that the camera saw", "label_unknown"
+        )
+    return replace(answer, depth=depth)

@@ -13,10 +13,11 @@ from typing import Any
 from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.settings import Settings, setting
 
-_LOWER = ("depth_rate",)
+_LOWER = ("depth_rate", "known_share")
 """Limits of which less is worse."""
 _WARN, _ERROR = "_warn", "_error"
 _DROPS = "share of the last images that gave way to newer ones, since depth took too long"
+_KNOWN = "share of depth's pixels that are a distance, neither NaN nor infinite, at most"
 _FILL = "share of frames.max_bytes_mb in use; at 1 the most redundant frames make room"
 
 
@@ -85,6 +86,9 @@ class DepthDiagnosticSettings(DiagnosticSettings):
     latency_p95_ms_error: float = _error("p95 of the time from an image's arrival to depth", "ms")
     drop_share_warn: float = _warn(_DROPS, maximum=1.0, default=0.5)
     drop_share_error: float = _error(_DROPS, maximum=1.0)
+    # No ERROR by itself: all of depth beyond max_range_m may be what is wanted to be known.
+    known_share_warn: float = _warn(_KNOWN, maximum=1.0, default=0.05)
+    known_share_error: float = _error(_KNOWN, maximum=1.0)
     student_age_days_warn: float = _warn("age of the live student", "days")
     student_age_days_error: float = _error("age of the live student", "days")
 

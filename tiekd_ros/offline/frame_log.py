@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
+from tiekd_ros.closing import Closing
 from tiekd_ros.datasets import (
     DatasetError,
     DepthDataset,
@@ -31,7 +31,7 @@ def frame_log_file(path: str | Path) -> Path | None:
     return path if path.is_file() and path.suffix == inside.suffix else None
 
 
-class FrameLogDataset:
+class FrameLogDataset(Closing):
     """The labelled frames of a frame log, oldest first; the labels are a teacher's depth.
 
     A frame log knows no truth: `item().truth` is always None, `item().teacher` the label.
@@ -62,17 +62,6 @@ class FrameLogDataset:
                 f"{file} has no labelled {which}frame; label it with a teacher first (tiekd label)"
             )
         self.names: list[str] = [str(frame_id) for frame_id in self._ids]
-
-    def __enter__(self) -> FrameLogDataset:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

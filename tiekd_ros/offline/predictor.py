@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tiekd_ros.devices import choose_device
 from tiekd_ros.distillation.evaluation import flip_averaged
 from tiekd_ros.errors import TiekdError
 from tiekd_ros.images import DepthMap, RgbImage
@@ -18,7 +19,6 @@ from tiekd_ros.student.checkpoint import CARD, load_student
 from tiekd_ros.student.importing import DATASETS
 from tiekd_ros.student.official import OFFICIAL_ARCHITECTURES
 from tiekd_ros.student.preprocessing import normalise
-from tiekd_ros.student.runtime import choose_device
 from tiekd_ros.student.torch_runtime import TorchRuntime
 
 LIVE = "live"

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tiekd_ros.camera import Intrinsics
 from tiekd_ros.datasets import DatasetError, ReadOptions, RgbdFolder
-from tiekd_ros.errors import BadDepthError
+from tiekd_ros.errors import BadDepthError, InvalidSettingError
 from tiekd_ros.frames import FrameStore, KeptLabel, Observation, policy
-from tiekd_ros.frames.imports import NOT_ASKED_FOR, UNREADABLE, ImportOptions, ImportReport
+from tiekd_ros.frames.imports import (
+    NOT_ASKED_FOR,
+    UNREADABLE,
+    ImportOptions,
+    ImportReport,
+    Recording,
+)
 from tiekd_ros.frames.places import Place, Places
 from tiekd_ros.teacher.checks import check_answer
 from tiekd_ros.teacher.errors import TeacherAnswerError
@@ -31,30 +37,36 @@ def is_rgbd_folder(path: Path) -> bool:
     return (path / "depth").is_dir() and not (path / "metadata.yaml").exists()
 
 
-class RgbdImport:
+class RgbdImport(Recording):
     """An RGB-D folder that is to be logged, as `BagImport` is of a bag.
 
     Its depth becomes the frames' label, checked as a teacher's answer is. Images without depth
     are left out. Stamps are the recorded ones, or 30 images a second.
 
     Raises:
+        InvalidSettingError: its images are to be rectified.
         DatasetError: the folder has no images with depth, no intrinsics, or wrong ones.
     """
 
     def __init__(self, path: Path, options: ImportOptions) -> None:
+        if options.rectify:
+            raise InvalidSettingError(
+                f"--rectify is for bags: the images of {path} have measured depth, which would not "
+                "fit any more; leave it out"
+            )
         self._options = options
         self._folder = RgbdFolder(path, ReadOptions(skip_bad=True))
-        given = options.calibration
         size = self._folder.image_size
-        self._intrinsics = given(size) if given is not None else self._folder.intrinsics
+        self._intrinsics: Intrinsics | None = self._folder.intrinsics
+        if options.calibration is not None:
+            self._intrinsics = options.calibration(size).intrinsics(*size)
         recorded = self._folder.recorded_stamps
         self._stamps_ns = self._folder.stamps_ns(_RATE_HZ)
-        self.report = ImportReport(str(path), "images with depth", "", len(self._folder))
+        super().__init__(ImportReport(str(path), "images with depth", "", len(self._folder)))
         if not recorded:
             self.report.notes.append(f"no stamps are recorded: took {_RATE_HZ:g} images a second")
         if self._folder.report.bad:
             self.report.notes.append(f"{len(self._folder.report.bad)} images have no depth")
-        self._left_out: Counter[str] = Counter()
         self._faults: list[str] = []
 
     def __len__(self) -> int:
@@ -68,27 +80,6 @@ class RgbdImport:
 
     def close(self) -> None:
         """Nothing stays open."""
-
-    def run(self, store: FrameStore, advance: Callable[[], None]) -> ImportReport:
-        """Offer the images with their labels to the frame log; `advance` is called after each.
-
-        Killed at any moment and run again, it goes on where it was; so where the log has no room.
-
-        Raises:
-            FrameStoreError: the frame log cannot be written; what was kept stays.
-        """
-        places = Places(store.path, store.settings.lock_timeout_s)
-        try:
-            self._offer(store, places, advance)
-        finally:
-            places.close()
-            self.report.left_out = dict(self._left_out.most_common())
-            if self._faults:
-                self.report.notes.append(
-                    f"{len(self._faults)} images or depth maps are of no use; the first: "
-                    f"{self._faults[0]}"
-                )
-        return self.report
 
     def _offer(self, store: FrameStore, places: Places, advance: Callable[[], None]) -> None:
         recording = self._recording()
@@ -114,6 +105,13 @@ class RgbdImport:
         finally:
             if place is not None:
                 places.put(place)
+
+    def _conclude(self) -> None:
+        if self._faults:
+            self.report.notes.append(
+                f"{len(self._faults)} images or depth maps are of no use; the first: "
+                f"{self._faults[0]}"
+            )
 
     def _one(self, store: FrameStore, index: int, place: Place) -> str:
         """Offer one image; return why it was not kept, or 'kept'."""

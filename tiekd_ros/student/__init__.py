@@ -12,6 +12,7 @@ from tiekd_ros.student.card import (
     ACCEPTED,
     CANDIDATE,
     REFUSED,
+    ROLLED_BACK,
     CheckpointError,
     StudentCard,
     TargetWidth,
@@ -29,7 +30,6 @@ from tiekd_ros.student.runtime import (
     Prediction,
     Runtime,
     StageTimes,
-    choose_device,
 )
 from tiekd_ros.student.torch_runtime import TorchRuntime, to_channels_last
 
@@ -42,6 +42,7 @@ __all__ = [
     "NYU_BINS",
     "OFFICIAL_ARCHITECTURES",
     "REFUSED",
+    "ROLLED_BACK",
     "CheckpointError",
     "DepthBins",
     "FastStudent",
@@ -63,7 +64,6 @@ __all__ = [
     "TargetWidth",
     "TorchRuntime",
     "build_network",
-    "choose_device",
     "import_student",
     "load_student",
     "normalise",

@@ -20,6 +20,9 @@ FORMAT = 1
 CANDIDATE, ACCEPTED, REFUSED = "candidate", "accepted", "refused"
 BASE = "base"
 """Status of a student that is a start for training and that no gate has passed."""
+ROLLED_BACK = "rolled back"
+"""Status of a student that the gate accepted and later frames spoke against. It goes live again
+only by name."""
 
 _TEXTS = ("architecture", "version", "created", "status", "reason", "teacher", "weights_sha256")
 _TABLES = ("frames", "scores", "training")

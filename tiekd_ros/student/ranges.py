@@ -30,10 +30,7 @@ def mark_out_of_range(
         max_range_m: lower the far end to this; 0 = the student's own.
         in_place: write into `depth` and return it.
     """
-    near, far = _ends(bins)
-    near = max(near, min_range_m)
-    if max_range_m > 0:
-        far = min(far, max_range_m)
+    near, far = range_left(bins, min_range_m, max_range_m)
     marked = depth if in_place else depth.copy()
     if depth.size == 0:
         return marked
@@ -45,6 +42,28 @@ def mark_out_of_range(
     if not high <= far:
         marked[marked > far] = np.inf
     return marked
+
+
+def range_left(bins: DepthBins, min_range_m: float, max_range_m: float) -> tuple[float, float]:
+    """Return the ends in metres between which depth is finite; arguments as above."""
+    near, far = _ends(bins)
+    return max(near, min_range_m), min(far, max_range_m) if max_range_m > 0 else far
+
+
+def range_fault(bins: DepthBins, min_range_m: float, max_range_m: float) -> str:
+    """Say which of both leaves nothing of a student's range; empty where something is left."""
+    near, far = range_left(bins, min_range_m, max_range_m)
+    if near < far:
+        return ""
+    is_near = min_range_m >= _ends(bins)[1]
+    name, value, becomes = (
+        ("min_range_m", min_range_m, "-Inf") if is_near else ("max_range_m", max_range_m, "+Inf")
+    )
+    return (
+        f"{name} = {value:g} m leaves nothing of the live student's range ({bins.min_depth_m:g} to "
+        f"{bins.max_depth_m:g} m), so all of depth is {becomes}; {'lower' if is_near else 'raise'} "
+        "it, or set it to 0"
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -21,6 +21,7 @@ from types import EllipsisType
 
 from tiekd_ros.student.card import BASE, REFUSED, CheckpointError, StudentCard
 from tiekd_ros.student.checkpoint import (
+    CARD,
     Student,
     load_card,
     load_student,
@@ -149,20 +150,38 @@ class StudentRegistry:
                 )
             self._point(version, [*history, live] if live else history)
 
-    def rollback(self) -> str:
+    def rollback(self, *, expected: tuple[str, str] | None = None) -> str:
         """Go back to the version that was live before and return it.
 
+        Args:
+            expected: what must be live until then, and what was before; None = anything.
+
         Raises:
+            LiveChangedError: it is not as `expected`.
             CheckpointError: there is none, or it cannot be used any more.
         """
         with self._exclusive():
-            _, history = self._pointer()
+            live, history = self._pointer()
+            if expected is not None and [live, *history[-1:]] != list(expected):
+                raise LiveChangedError(
+                    f"live is {live or 'none'} after {history[-1] if history else 'none'} and not "
+                    f"{expected[0]} after {expected[1]} any more; nothing was rolled back"
+                )
             if not history:
                 raise CheckpointError("there is no earlier version to go back to")
             previous = history[-1]
             self.load(previous)
             self._point(previous, history[:-1])
             return previous
+
+    def mark(self, version: str, status: str, reason: str) -> None:
+        """Write another status into a version's card, and why.
+
+        Raises:
+            CheckpointError: there is no such card, or the disk refuses.
+        """
+        card = replace(self.card(version), status=status, reason=reason)
+        self._replace_file(self._folder(version) / CARD, card.to_json().encode())
 
     def clean(self) -> None:
         """Remove what killed writers left behind."""

@@ -12,10 +12,8 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from tiekd_ros.errors import InvalidSettingError
 from tiekd_ros.images import DepthMap, RgbImage
 from tiekd_ros.student.architecture import InputSize, Moments
 from tiekd_ros.student.card import CheckpointError, StudentCard
@@ -123,30 +121,6 @@ def enlarge(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArr
 def in_threads(count: int) -> str:
     """Say it in words."""
     return "1 thread" if count == 1 else f"{count} threads"
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        InvalidSettingError: there is no such device on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidSettingError(
-            f"device must be auto, cpu, cuda or cuda:N, got {name!r}"
-        ) from error
-    if device.type not in ("cpu", "cuda"):
-        raise InvalidSettingError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidSettingError(
-            f"device {name!r} was asked for, but torch {torch.__version__} sees no CUDA device; "
-            "set device to auto or cpu"
-        )
-    return device
 
 
 def probe_image(size: InputSize) -> RgbImage:

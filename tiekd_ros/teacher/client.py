@@ -9,9 +9,9 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import TracebackType
 from typing import TypeVar
 
+from tiekd_ros.closing import Closing
 from tiekd_ros.errors import BadImageError, InvalidSettingError
 from tiekd_ros.image_size import read_image_size
 from tiekd_ros.teacher.breaker import CircuitBreaker
@@ -37,7 +37,7 @@ __all__ = ["ClientSettings", "TeacherClient"]
 _T = TypeVar("_T")
 
 
-class TeacherClient:
+class TeacherClient(Closing):
     """Asks one teacher server; safe to use from several threads."""
 
     def __init__(
@@ -142,19 +142,6 @@ class TeacherClient:
             self._state.notify_all()
         for link in links:
             link.close()
-
-    def __enter__(self) -> TeacherClient:
-        """Return the client itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the client."""
-        self.close()
 
     def _ask(self, link: TeacherLink, request: DepthRequest) -> DepthAnswer:
         known = self._accepted(link.identity())

@@ -22,9 +22,9 @@ import torch.distributed as dist
 from accelerate.utils import check_cuda_p2p_ib_support
 
 from tiekd_ros.cores import cores
+from tiekd_ros.devices import choose_device
 from tiekd_ros.distillation.stepping import TrainingError
 from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.student import choose_device
 
 Work = Callable[[Any], dict[str, Any]]
 """A function of a module, called with something that can be pickled; returns plain values."""

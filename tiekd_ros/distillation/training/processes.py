@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from tiekd_ros.devices import choose_device
 from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.student import choose_device
 
 _T = TypeVar("_T")
 

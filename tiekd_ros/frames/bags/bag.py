@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
+from tiekd_ros.closing import Closing
 from tiekd_ros.frames.bags import zstd
 from tiekd_ros.frames.bags.layout import find_layout
 from tiekd_ros.frames.bags.records import CDR, ROS1, BagError, Message, Storage, Topic
@@ -24,7 +24,7 @@ from tiekd_ros.frames.bags.storage import open_storage
 MIXED = "messages of several types"
 
 
-class Bag:
+class Bag(Closing):
     """An open bag: a rosbag2 folder, one of its files, or a ROS 1 bag.
 
     What is damaged, cut off, missing or not said by its metadata is read as far as it is whole,
@@ -50,17 +50,6 @@ class Bag:
             raise
         self.topics: dict[str, Topic] = self._merged_topics()
         self._compare()
-
-    def __enter__(self) -> Bag:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close its files."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tiekd_ros.camera import CameraModel
@@ -32,7 +32,8 @@ class BagImage:
     """Whether its header says."""
     frame_id: str
     model: CameraModel | None
-    """The calibration that was recorded last before it, or the first one after it."""
+    """The calibration with its stamp, where that was recorded next to it; else the one recorded
+    last before it, or the first one after it."""
     fields: Any
     file: int
     """Which of the bag's files it lies in."""
@@ -87,14 +88,30 @@ class BagCamera:
         """Yield the images in the order of their recording."""
         model = self._first_model()
         names = [self.images.name] + ([self.info.name] if self.info is not None else [])
+        held: BagImage | None = None  # until it is known whether its calibration comes after it
         for message in self.bag.messages(names):
             if message.topic == self.images.name:
-                yield self._image(message, model)
-            else:
-                model = self._model(message) or model
+                if held is not None:
+                    yield held
+                held = self._image(message, model)
+                continue
+            found = self._info(message)
+            if found is None:
+                continue
+            stamp_ns, model = found
+            if held is not None:
+                yield replace(held, model=model) if held.stamp_ns == stamp_ns else held
+                held = None
+        if held is not None:
+            yield held
 
     def first_size(self) -> tuple[int, int]:
-        """Return width and height of the first image that can be converted.
+        """Return width and height of the first image; errors as `first`."""
+        height, width = self.first()[1].shape[:2]
+        return width, height
+
+    def first(self) -> tuple[BagImage, RgbImage]:
+        """Return the first image that can be converted.
 
         Raises:
             BagError: none of the first ones can.
@@ -102,8 +119,7 @@ class BagCamera:
         fault = "there is none"
         for image in itertools.islice(self, _TRIES):
             try:
-                height, width = image.rgb().shape[:2]
-                return width, height
+                return image, image.rgb()
             except BadImageError as error:
                 fault = str(error)
         raise BagError(
@@ -112,10 +128,11 @@ class BagCamera:
 
     def _first_model(self) -> CameraModel | None:
         first = self.bag.first(self.info.name) if self.info is not None else None
-        return self._model(first) if first is not None else None
+        found = self._info(first) if first is not None else None
+        return None if found is None else found[1]
 
-    def _model(self, message: Message) -> CameraModel | None:
-        """Return the calibration in a message; None where it is damaged."""
+    def _info(self, message: Message) -> tuple[int, CameraModel] | None:
+        """Return stamp and calibration of a message; None where it is damaged."""
         try:
             fields = self.bag.decode(message)
         except BagError:
@@ -131,7 +148,7 @@ class BagCamera:
         shown = tuple(
             int(getattr(region, name)) for name in ("x_offset", "y_offset", "width", "height")
         )
-        return CameraModel(
+        model = CameraModel(
             width=int(fields.width),
             height=int(fields.height),
             distortion_model=str(fields.distortion_model),
@@ -142,6 +159,7 @@ class BagCamera:
             binning=(max(int(fields.binning_x), 1), max(int(fields.binning_y), 1)),
             roi=shown if region.width and region.height else None,  # type: ignore[arg-type]
         )
+        return _stamp_of(fields), model
 
     def _image(self, message: Message, model: CameraModel | None) -> BagImage:
         try:
@@ -149,8 +167,7 @@ class BagCamera:
         except BagError as error:
             log_ns, file = message.log_ns, message.file
             return BagImage(self.images, log_ns, log_ns, False, "", model, None, file, str(error))
-        stamp = fields.header.stamp
-        stamp_ns = int(stamp.sec) * _NS_PER_S + int(stamp.nanosec)
+        stamp_ns = _stamp_of(fields)
         return BagImage(
             self.images,
             message.log_ns,
@@ -161,6 +178,11 @@ class BagCamera:
             fields,
             message.file,
         )
+
+
+def _stamp_of(fields: Any) -> int:
+    stamp = fields.header.stamp
+    return int(stamp.sec) * _NS_PER_S + int(stamp.nanosec)
 
 
 def _last_part(topic: str) -> str:

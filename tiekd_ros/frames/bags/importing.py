@@ -8,21 +8,26 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tiekd_ros.camera import CameraModel
 from tiekd_ros.errors import BadImageError, BadIntrinsicsError
 from tiekd_ros.frames import policy
 from tiekd_ros.frames.bags.bag import Bag
 from tiekd_ros.frames.bags.images import BagCamera, BagImage
+from tiekd_ros.frames.bags.viewing import BagViewer
 from tiekd_ros.frames.eviction import NoRoomError
-from tiekd_ros.frames.imports import NOT_ASKED_FOR, UNREADABLE, ImportOptions, ImportReport
+from tiekd_ros.frames.imports import (
+    NOT_ASKED_FOR,
+    UNREADABLE,
+    ImportOptions,
+    ImportReport,
+    Recording,
+)
 from tiekd_ros.frames.places import Place, Places
-from tiekd_ros.frames.records import Observation
 from tiekd_ros.frames.store import FrameStore
 
 _SAVE_EVERY_S = 1.0  # where nothing is kept: a frame brings its place with it
 
 
-class BagImport:
+class BagImport(Recording):
     """A bag whose images are to be logged: opened, its topics chosen, its first image looked at.
 
     So what cannot be imported is refused before anything of it is.
@@ -38,19 +43,14 @@ class BagImport:
         try:
             self._camera = BagCamera(self._bag, options.image_topic, options.camera_info_topic)
             self._recordings = _recordings(self._bag, self._camera)
-            self._size = self._camera.first_size()
-            self._given = options.calibration(self._size) if options.calibration else None
+            self._viewer = BagViewer(self._camera, options)
         except BaseException:
             self._bag.close()
             raise
-        info = self._camera.info if self._given is None else None
-        self.report = ImportReport(
-            str(path), self._camera.images.name, info.name if info else "", len(self._camera)
-        )
-        self._left_out: Counter[str] = Counter()
+        name, info = self._camera.images.name, self._viewer.info_topic
+        super().__init__(ImportReport(str(path), name, info, len(self._camera)))
         self._unstamped = 0
         self._faults: list[str] = []
-        self._model: CameraModel | None = None
 
     def __len__(self) -> int:
         """Return the number of images in the bag."""
@@ -64,23 +64,6 @@ class BagImport:
     def close(self) -> None:
         """Close the bag."""
         self._bag.close()
-
-    def run(self, store: FrameStore, advance: Callable[[], None]) -> ImportReport:
-        """Offer the images to the frame log; `advance` is called after each.
-
-        Killed at any moment and run again, it goes on where it was; so where the log has no room.
-
-        Raises:
-            FrameStoreError: the frame log cannot be written; what was kept stays.
-        """
-        places = Places(store.path, store.settings.lock_timeout_s)
-        try:
-            self._offer(store, places, self._starts(places), advance)
-        finally:
-            places.close()
-            self.report.left_out = dict(self._left_out.most_common())
-            self.report.notes = [*self._bag.notes, *self._remarks()]
-        return self.report
 
     def _starts(self, places: Places) -> dict[int, int]:
         """Return how many images of each file were looked at before."""
@@ -99,9 +82,9 @@ class BagImport:
         self,
         store: FrameStore,
         places: Places,
-        starts: dict[int, int],
         advance: Callable[[], None],
     ) -> None:
+        starts = self._starts(places)
         seen: Counter[int] = Counter()  # images, by file
         place, saved_at = None, time.monotonic()
         last_ns: int | None = None
@@ -145,8 +128,8 @@ class BagImport:
             self._left_out[policy.TOO_SOON] += 1  # known before its pixels are converted
             return last_ns
         try:
-            observation = self._observe(image, place)
-            verdict = store.add(observation)
+            view = self._viewer.view(image)
+            verdict = store.add(view.observed(image, place))
         except (BadImageError, BadIntrinsicsError) as error:
             self._left_out[UNREADABLE] += 1
             self._faults.append(str(error))
@@ -158,27 +141,24 @@ class BagImport:
             self._left_out[verdict.reason] += 1
             return last_ns
         self.report.kept += 1
+        self._viewer.note_kept(view)
         return image.stamp_ns
 
-    def _observe(self, image: BagImage, place: Place) -> Observation:
-        pixels = image.rgb()
-        height, width = pixels.shape[:2]
-        model = image.model
-        if model is not None:
-            self._model = model = model.rectified() if self._camera.rectified else model
-        intrinsics = self._given
-        if intrinsics is not None:
-            own_width, own_height = self._size
-            if (width, height) != self._size:
-                intrinsics = intrinsics.scaled(width / own_width, height / own_height)
-        elif model is not None:
-            intrinsics = model.intrinsics(width, height)
-        return Observation(pixels, image.stamp_ns, image.frame_id, intrinsics, place=place)
+    def _conclude(self) -> None:
+        self.report.notes = [*self._bag.notes, *self._remarks()]
+        self.report.warnings = self._viewer.warnings()
 
     def _remarks(self) -> list[str]:
         """Say what was odd about the images themselves."""
         remarks: list[str] = []
-        if self.report.looked_at_before == self.report.images:
+        before = self.report.looked_at_before
+        if before and self._options.rectify and not self._camera.rectified:
+            remarks.append(
+                f"--rectify is for images that are logged now: what an earlier import kept of the "
+                f"{before} that it looked at stays as it is; begin a new log where that was not "
+                "rectified"
+            )
+        if before == self.report.images:
             return remarks
         if self._faults:
             remarks.append(
@@ -188,25 +168,7 @@ class BagImport:
             remarks.append(
                 f"{self._unstamped} images have stamp 0: took the time of their recording"
             )
-        if self._given is not None:
-            return remarks
-        if self._camera.info is None:
-            remarks.append(
-                "no calibration was found: frames are logged without intrinsics. Give one with "
-                "--camera-info TOPIC or FILE (K.txt, camera.yaml), if there is one"
-            )
-        elif self._model is not None and self._model.intrinsics(*self._size) is None:
-            remarks.append(
-                f"{self._camera.info.name} says that the camera is not calibrated: frames are "
-                "logged without intrinsics. Give a file with --camera-info FILE"
-            )
-        elif self._model is not None and self._model.distorted:
-            remarks.append(
-                f"{self._camera.info.name} describes a lens with distortion "
-                f"({self._model.distortion_model}), and images are logged as they are: the "
-                "rectified topic (image_rect), if the bag has one, teaches better"
-            )
-        return remarks
+        return [*remarks, *self._viewer.remarks()]
 
 
 def _recordings(bag: Bag, camera: BagCamera) -> dict[int, str]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.devices import choose_device
 from tiekd_ros.teacher.backends.fingerprint import fingerprint
-from tiekd_ros.teacher.backends.image_recipe import CONFIG_FILES, ImageRecipe, read_recipe
+from tiekd_ros.teacher.backends.image_recipe import ImageRecipe
 from tiekd_ros.teacher.backends.options import BackendOptions
 from tiekd_ros.teacher.backends.outputs import INVERSE_DEPTH, METRIC, Meaning
+from tiekd_ros.teacher.backends.recipe_file import CONFIG_FILES, read_recipe
 from tiekd_ros.teacher.backends.sources import check_model
 from tiekd_ros.teacher.errors import BackendError
 
@@ -58,7 +59,7 @@ def open_checkpoint(options: BackendOptions) -> Checkpoint:
         BackendError: transformers is missing, the checkpoint cannot be had or lacks something,
             or it does not say what its numbers mean.
     """
-    device = pick_device(options.device)
+    device = choose_device(options.device)
     dtype = _pick_dtype(options.dtype, device)
     folder = find_folder(options.model)
     config = _load_config(folder)  # first: without a depth network no other advice helps
@@ -74,28 +75,6 @@ def open_checkpoint(options: BackendOptions) -> Checkpoint:
     version = fingerprint((path for name in _FILES for path in folder.glob(name)), extra)
     name = folder.resolve().name if Path(options.model).expanduser().is_dir() else options.model
     return Checkpoint(name, version, network, config, meaning, recipe, device, dtype)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is a GPU where torch can use one.
-
-    Raises:
-        InvalidSettingError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidSettingError(
-            f"device must be auto, cpu, cuda or cuda:N, got {name!r}"
-        ) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InvalidSettingError(
-            f"device is {name!r}, and torch sees {torch.cuda.device_count()} GPUs; use cpu, or a "
-            "torch with CUDA and a driver that fits it"
-        )
-    return device
 
 
 def find_folder(model: str) -> Path:

@@ -17,7 +17,6 @@ Meaning = Literal["metric", "relative_depth", "inverse_depth"]
 camera, in an unknown unit and from an unknown zero."""
 
 METRIC: Meaning = "metric"
-RELATIVE_DEPTH: Meaning = "relative_depth"
 INVERSE_DEPTH: Meaning = "inverse_depth"
 
 FARTHEST_M = 1000.0

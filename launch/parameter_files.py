@@ -1,0 +1,1 @@
+../tiekd_ros/parameter_files.py

@@ -1,0 +1,133 @@
+"""A watch on a state folder with a student that can see, one that cannot, and frames since."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+import torch
+
+from helpers.frames import samples, small_plan
+from helpers.students import small_student
+from tiekd_ros.distillation.plan import RoundPlan
+from tiekd_ros.distillation.round_log import PROMOTED, RoundLog, RoundRecord, WatchRecord
+from tiekd_ros.distillation.trainer import Trainer
+from tiekd_ros.distillation.watching import StudentWatch
+from tiekd_ros.frames import FrameStore
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import ACCEPTED, Student, StudentRegistry
+
+FRAMES = 8
+WATCHING = small_plan(watch={"frames": FRAMES})
+KNOWN = 12
+"""Of the 24 frames, those that were labelled before the promotion."""
+
+_SCORES = {"rmse": 1.0, "abs_rel": 0.1}
+JUDGED_WORSE = {
+    "event": "result", "frames": FRAMES, "worse": True, "reason": "much worse",
+    "before": _SCORES, "after": _SCORES,
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _seeing() -> dict[str, torch.Tensor]:
+    plan, student = small_plan(), small_student(3)
+    trainer = Trainer(
+        student.network,
+        samples(KNOWN),
+        dataclasses.replace(plan.train, iterations=40),
+        loss=plan.loss,
+        augmentation=plan.augment,
+        has_parent=False,
+    )
+    trainer.run(lambda progress: None)
+    return student.network.state_dict()
+
+
+def seeing_student(**card: object) -> Student:
+    """Return a student that learnt the first views; trained once, in a second or two."""
+    student = small_student(3, **card)
+    student.network.load_state_dict(_seeing())
+    student.network.eval()
+    return student
+
+
+def blind_student(**card: object) -> Student:
+    """Return one whose weights went bad after the gate saw it: it sees everything too near."""
+    student = seeing_student(**card)
+    with torch.no_grad():
+        student.network.get_submodule("head").bias += torch.linspace(30.0, 0.0, 33)
+    return student
+
+
+def promote_watched(
+    state: StateFolder, predecessor: Student, promoted: Student, after_id: int = KNOWN
+) -> None:
+    """Leave a folder as a round leaves it that promoted a student over another."""
+    registry = StudentRegistry(state.students)
+    before = registry.add(predecessor).version
+    registry.promote(before)
+    version = registry.add(promoted).version
+    registry.promote(version, expected_live=before)
+    record = RoundRecord(
+        promoted.card.round or 2,
+        state=PROMOTED,
+        stage="done",
+        version=version,
+        reason="better at the gate",
+        watch=WatchRecord(before, after_id),
+    )
+    RoundLog(state.rounds).save(record)
+
+
+def promote_bad(state: StateFolder, after_id: int = KNOWN) -> None:
+    """As `promote_watched`, of a student that is much worse than its predecessor."""
+    bad = blind_student(round=2, status=ACCEPTED, parent="000001", reason="better at the gate")
+    promote_watched(state, seeing_student(round=1, status=ACCEPTED), bad, after_id)
+
+
+def promote_good(state: StateFolder, after_id: int = KNOWN) -> None:
+    """As `promote_watched`, of a student that is much better than its predecessor."""
+    good = seeing_student(round=2, status=ACCEPTED, parent="000001")
+    promote_watched(state, blind_student(round=1, status=ACCEPTED), good, after_id)
+
+
+class Tower:
+    """A watch on an open store, with all that it said."""
+
+    def __init__(self, state: StateFolder, plan: RoundPlan = WATCHING) -> None:
+        self.seen: list[RoundRecord] = []
+        self.state = state
+        self.store = FrameStore(state.frames)
+        self.watch = StudentWatch(state, self.store, plan, self.hear)
+        self.registry = StudentRegistry(state.students)
+        self.log = RoundLog(state.rounds)
+
+    def hear(self, record: RoundRecord) -> None:
+        self.seen.append(record)
+
+    def look(self) -> None:
+        """Check once, and wait for what that began."""
+        self.watch.check()
+        self.watch.wait()
+
+    def rest_in_judging(self) -> bool:
+        """Have the worker rest; say whether it does."""
+        self.watch.rest()
+        assert self.watch.busy, self.watch.trouble or self.seen
+        return any(record.resting for record in self.seen)
+
+    def result(self, number: int = 2) -> WatchRecord:
+        """Return what is written down of a watch."""
+        record = self.log.record(number)
+        assert record is not None
+        assert record.watch is not None
+        return record.watch
+
+    def told(self) -> list[str]:
+        """Return the states that it announced."""
+        return [record.watch.state for record in self.seen if record.watch is not None]
+
+    def close(self) -> None:
+        self.watch.stop()
+        self.store.close()

@@ -1,0 +1,173 @@
+"""companion_node watches what a round promoted, with a real worker process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+
+from helpers.frames import filled_state
+from helpers.students import small_student
+from helpers.watches import FRAMES, promote_bad, promote_good
+from ros_helpers.companion import round_parameters
+from ros_helpers.peer import INACTIVE, Peer, running
+from ros_helpers.processes import Processes, find_process, is_running
+from ros_helpers.waiting import wait_for
+from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
+from tiekd_ros.nodes.companion_node import CompanionNode
+from tiekd_ros.state import StateFolder
+from tiekd_ros.student import StudentRegistry
+
+NODE = "companion_node"
+WATCH = {"frames": FRAMES}
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> StateFolder:
+    return filled_state(tmp_path / "state")
+
+
+@contextmanager
+def companion(
+    peer: Peer, state: StateFolder, until: str = "active", **settings: dict[str, Any]
+) -> Iterator[CompanionNode]:
+    parameters = round_parameters(**{"watch": WATCH, **settings})
+    shared = {"state_dir": str(state.root), "teacher__url": ""}
+    with running(CompanionNode, peer, until=until, **shared, **parameters) as node:
+        yield node
+
+
+def await_end(peer: Peer, how: str) -> dict[str, str]:
+    """Wait until distill/status says how the watch ended, and return its values."""
+    wait_for(
+        lambda: peer.statuses and peer.statuses[-1].get("watch") == how,
+        f"a watch that {how}",
+        explain=lambda: (peer.statuses[-1:], peer.diagnosis(NODE)),
+    )
+    return peer.statuses[-1]
+
+
+def test_a_student_that_is_worse_is_taken_back_announced_and_told_everywhere(
+    peer: Peer, filled: StateFolder
+) -> None:
+    promote_bad(filled)
+    with companion(peer, filled):
+        status = await_end(peer, "rolled back")
+        assert (status["round"], status["stage"], status["version"]) == ("2", "done", "000002")
+        assert status["watch.predecessor"] == "000001"
+        assert status["watch.frames"] == str(FRAMES)
+        assert float(status["watch.after.rmse"]) > float(status["watch.before.rmse"])
+        assert "on 8 frames since its promotion AbsRel" in status["watch.reason"]
+        assert "judging" in [s.get("watch") for s in peer.statuses]
+        wait_for(lambda: peer.students[-1:] == ["000001"], "the announcement")
+        told = "student 000002 was rolled back to 000001 by the watch: on 8 frames"
+        peer.await_diagnosis(NODE, told, DiagnosticStatus.WARN)
+        peer.await_value(NODE, "watch", "rolled back")
+    registry = StudentRegistry(filled.students)
+    assert registry.live() == "000001"
+    assert registry.card("000002").status == "rolled back"
+
+
+def test_a_good_student_stays_and_the_watch_is_said_to_have_ended_well(
+    peer: Peer, filled: StateFolder
+) -> None:
+    promote_good(filled)
+    with companion(peer, filled):
+        await_end(peer, "ended well")
+        peer.await_value(NODE, "watch", "ended well")
+        assert "rolled back" not in peer.diagnosis(NODE).message
+        assert peer.students == ["000002"]
+    assert StudentRegistry(filled.students).live() == "000002"
+
+
+def test_it_says_how_many_frames_it_waits_for_and_takes_another_number_at_once(
+    peer: Peer, filled: StateFolder
+) -> None:
+    promote_bad(filled)
+    with companion(peer, filled, watch={"frames": 13}):
+        peer.await_value(NODE, "watch", "waiting: 12 of 13 frames")
+        assert not peer.set_parameter(NODE, "watch.frames", 3).successful
+        assert peer.set_parameter(NODE, "watch.enabled", False).successful
+        peer.await_value(NODE, "watch", "off (watch.enabled)")
+        assert peer.set_parameter(NODE, "watch.frames", 12).successful
+        assert peer.set_parameter(NODE, "watch.enabled", True).successful
+        await_end(peer, "rolled back")
+
+
+def test_it_judges_nothing_unless_it_is_active(peer: Peer, filled: StateFolder) -> None:
+    promote_bad(filled)
+    with companion(peer, filled, INACTIVE):
+        for _ in range(3):  # reports, before each of which it works
+            before = peer.diagnosis(NODE)
+            wait_for(lambda before=before: peer.diagnosis(NODE) is not before, "a report")
+        assert not peer.statuses
+        assert peer.change_state(NODE, Transition.TRANSITION_ACTIVATE)
+        await_end(peer, "rolled back")
+
+
+def test_after_several_rollbacks_no_round_starts_by_its_period(
+    peer: Peer, filled: StateFolder
+) -> None:
+    promote_bad(filled)
+    log = RoundLog(filled.rounds)
+    record = log.record(2)
+    assert record is not None
+    assert record.watch is not None
+    gone = dataclasses.replace(record.watch, state="rolled back", reason="much worse")
+    for number in (2, 3, 4):
+        log.save(dataclasses.replace(record, number=number, watch=gone))
+    StudentRegistry(filled.students).rollback()
+    with companion(peer, filled, distill={"period_s": 0.1, "min_new_labels": 1}):
+        peer.await_diagnosis(NODE, "the last 3 promotions were rolled back", DiagnosticStatus.WARN)
+        before = peer.diagnosis(NODE)
+        wait_for(lambda: peer.diagnosis(NODE) is not before, "a report")
+        assert log.numbers() == [2, 3, 4]
+        assert peer.trigger("distill")[0]  # whoever asks for one gets it
+        wait_for(lambda: log.numbers() == [2, 3, 4, 5], "the round")
+
+
+def test_a_round_is_refused_while_the_watch_judges_and_the_reason_is_told(
+    peer: Peer, filled: StateFolder
+) -> None:
+    with companion(peer, filled), RoundLog(filled.rounds).lock("the watch is judging"):
+        started, message = peer.trigger("distill")
+        assert not started
+        assert message == "busy: the watch is judging on this state folder; wait for it to end"
+
+
+def test_what_no_round_promoted_over_another_student_is_not_watched(
+    peer: Peer, filled: StateFolder
+) -> None:
+    registry = StudentRegistry(filled.students)
+    with companion(peer, filled):
+        for seed in (1, 2):
+            registry.promote(registry.add(small_student(seed)).version)
+        wait_for(lambda: peer.students[-1:] == ["000002"], "the announcement")
+        assert "watch" not in peer.diagnosis(NODE).values
+        RoundLog(filled.rounds).save(RoundRecord(1, state="accepted", version="000001"))
+        peer.await_value(NODE, "watch", "none: nothing is known that student 000001 replaced")
+
+
+@pytest.mark.slow
+def test_a_watch_whose_companion_was_killed_is_taken_up_by_the_next_one(
+    peer: Peer, processes: Processes, filled: StateFolder
+) -> None:
+    promote_bad(filled)
+    shared = {"state_dir": str(filled.root), "teacher__url": ""}
+    parameters = round_parameters(watch=WATCH)
+    first = processes.node(NODE, **shared, **parameters)
+    worker = wait_for(
+        lambda: find_process("tiekd_ros.distillation.worker", str(filled.root)), "a worker"
+    )
+    first.kill()
+    wait_for(lambda: not is_running(worker), "the end of the worker")
+    processes.node(NODE, **shared, **parameters)
+    await_end(peer, "rolled back")
+    wait_for(lambda: peer.students[-1:] == ["000001"], "the announcement")
+    assert StudentRegistry(filled.students).live() == "000001"

@@ -1,0 +1,135 @@
+"""How much of recent depth is a distance, and what the diagnostics say takes the rest away."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from helpers.students import BINS
+from tiekd_ros.nodes.known_share import KnownShare, add_known_share
+from tiekd_ros.nodes.reporting import ERROR, OK, WARN, Report
+from tiekd_ros.nodes.settings import DepthSettings
+from tiekd_ros.nodes.thresholds import DepthDiagnosticSettings
+from tiekd_ros.student import DepthBins
+
+HEIGHT, WIDTH = 480, 640
+NAN, INF = math.nan, math.inf
+
+
+def depth_of(*values: float) -> np.ndarray:
+    """Return a depth image of equally many pixels of each of these values, well mixed."""
+    mixed = np.random.default_rng(0).permutation(np.resize(values, HEIGHT * WIDTH))
+    return mixed.reshape(HEIGHT, WIDTH).astype(np.float32)
+
+
+def status_of(
+    depth: np.ndarray,
+    confidence: float | None = None,
+    bins: DepthBins | None = BINS,
+    thresholds: DepthDiagnosticSettings | None = None,
+    **settings: float,
+) -> tuple[bytes, str, dict[str, str]]:
+    """Return level, text and values of a report on this depth."""
+    known, report = KnownShare(), Report("node")
+    sure = None if confidence is None else np.full(depth.shape, confidence, np.float32)
+    known.add(depth, sure, time.monotonic())
+    limits = thresholds or DepthDiagnosticSettings()
+    add_known_share(report, known, DepthSettings(**settings), bins, limits)
+    status = report.status("fine")
+    return status.level, status.message, {v.key: v.value for v in status.values}
+
+
+def test_each_kind_of_pixel_has_its_share() -> None:
+    known = KnownShare()
+    known.add(depth_of(2.0, NAN, -INF, INF), None, 0.0)
+    assert known.shares(1.0) == pytest.approx((0.25, 0.25, 0.25, 0.25), abs=0.02)
+    known.add(np.ones((3, 2), np.float32), None, 1.0)
+    assert sum(known.shares(1.0)) == pytest.approx(1.0)
+
+
+def test_what_is_long_ago_counts_no_more() -> None:
+    known = KnownShare()
+    known.add(depth_of(NAN), None, 0.0)
+    known.add(depth_of(2.0), None, 4.0)
+    assert known.shares(4.0).known == pytest.approx(0.5)
+    assert known.shares(6.0).known == 1.0
+    assert all(math.isnan(share) for share in known.shares(60.0))
+
+
+def test_the_median_confidence_is_the_last_images() -> None:
+    known = KnownShare()
+    assert math.isnan(known.median_confidence())
+    known.add(depth_of(2.0), depth_of(0.1, 0.3, 0.8), 0.0)
+    assert known.median_confidence() == pytest.approx(0.3)
+    known.add(depth_of(2.0), None, 1.0)
+    assert math.isnan(known.median_confidence())
+
+
+@pytest.mark.parametrize(
+    ("depth", "settings", "text"),
+    [
+        (
+            NAN,
+            {"min_confidence": 0.7},
+            "than min_confidence = 0.7 (half of all pixels less than 0.38)",
+        ),
+        (NAN, {}, "most are unknown: see what the camera sees"),
+        (-INF, {"min_range_m": 5.0}, "most are nearer than min_range_m (5.00 m): lower it"),
+        (-INF, {}, "nearer than the near end of the student's range (0.40 m): distil with"),
+        (INF, {"max_range_m": 3.0}, "most are beyond max_range_m (3.00 m): raise it"),
+        (INF, {}, "beyond the far end of the student's range (9.70 m): distil with"),
+    ],
+)
+def test_depth_without_distances_is_warned_of_with_what_takes_them_away(
+    depth: float, settings: dict[str, float], text: str
+) -> None:
+    level, message, values = status_of(depth_of(depth), 0.38, **settings)
+    assert level == WARN
+    assert message.startswith("0.0% of depth's pixels are a distance, limit 0.05; ")
+    assert text in message
+    assert values["known share"] == "0.000"
+
+
+def test_a_student_without_confidence_is_named_as_the_cause() -> None:
+    _, message, _ = status_of(depth_of(NAN), NAN, min_confidence=0.1)
+    assert "the student does not know its confidence: set min_confidence to 0" in message
+
+
+def test_the_limits_are_parameters() -> None:
+    some = depth_of(2.0, NAN)
+    assert status_of(some)[0] == OK
+    limits = DepthDiagnosticSettings(known_share_warn=0.9, known_share_error=0.8)
+    assert status_of(some, thresholds=limits)[0] == ERROR
+    off = DepthDiagnosticSettings(known_share_warn=0.0)
+    assert status_of(depth_of(NAN), thresholds=off)[:2] == (OK, "fine")
+
+
+def test_where_there_is_no_student_or_no_depth_nothing_is_missed() -> None:
+    assert status_of(depth_of(NAN), bins=None)[0] == OK
+    report = Report("node")
+    add_known_share(report, KnownShare(), DepthSettings(), BINS, DepthDiagnosticSettings())
+    assert report.status("fine").message == "fine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"min_range_m": 12.0}, "min_range_m = 12 m leaves nothing of the live student's range"),
+        ({"max_range_m": 0.2}, "max_range_m = 0.2 m leaves nothing of the live student's range"),
+    ],
+)
+def test_a_range_outside_the_students_is_an_error_before_any_depth(
+    settings: dict[str, float], text: str
+) -> None:
+    level, message, _ = status_of(depth_of(2.0), **settings)
+    assert level == ERROR
+    assert text in message
+    assert "(0.1 to 10 m)" in message
+
+
+@pytest.mark.parametrize("settings", [{"min_range_m": 9.0}, {"max_range_m": 0.5}])
+def test_a_range_that_leaves_something_is_no_error(settings: dict[str, float]) -> None:
+    assert status_of(depth_of(2.0), **settings)[0] == OK

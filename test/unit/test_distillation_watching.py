@@ -1,0 +1,268 @@
+"""The watch over a promoted student when it is killed, when others meddle, and over rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from helpers.children import start_python, wait_until
+from helpers.frames import small_plan
+from helpers.rounds import House, said, worker_pids
+from helpers.students import small_student
+from helpers.watches import promote_bad, promote_watched
+from tiekd_ros.cli import app
+from tiekd_ros.distillation import following, watching
+from tiekd_ros.distillation.replay import RoundRefusedError
+from tiekd_ros.distillation.round import run_round
+from tiekd_ros.distillation.round_log import RoundLog
+from tiekd_ros.student import StudentRegistry
+
+COMPANION = """
+import sys, threading
+from pathlib import Path
+from helpers.watches import Tower
+from tiekd_ros.state import StateFolder
+tower = Tower(StateFolder(Path(sys.argv[1])))
+tower.watch.check()
+while not tower.rest_in_judging():
+    threading.Event().wait(0.05)
+print("judging", flush=True)
+tower.watch.wait()
+"""
+
+# Kills.
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_and_judging_begins_anew(state, watch_over, monkeypatch):
+    monkeypatch.setattr(watching, "_RETRY_S", 0.0)
+    promote_bad(state)
+    tower = watch_over()
+    tower.watch.check()
+    wait_until(tower.rest_in_judging)
+    assert tower.watch.busy
+    (worker,) = worker_pids(state)
+    os.kill(worker, signal.SIGKILL)
+    tower.watch.wait()
+    assert "killed by signal 9" in tower.watch.trouble
+    assert tower.told()[-1] == "waiting"
+    assert tower.registry.live() == "000002"
+    tower.look()
+    assert tower.result().state == "rolled back"
+    assert tower.watch.trouble == ""
+
+
+def test_what_fails_is_not_tried_again_at_once(state, watch_over, monkeypatch):
+    monkeypatch.setattr(following, "spawn_worker", said({"event": "error", "message": "no"}))
+    promote_bad(state)
+    tower = watch_over()
+    tower.look()
+    assert (tower.watch.trouble, tower.told()) == ("no", ["judging", "waiting"])
+    tower.look()
+    assert len(tower.seen) == 2
+
+
+def test_however_often_it_failed_it_is_tried_again(state, watch_over, monkeypatch):
+    monkeypatch.setattr(following, "spawn_worker", said({"event": "error", "message": "no"}))
+    monkeypatch.setattr(watching, "_RETRY_S", 0.0)
+    promote_bad(state)
+    tower = watch_over()
+    for count in range(1, 4):
+        tower.look()
+        assert (len(tower.seen), tower.watch.busy) == (2 * count, False)
+
+
+@pytest.mark.slow
+def test_a_watch_whose_companion_was_killed_is_taken_up(state, watch_over, judged_worse):
+    promote_bad(state)
+    companion = start_python("-c", COMPANION, str(state.root))
+    assert companion.stdout.readline() == "judging\n", companion.stderr.read()
+    tower = watch_over()
+    tower.look()
+    assert tower.told() == []  # the other one is at it
+    companion.send_signal(signal.SIGKILL)
+    companion.communicate()
+    wait_until(lambda: not worker_pids(state))
+    assert tower.result().state == "waiting"
+    tower.look()
+    assert tower.result().state == "rolled back"
+    assert tower.registry.live() == "000001"
+
+
+def decide(state) -> None:
+    """Leave the record as a process does that was killed right after its verdict."""
+    log = RoundLog(state.rounds)
+    record = log.record(2)
+    watch = dataclasses.replace(record.watch, state="rolling back", reason="much worse")
+    log.save(dataclasses.replace(record, watch=watch))
+
+
+def test_a_verdict_of_a_killed_process_is_carried_out(state, watch_over):
+    promote_bad(state)
+    decide(state)
+    tower = watch_over()
+    tower.look()
+    assert tower.told() == ["rolled back"]  # without judging again
+    assert tower.registry.live() == "000001"
+    assert tower.registry.card("000002").reason.startswith("rolled back by the watch: much worse")
+
+
+def test_a_process_killed_between_going_back_and_writing_it_down_did_it_once(state, watch_over):
+    registry = StudentRegistry(state.students)
+    registry.promote(registry.add(small_student(3)).version)
+    promote_watched(state, small_student(1), small_student(2))
+    registry.rollback()
+    decide(state)
+    tower = watch_over()
+    tower.look()
+    assert tower.result().state == "rolled back"
+    assert (registry.live(), registry.history()) == ("000002", ["000001"])
+    assert registry.card("000003").status == "rolled back"
+
+
+def test_a_verdict_of_a_killed_process_gives_way_to_someones_wish(state, watch_over):
+    promote_bad(state)
+    decide(state)
+    tower = watch_over()
+    wish = tower.registry.add(small_student()).version
+    tower.registry.promote(wish)
+    tower.look()
+    assert tower.result().state == "ended"
+    assert "live is 000003 after 000002" in tower.result().reason
+    assert tower.registry.live() == wish
+
+
+def test_stopped_in_mid_judging_it_leaves_no_worker_and_can_be_taken_up(state, watch_over):
+    promote_bad(state)
+    tower = watch_over()
+    tower.watch.check()
+    wait_until(tower.rest_in_judging)
+    tower.watch.stop()
+    assert not tower.watch.busy
+    assert worker_pids(state) == []
+    assert tower.result().state == "waiting"
+    tower.watch.check()
+    assert not tower.watch.busy
+
+
+# Others on the same folder.
+
+
+def test_a_student_promoted_while_it_judges_is_left_alone(state, watch_over):
+    promote_bad(state)
+    tower = watch_over()
+    wish = tower.registry.add(small_student()).version
+    tower.watch.check()
+    wait_until(tower.rest_in_judging)
+    tower.registry.promote(wish)
+    tower.watch.go_on()
+    tower.watch.wait()
+    assert tower.result().state == "ended"
+    assert "live is 000003 after 000002 and not 000002 after 000001" in tower.result().reason
+    assert (tower.registry.live(), tower.registry.history()) == (wish, ["000001", "000002"])
+    assert tower.registry.card("000002").status == "accepted"
+
+
+def test_a_rollback_by_hand_ends_the_watch_without_judging(state, watch_over):
+    promote_bad(state)
+    tower = watch_over()
+    tower.registry.rollback()
+    tower.look()
+    assert tower.told() == ["ended"]
+    assert tower.result().reason == "student 000001 is live meanwhile"
+    assert tower.registry.live() == "000001"
+
+
+def test_no_round_while_it_judges_and_no_judging_while_a_round_runs(state, watch_over):
+    promote_bad(state)
+    tower, house = watch_over(), House(state, small_plan())
+    with tower.log.lock():
+        tower.look()
+        assert tower.told() == []
+        assert tower.watch.trouble == ""
+    tower.watch.check()
+    wait_until(tower.rest_in_judging)
+    with pytest.raises(RoundRefusedError, match="busy: the watch over student 000002 is judging"):
+        house.runner.start()
+    tower.watch.go_on()
+    tower.watch.wait()
+    assert tower.result().state == "rolled back"
+    tower.log.lock().close()
+    house.store.close()
+
+
+def test_the_next_round_starts_from_what_is_live_after_a_rollback(state, watch_over, judged_worse):
+    promote_bad(state)
+    watch_over().look()
+    events: list[dict[str, Any]] = []
+    run_round(state, small_plan(train={"iterations": 1}), 3, events.append)
+    assert events[-1]["parent"] == "000001"
+
+
+def test_a_version_that_was_rolled_back_can_be_promoted_by_name_and_is_left_alone(
+    state, watch_over, judged_worse
+):
+    promote_bad(state)
+    tower = watch_over()
+    tower.look()
+    tower.registry.promote("000002")
+    tower.look()
+    assert len(tower.seen) == 2
+    assert tower.registry.live() == "000002"
+
+
+def test_the_list_of_students_says_what_was_rolled_back(state, watch_over, judged_worse):
+    promote_bad(state)
+    watch_over().look()
+    listed = CliRunner().invoke(app, ["students", "list", "--json", "--state", str(state.root)])
+    one, other = json.loads(listed.output)
+    assert (one["live"], other["live"], other["status"]) == (True, False, "rolled back")
+    assert other["reason"].startswith("rolled back by the watch: much worse")
+
+
+def test_a_predecessor_that_is_gone_leaves_the_student_live_and_is_told(
+    state, watch_over, judged_worse, monkeypatch
+):
+    promote_bad(state)
+    tower = watch_over()
+    weights = tower.registry.root / "000001" / "student.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"")
+    tower.look()
+    assert "000001" in tower.watch.trouble
+    assert (tower.registry.live(), tower.result().state) == ("000002", "rolling back")
+    weights.write_bytes(whole)
+    monkeypatch.setattr(tower.watch, "_retry_at_s", 0.0)
+    tower.look()
+    assert (tower.registry.live(), tower.result().state) == ("000001", "rolled back")
+
+
+def test_a_pointer_that_cannot_be_read_is_told_until_it_can(state, watch_over, judged_worse):
+    promote_bad(state)
+    tower = watch_over()
+    pointer = tower.registry.root / "live.json"
+    whole = pointer.read_text()
+    pointer.write_text("{")
+    tower.look()
+    assert "live.json is damaged" in tower.watch.trouble
+    pointer.write_text(whole)
+    tower.look()
+    assert tower.watch.trouble == ""
+    assert tower.registry.live() == "000001"
+
+
+def test_a_listener_that_raises_does_not_break_the_watch(
+    state, watch_over, judged_worse, monkeypatch
+):
+    promote_bad(state)
+    tower = watch_over()
+    monkeypatch.setattr(tower, "seen", None)
+    tower.look()
+    assert tower.result().state == "rolled back"
+    assert not tower.watch.busy
