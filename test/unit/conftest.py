@@ -11,11 +11,13 @@ import pytest
 from helpers.frames import filled_state
 from helpers.labelling import labellers, open_log
 from helpers.rounds import said
+from helpers.students import small_student
 from helpers.watches import JUDGED_WORSE, WATCHING, Tower
 from tiekd_ros.distillation import following
 from tiekd_ros.distillation.plan import RoundPlan
 from tiekd_ros.frames import FrameStore, Labeller
 from tiekd_ros.state import StateFolder
+from tiekd_ros.student import Student, StudentRegistry
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +66,18 @@ def watch_over(state) -> Iterator[Callable[[], Tower]]:
 def judged_worse(monkeypatch) -> None:
     """Workers of a watch that only say that the student is worse."""
     monkeypatch.setattr(following, "spawn_worker", said(JUDGED_WORSE))
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    """A small one, not to be changed."""
+    return small_student()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, student: Student) -> StudentRegistry:
+    """A registry with three versions, none live."""
+    registry = StudentRegistry(tmp_path / "students")
+    for _ in range(3):
+        registry.add(student)
+    return registry
