@@ -133,3 +133,11 @@ def test_a_range_outside_the_students_is_an_error_before_any_depth(
 @pytest.mark.parametrize("settings", [{"min_range_m": 9.0}, {"max_range_m": 0.5}])
 def test_a_range_that_leaves_something_is_no_error(settings: dict[str, float]) -> None:
     assert status_of(depth_of(2.0), **settings)[0] == OK
+
+
+def test_the_worst_finding_comes_first() -> None:
+    report = Report("node")
+    for level, text in ((WARN, "nobody listens"), (ERROR, "no range"), (WARN, "late")):
+        report.find(level, text)
+    status = report.status()
+    assert (status.level, status.message) == (ERROR, "no range; nobody listens; late")

@@ -105,3 +105,56 @@ def test_a_thread_may_log_at_any_level_and_never_breaks_by_it(processes: Process
         assert re.search(rf"\[{level}\].* a {method} of worker", program.output), program.output
     assert re.search(r"\[ERROR\].* it broke(.|\n)*OSError: disk full", program.output)
     assert "severity cannot be changed" not in program.output
+
+
+TWO_ROOMS = """
+import logging, sys
+from rclpy.node import Node
+from tiekd_ros.nodes.run import run_nodes
+
+class Each(Node):
+    def __init__(self, name, *rooms):
+        super().__init__(name)
+        self.rooms = rooms
+
+    def start(self):
+        if self.rooms:
+            logging.getLogger("tiekd_ros.frames.recorder").warning("of frames")
+            logging.getLogger("tiekd_ros.student.choosing").warning("of students")
+            print("started", flush=True)
+
+sys.exit(run_nodes([lambda: Each("first"), lambda: Each("second", "frames", "teacher")], []))
+"""
+
+
+def test_a_room_logs_as_the_node_whose_room_it_is(processes: Processes) -> None:
+    program = processes.start("two", [sys.executable, "-c", TWO_ROOMS])
+    program.await_output("started")
+    program.await_output("[second]: of frames")
+    program.await_output("[first]: of students")
+    assert program.stop() == 0, program.output
+
+
+STOPPED_EARLY = """
+import os, signal, sys, time
+import rclpy
+from rclpy.node import Node
+from std_msgs.msg import String
+from tiekd_ros.nodes.run import run_nodes
+
+class Slow(Node):
+    def __init__(self):
+        super().__init__("slow")
+        os.kill(os.getpid(), signal.SIGTERM)
+        while rclpy.ok():
+            time.sleep(0.01)
+        self.create_publisher(String, "word", 1)
+
+sys.exit(run_nodes([Slow], []))
+"""
+
+
+def test_a_signal_while_a_node_is_made_is_no_error(processes: Processes) -> None:
+    program = processes.start("stopped", [sys.executable, "-c", STOPPED_EARLY])
+    assert program.wait() == 0, program.output
+    assert not program.output

@@ -32,6 +32,8 @@ class CompanionNode(ManagedNode):
     """Keeps the student good; nothing here is on the way of a depth image."""
 
     settings: CompanionSettings
+    rooms = ("distillation", "frames", "teacher", "nodes.live_depth", "nodes.teaching")
+    """Whose log records it passes on."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(

@@ -31,7 +31,7 @@ class Report:
     def __init__(self, name: str, hardware_id: str = "") -> None:
         hardware_id = hardware_id or socket.gethostname()
         self._status = DiagnosticStatus(level=OK, name=name, hardware_id=hardware_id)
-        self._messages: list[str] = []
+        self._messages: list[tuple[bytes, str]] = []
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Add values to show; floats with three decimals."""
@@ -42,7 +42,7 @@ class Report:
     def find(self, level: bytes, message: str) -> None:
         """Add a finding."""
         self._status.level = max(self._status.level, level)
-        self._messages.append(message)
+        self._messages.append((level, message))
 
     def hold(self, limit: Limit, value: float, what: str, remedy: str) -> None:
         """Add a finding where a value has reached a limit.
@@ -79,8 +79,9 @@ class Report:
             self.hold(limit, held, f"takes {held:.0f} MB of the GPU", remedy)
 
     def status(self, fine: str = "") -> DiagnosticStatus:
-        """Return the message; `fine` is its text where nothing was found."""
-        self._status.message = "; ".join(self._messages) or fine or "ok"
+        """Return the message, the worst first; `fine` is its text where nothing was found."""
+        worst_first = sorted(self._messages, key=lambda each: each[0], reverse=True)
+        self._status.message = "; ".join(text for _, text in worst_first) or fine or "ok"
         return self._status
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 
 from tiekd_ros.errors import TiekdError
@@ -51,7 +52,7 @@ def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | Non
     try:
         for each in make:
             nodes.append(_made(each))
-        _forward_logging(nodes[0])
+        _forward_logging(nodes)
         for node in nodes:
             if (start := getattr(node, "start", None)) is not None:
                 start()
@@ -74,7 +75,12 @@ def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | Non
 def _made(make: Callable[[], Node]) -> Node:
     try:
         return make()
-    except rclpy_implementation.RCLError as error:  # the middleware, such as DDS security
+    except RuntimeError as error:
+        if not rclpy.ok():  # a signal shut rclpy down meanwhile
+            raise ExternalShutdownException from error
+        if not isinstance(error, rclpy_implementation.RCLError):
+            raise
+        # The middleware, such as DDS security.
         text = str(error).splitlines()[0].rstrip(",")
         raise TiekdError(f"ROS cannot make the node: {text}") from error
 
@@ -153,28 +159,36 @@ def _end(node: Node) -> None:
 
 
 class _RosHandler(logging.Handler):
-    """Passes the rooms' log records on to the node's logger (and so to /rosout)."""
+    """Passes the rooms' log records on to the logger of the node whose rooms they are.
 
-    def __init__(self, node: Node) -> None:
+    So they reach /rosout. A node names its rooms in an attribute `rooms`; all else is the first's.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
         super().__init__()
-        self._logger = node.get_logger()
+        self._loggers = [(getattr(node, "rooms", ()), node.get_logger()) for node in nodes]
+
+    def _logger_of(self, name: str) -> RcutilsLogger:
+        room = name.removeprefix("tiekd_ros.")
+        found = [logger for rooms, logger in self._loggers if room.startswith(rooms)]
+        return found[0] if found else self._loggers[0][1]
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)
+            text, logger = self.format(record), self._logger_of(record.name)
             # rclpy ties a place in the code to one level: each level needs a call of its own.
             if record.levelno >= logging.ERROR:
-                self._logger.error(text)
+                logger.error(text)
             elif record.levelno >= logging.WARNING:
-                self._logger.warning(text)
+                logger.warning(text)
             elif record.levelno >= logging.INFO:
-                self._logger.info(text)
+                logger.info(text)
         except Exception:  # whoever logs goes on, whatever becomes of the text
             self.handleError(record)
 
 
-def _forward_logging(node: Node) -> None:
+def _forward_logging(nodes: Sequence[Node]) -> None:
     root = logging.getLogger("tiekd_ros")
     root.setLevel(logging.INFO)
-    root.handlers = [_RosHandler(node)]
+    root.handlers = [_RosHandler(nodes)]
     root.propagate = False
