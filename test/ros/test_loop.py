@@ -40,6 +40,7 @@ def test_the_loop_brings_depth_and_then_a_second_round_while_it_streams(
 
     first = _distil_once(peer, 1)
     assert first["state"] == "accepted", (first, companion.output)
+    assert "by call: round 1 started: " in companion.output
     wait_for(lambda: "000001" in peer.students, "the announcement")
     wait_for(lambda: len(set(peer.depth) & set(peer.images)) > 5, "depth with the images' stamps",
              explain=lambda: depth_node.output)  # fmt: skip

@@ -125,6 +125,8 @@ class CompanionNode(ManagedNode):
 
     def _on_distill(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         answer.success, answer.message = self._start_round()
+        if answer.success:
+            self.get_logger().info(f"by call: {answer.message}")
         return answer
 
     def _start_round(self) -> tuple[bool, str]:
