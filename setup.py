@@ -147,7 +147,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "tiekd = tiekd_ros.cli:main",
+            "tiekd = tiekd_ros.cli.main:main",
             *(f"{node} = {target}" for node, target in NODES.items()),
         ],
     },

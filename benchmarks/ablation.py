@@ -33,10 +33,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from tiekd_ros.distillation.losses import LossSettings
-from tiekd_ros.distillation.metrics import depth_metrics, mean_metrics
-from tiekd_ros.distillation.samples import AugmentSettings, Sample
-from tiekd_ros.distillation.trainer import Trainer, TrainSettings
+from tiekd_ros.method.losses import LossSettings
+from tiekd_ros.method.metrics import depth_metrics, mean_metrics
+from tiekd_ros.method.samples import AugmentSettings, Sample
+from tiekd_ros.rounds.trainer import Trainer, TrainSettings
 from tiekd_ros.student import DepthBins, InputSize, Student, StudentCard, TorchRuntime
 
 _PIXELS = 12288  # of the network's input: 96x128 for 4:3 images

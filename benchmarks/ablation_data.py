@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from tiekd_ros.core.images import DepthMap
 from tiekd_ros.datasets import ReadOptions, RgbdFolder
-from tiekd_ros.distillation.samples import Sample, fit_sample
-from tiekd_ros.images import DepthMap
+from tiekd_ros.method.samples import Sample, fit_sample
 from tiekd_ros.student import InputSize
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 

@@ -13,22 +13,22 @@ import numpy as np
 import torch
 
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.distillation.gate import score_best_constant, score_student
-from tiekd_ros.distillation.losses import LossSettings
-from tiekd_ros.distillation.metrics import DepthMetrics, depth_metrics, mean_metrics
-from tiekd_ros.distillation.replay import (
+from tiekd_ros.method.first_student import (
     BASE_START,
     RANDOM_START,
     STARTS,
     StudentSettings,
     first_bins,
     first_input_size,
+    first_student,
 )
-from tiekd_ros.distillation.samples import AugmentSettings, Sample, fit_sample
-from tiekd_ros.distillation.start import first_student
-from tiekd_ros.distillation.trainer import Trainer, TrainSettings
+from tiekd_ros.method.losses import LossSettings
+from tiekd_ros.method.metrics import DepthMetrics, depth_metrics, mean_metrics
+from tiekd_ros.method.samples import AugmentSettings, Sample, fit_sample
+from tiekd_ros.rounds.gate import score_best_constant, score_student
+from tiekd_ros.rounds.trainer import Trainer, TrainSettings
 from tiekd_ros.student import DepthBins, Student, StudentCard, TorchRuntime
-from tiekd_ros.student.transfer import load_base, start_from_base
+from tiekd_ros.student.base_student import load_base, start_from_base
 
 SPLITS = ("blocks", "later")
 """Held out are every third block of time, as a frame log does it, or the last third of time."""

@@ -28,7 +28,7 @@ import torch
 from base_comparison import SPLITS, Comparison, compare, table, untrained_errors
 from base_training import Recipe, make
 
-from tiekd_ros.distillation.replay import STARTS
+from tiekd_ros.method.first_student import STARTS
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 import torch
 from base_views import StoredView, load_world, render_worlds, world_file
+from random_world import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM
 from torch import Tensor
 
-from tiekd_ros.distillation.batch_norms import average_batch_norms
-from tiekd_ros.distillation.gate import score_best_constant, score_student
-from tiekd_ros.distillation.losses import DistillationLoss, LossSettings
-from tiekd_ros.distillation.samples import AugmentSettings, Sample, augment, cell_depth
-from tiekd_ros.distillation.stepping import BadSteps, Stepper
+from tiekd_ros.method.losses import DistillationLoss, LossSettings
+from tiekd_ros.method.samples import AugmentSettings, Sample, augment, cell_depth
+from tiekd_ros.method.stepping import BadSteps, Stepper, average_batch_norms
+from tiekd_ros.rounds.gate import score_best_constant, score_student
 from tiekd_ros.student import (
     DepthBins,
     FastStudent,
@@ -36,8 +36,7 @@ from tiekd_ros.student import (
     save_student,
     to_channels_last,
 )
-from tiekd_ros.student.card import BASE
-from tiekd_ros.worlds.randomised import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM
+from tiekd_ros.student.checkpoint import BASE
 
 CANONICAL_FOCAL_PX = 160.0
 BINS = DepthBins(count=257, min_depth_m=0.1, max_depth_m=12.0)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from random_world import RandomisedWorld
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.distillation.samples import Sample, fit_sample
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.method.samples import Sample, fit_sample
 from tiekd_ros.student import InputSize
-from tiekd_ros.worlds.randomised import RandomisedWorld
 
 WIDTH, HEIGHT = 320, 224
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tiekd_ros.images import RgbImage
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.student.preprocessing import normalise
 
 _STEP = 14  # side of a patch

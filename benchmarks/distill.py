@@ -33,7 +33,7 @@ from distill_steps import STRAIGHTFORWARD, time_steps
 from measuring import Goal, Spread, arguments, finish, print_table, spread
 from node_stage import own_domain
 
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.core.errors import TiekdError
 
 BROKE = "broke"
 ARMS: dict[str, dict[str, object]] = {

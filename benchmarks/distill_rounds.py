@@ -13,12 +13,12 @@ from node_stage import nodes
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
-from tiekd_ros.nodes import conversions, qos
-from tiekd_ros.nodes.bystander import Bystander
-from tiekd_ros.state import StateFolder
-from tiekd_ros.supervisor import Child
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.core.supervisor import Child
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.nodes.common import conversions, qos
+from tiekd_ros.nodes.probe.observer import Bystander
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 ITERATIONS = 200

@@ -33,8 +33,8 @@ from measuring import Goal, Spread, arguments, finish, interleaved, print_table,
 from straightforward_loss import straightforward_loss
 from torch import Tensor
 
-from tiekd_ros.distillation.losses import LossSettings
-from tiekd_ros.distillation.objectives import make_objective
+from tiekd_ros.method.losses import LossSettings
+from tiekd_ros.method.objectives import make_objective
 from tiekd_ros.student import KITTI_BINS, DepthBins, StudentOutput
 
 STRAIGHTFORWARD, FUSED = "straightforward", "fused"

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tiekd_ros.distillation.losses import masked_ssim
-from tiekd_ros.distillation.paper import PublishedTarget, published_ssim
-from tiekd_ros.distillation.target import DepthTarget
+from tiekd_ros.method.losses import masked_ssim
+from tiekd_ros.method.paper import PublishedTarget, published_ssim
+from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.student import DepthBins, TargetWidth
 
 mpl.use("Agg")

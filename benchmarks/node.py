@@ -30,8 +30,8 @@ from node_modes import Idle, Swapping, Training, bench, run_idle, run_swaps, run
 from node_stage import HEIGHT, WIDTH
 from node_stream import Latency
 
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.runtimes import RUNTIMES
+from tiekd_ros.core.devices import RUNTIMES
+from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.student import InputSize
 
 _DEFAULT = InputSize.near(HEIGHT, WIDTH, 71680)  # what a first student gets

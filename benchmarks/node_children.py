@@ -23,10 +23,10 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from tiekd_ros.devices import choose_device
-from tiekd_ros.images import RgbImage
-from tiekd_ros.nodes import conversions, qos
-from tiekd_ros.ros_environment import prepare_environment
+from tiekd_ros.core.devices import choose_device
+from tiekd_ros.core.images import RgbImage
+from tiekd_ros.core.supervisor import prepare_environment
+from tiekd_ros.nodes.common import conversions, qos
 from tiekd_ros.student import RuntimeFactory, StudentRegistry
 
 _FOCAL_SHARE = 0.8  # of the image's width, as an ordinary camera's

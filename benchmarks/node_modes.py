@@ -16,9 +16,9 @@ from measuring import Spread, progress, spread
 from node_stage import ECHO, NAMESPACE, Helper, Made, helpers, nodes, own_domain, prepare
 from node_stream import Latency, Watcher
 
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.supervisor import Child
 from tiekd_ros.student import InputSize, StudentRegistry
-from tiekd_ros.supervisor import Child
 
 _SETTLE_S = 0.4  # after the last image, for its depth to come
 _DIAGNOSED_S = 5.5  # how far back latency in the diagnostics reaches, and a little more

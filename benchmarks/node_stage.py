@@ -14,13 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
-from tiekd_ros.ros_environment import prepare_environment
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.core.supervisor import (
+    Child,
+    Program,
+    node_command,
+    prepare_environment,
+    stop_children,
+)
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.student import DepthBins, InputSize, Student, StudentCard, StudentRegistry
-from tiekd_ros.student.transfer import start_from_base
-from tiekd_ros.supervisor import Child, Program, node_command, stop_children
+from tiekd_ros.student.base_student import start_from_base
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 NAMESPACE = "/bench"

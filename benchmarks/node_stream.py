@@ -16,9 +16,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.nodes import conversions, qos
-from tiekd_ros.nodes.bystander import Bystander
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.nodes.common import conversions, qos
+from tiekd_ros.nodes.probe.observer import Bystander
 
 _DEEP = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 """What this process misses would count against the node."""

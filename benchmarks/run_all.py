@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from measuring import Goal, arguments, console, finish
 
-from tiekd_ros.supervisor import ended_by_signals
+from tiekd_ros.core.supervisor import ended_by_signals
 
 SCRIPTS = ("student", "loss", "node", "distill")
 ON_A_GPU = "gpu"

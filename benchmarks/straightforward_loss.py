@@ -16,10 +16,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tiekd_ros.distillation.global_batch import masked_mean
-from tiekd_ros.distillation.losses import LossParts, LossSettings, masked_ssim
-from tiekd_ros.distillation.paper import CROP_TOP, CROP_WIDTH, published_ssim
-from tiekd_ros.distillation.target import DepthTarget
+from tiekd_ros.method.losses import LossParts, LossSettings, masked_ssim
+from tiekd_ros.method.paper import CROP_TOP, CROP_WIDTH, published_ssim
+from tiekd_ros.method.reduction import masked_mean
+from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.student import DepthBins
 
 StraightforwardLoss = Callable[[Tensor, Tensor], LossParts]

@@ -63,7 +63,7 @@ from student_cases import (
 )
 from student_goals import judge
 
-from tiekd_ros.distillation.replay import StudentSettings
+from tiekd_ros.method.first_student import StudentSettings
 from tiekd_ros.student import InputSize, Prediction
 
 NETWORKS = (OURS, PUBLISHED, DEPTH_ANYTHING)

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tiekd_ros.images import RgbImage
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.student import (
     ARCHITECTURE,
     KITTI_BINS,

@@ -43,7 +43,7 @@ from teacher_load_overhead import Overhead, run_overhead
 from teacher_load_processes import Server
 from teacher_load_runs import FLAT, Load, Recovery, Soak, run_load, run_recovery, run_soak
 
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.core.errors import TiekdError
 
 _ROBOTS = (1, 8, 32, 64)
 _IN_FLIGHT = 2  # a companion's default

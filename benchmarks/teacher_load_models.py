@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.images import DepthMap, RgbImage, encode_jpeg
+from tiekd_ros.core.images import DepthMap, RgbImage, encode_jpeg
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends import create_backend, parse_backend
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity

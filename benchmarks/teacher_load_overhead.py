@@ -10,7 +10,7 @@ from teacher_load_models import CAMERA, INSTANT, jpegs, ramp
 from teacher_load_processes import Server
 from tritonclient.grpc import service_pb2
 
-from tiekd_ros.images import decode_image
+from tiekd_ros.core.images import decode_image
 from tiekd_ros.teacher.checks import check_answer
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.protocol import (

@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from teacher_load_models import CAMERA, HEIGHT, WIDTH, jpegs, read_mark, stamp_of
 
-from tiekd_ros.frames import LabelAnswer, Labeller, LabellerSettings, LoggedFrame
-from tiekd_ros.images import DepthMap
-from tiekd_ros.nodes.teaching import TeacherDesk
+from tiekd_ros.core.images import DepthMap
+from tiekd_ros.framelog import LabelAnswer, Labeller, LabellerSettings, LoggedFrame
+from tiekd_ros.nodes.companion.teaching import TeacherDesk
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 
 _LONGEST_DRAIN_S = 120.0

@@ -16,7 +16,7 @@ from typing import Any
 
 from teacher_load_models import CAMERA, marking, open_model, pictures
 
-from tiekd_ros.images import RgbImage
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.protocol import DepthRequest
 from tiekd_ros.teacher.server import ServerSettings, TeacherServer

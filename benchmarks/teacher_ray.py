@@ -38,7 +38,7 @@ from teacher_load_runs import Labelled, labelled_by
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.core.errors import TiekdError
 
 TINY = "tiny"
 _IN_FLIGHT = 2  # a companion's default

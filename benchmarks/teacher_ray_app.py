@@ -13,7 +13,7 @@ from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends import BackendOptions
 from tiekd_ros.teacher.ray_app import Plan, RayOptions, build
 from tiekd_ros.teacher.ray_replica import TeacherReplica
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
 
 
 class MarkingReplica(TeacherReplica):

@@ -1,1 +1,1 @@
-../tiekd_ros/parameter_files.py
+../tiekd_ros/core/parameter_files.py

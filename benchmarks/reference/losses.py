@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reference.checks import EDGES, EXACT, GRADIENT, LOSS, LOSS_F64, MAP, Fixture, Tolerance
-from tiekd_ros.distillation.paper import (
+from tiekd_ros.method.paper import (
     PUBLISHED_SIGMA_M,
     Crop,
     PublishedDpmLoss,

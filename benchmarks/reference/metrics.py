@@ -11,7 +11,7 @@ import numpy as np
 
 from reference.checks import EXACT, Fixture, FixtureError, Tolerance, failed
 from tiekd_ros.datasets import kb_crop
-from tiekd_ros.distillation.evaluation import (
+from tiekd_ros.evaluation.protocol import (
     KITTI_PROTOCOL,
     METRIC_NAMES,
     NYU_PROTOCOL,
@@ -22,7 +22,7 @@ from tiekd_ros.distillation.evaluation import (
     mean_score,
     score_image,
 )
-from tiekd_ros.distillation.metrics import depth_errors, valid_pixels
+from tiekd_ros.method.metrics import depth_errors, valid_pixels
 
 _RELATIVE = 1e-5
 _TIE = 1e-6  # a ratio this near to a threshold may fall on either side of it in float32

@@ -23,13 +23,13 @@ import torch
 from reference.checks import EXACT, LOSS, Fixture, FixtureError, Tolerance
 from reference.hash_weights import hash_input, load_hash_weights
 from reference.networks import encoder_of
-from tiekd_ros.distillation.replay import first_bins
-from tiekd_ros.distillation.samples import cell_depth
-from tiekd_ros.distillation.training.optimising import make_optimizer, make_stepper
-from tiekd_ros.distillation.training.recipes import Recipe, get_recipe
-from tiekd_ros.distillation.training.settings import TrainingPlan
+from tiekd_ros.method.first_student import first_bins
+from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.student import DepthBins, build_network
 from tiekd_ros.student.architecture import StudentNetwork
+from tiekd_ros.training.loop import make_optimizer, make_stepper
+from tiekd_ros.training.recipes import Recipe, get_recipe
+from tiekd_ros.training.settings import TrainingPlan
 
 _DEPTH_SHARE = 2.5e-5  # of the range
 _NORM = 1e-3  # relative

@@ -8,12 +8,8 @@ import cv2
 import numpy as np
 
 from reference.checks import EXACT, Fixture, FixtureError, Tolerance
-from tiekd_ros.distillation.paper import (
-    Augmentation,
-    Draws,
-    augment,
-)
-from tiekd_ros.distillation.training.recipes import get_recipe
+from tiekd_ros.method.paper import Augmentation, Draws, augment
+from tiekd_ros.training.recipes import get_recipe
 
 _RATE = Tolerance(1e-9)
 _REFERENCE_OPENCV = "5.0."  # whose rotation the files hold, pixel for pixel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiekd_ros.devices import choose_device
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.devices import choose_device
+from tiekd_ros.core.errors import InvalidSettingError
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from helpers.students import small_student
-from tiekd_ros.devices import choose_device
-from tiekd_ros.nodes.memory import give_back, gpu_memory_mb
+from tiekd_ros.core.devices import choose_device
+from tiekd_ros.nodes.common.memory import give_back, gpu_memory_mb
 from tiekd_ros.student import RuntimeFactory
 
 pytestmark = [

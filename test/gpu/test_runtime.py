@@ -15,7 +15,7 @@ from tiekd_ros.student import (
     StudentRegistry,
     TorchRuntime,
 )
-from tiekd_ros.student.transfer import load_base
+from tiekd_ros.student.base_student import load_base
 
 pytestmark = [
     pytest.mark.gpu,

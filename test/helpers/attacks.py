@@ -13,7 +13,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from helpers.teachers import picture
-from tiekd_ros.images import encode_jpeg
+from tiekd_ros.core.images import encode_jpeg
 
 SOON_S = 10.0
 METHOD = "/inference.GRPCInferenceService/ModelInfer"

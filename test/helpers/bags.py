@@ -13,9 +13,9 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from helpers.teachers import picture
-from tiekd_ros.frames.bags.bag import Bag
-from tiekd_ros.frames.bags.images import BagCamera
-from tiekd_ros.images import encode_jpeg, encode_png
+from tiekd_ros.bags.bag import Bag
+from tiekd_ros.bags.images import BagCamera
+from tiekd_ros.core.images import encode_jpeg, encode_png
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 TYPES = get_typestore(Stores.ROS2_HUMBLE)

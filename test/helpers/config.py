@@ -10,8 +10,8 @@ import json
 import textwrap
 from pathlib import Path
 
-from tiekd_ros.nodes.catalogue import NODE_SETTINGS
-from tiekd_ros.settings import setting_info
+from tiekd_ros.core.settings import setting_info
+from tiekd_ros.nodes.common.catalogue import NODE_SETTINGS
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.core.images import DepthMap, RgbImage
 
 DAY = "2011_09_26"
 KITTI_SIZES = ((375, 1242), (370, 1226), (376, 1241))  # (height, width) of real recordings

@@ -8,13 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tiekd_ros.distillation.global_batch import (
-    batch_count,
-    batch_sum,
-    masked_mean,
-    shared_batches,
-)
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.method.reduction import batch_count, batch_sum, masked_mean, shared_batches
 
 
 def some_loss(x: torch.Tensor) -> torch.Tensor:

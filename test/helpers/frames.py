@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.samples import Sample, fit_sample
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.method.samples import Sample, fit_sample
+from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.student import InputSize
 from tiekd_ros.worlds import IndoorWorld, View, WorldSettings
 

@@ -7,9 +7,9 @@ from contextlib import closing
 
 from typer.testing import CliRunner
 
-from tiekd_ros.cli import app
-from tiekd_ros.frames.browsing import StoredFrame, StoredFrames
-from tiekd_ros.state import StateFolder
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog.rows import StoredFrame, StoredFrames
 
 KEEP_ALL = ("--min-interval", "0", "--guard-share", "0")
 

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from helpers.stores import S, view
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.frames import (
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.framelog import (
     FrameLogSettings,
     FrameStore,
     LabelAnswer,

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.core.images import DepthMap, RgbImage
 
 
 class Brightness(nn.Module):

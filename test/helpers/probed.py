@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiekd_ros.doctor.facts import CAMERA_INFO, IMAGE, RosFacts
-from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
+from tiekd_ros.diagnosis.facts import CAMERA_INFO, ERROR, IMAGE, OK, WARN, Finding, RosFacts
 
 CAMERA, NODE = "/driver", "/tiekd/depth_node"
 INFO = {

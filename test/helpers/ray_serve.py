@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.children import child_environment
-from tiekd_ros.supervisor import free_port
+from tiekd_ros.core.supervisor import free_port
 
 START_S = 180.0  # 11 s on a quiet machine
 STOP_S = 60.0

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from helpers.teachers import depth_request, picture, ramp
-from tiekd_ros.images import DepthMap
+from tiekd_ros.core.images import DepthMap
 from tiekd_ros.teacher.client import TeacherClient
 
 FRAMES = 6

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers.frames import small_plan
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
-from tiekd_ros.distillation.rounds import RoundRunner
-from tiekd_ros.frames import FrameStore
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
+from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
+from tiekd_ros.rounds.runner import RoundRunner
 from tiekd_ros.student import StudentRegistry
 
 ENDLESS = small_plan(train={"iterations": 10**6})
@@ -55,7 +55,7 @@ def worker_pids(state: StateFolder) -> list[int]:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:  # ended meanwhile
             continue
-        if "tiekd_ros.distillation.worker" in words and str(state.root) in words:
+        if "tiekd_ros.rounds.worker" in words and str(state.root) in words:
             pids.append(int(path.parent.name))
     return pids
 

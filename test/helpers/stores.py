@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
-from tiekd_ros.images import decode_depth_png, decode_image
+from tiekd_ros.core.images import decode_depth_png, decode_image
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
 
 S = 1_000_000_000
 EAGER = FrameLogSettings(min_interval_s=0.0, guard_share=0.0, lock_timeout_s=0.2)
@@ -21,7 +21,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
 path, seed, count, megabytes = Path(sys.argv[1]), *map(int, sys.argv[2:])
 settings = FrameLogSettings(
     min_interval_s=0.0, guard_share=0.0, max_bytes_mb=megabytes, lock_timeout_s=10.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student import DepthBins, InputSize, Student, StudentCard, StudentRegistry
 
 BINS = DepthBins(count=33)

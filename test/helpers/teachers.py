@@ -14,8 +14,8 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2_grpc
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.images import DepthMap, RgbImage, encode_jpeg
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.images import DepthMap, RgbImage, encode_jpeg
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.server import ServerSettings, TeacherServer

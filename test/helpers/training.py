@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from helpers.frames import HEIGHT, WIDTH, views
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.worlds import IndoorWorld
 
 COUNT = 11

@@ -9,12 +9,12 @@ import torch
 
 from helpers.frames import samples, small_plan
 from helpers.students import small_student
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.round_log import PROMOTED, RoundLog, RoundRecord, WatchRecord
-from tiekd_ros.distillation.trainer import Trainer
-from tiekd_ros.distillation.watching import StudentWatch
-from tiekd_ros.frames import FrameStore
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
+from tiekd_ros.rounds.canary_monitor import StudentWatch
+from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.rounds.round_log import PROMOTED, RoundLog, RoundRecord, WatchRecord
+from tiekd_ros.rounds.trainer import Trainer
 from tiekd_ros.student import ACCEPTED, Student, StudentRegistry
 
 FRAMES = 8

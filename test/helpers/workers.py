@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 from helpers.children import PATIENCE_S, start_python
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 
 ENDLESS = {"iterations": 10**6, "threads": 1, "device": "cpu"}
 
@@ -18,7 +18,7 @@ def start_worker(
     """Start the worker of round 3."""
     text = plan if isinstance(plan, str) else json.dumps(plan)
     arguments = ["--state", str(state.root), "--round", "3", "--plan", text, *options]
-    worker = ["-m", "tiekd_ros.distillation.worker", *arguments]
+    worker = ["-m", "tiekd_ros.rounds.worker", *arguments]
     return start_python(*worker, stdin=subprocess.PIPE)
 
 

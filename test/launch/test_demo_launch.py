@@ -21,8 +21,8 @@ from helpers.students import promote_small
 from ros_helpers.companion import stats
 from ros_helpers.peer import Peer
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.conversions import stamp_ns
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.conversions import stamp_ns
 
 SEVERAL = f"/several_{os.getpid()}"
 CAMERAS = ("left", "right")

@@ -19,7 +19,7 @@ from launch_pytest.actions import ReadyToTest
 from helpers.students import promote_small
 from ros_helpers.messages import FRAME_ID, camera_info, image_message
 from ros_helpers.peer import Peer
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 
 NAMESPACE = f"/launched_{os.getpid()}"
 PARAMETERS = """

@@ -27,7 +27,7 @@ from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer
 from ros_helpers.waiting import wait_for
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 
 COMPOSED, BY_HAND, AGAIN = (f"/{name}_{os.getpid()}" for name in ("composed", "by_hand", "again"))
 BOTH = ("depth_node", "companion_node")

@@ -23,7 +23,7 @@ from rcl_interfaces.srv import GetParameters
 from ros_helpers.messages import HEIGHT, WIDTH, camera_info, header, image_message
 from ros_helpers.peer import Peer
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.conversions import stamp_ns
+from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 HERE, ELSEWHERE = f"/beside_{os.getpid()}", f"/elsewhere_{os.getpid()}"

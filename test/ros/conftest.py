@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tiekd_ros.ros_environment import isolate, prepare_environment
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.core.supervisor import isolate, prepare_environment
 
 if TYPE_CHECKING:
     from ros_helpers.camera import InputBench

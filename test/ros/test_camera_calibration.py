@@ -6,8 +6,8 @@ import pytest
 from sensor_msgs.msg import CameraInfo
 
 from ros_helpers.messages import HEIGHT, WIDTH, camera_info
-from tiekd_ros.nodes.camera_calibration import CalibrationCheck, comes_rectified
-from tiekd_ros.nodes.reporting import ERROR, WARN
+from tiekd_ros.nodes.camera.calibration import CalibrationCheck, comes_rectified
+from tiekd_ros.nodes.common.reporting import ERROR, WARN
 
 SIZE = (WIDTH, HEIGHT)
 TOPIC = "/camera/image_raw"

@@ -6,8 +6,8 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from ros_helpers.camera import InputBench
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.camera_hints import why_no_image, why_no_info
-from tiekd_ros.nodes.camera_topic import CameraTopic, Quality
+from tiekd_ros.nodes.camera.hints import why_no_image, why_no_info
+from tiekd_ros.nodes.camera.topic import CameraTopic, Quality
 
 QUALITY = Quality("auto", "auto", 5)
 

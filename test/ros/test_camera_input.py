@@ -22,9 +22,10 @@ from ros_helpers.camera import (
 )
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes import camera_input, qos_events
-from tiekd_ros.nodes.camera_hints import compressed_topic
-from tiekd_ros.nodes.reporting import ERROR, WARN
+from tiekd_ros.nodes.camera import input as camera_input
+from tiekd_ros.nodes.camera.hints import compressed_topic
+from tiekd_ros.nodes.common import qos as qos_events
+from tiekd_ros.nodes.common.reporting import ERROR, WARN
 
 
 @pytest.fixture

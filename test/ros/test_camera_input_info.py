@@ -8,10 +8,11 @@ from sensor_msgs.msg import CameraInfo, Image
 from ros_helpers.camera import InputBench
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.waiting import wait_for
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.nodes import camera_input, camera_watch
-from tiekd_ros.nodes.camera_input import NotYetCalibratedError
-from tiekd_ros.nodes.reporting import WARN
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.nodes.camera import info_sync as camera_watch
+from tiekd_ros.nodes.camera import input as camera_input
+from tiekd_ros.nodes.camera.input import NotYetCalibratedError
+from tiekd_ros.nodes.common.reporting import WARN
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from sensor_msgs.msg import CameraInfo, Image
 from ros_helpers.peer import UNCONFIGURED, Peer, running
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.nodes import camera_node
-from tiekd_ros.nodes.camera_node import CameraNode, Pace
-from tiekd_ros.nodes.conversions import image_to_rgb, stamp_ns
-from tiekd_ros.nodes.settings import CameraSettings
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.nodes.camera import node as camera_node
+from tiekd_ros.nodes.camera.node import CameraNode, Pace
+from tiekd_ros.nodes.common.conversions import image_to_rgb, stamp_ns
+from tiekd_ros.nodes.common.settings import CameraSettings
 
 bags = pytest.importorskip("helpers.bags", reason='bags need rosbags: "tiekd_ros[bags]"')
 

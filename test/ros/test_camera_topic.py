@@ -6,8 +6,8 @@ from sensor_msgs.msg import Image
 
 from ros_helpers.camera import BEST_EFFORT, RELIABLE, InputBench, quality
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.camera_topic import CameraTopic, Quality
-from tiekd_ros.nodes.reporting import ERROR, WARN
+from tiekd_ros.nodes.camera.topic import CameraTopic, Quality
+from tiekd_ros.nodes.common.reporting import ERROR, WARN
 
 
 def test_a_camera_that_is_not_heard_is_an_error_only_where_no_other_is(bench: InputBench) -> None:

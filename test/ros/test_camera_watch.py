@@ -10,8 +10,8 @@ from sensor_msgs.msg import CameraInfo
 
 from ros_helpers.messages import K, camera_info, header
 from ros_helpers.messages import image_message as image_of
-from tiekd_ros.nodes.camera_watch import CameraWatch
-from tiekd_ros.nodes.conversions import stamp_ns
+from tiekd_ros.nodes.camera.info_sync import CameraWatch
+from tiekd_ros.nodes.common.conversions import stamp_ns
 
 STEP_NS = 100_000_000
 LATER_S = 0.003

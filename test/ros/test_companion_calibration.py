@@ -28,12 +28,14 @@ from ros_helpers.companion import (
 from ros_helpers.messages import HEIGHT, WIDTH, K, camera_info, image_message
 from ros_helpers.peer import INACTIVE, Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.frames import FrameStore
-from tiekd_ros.nodes import camera_input, intake, qos
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.conversions import image_to_rgb
-from tiekd_ros.rectify import Rectifier
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.camera import Rectifier
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
+from tiekd_ros.nodes.camera import input as camera_input
+from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.common.conversions import image_to_rgb
+from tiekd_ros.nodes.companion import frame_logger as intake
+from tiekd_ros.nodes.companion.node import CompanionNode
 
 NODE = "companion_node"
 LONG_S = 60.0

@@ -15,8 +15,8 @@ from helpers.students import small_student
 from helpers.teachers import StubBackend, free_port, ramp, serving
 from ros_helpers.companion import LOGGING, PATIENT_TEACHER, await_frames, log_pictures, stats
 from ros_helpers.peer import Peer, running
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.student import StudentRegistry
 
 NODE = "companion_node"

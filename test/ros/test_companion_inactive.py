@@ -19,8 +19,8 @@ from ros_helpers.companion import (
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import INACTIVE, Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.companion.node import CompanionNode
 
 NODE = "companion_node"
 REPORTS = 3

@@ -14,9 +14,9 @@ from ros_helpers.companion import round_parameters
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.companion.node import CompanionNode
+from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.student import StudentRegistry
 
 NODE = "companion_node"

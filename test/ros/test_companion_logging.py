@@ -23,8 +23,8 @@ from ros_helpers.companion import (
 )
 from ros_helpers.messages import FIRST_NS, FRAME_ID, camera_info, image_message
 from ros_helpers.peer import ACTIVE, UNCONFIGURED, Peer, running
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.companion.node import CompanionNode
 
 NODE = "companion_node"
 

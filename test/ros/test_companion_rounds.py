@@ -15,8 +15,8 @@ from helpers.students import small_student
 from ros_helpers.companion import round_parameters, stats
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.student import StudentRegistry
 
 NODE = "companion_node"

@@ -22,8 +22,8 @@ from helpers.teachers import (
 )
 from ros_helpers.companion import LOGGING, PATIENT_TEACHER, await_frames, log_pictures, stats
 from ros_helpers.peer import Peer, running
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.protocol import TeacherIdentity
 

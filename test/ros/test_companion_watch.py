@@ -19,9 +19,9 @@ from ros_helpers.companion import round_parameters
 from ros_helpers.peer import INACTIVE, Peer, running
 from ros_helpers.processes import Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.companion.node import CompanionNode
+from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 from tiekd_ros.student import StudentRegistry
 
 NODE = "companion_node"
@@ -162,9 +162,7 @@ def test_a_watch_whose_companion_was_killed_is_taken_up_by_the_next_one(
     shared = {"state_dir": str(filled.root), "teacher__url": ""}
     parameters = round_parameters(watch=WATCH)
     first = processes.node(NODE, **shared, **parameters)
-    worker = wait_for(
-        lambda: find_process("tiekd_ros.distillation.worker", str(filled.root)), "a worker"
-    )
+    worker = wait_for(lambda: find_process("tiekd_ros.rounds.worker", str(filled.root)), "a worker")
     first.kill()
     wait_for(lambda: not is_running(worker), "the end of the worker")
     processes.node(NODE, **shared, **parameters)

@@ -14,10 +14,10 @@ from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.conversions import stamp_ns
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.conversions import stamp_ns
 
-PROGRAM = "composed"
+PROGRAM = "tiekd_nodes"
 
 
 @pytest.fixture(autouse=True)

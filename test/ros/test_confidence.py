@@ -7,8 +7,8 @@ import pytest
 from sensor_msgs.msg import Image
 
 from ros_helpers.messages import header
-from tiekd_ros.nodes.confidence import ConfidenceListener
-from tiekd_ros.nodes.conversions import ImageCanvas
+from tiekd_ros.nodes.common.conversions import ImageCanvas
+from tiekd_ros.nodes.companion.frame_logger import ConfidenceListener
 
 MS = 1_000_000
 SECOND = 1000 * MS

@@ -11,8 +11,8 @@ import pytest
 from sensor_msgs.msg import Image
 
 from ros_helpers.messages import header
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.nodes.conversions import image_to_rgb, rgb_to_image, stamp_ns
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.nodes.common.conversions import image_to_rgb, rgb_to_image, stamp_ns
 
 COLOUR = (200, 100, 50)
 HAS_CV_BRIDGE = importlib.util.find_spec("cv_bridge") is not None

@@ -9,8 +9,8 @@ import pytest
 from sensor_msgs.msg import CameraInfo
 
 from ros_helpers.messages import K, camera_info, header
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.nodes.conversions import (
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.nodes.common.conversions import (
     ImageCanvas,
     camera_info_for,
     depth_to_image,

@@ -13,9 +13,9 @@ from helpers.students import promote_small
 from ros_helpers.messages import camera_info, header, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.conversions import image_to_float, rgb_to_image, stamp_ns
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.conversions import image_to_float, rgb_to_image, stamp_ns
+from tiekd_ros.nodes.depth.node import DepthNode
 
 NODE = "depth_node"
 

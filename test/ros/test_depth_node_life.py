@@ -14,9 +14,9 @@ from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.memory import settle
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.memory import settle
+from tiekd_ros.nodes.depth.node import DepthNode
 
 NODE = "depth_node"
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP

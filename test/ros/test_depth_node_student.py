@@ -18,9 +18,9 @@ from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.nodes.conversions import image_to_float, stamp_ns
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.conversions import image_to_float, stamp_ns
+from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.student import Student, StudentRegistry
 
 NODE = "depth_node"

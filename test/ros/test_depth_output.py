@@ -15,11 +15,11 @@ from helpers.students import BINS, SIZE, promote_small
 from ros_helpers.messages import HEIGHT, WIDTH, camera_info, header, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.conversions import image_to_depth, image_to_rgb, stamp_ns
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.points import read_cloud
-from tiekd_ros.nodes.preview import UNKNOWN, PreviewCanvas
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.conversions import image_to_depth, image_to_rgb, stamp_ns
+from tiekd_ros.nodes.depth.node import DepthNode
+from tiekd_ros.nodes.depth.points import read_cloud
+from tiekd_ros.nodes.depth.preview import UNKNOWN, PreviewCanvas
 
 NODE = "depth_node"
 

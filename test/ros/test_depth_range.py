@@ -13,10 +13,10 @@ from helpers.students import SIZE, promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.conversions import image_to_depth, stamp_ns
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.points import read_cloud
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.conversions import image_to_depth, stamp_ns
+from tiekd_ros.nodes.depth.node import DepthNode
+from tiekd_ros.nodes.depth.points import read_cloud
 from tiekd_ros.student import DepthBins, Student, StudentCard, StudentRegistry
 
 NODE = "depth_node"

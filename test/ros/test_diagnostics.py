@@ -13,17 +13,17 @@ from ros_helpers.companion import LOGGING, log_pictures
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import UNCONFIGURED, Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.distillation.round_log import FAILED, PROMOTED, RoundLog, RoundRecord
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.managed import ManagedNode
-from tiekd_ros.nodes.thresholds import (
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.diagnosis.thresholds import (
     CompanionDiagnosticSettings,
     DepthDiagnosticSettings,
     Limit,
 )
-from tiekd_ros.state import StateFolder
+from tiekd_ros.nodes.common.managed import ManagedNode
+from tiekd_ros.nodes.companion.node import CompanionNode
+from tiekd_ros.nodes.depth.node import DepthNode
+from tiekd_ros.rounds.round_log import FAILED, PROMOTED, RoundLog, RoundRecord
 from tiekd_ros.student import StudentRegistry
 
 DEPTH, COMPANION = "depth_node", "companion_node"

@@ -24,11 +24,11 @@ from ros_helpers.drivers import BEST_EFFORT, Driver, Rclpy, camera
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import running
 from ros_helpers.processes import Processes
-from tiekd_ros.doctor.examination import Complaint, Examination, examine
-from tiekd_ros.doctor.findings import ERROR, OK, Finding
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.probe_participants import programs_by_domain
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.diagnosis.examination import Complaint, Examination, examine
+from tiekd_ros.diagnosis.facts import ERROR, OK, Finding
+from tiekd_ros.nodes.depth.node import DepthNode
+from tiekd_ros.nodes.probe.graph import programs_by_domain
 from tiekd_ros.student import StudentRegistry
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from ros_helpers.peer import Peer
-from tiekd_ros.nodes import finding_log
-from tiekd_ros.nodes.finding_log import FindingLog
-from tiekd_ros.nodes.reporting import ERROR, OK, WARN
+from tiekd_ros.nodes.camera import input as finding_log
+from tiekd_ros.nodes.camera.input import FindingLog
+from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN
 
 
 class Log:

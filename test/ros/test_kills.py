@@ -27,9 +27,9 @@ from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.processes import Process, Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.conversions import stamp_ns
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.conversions import stamp_ns
+from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.student import StudentRegistry, load_student
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
@@ -45,7 +45,7 @@ def filled(tmp_path: Path) -> StateFolder:
 def await_training(peer: Peer, filled: StateFolder) -> int:
     """Wait until a worker is in mid-training, and return its process id."""
     wait_for(lambda: peer.statuses and int(peer.statuses[-1]["step"]) > 0, "training steps")
-    worker = find_process("tiekd_ros.distillation.worker", str(filled.root))
+    worker = find_process("tiekd_ros.rounds.worker", str(filled.root))
     assert worker is not None
     return worker
 

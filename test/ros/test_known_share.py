@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from helpers.students import BINS
-from tiekd_ros.nodes.known_share import KnownShare, add_known_share
-from tiekd_ros.nodes.reporting import ERROR, OK, WARN, Report
-from tiekd_ros.nodes.settings import DepthSettings
-from tiekd_ros.nodes.thresholds import DepthDiagnosticSettings
+from tiekd_ros.diagnosis.thresholds import DepthDiagnosticSettings
+from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Report
+from tiekd_ros.nodes.common.settings import DepthSettings
+from tiekd_ros.nodes.depth.known_share import KnownShare, add_known_share
 from tiekd_ros.student import DepthBins
 
 HEIGHT, WIDTH = 480, 640

@@ -18,11 +18,11 @@ from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes import managed
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.managed import ManagedNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common import managed
+from tiekd_ros.nodes.common.managed import ManagedNode
+from tiekd_ros.nodes.companion.node import CompanionNode
+from tiekd_ros.nodes.depth.node import DepthNode
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE

@@ -11,11 +11,11 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 
 from ros_helpers.peer import INACTIVE, UNCONFIGURED, Peer, running
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.nodes.managed import ManagedNode
-from tiekd_ros.nodes.reporting import Report
-from tiekd_ros.nodes.settings import CommonSettings
-from tiekd_ros.nodes.thresholds import DiagnosticSettings
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
+from tiekd_ros.nodes.common.managed import ManagedNode
+from tiekd_ros.nodes.common.reporting import Report
+from tiekd_ros.nodes.common.settings import CommonSettings
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE

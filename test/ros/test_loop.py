@@ -7,7 +7,7 @@ from ros_helpers.companion import PATIENT_TEACHER, round_parameters
 from ros_helpers.peer import Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student import StudentRegistry
 
 CAMERA = {"width": 96, "height": 72, "rate_hz": 10.0, "period_s": 30.0}

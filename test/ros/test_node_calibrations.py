@@ -20,14 +20,15 @@ from ros_helpers.companion import LOGGING, STEP_NS, log_image, log_pictures, sta
 from ros_helpers.messages import HEIGHT, WIDTH, K, camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.frames import Recorder
-from tiekd_ros.nodes import depth_node, qos
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.conversions import stamp_ns
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.managed import ManagedNode
-from tiekd_ros.nodes.points import PointCanvas, read_cloud
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import Recorder
+from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.common.conversions import stamp_ns
+from tiekd_ros.nodes.common.managed import ManagedNode
+from tiekd_ros.nodes.companion.node import CompanionNode
+from tiekd_ros.nodes.depth import node as depth_node
+from tiekd_ros.nodes.depth.node import DepthNode
+from tiekd_ros.nodes.depth.points import PointCanvas, read_cloud
 from tiekd_ros.student import StudentRegistry
 
 DEPTH, COMPANION = "depth_node", "companion_node"

@@ -13,12 +13,12 @@ from ros_helpers.companion import LOGGING, STEP_NS, log_image, log_pictures, sta
 from ros_helpers.messages import FIRST_NS, camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.frames import FrameStore
-from tiekd_ros.nodes import qos
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.conversions import image_to_float, stamp_ns
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
+from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.common.conversions import image_to_float, stamp_ns
+from tiekd_ros.nodes.companion.node import CompanionNode
+from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.student import StudentRegistry
 
 DEPTH, COMPANION = "depth_node", "companion_node"

@@ -17,13 +17,13 @@ from ros_helpers.messages import image_message
 from ros_helpers.peer import UNCONFIGURED, Peer, running
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.conversions import stamp_ns
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.managed import ManagedNode
-from tiekd_ros.state import StateFolder
-from tiekd_ros.supervisor import node_command
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.core.supervisor import node_command
+from tiekd_ros.nodes.common.conversions import stamp_ns
+from tiekd_ros.nodes.common.managed import ManagedNode
+from tiekd_ros.nodes.companion.node import CompanionNode
+from tiekd_ros.nodes.depth.node import DepthNode
 
 NODE = "depth_node"
 

@@ -15,7 +15,7 @@ from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import UNCONFIGURED, Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 
 _BETWEEN_SIGNALS_S = 0.05
 SMALL_CAMERA = {"width": 96, "height": 72, "rate_hz": 20.0}
@@ -108,6 +108,6 @@ def test_without_autostart_a_node_waits_for_a_lifecycle_manager(
 
 
 def test_the_camera_does_without_what_learns() -> None:
-    code = "import sys, tiekd_ros.nodes.camera_node; sys.exit('torch' in sys.modules)"
+    code = "import sys, tiekd_ros.nodes.camera.node; sys.exit('torch' in sys.modules)"
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr or "camera_node loads torch"

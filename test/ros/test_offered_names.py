@@ -12,7 +12,7 @@ from helpers.views import OPERATOR, Profile, foxglove_names, profiles, rviz_topi
 from ros_helpers.peer import Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 
 NAMESPACE = "/tiekd"  # the files name what depth.launch.py starts, so this does too
 NODES = ("depth_node", "companion_node", "camera_node")

@@ -10,9 +10,10 @@ from rclpy.lifecycle import LifecycleNode
 
 from ros_helpers.peer import Peer
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes import output_topic, qos
-from tiekd_ros.nodes.output_topic import OutputTopic
-from tiekd_ros.nodes.qos_events import PublisherEventCallbacks, UnsupportedEventTypeError
+from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.common.qos import PublisherEventCallbacks, UnsupportedEventTypeError
+from tiekd_ros.nodes.depth import output as output_topic
+from tiekd_ros.nodes.depth.output import OutputTopic
 
 
 def test_a_middleware_without_these_events_is_published_on_all_the_same(

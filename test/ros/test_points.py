@@ -10,12 +10,11 @@ import pytest
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 
 from ros_helpers.messages import K, camera_info, header
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.images import DepthMap, RgbImage
-from tiekd_ros.nodes import points as points_module
-from tiekd_ros.nodes.conversions import camera_info_for
-from tiekd_ros.nodes.points import PointCanvas, read_cloud
-from tiekd_ros.nodes.rays import rays_of
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.images import DepthMap, RgbImage
+from tiekd_ros.nodes.common.conversions import camera_info_for
+from tiekd_ros.nodes.depth import points as points_module
+from tiekd_ros.nodes.depth.points import PointCanvas, rays_of, read_cloud
 
 FX, FY, CX, CY = K[0], K[4], K[2], K[5]
 WIDTH, HEIGHT = 96, 72

@@ -9,9 +9,11 @@ import pytest
 
 from helpers.students import BINS
 from ros_helpers.messages import header
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.nodes.conversions import image_to_rgb
-from tiekd_ros.nodes.preview import (
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.settings import setting_info
+from tiekd_ros.nodes.common.conversions import image_to_rgb
+from tiekd_ros.nodes.common.settings import DepthSettings
+from tiekd_ros.nodes.depth.preview import (
     UNKNOWN,
     PreviewCanvas,
     describe_range,
@@ -19,8 +21,6 @@ from tiekd_ros.nodes.preview import (
     read_range,
     with_scale,
 )
-from tiekd_ros.nodes.settings import DepthSettings
-from tiekd_ros.settings import setting_info
 
 (COLORMAPS,) = (
     setting_info(field).choices

@@ -9,14 +9,7 @@ import pytest
 from ros_helpers.peer import Peer
 from ros_helpers.processes import Process, Processes
 from ros_helpers.waiting import wait_for
-
-PROGRAMS = {
-    "depth_node": "depth_node",
-    "companion_node": "companion_node",
-    "tiekd_nodes": "composed",
-    "camera_node": "camera_node",
-}
-"""Each program, and the module of its nodes."""
+from tiekd_ros.nodes.programs import MODULES
 
 # As the console script, but the import of the node's module is where Ctrl-C is pressed.
 INTERRUPTED = """
@@ -24,7 +17,7 @@ import os, signal, sys
 
 class Import:
     def find_spec(self, name, path=None, target=None):
-        if name == "tiekd_ros.nodes.{module}":
+        if name == "{module}":
             print("importing", flush=True)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -42,11 +35,11 @@ sys.exit({program}())
 
 
 def start(processes: Processes, code: str, program: str) -> Process:
-    text = code.format(program=program, module=PROGRAMS[program], namespace=processes.namespace)
+    text = code.format(program=program, module=MODULES[program], namespace=processes.namespace)
     return processes.start(program, [sys.executable, "-c", text])
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", MODULES)
 def test_while_it_imports(processes: Processes, program: str) -> None:
     process = start(processes, INTERRUPTED, program)
     assert process.wait() == 0, process.output

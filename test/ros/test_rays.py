@@ -10,7 +10,7 @@ import pytest
 from sensor_msgs.msg import CameraInfo
 
 from ros_helpers.messages import camera_info
-from tiekd_ros.nodes.rays import rays_of
+from tiekd_ros.nodes.depth.points import rays_of
 
 WIDTH, HEIGHT = 320, 240
 

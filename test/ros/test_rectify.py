@@ -10,10 +10,10 @@ import pytest
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from ros_helpers.messages import camera_info
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.images import fit_mask
-from tiekd_ros.nodes.camera_view import View, described_size, info_of_view, rectified_info
-from tiekd_ros.rectify import Rectifier, border_shift_px, model_fault
+from tiekd_ros.core.camera import Rectifier, border_shift_px, model_fault
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.images import fit_mask
+from tiekd_ros.nodes.camera.calibration import View, described_size, info_of_view, rectified_info
 
 WIDTH, HEIGHT = 160, 120
 K = [110.0, 0.0, 82.0, 0.0, 112.0, 58.0, 0.0, 0.0, 1.0]

@@ -10,12 +10,12 @@ import pytest
 
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
-from tiekd_ros.supervisor import node_command
+from tiekd_ros.core.supervisor import node_command
 
 BREAKING = """
 import sys
 from rclpy.node import Node
-from tiekd_ros.nodes.run import run_nodes
+from tiekd_ros.nodes.common.run import run_nodes
 
 class Each(Node):
     def __init__(self, name):
@@ -71,7 +71,7 @@ def test_where_the_middleware_refuses_a_node_the_reason_is_one_line(
 LOGGING = """
 import logging, sys, threading
 from rclpy.node import Node
-from tiekd_ros.nodes.run import run_nodes
+from tiekd_ros.nodes.common.run import run_nodes
 
 log = logging.getLogger("tiekd_ros.some.room")
 
@@ -110,7 +110,7 @@ def test_a_thread_may_log_at_any_level_and_never_breaks_by_it(processes: Process
 TWO_ROOMS = """
 import logging, sys
 from rclpy.node import Node
-from tiekd_ros.nodes.run import run_nodes
+from tiekd_ros.nodes.common.run import run_nodes
 
 class Each(Node):
     def __init__(self, name, *rooms):
@@ -119,8 +119,8 @@ class Each(Node):
 
     def start(self):
         if self.rooms:
-            logging.getLogger("tiekd_ros.frames.recorder").warning("of frames")
-            logging.getLogger("tiekd_ros.student.choosing").warning("of students")
+            logging.getLogger("tiekd_ros.framelog.recorder").warning("of frames")
+            logging.getLogger("tiekd_ros.student.runtimes.choosing").warning("of students")
             print("started", flush=True)
 
 sys.exit(run_nodes([lambda: Each("first"), lambda: Each("second", "frames", "teacher")], []))
@@ -140,7 +140,7 @@ import os, signal, sys, time
 import rclpy
 from rclpy.node import Node
 from std_msgs.msg import String
-from tiekd_ros.nodes.run import run_nodes
+from tiekd_ros.nodes.common.run import run_nodes
 
 class Slow(Node):
     def __init__(self):

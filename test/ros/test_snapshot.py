@@ -19,15 +19,15 @@ from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, image_mes
 from ros_helpers.peer import Peer, running
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.cli_snapshot import snapshot as take_snapshot
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.images import decode_image
-from tiekd_ros.nodes import snapshot as snapshot_module
-from tiekd_ros.nodes.conversions import image_to_rgb, stamp_ns
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.preview import describe_range, with_scale
-from tiekd_ros.nodes.snapshot import SnapshotTaker
-from tiekd_ros.state import StateFolder
+from tiekd_ros.cli.snapshot import snapshot as take_snapshot
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.images import decode_image
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common.conversions import image_to_rgb, stamp_ns
+from tiekd_ros.nodes.depth.node import DepthNode
+from tiekd_ros.nodes.depth.preview import describe_range, with_scale
+from tiekd_ros.nodes.probe import snapshot as snapshot_module
+from tiekd_ros.nodes.probe.snapshot import SnapshotTaker
 
 PERIOD_S = 0.1
 GRACE_S, LATE_S, STALE_S = 2.0, 6.0, 0.3

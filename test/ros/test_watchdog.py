@@ -13,7 +13,7 @@ PROGRAM = """
 import collections, itertools, sys, threading, time
 from rclpy.node import Node
 from tiekd_ros.nodes import watchdog
-from tiekd_ros.nodes.run import run_nodes
+from tiekd_ros.nodes.common.run import run_nodes
 
 watchdog.LIMIT_S = 2.0
 

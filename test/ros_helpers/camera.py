@@ -17,9 +17,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from helpers.teachers import picture
 from ros_helpers.messages import HEIGHT, WIDTH, header
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.images import RgbImage, encode_jpeg, encode_png
-from tiekd_ros.nodes.camera_input import CameraImage, CameraInput
-from tiekd_ros.nodes.settings import CommonSettings
+from tiekd_ros.core.images import RgbImage, encode_jpeg, encode_png
+from tiekd_ros.nodes.camera.input import CameraImage, CameraInput
+from tiekd_ros.nodes.common.settings import CommonSettings
 
 _CHECK_S = 0.05
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT

@@ -12,8 +12,8 @@ from helpers.frames import small_settings
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer
 from ros_helpers.waiting import wait_for
-from tiekd_ros.frames import FrameStore, StoreStats
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore, StoreStats
 
 STEP_NS = 10**9
 LOGGING: dict[str, object] = {

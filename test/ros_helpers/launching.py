@@ -21,7 +21,7 @@ from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 
 from ros_helpers.waiting import PATIENCE_S  # noqa: E402
-from tiekd_ros.ros_environment import isolate, prepare_environment  # noqa: E402
+from tiekd_ros.core.supervisor import isolate, prepare_environment  # noqa: E402
 
 try:
     SHARE = Path(get_package_share_directory("tiekd_ros"))

@@ -7,8 +7,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from helpers.teachers import picture
-from tiekd_ros.images import RgbImage
-from tiekd_ros.nodes.conversions import rgb_to_image
+from tiekd_ros.core.images import RgbImage
+from tiekd_ros.nodes.common.conversions import rgb_to_image
 
 FRAME_ID = "test_camera"
 WIDTH, HEIGHT = 96, 72

@@ -27,9 +27,9 @@ from std_srvs.srv import SetBool, Trigger
 
 from ros_helpers.messages import image_message
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.nodes import qos
-from tiekd_ros.nodes.conversions import stamp_ns
-from tiekd_ros.nodes.managed import ManagedNode
+from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.common.conversions import stamp_ns
+from tiekd_ros.nodes.common.managed import ManagedNode
 
 _ASK_AGAIN_S = 5.0
 ACTIVE, INACTIVE, UNCONFIGURED = "active", "inactive", "unconfigured"

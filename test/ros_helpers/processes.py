@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers.children import child_environment
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.supervisor import Child, Program, node_command, stop_children
+from tiekd_ros.core.supervisor import Child, Program, node_command, stop_children
 
 
 class Process:

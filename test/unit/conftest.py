@@ -13,10 +13,10 @@ from helpers.labelling import labellers, open_log
 from helpers.rounds import said
 from helpers.students import small_student
 from helpers.watches import JUDGED_WORSE, WATCHING, Tower
-from tiekd_ros.distillation import following
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.frames import FrameStore, Labeller
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore, Labeller
+from tiekd_ros.rounds import worker_process as following
+from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.student import Student, StudentRegistry
 
 

@@ -211,7 +211,7 @@ def test_training_ends_with_all_steps_and_a_verdict(node, steps, verdict, is_met
 
 def test_a_round_that_is_refused_or_breaks_is_a_row_and_loses_no_other(load, monkeypatch, tmp_path):
     pytest.importorskip("rclpy")
-    distill, errors = load("distill"), importlib.import_module("tiekd_ros.errors")
+    distill, errors = load("distill"), importlib.import_module("tiekd_ros.core.errors")
     times = distill.RoundTimes
     accepted = times("accepted", dict.fromkeys(distill.STAGES, 5.0), 30.0, 90.0, 0.1, 0.5)
     refused = times.broken("broke")._replace(verdict="refused: no better", abs_rel=0.2)

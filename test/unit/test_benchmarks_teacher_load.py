@@ -14,8 +14,8 @@ import pytest
 from helpers.benchmarks import benchmark_module
 from helpers.children import run_benchmark
 from helpers.teachers import StubBackend, serving
-from tiekd_ros.frames import LabellerSettings
-from tiekd_ros.images import shrink_map
+from tiekd_ros.core.images import shrink_map
+from tiekd_ros.framelog import LabellerSettings
 from tiekd_ros.teacher.protocol import DepthAnswer
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tiekd_ros.camera import CameraModel, Intrinsics
-from tiekd_ros.errors import BadIntrinsicsError
-from tiekd_ros.rectify import rectified_model
+from tiekd_ros.core.camera import CameraModel, Intrinsics, rectified_model
+from tiekd_ros.core.errors import BadIntrinsicsError
 
 CAMERA = Intrinsics(60.0, 61.0, 31.5, 23.5)
 

@@ -11,9 +11,9 @@ from helpers.children import run_python
 from helpers.frames import filled_state, small_settings
 from helpers.students import small_student
 from tiekd_ros import __version__
-from tiekd_ros.cli import app
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.state import StateFolder
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student import REFUSED, StudentRegistry
 
 VERBS = [
@@ -163,8 +163,8 @@ def test_a_mistake_ends_with_one_clear_line_and_code_1(state, arguments, message
 
 @pytest.mark.parametrize("settings", ["{", "[[]]", '{"train": 5}', "nonsense"])
 def test_settings_that_are_no_json_object_are_refused_with_an_example(tmp_path, settings):
-    from tiekd_ros.distillation.offline import distill_once
-    from tiekd_ros.errors import InvalidSettingError
+    from tiekd_ros.cli.distill import distill_once
+    from tiekd_ros.core.errors import InvalidSettingError
 
     state = StateFolder(tmp_path)
     state.frames.touch()

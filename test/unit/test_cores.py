@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.children import run_python
-from tiekd_ros import cores
+from tiekd_ros.core import devices as cores
 
 SMT = {0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7", 4: "0,4", 5: "1,5", 6: "2,6", 7: "3,7"}
 
@@ -56,8 +56,8 @@ def test_a_process_tied_to_one_cpu_takes_one_thread_everywhere():
 import json, os, sys
 os.sched_setaffinity(0, {int(sys.argv[1])})
 import torch
-from tiekd_ros.cores import cores
-from tiekd_ros.distillation.beside import default_threads
+from tiekd_ros.core.devices import cores
+from tiekd_ros.rounds.limits import default_threads
 from tiekd_ros.student import RuntimeFactory
 factory = RuntimeFactory(torch.device("cpu"), "torch")
 threads = [default_threads(inference=yes) for yes in (True, False)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from tiekd_ros.core.errors import DatasetError
 from tiekd_ros.datasets.calibration import read_camera_model
-from tiekd_ros.datasets.errors import DatasetError
 
 GOOD = {
     "image_width": 64,

@@ -16,17 +16,16 @@ from helpers.depth_data import (
     write_kitti,
     write_png,
 )
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.images import KB_SIZE, kb_crop
 from tiekd_ros.datasets import (
-    KB_SIZE,
     DatasetError,
     KittiDataset,
     ReadOptions,
     detect_kind,
-    kb_crop,
     open_dataset,
     readable_items,
 )
-from tiekd_ros.errors import BadImageError
 
 FIRST = f"{DAY}/{DAY}_drive_0001_sync/image_02/data/0000000069.png"
 SECOND = "2011_09_27/2011_09_27_drive_0002_sync/image_02/data/0000000068.png"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.depth_data import write_nyu, write_png
-from tiekd_ros.camera import Intrinsics
+from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.datasets import DatasetError, NyuDataset, ReadOptions, open_dataset, open_images
 
 

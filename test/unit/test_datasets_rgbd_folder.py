@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tiekd_ros.camera import Intrinsics
+from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.datasets import DatasetError, ReadOptions, RgbdFolder
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

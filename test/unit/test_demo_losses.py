@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiekd_ros.demo.losses import UNFINISHED_S, lost_by_swaps
+from tiekd_ros.demo.run import UNFINISHED_S, lost_by_swaps
 
 RATE_HZ = 10
 SWAP = 60.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiekd_ros.demo.measuring import LEAST_S, SETTLE_S, measured_seconds, measured_turn
+from tiekd_ros.demo.steps import LEAST_S, SETTLE_S, measured_seconds, measured_turn
 
 
 @pytest.mark.parametrize("turn_s", [0.7, 10.0, 24.0, 25.0, 60.0])

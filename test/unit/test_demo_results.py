@@ -17,11 +17,12 @@ from tiekd_ros.demo.results import (
     NOISE,
     DemoResult,
     RoundResult,
+    Scoreboard,
+    View,
     print_result,
     scored,
     write_sheet,
 )
-from tiekd_ros.demo.score import Scoreboard, View
 
 REFUSED = RoundResult(
     accepted=False, reason="worse than a constant", version="000001", held_out_before={},

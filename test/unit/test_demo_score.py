@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tiekd_ros.demo.score import Scoreboard, StreamScore, View, matching_views
+from tiekd_ros.demo.results import Scoreboard, StreamScore, View, matching_views
 
 
 def view(depth, truth, seed: int = 0) -> View:

@@ -17,7 +17,7 @@ import pytest
 from helpers.certificates import make_certificates
 from helpers.children import PATIENCE_S, child_environment
 from helpers.teachers import StubBackend, depth_request, picture, serving
-from tiekd_ros.supervisor import free_port
+from tiekd_ros.core.supervisor import free_port
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 

@@ -17,9 +17,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from helpers.children import PATIENCE_S, wait_until
 from helpers.haproxy import haproxy, haproxy_before, version
 from helpers.teachers import depth_request, foreign_server
-from tiekd_ros.teacher.access import REFUSAL
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherDeniedError
+from tiekd_ros.teacher.security import REFUSAL
 
 PROGRAM = haproxy()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="haproxy is not here")

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from helpers.frames import samples
-from tiekd_ros.distillation.decoder_stage import DecoderStage, hold_back
-from tiekd_ros.distillation.losses import LossSettings
-from tiekd_ros.distillation.samples import AugmentSettings, Sample
-from tiekd_ros.distillation.trainer import Trainer, TrainResult, TrainSettings
+from tiekd_ros.method.losses import LossSettings
+from tiekd_ros.method.samples import AugmentSettings, Sample
+from tiekd_ros.rounds.trainer import DecoderStage, Trainer, TrainResult, TrainSettings, hold_back
 from tiekd_ros.student import DepthBins, FastStudent
 
 BINS = DepthBins(count=17)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from tiekd_ros.core.errors import BadDepthError, InvalidSettingError
 from tiekd_ros.datasets import KB_SIZE, kb_crop
-from tiekd_ros.distillation.evaluation import (
+from tiekd_ros.evaluation.protocol import (
     KITTI_PROTOCOL,
     METRIC_NAMES,
     NYU_PROTOCOL,
@@ -20,7 +21,6 @@ from tiekd_ros.distillation.evaluation import (
     protocol_for,
     score_image,
 )
-from tiekd_ros.errors import BadDepthError, InvalidSettingError
 from tiekd_ros.student import DepthBins
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"

@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from helpers.benchmarks import benchmark_module
-from tiekd_ros.distillation.bands import Bands, windows
-from tiekd_ros.distillation.fused import compare
-from tiekd_ros.distillation.losses import KullbackLeibler, LossSettings
-from tiekd_ros.distillation.objectives import make_objective
-from tiekd_ros.distillation.paper import PublishedDivergence, PublishedTarget
-from tiekd_ros.distillation.target import DepthTarget
-from tiekd_ros.errors import BadDepthError
+from tiekd_ros.core.errors import BadDepthError
+from tiekd_ros.method.fused import compare
+from tiekd_ros.method.losses import KullbackLeibler, LossSettings
+from tiekd_ros.method.objectives import make_objective
+from tiekd_ros.method.paper import PublishedDivergence, PublishedTarget
+from tiekd_ros.method.target import Bands, DepthTarget, windows
 from tiekd_ros.student import KITTI_BINS, NYU_BINS, DepthBins, StudentOutput, TargetWidth
 
 straightforward_loss = benchmark_module("straightforward_loss").straightforward_loss

@@ -8,28 +8,24 @@ import pytest
 
 from helpers.frames import samples
 from helpers.students import BINS, small_student
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.distillation.gate import (
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, RoundRefusedError
+from tiekd_ros.method.first_student import (
+    StudentSettings,
+    first_bins,
+    first_input_size,
+    median_focal,
+)
+from tiekd_ros.method.metrics import DepthMetrics, best_constant, depth_metrics, mean_metrics
+from tiekd_ros.method.samples import Sample
+from tiekd_ros.rounds.gate import (
     GateSettings,
     judge_against_incumbent,
     judge_first,
     score_best_constant,
     score_student,
 )
-from tiekd_ros.distillation.metrics import DepthMetrics, best_constant, depth_metrics, mean_metrics
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.replay import (
-    RoundRefusedError,
-    RoundSettings,
-    StudentSettings,
-    check_enough,
-    choose_frames,
-    first_bins,
-    first_input_size,
-    median_focal,
-)
-from tiekd_ros.distillation.samples import Sample
-from tiekd_ros.errors import BadDepthError, InvalidSettingError
+from tiekd_ros.rounds.plan import RoundPlan, RoundSettings, check_enough, choose_frames
 from tiekd_ros.student import InputSize, TorchRuntime
 
 PERFECT = DepthMetrics(0, 0, 0, 0, 0, 0, 1, 1, 1)

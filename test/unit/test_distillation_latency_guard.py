@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tiekd_ros.distillation.beside import BesideSettings
-from tiekd_ros.distillation.latency_guard import LatencyGuard
+from tiekd_ros.rounds.limits import BesideSettings, LatencyGuard
 
 
 class Clock:

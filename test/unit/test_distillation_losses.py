@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tiekd_ros.distillation.losses import DistillationLoss, LossSettings, masked_ssim
-from tiekd_ros.distillation.paper import PublishedTarget
+from tiekd_ros.method.losses import DistillationLoss, LossSettings, masked_ssim
+from tiekd_ros.method.paper import PublishedTarget
 from tiekd_ros.student import DepthBins, StudentOutput, TargetWidth
 from tiekd_ros.student.importing import PUBLISHED_WIDTH
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tiekd_ros.distillation.metrics import best_constant, depth_metrics, mean_metrics
-from tiekd_ros.errors import BadDepthError
+from tiekd_ros.core.errors import BadDepthError
+from tiekd_ros.method.metrics import best_constant, depth_metrics, mean_metrics
 
 
 def test_metrics_of_two_pixels_are_those_worked_out_by_hand():

@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tiekd_ros.distillation.losses import (
-    DPM_OBJECTIVES,
-    MASKED_OBJECTIVES,
-    OBJECTIVES,
-    LossSettings,
-)
-from tiekd_ros.distillation.objectives import describe_unknown, make_objective
-from tiekd_ros.distillation.paper import PublishedLoss, mse_loss, si_loss, ssim_loss
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.method.losses import DPM_OBJECTIVES, MASKED_OBJECTIVES, OBJECTIVES, LossSettings
+from tiekd_ros.method.objectives import describe_unknown, make_objective
+from tiekd_ros.method.paper import PublishedLoss, mse_loss, si_loss, ssim_loss
 from tiekd_ros.student import DepthBins, StudentOutput
 
 BINS = DepthBins(count=33)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tiekd_ros.distillation.paper import (
+from tiekd_ros.core.errors import BadDepthError, InvalidSettingError
+from tiekd_ros.method.paper import (
     CROP_TOP,
     PublishedDivergence,
     PublishedDpmLoss,
@@ -17,8 +18,7 @@ from tiekd_ros.distillation.paper import (
     gaussian_window,
     published_ssim,
 )
-from tiekd_ros.distillation.paper.ssim import without_tf32
-from tiekd_ros.errors import BadDepthError, InvalidSettingError
+from tiekd_ros.method.paper.ssim import without_tf32
 from tiekd_ros.student import DepthBins
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"

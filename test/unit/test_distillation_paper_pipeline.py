@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tiekd_ros.distillation.paper import (
+from tiekd_ros.core.errors import BadDepthError, BadImageError, InvalidSettingError
+from tiekd_ros.method.paper import (
     KITTI_AUGMENTATION,
     NYU_AUGMENTATION,
     Draws,
@@ -15,8 +16,7 @@ from tiekd_ros.distillation.paper import (
     augment,
     draw,
 )
-from tiekd_ros.distillation.schedule import one_cycle
-from tiekd_ros.errors import BadDepthError, BadImageError, InvalidSettingError
+from tiekd_ros.training.recipes import one_cycle
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 MEAN, STD = np.array((123.675, 116.28, 103.53)), np.array((58.395, 57.12, 57.375))

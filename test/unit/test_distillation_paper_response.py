@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tiekd_ros.distillation.paper import (
-    RESPONSE_LOSSES,
-    mse_loss,
-    published_ssim,
-    si_loss,
-    ssim_loss,
-)
-from tiekd_ros.errors import BadDepthError
+from tiekd_ros.core.errors import BadDepthError
+from tiekd_ros.method.paper import RESPONSE_LOSSES, mse_loss, published_ssim, si_loss, ssim_loss
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 

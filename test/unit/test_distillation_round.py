@@ -12,11 +12,11 @@ import torch
 
 from helpers.frames import SIZE, small_plan
 from helpers.students import small_student
-from tiekd_ros.distillation.replay import RoundRefusedError
-from tiekd_ros.distillation.round import run_round
-from tiekd_ros.frames import FrameStore
-from tiekd_ros.images import encode_depth_png
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.errors import RoundRefusedError
+from tiekd_ros.core.images import encode_depth_png
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
+from tiekd_ros.rounds.round import run_round
 from tiekd_ros.student import CheckpointError, DepthBins, Student, StudentCard, StudentRegistry
 
 

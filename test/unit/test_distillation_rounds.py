@@ -13,15 +13,15 @@ from helpers.children import start_python, wait_until
 from helpers.frames import small_plan
 from helpers.rounds import ENDLESS, SHORT, House
 from helpers.students import small_student
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.replay import RoundRefusedError
-from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.errors import RoundRefusedError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 
 HOLD_LOCK = """
 import sys
 from pathlib import Path
-from tiekd_ros.distillation.round_log import RoundLog
+from tiekd_ros.rounds.round_log import RoundLog
 lock = RoundLog(Path(sys.argv[1])).lock()
 print("locked", flush=True)
 sys.stdin.readline()

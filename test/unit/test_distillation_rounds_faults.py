@@ -14,16 +14,17 @@ import pytest
 from helpers.children import child_environment, wait_until
 from helpers.rounds import ENDLESS, SHORT, House, said, verdict, worker_pids
 from helpers.students import small_student
-from tiekd_ros.distillation import following, offline
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
-from tiekd_ros.distillation.rounds import RoundRunner
+from tiekd_ros.cli import distill as offline
+from tiekd_ros.rounds import worker_process as following
+from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
+from tiekd_ros.rounds.runner import RoundRunner
 
 COMPANION = """
 import signal, sys, threading
 from pathlib import Path
 from helpers.rounds import ENDLESS, House
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 interrupted = threading.Event()
 signal.signal(signal.SIGINT, lambda *_: interrupted.set())
 house = House(StateFolder(Path(sys.argv[1])), ENDLESS)

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.distillation.samples import (
-    AugmentSettings,
-    Sample,
-    augment,
-    cell_depth,
-    fit_sample,
-)
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.method.samples import AugmentSettings, Sample, augment, cell_depth, fit_sample
 from tiekd_ros.student import InputSize
 
 HEIGHT, WIDTH = 96, 128

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_world import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM
 
 from helpers.frames import filled_state, small_plan
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.distillation.gate import score_student
-from tiekd_ros.distillation.losses import LossSettings
-from tiekd_ros.distillation.replay import StudentSettings
-from tiekd_ros.distillation.round import run_round
-from tiekd_ros.distillation.samples import AugmentSettings, Sample, fit_sample
-from tiekd_ros.distillation.start import first_network, first_student
-from tiekd_ros.distillation.trainer import Trainer, TrainSettings
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.method.first_student import StudentSettings, first_network, first_student
+from tiekd_ros.method.losses import LossSettings
+from tiekd_ros.method.samples import AugmentSettings, Sample, fit_sample
+from tiekd_ros.rounds.gate import score_student
+from tiekd_ros.rounds.round import run_round
+from tiekd_ros.rounds.trainer import Trainer, TrainSettings
 from tiekd_ros.student import (
     CheckpointError,
     DepthBins,
@@ -27,11 +27,10 @@ from tiekd_ros.student import (
     StudentRegistry,
     TorchRuntime,
     normalise,
-    transfer,
 )
-from tiekd_ros.student.transfer import depth_scale, load_base
+from tiekd_ros.student import base_student as transfer
+from tiekd_ros.student.base_student import depth_scale, load_base
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
-from tiekd_ros.worlds.randomised import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM
 
 SIZE = InputSize(96, 128)
 MOST_BYTES = 8_000_000

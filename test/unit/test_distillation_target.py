@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tiekd_ros.distillation.target import DepthTarget
+from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.student import DepthBins, TargetWidth
 
 INDOORS, OUTDOORS = DepthBins(max_depth_m=10.0), DepthBins(max_depth_m=80.0)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from helpers.frames import samples
-from tiekd_ros.distillation.losses import LossSettings
-from tiekd_ros.distillation.objectives import make_objective
-from tiekd_ros.distillation.samples import AugmentSettings, Sample
-from tiekd_ros.distillation.stepping import Stepper, TrainingError, make_optimizer
-from tiekd_ros.distillation.trainer import Trainer, TrainSettings
+from tiekd_ros.method.losses import LossSettings
+from tiekd_ros.method.objectives import make_objective
+from tiekd_ros.method.samples import AugmentSettings, Sample
+from tiekd_ros.method.stepping import Stepper, TrainingError, make_optimizer
+from tiekd_ros.rounds.trainer import Trainer, TrainSettings
 from tiekd_ros.student import DepthBins, FastStudent, normalise
 
 BINS = DepthBins(count=33)
@@ -182,7 +182,7 @@ class Clock:
 
 def test_rests_count_neither_as_training_time_nor_in_the_schedule(monkeypatch):
     clock, seen = Clock(), []
-    monkeypatch.setattr("tiekd_ros.distillation.trainer.time", clock)
+    monkeypatch.setattr("tiekd_ros.rounds.trainer.time", clock)
 
     def second_passes(progress):
         seen.append(progress)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tiekd_ros.datasets import DatasetError, DepthItem
-from tiekd_ros.distillation.samples import AugmentSettings
-from tiekd_ros.distillation.stepping import TrainingError
-from tiekd_ros.distillation.training.data import Batch, BatchPlan, Part, TrainingSet, batches
-from tiekd_ros.distillation.training.recipes import OwnPreparation
+from tiekd_ros.method.samples import AugmentSettings
+from tiekd_ros.method.stepping import TrainingError
 from tiekd_ros.student import InputSize
+from tiekd_ros.training.data import Batch, BatchPlan, Part, TrainingSet, batches
+from tiekd_ros.training.recipes import OwnPreparation
 
 SIZE = InputSize(64, 96)
 

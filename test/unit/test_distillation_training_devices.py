@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from helpers.children import PATIENCE_S, run_python, start_python, wait_until
 from helpers.devices import add_up, fail_in_second, some_loss
 from helpers.training import COUNT, train_arguments, write_rgbd
-from tiekd_ros.cli import app
-from tiekd_ros.distillation.training.data import BatchPlan
-from tiekd_ros.distillation.training.launching import run_on_devices
-from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.student import load_student
+from tiekd_ros.training.data import BatchPlan
+from tiekd_ros.training.launching import run_on_devices
 
 TOLERANCE = 1e-4  # relative, of losses: sums of float32 in another order
 NAMES = ("loss", "kl", "ssim", "gradient_norm")

@@ -14,22 +14,18 @@ from typer.testing import CliRunner
 
 from helpers.depth_data import write_kitti
 from helpers.training import train_arguments, write_rgbd
-from tiekd_ros.cli import app
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import BadDepthError, TiekdError
+from tiekd_ros.core.images import encode_share_png
 from tiekd_ros.datasets import DepthItem
-from tiekd_ros.distillation import paper
-from tiekd_ros.distillation.training.optimising import make_optimizer, make_stepper
-from tiekd_ros.distillation.training.recipes import (
-    PublishedPreparation,
-    RecipeError,
-    get_recipe,
-)
-from tiekd_ros.distillation.training.settings import TrainingPlan
-from tiekd_ros.distillation.training.starting import load_backbone, look_at
-from tiekd_ros.errors import BadDepthError, TiekdError
-from tiekd_ros.images import encode_share_png
-from tiekd_ros.offline.training_data import DataOptions, open_training_data
-from tiekd_ros.offline.training_job import check_labels
+from tiekd_ros.method import paper
 from tiekd_ros.student import NYU_BINS, CheckpointError, DepthBins, build_network, load_student
+from tiekd_ros.training.loop import make_optimizer, make_stepper
+from tiekd_ros.training.recipes import PublishedPreparation, RecipeError, get_recipe
+from tiekd_ros.training.run import check_labels
+from tiekd_ros.training.settings import TrainingPlan
+from tiekd_ros.training.sources import DataOptions, open_training_data
+from tiekd_ros.training.starting import load_backbone, look_at
 
 IMAGES = 3
 

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from helpers.students import small_student
 from helpers.training import train_arguments, write_rgbd
-from tiekd_ros.cli import app
-from tiekd_ros.distillation.stepping import TrainingError
-from tiekd_ros.distillation.training import run_folder
-from tiekd_ros.distillation.training.curves import METRICS, Curves
-from tiekd_ros.distillation.training.run_folder import RunFolder, RunFolderError
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.method.stepping import TrainingError
 from tiekd_ros.student import checkpoint, load_student
+from tiekd_ros.training import run_folder
+from tiekd_ros.training.curves import METRICS, Curves
+from tiekd_ros.training.run_folder import RunFolder, RunFolderError
 
 
 def write_curves(folder, steps: int) -> str:

@@ -19,12 +19,12 @@ from helpers.watches import (
     promote_bad,
     promote_good,
 )
-from tiekd_ros.distillation.metrics import DepthMetrics
-from tiekd_ros.distillation.plan import RoundPlan
-from tiekd_ros.distillation.round_log import RoundLog, RoundRecord
-from tiekd_ros.distillation.watch import WatchSettings, judge_watched
-from tiekd_ros.distillation.watch_round import run_watch
-from tiekd_ros.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.method.metrics import DepthMetrics
+from tiekd_ros.rounds.canary import WatchSettings, judge_watched
+from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.rounds.round import run_watch
+from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 
 
 def scored(error: float, count: int = 1) -> list[DepthMetrics]:

@@ -12,8 +12,8 @@ from helpers.frames import small_plan
 from helpers.rounds import House, said, verdict
 from helpers.students import small_student
 from helpers.watches import WATCHING, promote_bad
-from tiekd_ros.distillation import following
-from tiekd_ros.distillation.round_log import RoundLog, RoundRecord, WatchRecord
+from tiekd_ros.rounds import worker_process as following
+from tiekd_ros.rounds.round_log import RoundLog, RoundRecord, WatchRecord
 
 
 def promote_by_rounds(state, monkeypatch, parents: list[str | None]) -> House:

@@ -16,18 +16,19 @@ from helpers.frames import small_plan
 from helpers.rounds import House, said, worker_pids
 from helpers.students import small_student
 from helpers.watches import promote_bad, promote_watched
-from tiekd_ros.cli import app
-from tiekd_ros.distillation import following, watching
-from tiekd_ros.distillation.replay import RoundRefusedError
-from tiekd_ros.distillation.round import run_round
-from tiekd_ros.distillation.round_log import RoundLog
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import RoundRefusedError
+from tiekd_ros.rounds import canary_monitor as watching
+from tiekd_ros.rounds import worker_process as following
+from tiekd_ros.rounds.round import run_round
+from tiekd_ros.rounds.round_log import RoundLog
 from tiekd_ros.student import StudentRegistry
 
 COMPANION = """
 import sys, threading
 from pathlib import Path
 from helpers.watches import Tower
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 tower = Tower(StateFolder(Path(sys.argv[1])))
 tower.watch.check()
 while not tower.rest_in_judging():

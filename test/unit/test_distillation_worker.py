@@ -1,6 +1,6 @@
 """The training process itself: what it says, what it leaves, and how it ends.
 
-Each test runs `python -m tiekd_ros.distillation.worker`, as the companion and `tiekd distill`
+Each test runs `python -m tiekd_ros.rounds.worker`, as the companion and `tiekd distill`
 do, on a small frame log of the synthetic world.
 """
 
@@ -13,7 +13,7 @@ import pytest
 from helpers.children import PATIENCE_S
 from helpers.frames import SIZE, fill_store, small_settings, views
 from helpers.workers import ENDLESS, events_of, start_worker, wait_for_event
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student import StudentRegistry, TorchRuntime
 
 

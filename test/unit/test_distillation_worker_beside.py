@@ -19,10 +19,10 @@ from helpers.workers import (
     tell_worker,
     wait_for_event,
 )
-from tiekd_ros.cores import cores, half_the_cores
-from tiekd_ros.distillation.beside import default_threads
-from tiekd_ros.distillation.round import run_round
-from tiekd_ros.distillation.worker_process import spawn_worker
+from tiekd_ros.core.devices import cores, half_the_cores
+from tiekd_ros.rounds.limits import default_threads
+from tiekd_ros.rounds.round import run_round
+from tiekd_ros.rounds.worker_process import spawn_worker
 
 POLICIES = {"idle": (os.SCHED_IDLE, 19), "batch": (os.SCHED_BATCH, 10)}
 FAR_LONGER_THAN_THE_BUDGET_S = 5.0

@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 
 from helpers.probed import CAMERA, INFO, NODE, end, node, ros, worst
-from tiekd_ros.doctor.calibration import check_camera_info, focal_px
-from tiekd_ros.doctor.camera import check_image
-from tiekd_ros.doctor.examination import Complaint
-from tiekd_ros.doctor.facts import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
-from tiekd_ros.doctor.findings import ERROR, OK, WARN
-from tiekd_ros.doctor.nodes import check_depth, check_depth_node
-from tiekd_ros.doctor.surroundings import check_ros, check_transports
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.diagnosis.camera import check_camera_info, check_image, focal_px
+from tiekd_ros.diagnosis.environment import check_ros, check_transports
+from tiekd_ros.diagnosis.examination import Complaint
+from tiekd_ros.diagnosis.facts import CAMERA_INFO, COMPRESSED_IMAGE, ERROR, IMAGE, OK, WARN
+from tiekd_ros.diagnosis.nodes import check_depth, check_depth_node
 
 
 def test_all_is_well():

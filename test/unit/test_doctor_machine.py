@@ -12,12 +12,12 @@ from helpers.children import run_python
 from helpers.frames import filled_state
 from helpers.students import small_student
 from helpers.teachers import RELATIVE, StubBackend, free_port, serving
-from tiekd_ros.distillation.replay import RoundSettings
-from tiekd_ros.doctor.findings import ERROR, OK, WARN, Finding
-from tiekd_ros.doctor.machine import check_device, check_state
-from tiekd_ros.doctor.students import check_student
-from tiekd_ros.doctor.teacher import check_teacher
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.diagnosis.facts import ERROR, OK, WARN, Finding
+from tiekd_ros.diagnosis.machine import check_device, check_state
+from tiekd_ros.diagnosis.students import check_student
+from tiekd_ros.diagnosis.teacher import check_teacher
+from tiekd_ros.rounds.plan import RoundSettings
 from tiekd_ros.student import REFUSED, StudentRegistry
 
 ENOUGH = RoundSettings(min_frames=4, min_held_out=2)
@@ -90,8 +90,8 @@ def test_a_state_folder_that_only_others_may_write_to(tmp_path):
     code = f"""
 import os
 from pathlib import Path
-from tiekd_ros.doctor.machine import check_state
-from tiekd_ros.state import StateFolder
+from tiekd_ros.diagnosis.machine import check_state
+from tiekd_ros.core.state import StateFolder
 for part in {[str(p) for p in (root, *root.parents)]!r}:
     os.chmod(part, os.stat(part).st_mode | 0o055) if part.startswith("/tmp/") else None
 os.setuid(65534)

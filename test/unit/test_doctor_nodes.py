@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 
 from helpers.probed import NODE, end, node, ros, silent, worst
-from tiekd_ros.doctor.examination import Complaint, _local
-from tiekd_ros.doctor.facts import IMAGE
-from tiekd_ros.doctor.findings import ERROR, OK, WARN
-from tiekd_ros.doctor.nodes import check_clock, check_companion_node, check_depth, check_depth_node
+from tiekd_ros.diagnosis.examination import Complaint, _local
+from tiekd_ros.diagnosis.facts import ERROR, IMAGE, OK, WARN
+from tiekd_ros.diagnosis.nodes import (
+    check_clock,
+    check_companion_node,
+    check_depth,
+    check_depth_node,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_a_node_elsewhere_is_found_whatever_it_is_called(name):
 
 
 def test_a_student_elsewhere_is_no_error_while_depth_comes(tmp_path, monkeypatch):
-    monkeypatch.setattr("tiekd_ros.doctor.examination.check_teacher", lambda *a, **k: [])
+    monkeypatch.setattr("tiekd_ros.diagnosis.examination.check_teacher", lambda *a, **k: [])
     complaint = Complaint(state=str(tmp_path))
     for changes, level in (({}, WARN), (silent(), ERROR)):
         found = _local(complaint, ros(changes), lambda text: None)
@@ -69,7 +73,9 @@ def test_a_student_elsewhere_is_no_error_while_depth_comes(tmp_path, monkeypatch
     ],
 )
 def test_depth_is_found_among_the_nodes_images(made, topic):
-    probe = pytest.importorskip("tiekd_ros.nodes.probe", reason="needs ROS 2", exc_type=ImportError)
+    probe = pytest.importorskip(
+        "tiekd_ros.nodes.probe.probe", reason="needs ROS 2", exc_type=ImportError
+    )
     assert probe.depth_among(made, "/tiekd") == topic
 
 

@@ -10,17 +10,11 @@ import pytest
 
 from helpers.children import start_python
 from helpers.probed import CAMERA, IMAGE, NODE, node, ros, silent, worst
-from tiekd_ros.doctor.calibration import check_camera_info
-from tiekd_ros.doctor.camera import check_image
-from tiekd_ros.doctor.facts import CAMERA_INFO
-from tiekd_ros.doctor.findings import ERROR, OK, WARN
-from tiekd_ros.doctor.nodes import check_depth_node
-from tiekd_ros.doctor.surroundings import check_ros
-from tiekd_ros.nodes.probe_participants import (
-    is_kept_to_this_machine,
-    is_off,
-    programs_by_domain,
-)
+from tiekd_ros.diagnosis.camera import check_camera_info, check_image
+from tiekd_ros.diagnosis.environment import check_ros
+from tiekd_ros.diagnosis.facts import CAMERA_INFO, ERROR, OK, WARN
+from tiekd_ros.diagnosis.nodes import check_depth_node
+from tiekd_ros.nodes.probe.graph import is_kept_to_this_machine, is_off, programs_by_domain
 
 NOWHERE = {"publishers": [], "type": "", "count": 0, "last": None}
 DOMAIN = 101

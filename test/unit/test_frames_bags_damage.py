@@ -26,12 +26,11 @@ from helpers.bags import (
     stamp_of,
     write_bag,
 )
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.frames.bags.bag import Bag
-from tiekd_ros.frames.bags.images import BagCamera
-from tiekd_ros.frames.bags.layout import is_bag
-from tiekd_ros.frames.bags.records import BagError
-from tiekd_ros.frames.bags.zstd import MAGIC
+from tiekd_ros.bags.bag import Bag, is_bag
+from tiekd_ros.bags.images import BagCamera
+from tiekd_ros.bags.records import BagError
+from tiekd_ros.bags.scratch import MAGIC
+from tiekd_ros.core.errors import BadImageError
 
 
 def test_a_message_that_is_damaged_does_not_stop_the_others(tmp_path):

@@ -19,14 +19,14 @@ from rosbags.highlevel import AnyReader
 
 from helpers.children import run_python
 from helpers.frames import HEIGHT, WIDTH, fill_store, views
-from tiekd_ros.cli import app
+from tiekd_ros.bags.records import BagError
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.images import decode_depth_png, decode_image
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
-from tiekd_ros.frames.bags.records import BagError
-from tiekd_ros.frames.browsing import StoredFrame, StoredFrames
-from tiekd_ros.images import decode_depth_png, decode_image
-from tiekd_ros.state import StateFolder
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.framelog.rows import StoredFrame, StoredFrames
 
 HOLOLENS = Path(__file__).resolve().parents[3] / "shared" / "data" / "hololens"
 IMAGE, INFO = "/camera/image_raw", "/camera/camera_info"

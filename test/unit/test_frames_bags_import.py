@@ -28,12 +28,11 @@ from helpers.bags import (
 )
 from helpers.children import child_environment, run_python
 from helpers.importing import KEEP_ALL, report, run, stored
-from tiekd_ros.datasets.errors import DatasetError
-from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation
-from tiekd_ros.frames.bags.records import BagError
-from tiekd_ros.images import decode_image
-from tiekd_ros.state import StateFolder
+from tiekd_ros.bags.records import BagError
+from tiekd_ros.core.errors import DatasetError, InvalidSettingError, TiekdError
+from tiekd_ros.core.images import decode_image
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
 
 SOCCER = Path(__file__).resolve().parents[3] / "shared" / "data" / "mcap_soccer"
 

@@ -12,9 +12,9 @@ from rosbags.rosbag2 import Writer
 
 from helpers.bags import TYPES, camera_topics, image, info, stamp_of, write_bag
 from helpers.importing import KEEP_ALL, report, run, stored
-from tiekd_ros.frames.bags.bag import Bag
-from tiekd_ros.frames.bags.images import BagCamera
-from tiekd_ros.state import StateFolder
+from tiekd_ros.bags.bag import Bag
+from tiekd_ros.bags.images import BagCamera
+from tiekd_ros.core.state import StateFolder
 
 
 @pytest.fixture

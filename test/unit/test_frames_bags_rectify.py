@@ -11,13 +11,12 @@ pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros
 
 from helpers.bags import HEIGHT, WIDTH, K, camera_topics, image, info, shown, write_bag
 from helpers.importing import KEEP_ALL, report, run, stored
-from tiekd_ros.camera import CameraModel
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.frames import FrameStore
-from tiekd_ros.frames.bags.records import BagError
-from tiekd_ros.images import decode_image
-from tiekd_ros.rectify import Rectifier
-from tiekd_ros.state import StateFolder
+from tiekd_ros.bags.records import BagError
+from tiekd_ros.core.camera import CameraModel, Rectifier
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import decode_image
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
 
 BENT = (-0.3, 0.08, 0.001, -0.001, 0.0)
 WIDE = (40.0, 0.0, 31.5, 0.0, 0.0, 40.0, 23.5, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from helpers.stores import EAGER, S, view
-from tiekd_ros.errors import BadDepthError
-from tiekd_ros.frames import FrameStore, KeptLabel, Observation
-from tiekd_ros.images import Mask, decode_mask_png, encode_mask_png
+from tiekd_ros.core.errors import BadDepthError
+from tiekd_ros.core.images import Mask, decode_mask_png, encode_mask_png
+from tiekd_ros.framelog import FrameStore, KeptLabel, Observation
 
 HEIGHT, WIDTH = 120, 160
 DEPTH = np.full((HEIGHT, WIDTH), 2, np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.stores import DEPTH, EAGER, add, check_whole
-from tiekd_ros.frames import (
+from tiekd_ros.framelog import (
     FrameStore,
     FrameStoreError,
     StoreCorruptError,

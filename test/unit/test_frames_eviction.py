@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation, StoreFullError, policy
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation, StoreFullError, policy
 
 S = 1_000_000_000
 SMALL = FrameLogSettings(max_bytes_mb=1, min_interval_s=0.0, guard_share=0.0)

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Observation, policy
-from tiekd_ros.images import decode_image, encode_jpeg
+from tiekd_ros.core.images import decode_image, encode_jpeg
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation, policy
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "hololens" / "images"
 S = 1_000_000_000

@@ -12,13 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers.teachers import picture
-from tiekd_ros.cli import app
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.images import decode_depth_png, decode_image, encode_depth_png
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import DatasetError, RgbdFolder
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.frames import FrameStore
-from tiekd_ros.frames.browsing import StoredFrame, StoredFrames
-from tiekd_ros.images import decode_depth_png, decode_image, encode_depth_png
-from tiekd_ros.state import StateFolder
+from tiekd_ros.framelog import FrameStore
+from tiekd_ros.framelog.rows import StoredFrame, StoredFrames
 
 HOLOLENS = Path(__file__).resolve().parents[3] / "shared" / "data" / "hololens"
 WIDTH, HEIGHT = 64, 48

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from helpers.stores import DEPTH, EAGER, add, check_whole, start_child
-from tiekd_ros.frames import FrameLogSettings, FrameStore
+from tiekd_ros.framelog import FrameLogSettings, FrameStore
 
 
 def test_a_killed_process_leaves_whole_frames_and_all_that_it_said_were_stored(

@@ -9,7 +9,7 @@ import numpy as np
 
 from helpers.children import wait_until
 from helpers.labelling import TeacherDownError, answer, log
-from tiekd_ros.frames import (
+from tiekd_ros.framelog import (
     LabelAnswer,
     Labeller,
     LabellerSettings,

@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from helpers.labelling import TeacherDownError
-from tiekd_ros.frames import LabellerSettings
-from tiekd_ros.frames.labelling_link import TeacherLink
+from tiekd_ros.framelog import LabellerSettings
+from tiekd_ros.framelog.labeller import TeacherLink
 
 
 def said_by(link: TeacherLink, caplog: pytest.LogCaptureFixture) -> list[int]:

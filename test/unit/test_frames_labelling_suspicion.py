@@ -16,12 +16,7 @@ import pytest
 
 from helpers.children import wait_until
 from helpers.labelling import TeacherDownError, answer, log
-from tiekd_ros.frames import (
-    LabelAnswer,
-    LabellerSettings,
-    LoggedFrame,
-    RefusedLabel,
-)
+from tiekd_ros.framelog import LabelAnswer, LabellerSettings, LoggedFrame, RefusedLabel
 
 
 def refusing(settings: list[str]) -> Callable[[LoggedFrame], LabelAnswer]:

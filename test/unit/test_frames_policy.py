@@ -5,11 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from tiekd_ros.errors import BadImageError, InvalidSettingError
-from tiekd_ros.frames import policy
-from tiekd_ros.frames.policy import Neighbours, choose_split, is_too_soon, quality_fault
-from tiekd_ros.frames.quality import look_at
-from tiekd_ros.frames.settings import FrameLogSettings, LabellerSettings
+from tiekd_ros.core.errors import BadImageError, InvalidSettingError
+from tiekd_ros.framelog import policy
+from tiekd_ros.framelog.policy import Neighbours, choose_split, is_too_soon, look_at, quality_fault
+from tiekd_ros.framelog.settings import FrameLogSettings, LabellerSettings
 
 S = 1_000_000_000
 WALL_TIME = 1_790_000_000 * S + 123_456_789

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiekd_ros.frames import (
+from tiekd_ros.framelog import (
     FrameLogSettings,
     FrameStore,
     Observation,

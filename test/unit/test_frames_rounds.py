@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from helpers.stores import DEPTH, EAGER, add
-from tiekd_ros.frames import FrameStore
+from tiekd_ros.framelog import FrameStore
 
 
 def test_labels_that_came_before_a_round_are_not_new_after_it(tmp_path: Path) -> None:

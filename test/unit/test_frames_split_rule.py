@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 
 from helpers.frames import filled_state, views
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.frames import FrameLogSettings, FrameStore, ImportSettings, Observation
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, ImportSettings, Observation
 
 KEEP_ALL = {"min_interval_s": 0.0, "min_sharpness": 0.0, "min_novelty": 0.0, "guard_share": 0.0}
 FIRST = FrameLogSettings(block_s=4.0, held_out_every=2, **KEEP_ALL)

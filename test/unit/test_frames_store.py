@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.errors import BadDepthError, BadImageError
-from tiekd_ros.frames import (
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import BadDepthError, BadImageError
+from tiekd_ros.core.images import decode_image, thumbnail, thumbnail_distances
+from tiekd_ros.framelog import (
     FrameLogSettings,
     FrameStore,
     FrameStoreError,
@@ -19,8 +20,7 @@ from tiekd_ros.frames import (
     UnknownFrameError,
     policy,
 )
-from tiekd_ros.frames.nearest import ThumbnailIndex
-from tiekd_ros.images import decode_image, thumbnail, thumbnail_distances
+from tiekd_ros.framelog.novelty import ThumbnailIndex
 
 S = 1_000_000_000
 NOW = 1_790_000_000 * S

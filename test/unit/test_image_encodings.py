@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from helpers.teachers import picture
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.image_encodings import RAW_ENCODINGS, compressed_to_rgb, raw_to_rgb, used_rows
-from tiekd_ros.images import encode_jpeg, encode_png
+from tiekd_ros.core.encodings import RAW_ENCODINGS, compressed_to_rgb, raw_to_rgb, used_rows
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.images import encode_jpeg, encode_png
 
 PATTERNS = ("rggb", "bggr", "gbrg", "grbg")
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.image_size import check_whole, read_image_size
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.images import check_whole, read_image_size
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 91, 3), dtype=np.uint8)
 

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tiekd_ros.errors import BadDepthError, BadImageError
-from tiekd_ros.images import (
+from tiekd_ros.core.errors import BadDepthError, BadImageError
+from tiekd_ros.core.images import (
     check_rgb,
     decode_depth_png,
     decode_image,

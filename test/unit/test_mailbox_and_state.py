@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from helpers.children import wait_until
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.mailbox import Mailbox
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.mailbox import Mailbox
+from tiekd_ros.core.state import StateFolder
 
 
 def test_the_newest_item_wins_and_the_older_ones_are_counted():
@@ -107,7 +107,7 @@ def test_a_folder_is_free_after_its_owner_was_killed(tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from tiekd_ros.state import StateFolder
+from tiekd_ros.core.state import StateFolder
 with StateFolder(Path({str(tmp_path)!r})).claimed("companion"):
     print("mine", flush=True)
     time.sleep(600)

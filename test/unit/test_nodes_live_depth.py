@@ -9,9 +9,9 @@ import pytest
 
 from helpers.stores import view
 from helpers.students import overflowing_student, small_student
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.images import encode_jpeg
-from tiekd_ros.nodes.live_depth import LiveDepth
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.images import encode_jpeg
+from tiekd_ros.nodes.companion.live_depth import LiveDepth
 from tiekd_ros.student import StudentRegistry, TorchRuntime
 from tiekd_ros.teacher.trust import TrustSettings
 

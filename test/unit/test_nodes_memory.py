@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tiekd_ros.nodes.memory import give_back, gpu_memory_mb, process_memory_mb, settle
+from tiekd_ros.nodes.common.memory import give_back, gpu_memory_mb, process_memory_mb, settle
 
 HELD = {0: 0, 1: 300e6, 2: 200e6}
 FREE = {1: 5e9, 2: 7e9}

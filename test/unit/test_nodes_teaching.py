@@ -15,7 +15,8 @@ import pytest
 from helpers.children import wait_until
 from helpers.stores import view
 from helpers.teachers import METRIC, StubBackend, free_port, ramp, serving
-from tiekd_ros.frames import (
+from tiekd_ros.core.images import decode_image, encode_jpeg
+from tiekd_ros.framelog import (
     FrameLogSettings,
     FrameStore,
     Labeller,
@@ -25,8 +26,7 @@ from tiekd_ros.frames import (
     Observation,
     RefusedLabel,
 )
-from tiekd_ros.images import decode_image, encode_jpeg
-from tiekd_ros.nodes.teaching import TeacherDesk
+from tiekd_ros.nodes.companion.teaching import TeacherDesk
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherUnreachableError, WrongTeacherError

@@ -9,9 +9,9 @@ import pytest
 
 from helpers.stores import view
 from helpers.teachers import StubBackend, ramp, serving
-from tiekd_ros.frames import LoggedFrame, RefusedLabel
-from tiekd_ros.images import encode_jpeg, encode_mask_png
-from tiekd_ros.nodes.teaching import TeacherDesk
+from tiekd_ros.core.images import encode_jpeg, encode_mask_png
+from tiekd_ros.framelog import LoggedFrame, RefusedLabel
+from tiekd_ros.nodes.companion.teaching import TeacherDesk
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.trust import LabelJudge, TrustSettings
 

@@ -15,14 +15,13 @@ from helpers.depth_data import smooth_image, sparse_depth, write_kitti, write_ny
 from helpers.frames import filled_state
 from helpers.official import hash_state, shapes_of
 from helpers.students import small_student
-from tiekd_ros.cli import app
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.images import encode_depth_png
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import DatasetError, KittiDataset, NyuDataset, open_dataset
-from tiekd_ros.distillation.evaluation import protocol_for
-from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.images import encode_depth_png
-from tiekd_ros.offline.evaluate import evaluate
-from tiekd_ros.offline.predictor import Predictor
-from tiekd_ros.state import StateFolder
+from tiekd_ros.evaluation.evaluate import Predictor, evaluate
+from tiekd_ros.evaluation.protocol import protocol_for
 from tiekd_ros.student import (
     KITTI_BINS,
     CheckpointError,

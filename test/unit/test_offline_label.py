@@ -15,12 +15,12 @@ from helpers.children import run_python, start_python, wait_until
 from helpers.depth_data import KITTI_SIZES, write_kitti, write_nyu
 from helpers.stores import EAGER, view
 from helpers.teachers import METRIC, RELATIVE, StubBackend, free_port, picture, serving
-from tiekd_ros.cli import app
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.datasets import DatasetError, ImageFolder, KittiDataset, ReadOptions
-from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.frames import FrameStore, Observation
-from tiekd_ros.images import encode_depth_png
-from tiekd_ros.offline.map_folder import LabelFolderError, MapFolder
+from tiekd_ros.evaluation.label_maps import LabelFolderError, MapFolder
+from tiekd_ros.framelog import FrameStore, Observation
 from tiekd_ros.teacher.errors import (
     BackendRefusal,
     RelativeTeacherError,

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from helpers.children import PATIENCE_S, start_python, wait_until
 from helpers.students import small_student
 from helpers.training import COUNT, train_arguments, write_rgbd
-from tiekd_ros.cli import app
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.frames import FrameStore
-from tiekd_ros.images import encode_depth_png
-from tiekd_ros.state import StateFolder
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.images import encode_depth_png
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
 from tiekd_ros.student import CANDIDATE, StudentRegistry, load_student, save_student
 
 STEPS = 5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiekd_ros.parameter_files import full_name, sections, unheeded
+from tiekd_ros.core.parameter_files import full_name, sections, unheeded
 
 DEPTH, COMPANION = "/tiekd/depth_node", "/tiekd/companion_node"
 VALUES = "{ros__parameters: {device: cpu}}"

@@ -14,7 +14,7 @@ import pytest
 from helpers.children import PATIENCE_S, child_environment, start_python
 from helpers.readme import program
 from helpers.teachers import METRIC, RELATIVE, StubBackend, foreign_server, picture, serving
-from tiekd_ros.images import encode_jpeg
+from tiekd_ros.core.images import encode_jpeg
 from tiekd_ros.teacher.service import ServiceSettings, TeacherService
 
 SETTINGS = ServiceSettings()

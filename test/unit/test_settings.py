@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.settings import Settings, setting, setting_info
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.settings import Settings, setting, setting_info
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +93,9 @@ def test_a_refusal_is_a_user_error():
 
 
 def test_every_setting_of_the_product_fits_its_own_range_and_is_described():
-    from tiekd_ros.distillation.plan import RoundPlan
-    from tiekd_ros.frames import FrameLogSettings, LabellerSettings
-    from tiekd_ros.nodes.settings import CameraSettings, DepthSettings
+    from tiekd_ros.framelog import FrameLogSettings, LabellerSettings
+    from tiekd_ros.nodes.common.settings import CameraSettings, DepthSettings
+    from tiekd_ros.rounds.plan import RoundPlan
     from tiekd_ros.student import DepthBins, InputSize
     from tiekd_ros.teacher.checks import AnswerChecks
     from tiekd_ros.teacher.client import ClientSettings

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.students import SIZE, overflowing_student, small_student
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student import (
     CheckpointError,
     InputSize,
@@ -17,8 +17,8 @@ from tiekd_ros.student import (
     RuntimeFactory,
     Student,
     TorchRuntime,
-    choosing,
 )
+from tiekd_ros.student.runtimes import choosing
 
 CPU = torch.device("cpu")
 IMAGE = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
@@ -164,7 +164,7 @@ def test_a_failing_export_leaves_auto_with_torch_and_the_reason(monkeypatch, cap
     def fail(network, size):
         raise TypeError("no such operator")
 
-    monkeypatch.setattr("tiekd_ros.student.onnx_runtime.export_graph", fail)
+    monkeypatch.setattr("tiekd_ros.student.runtimes.onnx_runtime.export_graph", fail)
     factory = RuntimeFactory(CPU)
     for seed in range(2):
         assert isinstance(factory.make(small_student(seed)), TorchRuntime)

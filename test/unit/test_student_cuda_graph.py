@@ -9,15 +9,12 @@ import pytest
 import torch
 
 from helpers.students import BINS, SIZE, small_student
-from tiekd_ros.student import (
-    Prediction,
-    StageTimes,
-    Student,
-    StudentCard,
-    TorchRuntime,
-    cuda_graph,
-)
-from tiekd_ros.student.cuda_graph import (
+from tiekd_ros.student import Prediction, StageTimes, Student, StudentCard, TorchRuntime
+from tiekd_ros.student.base_student import load_base
+from tiekd_ros.student.preprocessing import DevicePreprocessing
+from tiekd_ros.student.runtimes import cuda_graph
+from tiekd_ros.student.runtimes.base import fuse_batch_norms, shift_logits
+from tiekd_ros.student.runtimes.cuda_graph import (
     CudaPipeline,
     Sizes,
     answer_maps,
@@ -25,9 +22,6 @@ from tiekd_ros.student.cuda_graph import (
     run_network,
     use_half_precision,
 )
-from tiekd_ros.student.folding import fuse_batch_norms, shift_logits
-from tiekd_ros.student.preprocessing import DevicePreprocessing
-from tiekd_ros.student.transfer import load_base
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
 

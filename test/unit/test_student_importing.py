@@ -23,8 +23,8 @@ from helpers.official import (
     written,
 )
 from helpers.students import small_student
-from tiekd_ros.cli import app
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student import (
     CANDIDATE,
     KITTI_BINS,

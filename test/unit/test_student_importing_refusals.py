@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.official import META, flat_state, written
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student import CheckpointError, import_student
 
 

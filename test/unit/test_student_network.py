@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.students import BINS
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student import DepthBins, FastStudent, InputSize, build_network
 
 

@@ -14,7 +14,7 @@ from helpers.official import (
     published_shapes,
     shapes_of,
 )
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student import (
     KITTI_BINS,
     NYU_BINS,
@@ -23,7 +23,7 @@ from tiekd_ros.student import (
     StudentNetwork,
     build_network,
 )
-from tiekd_ros.student.folding import fuse_batch_norms
+from tiekd_ros.student.runtimes.base import fuse_batch_norms
 
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=MISSING)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.students import BINS, SIZE, overflowing_student, small_student, with_statistics
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student import (
     ARCHITECTURES,
     CheckpointError,
@@ -18,9 +18,9 @@ from tiekd_ros.student import (
     StudentCard,
     TorchRuntime,
 )
-from tiekd_ros.student.folding import fuse_batch_norms, shift_logits
-from tiekd_ros.student.onnx_export import export_graph
-from tiekd_ros.student.transfer import load_base
+from tiekd_ros.student.base_student import load_base
+from tiekd_ros.student.runtimes.base import fuse_batch_norms, shift_logits
+from tiekd_ros.student.runtimes.onnx_runtime import export_graph
 
 pytest.importorskip("onnxruntime")
 
@@ -198,7 +198,8 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_refused_with_the_way_out():
 
 def test_a_gpu_provider_that_does_not_start_is_refused_with_the_way_out(monkeypatch):
     monkeypatch.setattr(
-        "tiekd_ros.student.onnx_runtime.execution_providers", lambda _: ["CPUExecutionProvider"]
+        "tiekd_ros.student.runtimes.onnx_runtime.execution_providers",
+        lambda _: ["CPUExecutionProvider"],
     )
     with pytest.raises(InvalidSettingError, match="does not start on cuda:0; install the CUDA"):
         OnnxRuntime(small_student(), "cuda:0")

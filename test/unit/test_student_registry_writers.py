@@ -13,10 +13,7 @@ import pytest
 
 from helpers.children import child_environment, start_python
 from helpers.students import small_student
-from tiekd_ros.student import (
-    LiveChangedError,
-    StudentRegistry,
-)
+from tiekd_ros.student import LiveChangedError, StudentRegistry
 
 ADD = """
 import sys

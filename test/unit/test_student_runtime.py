@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.students import BINS, SIZE, small_student
-from tiekd_ros.errors import BadImageError
+from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.student import (
     CheckpointError,
     DepthBins,
@@ -19,8 +19,8 @@ from tiekd_ros.student import (
     TorchRuntime,
     normalise,
 )
-from tiekd_ros.student.folding import fuse_batch_norms
-from tiekd_ros.student.ranges import mark_out_of_range
+from tiekd_ros.student.bins import mark_out_of_range
+from tiekd_ros.student.runtimes.base import fuse_batch_norms
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (72, 96, 3), dtype=np.uint8)

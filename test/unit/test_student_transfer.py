@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiekd_ros.student.base_student import remap_head
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.transfer import remap_head
 
 OLD = DepthBins(count=257, min_depth_m=0.1, max_depth_m=12.0)
 WIDTH_M = 0.15  # standard deviation of the depth probability maps below

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from helpers.children import PATIENCE_S, start_python, wait_until
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.supervisor import Child, Program, stop_children, supervise
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.supervisor import Child, Program, stop_children, supervise
 
 SUPERVISOR = """
 import sys
-from tiekd_ros.supervisor import Program, supervise
+from tiekd_ros.core.supervisor import Program, supervise
 programs = [
     Program(
         name,
@@ -161,7 +161,7 @@ def test_children_do_not_read_our_input(tmp_path):
 
 ENDED = """
 import sys, time
-from tiekd_ros.supervisor import Child, Program, ended_by_signals, stop_children
+from tiekd_ros.core.supervisor import Child, Program, ended_by_signals, stop_children
 with ended_by_signals():
     child = Child(Program("child", ["sh", "-c", f"echo $$ >> {sys.argv[1]}/child; exec sleep 100"]))
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from helpers.children import run_python
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.access import Tokens, authorization_of
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.teacher.security import Tokens, authorization_of
 
 OLD, NEW = "old-token-0123456789", "new-token-0123456789"
 VARIABLE = "TIEKD_TEACHER_TOKENS"

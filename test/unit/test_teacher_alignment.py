@@ -12,8 +12,8 @@ from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, servi
 from tiekd_ros.datasets import DatasetError, RgbdFolder
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
-from tiekd_ros.teacher.backends.alignment import AlignedBackend
-from tiekd_ros.teacher.backends.fitting import (
+from tiekd_ros.teacher.backends.alignment import (
+    AlignedBackend,
     fit_inverse,
     fit_scale,
     fit_to_folder,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from helpers.teachers import METRIC, RELATIVE, StubBackend, serving
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backend import BackendRefusal, check_request
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.backends.alignment import LARGEST_STRETCH, AlignedBackend

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from helpers.teachers import StubBackend, picture, ramp
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.backend import BackendRefusal, label_all, takes_batches
 from tiekd_ros.teacher.backends import BACKENDS, create_backend, parse_backend
-from tiekd_ros.teacher.backends.outputs import answer_size, finished
+from tiekd_ros.teacher.backends.base import answer_size, finished
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 
 IMAGES = [picture(seed) for seed in range(4)]

@@ -25,9 +25,9 @@ from helpers.batching import (
 from helpers.children import wait_until
 from helpers.teachers import StubBackend
 from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.batcher import WaitingImage
 from tiekd_ros.teacher.errors import BusyError, CallerGoneError, LateError, StoppingError
 from tiekd_ros.teacher.protocol import DepthRequest
-from tiekd_ros.teacher.waiting import WaitingImage
 
 
 def test_what_waits_while_the_backend_is_busy_goes_together_and_each_gets_its_own():

@@ -10,9 +10,9 @@ import pytest
 
 from helpers.strangers import refusal
 from helpers.teachers import StubBackend, picture, serving
-from tiekd_ros.images import encode_jpeg
-from tiekd_ros.teacher import breakages
-from tiekd_ros.teacher.breakages import Breakages
+from tiekd_ros.core.images import encode_jpeg
+from tiekd_ros.teacher import service as breakages
+from tiekd_ros.teacher.service import Breakages
 
 
 def test_each_kind_is_told_whole_once_a_minute_and_summed_up_at_the_end(caplog):

@@ -17,9 +17,8 @@ from helpers.teachers import (
     ramp,
     serving,
 )
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.breaker import CircuitBreaker
-from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.teacher.client import CircuitBreaker, ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import (
     CircuitOpenError,
     TeacherBusyError,

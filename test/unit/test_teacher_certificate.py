@@ -13,9 +13,9 @@ import trustme
 from helpers.certificates import Certificates, make_certificates
 from helpers.children import wait_until
 from helpers.teachers import StubBackend, free_port, serving
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.certificate import CertificateWatch, certificate_until
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.tls import CertificateWatch, certificate_until
 
 DAY = datetime.timedelta(days=1)
 

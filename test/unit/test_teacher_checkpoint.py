@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from helpers.checkpoints import write_depth_anything
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.errors import BackendError
 

@@ -22,7 +22,7 @@ from helpers.teachers import (
     ramp,
     serving,
 )
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.certificates import Certificates, make_certificates
 from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, serving, serving_expired
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.credentials import read_credentials
 from tiekd_ros.teacher.errors import (

@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 from helpers.onnx_teachers import Brightness, export, grey_picture, write_rgbd
 from helpers.strangers import refusal
 from helpers.teachers import StubBackend, serving
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.backends.ensemble import EnsembleBackend
 

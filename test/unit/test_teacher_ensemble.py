@@ -12,8 +12,8 @@ from helpers.teachers import (
     ramp,
     serving,
 )
-from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher import backends
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends import BackendOptions, create_backend

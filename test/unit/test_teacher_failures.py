@@ -18,14 +18,14 @@ from tritonclient.utils import InferenceServerException
 
 from helpers.children import wait_until
 from helpers.teachers import METRIC, StubBackend, depth_request, picture, serving
-from tiekd_ros.cores import cores
+from tiekd_ros.core.devices import cores
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.errors import BusyError
 from tiekd_ros.teacher.protocol import DepthRequest, infer_arguments
 from tiekd_ros.teacher.server import TeacherServer
 from tiekd_ros.teacher.service import TeacherService
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
 from tiekd_ros.teacher.statistics import Statistics
 
 SOON_S = 10.0

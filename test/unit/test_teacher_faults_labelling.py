@@ -19,8 +19,8 @@ from helpers.clocks import let_the_clock_jump
 from helpers.proxy import TcpProxy
 from helpers.stores import view
 from helpers.teachers import StubBackend, ramp, serving
-from tiekd_ros.frames import FrameLogSettings, FrameStore, Labeller, LabellerSettings, Observation
-from tiekd_ros.nodes.teaching import TeacherDesk
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Labeller, LabellerSettings, Observation
+from tiekd_ros.nodes.companion.teaching import TeacherDesk
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 
 S = 1_000_000_000

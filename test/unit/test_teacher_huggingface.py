@@ -21,8 +21,8 @@ from helpers.checkpoints import (
 )
 from helpers.children import PATIENCE_S, child_environment
 from helpers.teachers import INTRINSICS, picture, serving
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backend import label_all
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
@@ -255,7 +255,7 @@ def test_what_is_neither_folder_nor_hub_id_or_no_device_is_refused(metric, tmp_p
 
 OFFLINE = """
 import sys
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 try:
     backend = create_backend("huggingface", BackendOptions(model=sys.argv[1]))

@@ -16,8 +16,8 @@ pytest.importorskip("transformers")
 
 from helpers.checkpoints import write_depth_pro
 from helpers.teachers import INTRINSICS, StubBackend, picture, serving
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backend import BackendRefusal, check_request
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient

@@ -20,8 +20,7 @@ from helpers.checkpoints import (
 from helpers.onnx_teachers import grey_picture
 from helpers.teachers import picture
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.backends.image_recipe import resized
-from tiekd_ros.teacher.backends.recipe_file import read_recipe
+from tiekd_ros.teacher.backends.image_recipe import read_recipe, resized
 from tiekd_ros.teacher.errors import BackendError
 
 MANY = 10**8

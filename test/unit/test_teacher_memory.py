@@ -10,11 +10,11 @@ import pytest
 from helpers.children import wait_until
 from helpers.strangers import infer, refusal
 from helpers.teachers import SilentBackend, picture, serving
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.errors import BusyError
 from tiekd_ros.teacher.server import TeacherServer
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
 from tiekd_ros.teacher.statistics import Statistics
 
 SOON_S = 10.0

@@ -18,9 +18,9 @@ from helpers.onnx_teachers import (
     write_card,
 )
 from helpers.teachers import INTRINSICS, picture, serving
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient

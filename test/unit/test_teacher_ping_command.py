@@ -12,7 +12,7 @@ from helpers.children import Finished, run_python
 from helpers.teachers import StubBackend, foreign_server, free_port, serving
 from tiekd_ros.teacher.protocol import TeacherIdentity
 from tiekd_ros.teacher.service import TeacherService
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
 
 TOKEN = "a-token-of-the-robots"
 

@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from helpers.teachers import StubBackend
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher import ray_app, ray_grpc
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.teacher import ray_app
+from tiekd_ros.teacher import ray_replica as ray_grpc
 from tiekd_ros.teacher.backends import BackendOptions
 from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.ray_app import Plan, RayOptions
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
 from tiekd_ros.teacher.statistics import Statistics
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "ray" / "serve.yaml"

@@ -17,7 +17,7 @@ from helpers.ray_serve import RayServe, free_ports, serve_run
 from helpers.readme import program
 from helpers.recordings import assert_labels, write_recording
 from helpers.teachers import picture
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherUnreachableError
 

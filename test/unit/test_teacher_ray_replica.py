@@ -12,8 +12,8 @@ from tritonclient.grpc import service_pb2
 
 from helpers.children import run_python, wait_until
 from helpers.teachers import SilentBackend, StubBackend, depth_request, ramp
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.images import RgbImage
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher import ray_replica
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, infer_arguments, read_answer

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from helpers.teachers import depth_request, picture, ramp, serving
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import decode_image, encode_jpeg
 from tiekd_ros.datasets import DatasetError, RgbdFolder
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.images import decode_image, encode_jpeg
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends import BACKENDS, BackendOptions, create_backend
 from tiekd_ros.teacher.backends.recorded import RecordedBackend

@@ -13,14 +13,14 @@ from tritonclient.utils import InferenceServerException
 from helpers.children import PATIENCE_S, wait_until
 from helpers.strangers import image_input, refusal
 from helpers.teachers import RELATIVE, SilentBackend, StubBackend, picture, serving
-from tiekd_ros.images import encode_jpeg
-from tiekd_ros.teacher import reception
+from tiekd_ros.core.images import encode_jpeg
+from tiekd_ros.teacher import security as reception
 from tiekd_ros.teacher.server import ServerSettings, TeacherServer
 from tiekd_ros.teacher.service import TeacherService
 
 IMAGE = encode_jpeg(picture())
 LONG_S = 5.0  # in which a request reaches the queue, on a busy machine too
-LOGGER = "tiekd_ros.teacher.reception"
+LOGGER = "tiekd_ros.teacher.security"
 
 
 def facts_of(caplog) -> list[dict[str, object]]:

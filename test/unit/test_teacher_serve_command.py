@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 from helpers.children import PATIENCE_S, child_environment, run_python, wait_until
 from helpers.strangers import refusal
 from helpers.teachers import depth_request
-from tiekd_ros.cli import app
-from tiekd_ros.errors import InvalidSettingError, TiekdError
-from tiekd_ros.images import encode_jpeg, encode_png
-from tiekd_ros.settings import setting_info
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.images import encode_jpeg, encode_png
+from tiekd_ros.core.settings import setting_info
 from tiekd_ros.teacher.backends import BACKENDS, BackendOptions, unused_options
 from tiekd_ros.teacher.errors import TeacherServerError
 from tiekd_ros.teacher.protocol import infer_arguments
-from tiekd_ros.teacher.server_settings import ServerSettings
+from tiekd_ros.teacher.settings import ServerSettings
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 SERVE = ["-m", "tiekd_ros.cli", "teacher", "serve"]
@@ -183,7 +183,7 @@ def test_systemd_hears_of_the_start_of_life_and_of_the_end(tmp_path):
 
 
 def test_a_watchdog_meant_for_another_process_is_not_fed(tmp_path, monkeypatch):
-    from tiekd_ros.teacher.sd_notify import Systemd
+    from tiekd_ros.teacher.server import Systemd
 
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     assert Systemd().watchdog_s == 1.0
@@ -194,7 +194,7 @@ def test_a_watchdog_meant_for_another_process_is_not_fed(tmp_path, monkeypatch):
 
 
 def test_a_manager_that_is_gone_or_abstract_does_no_harm(monkeypatch, tmp_path):
-    from tiekd_ros.teacher.sd_notify import Systemd
+    from tiekd_ros.teacher.server import Systemd
 
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     Systemd().ready("still")

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from helpers.strangers import image_input, infer, refusal
 from helpers.teachers import StubBackend, picture, ramp, serving
-from tiekd_ros.images import decode_image, encode_jpeg
+from tiekd_ros.core.images import decode_image, encode_jpeg
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer
 

@@ -10,8 +10,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from helpers.children import wait_until
 from helpers.teachers import StubBackend, serving
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.server_settings import ServerSettings
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.teacher.settings import ServerSettings
 
 SOON_S = 10.0
 

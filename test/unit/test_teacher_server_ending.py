@@ -38,7 +38,7 @@ serve(StubBackend(answer), settings, lambda port: print(port, flush=True))
 
 SIGNALLED = """
 import os, random, signal, threading, time
-from tiekd_ros.teacher.ending import asked_to_stop
+from tiekd_ros.teacher.server import asked_to_stop
 def ask():
     time.sleep(random.random() / 500)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -35,8 +35,8 @@ from helpers.attacks import (
 from helpers.certificates import make_certificates
 from helpers.children import PATIENCE_S, child_environment
 from helpers.teachers import StubBackend, picture, serving
-from tiekd_ros.images import encode_jpeg, encode_png
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.core.images import encode_jpeg, encode_png
+from tiekd_ros.teacher.settings import ServiceSettings
 
 TOKEN = "the-token-0123456789"
 WARM_UP, ROUNDS = 24, 36  # by then malloc has an arena for each thread that decodes

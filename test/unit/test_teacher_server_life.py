@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from helpers.strangers import image_input, infer, refusal
 from helpers.teachers import SilentBackend, StubBackend, picture, serving
-from tiekd_ros.images import encode_jpeg
+from tiekd_ros.core.images import encode_jpeg
 from tiekd_ros.teacher.errors import TeacherServerError
 from tiekd_ros.teacher.server import ServerSettings, TeacherServer
 

@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from helpers.children import run_python, wait_until
 from helpers.teachers import SilentBackend, StubBackend, free_port, picture, serving
-from tiekd_ros.images import encode_jpeg
+from tiekd_ros.core.images import encode_jpeg
 from tiekd_ros.teacher.errors import TeacherServerError
 from tiekd_ros.teacher.protocol import DepthAnswer
 from tiekd_ros.teacher.server import ServerSettings, TeacherServer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.teachers import serving
-from tiekd_ros.images import encode_jpeg
+from tiekd_ros.core.images import encode_jpeg
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError

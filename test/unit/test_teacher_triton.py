@@ -22,11 +22,11 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from helpers.children import run_python
 from helpers.onnx_teachers import Brightness, FocalBrightness, export, grey_picture
-from tiekd_ros.images import encode_png
+from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.protocol import DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.service import TeacherService
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "triton"
 FP16_RELATIVE_ERROR = 2.0**-11

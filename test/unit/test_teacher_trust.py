@@ -13,15 +13,10 @@ import pytest
 
 from helpers.teachers import METRIC, ramp
 from helpers.trust import QUICK, judge_of, refusal, seen
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.errors import TeacherAnswerError
 from tiekd_ros.teacher.protocol import TeacherIdentity
-from tiekd_ros.teacher.trust import (
-    LabelJudge,
-    TrustSettings,
-    check_flip,
-    log_factor,
-)
+from tiekd_ros.teacher.trust import LabelJudge, TrustSettings, check_flip, log_factor
 
 SUCCESSOR = TeacherIdentity("stub", "8", metric=True)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from helpers.teachers import METRIC, StubBackend, depth_request, ramp, serving
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.images import decode_image, encode_jpeg, shrink_map
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.images import decode_image, encode_jpeg, shrink_map
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tiekd_ros import supervisor
-from tiekd_ros.cli import app
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.supervisor import Program
+from tiekd_ros.cli.main import app
+from tiekd_ros.cli.up import UpOptions, is_backend, node_programs
+from tiekd_ros.core import supervisor
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.supervisor import Program
 from tiekd_ros.teacher.backends import BACKENDS
-from tiekd_ros.up import UpOptions, is_backend, node_programs
 
 LAUNCHED = Path(__file__).resolve().parents[2] / "launch" / "processes.py"
 
@@ -47,7 +47,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
         programs.extend(given)
 
     monkeypatch.setattr(supervisor, "supervise", pretend)
-    monkeypatch.setattr("tiekd_ros.ros_environment.require_ros", lambda: None)
+    monkeypatch.setattr("tiekd_ros.core.supervisor.require_ros", lambda: None)
     return programs
 
 
@@ -65,7 +65,7 @@ def test_up_starts_the_nodes_that_the_launch_file_starts():
     assert [p.name for p in programs] == ["depth_node", "companion_node"]
     for program in programs:
         command = list(program.command)
-        assert command[:3] == [sys.executable, "-m", f"tiekd_ros.nodes.{program.name}"]
+        assert command[:4] == [sys.executable, "-m", "tiekd_ros.nodes.programs", program.name]
         for argument in ("__ns:=/tiekd", 'state_dir:="/s"', "use_sim_time:=true"):
             assert argument in command
     assert 'teacher.url:="w:1"' in programs[1].command
@@ -121,7 +121,7 @@ def test_how_the_images_come_is_said_to_both_nodes(started):
 def test_composed_both_nodes_are_one_program_with_the_parameters_of_both(started):
     up("--composed", "--no-rectify", "--device", "cpu", "--teacher", "w:1")
     (both,) = started
-    assert "tiekd_ros.nodes.composed" in both.command
+    assert "tiekd_nodes" in both.command
     assert parameters(both) == ["rectify:=false", 'device:="cpu"', 'teacher.url:="w:1"']
 
 

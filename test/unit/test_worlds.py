@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.worlds import IndoorWorld, View, WorldSettings
 
 SECOND = 1_000_000_000

@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import pytest
+from random_world import RandomisedWorld, RandomView, random_exposure
 
-from helpers.children import run_python
-from tiekd_ros.worlds.randomised import RandomisedWorld, RandomView
-from tiekd_ros.worlds.sensor import random_exposure
+from helpers.children import TESTS, run_python
 
+BENCHMARKS = TESTS.parent / "benchmarks"
 SEEDS = (7, 8)
 SIZE = (80, 60)
 COUNT = 24
@@ -82,7 +82,8 @@ def test_some_views_are_near_things_and_few_are_bare_walls() -> None:
 
 def test_a_view_is_the_same_in_another_process() -> None:
     code = (
-        "from tiekd_ros.worlds.randomised import RandomisedWorld as W; import hashlib;"
+        f"import sys, hashlib; sys.path.append({str(BENCHMARKS)!r});"
+        "from random_world import RandomisedWorld as W;"
         f"v = W(7).view(3, *{SIZE});"
         "print(hashlib.sha256(v.image.tobytes() + v.depth.tobytes()).hexdigest())"
     )

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from tiekd_ros.camera import CameraModel, Intrinsics
-from tiekd_ros.datasets.errors import DatasetError
-from tiekd_ros.errors import BadIntrinsicsError
+from tiekd_ros.core.camera import CameraModel, Intrinsics
+from tiekd_ros.core.errors import BadIntrinsicsError, DatasetError
 
 K_FILE = "K.txt"
 CAMERA_FILES = ("camera.yaml", "camera_info.yaml")

@@ -5,23 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from tiekd_ros.camera import Intrinsics
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import BadImageError, DatasetError
+from tiekd_ros.core.images import DEPTH_UNITS_PER_M, KB_SIZE, DepthMap, RgbImage, kb_window
 from tiekd_ros.datasets.calibration import plausible
-from tiekd_ros.datasets.errors import DatasetError
 from tiekd_ros.datasets.map_format import KITTI_MAPS
 from tiekd_ros.datasets.split_dataset import EntryFiles, Layout, SplitDataset
-from tiekd_ros.errors import BadImageError
-from tiekd_ros.images import DEPTH_UNITS_PER_M, DepthMap, RgbImage
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
-
-KB_SIZE = (352, 1216)
-"""(height, width) of the benchmark's crop, at the image's bottom, in the middle of its width."""
 CALIBRATION = "calib_cam_to_cam.txt"
 
 _DEPTH_FOLDERS = ("gt_depth", "data_depth_annotated", "depth", ".")
@@ -88,35 +81,6 @@ class KittiDataset(SplitDataset):
             if path.is_file():
                 return read_calibration(path, match["camera"], size)
         return super()._intrinsics(files, size)
-
-
-def kb_window(shape: Sequence[int], size: tuple[int, int] = KB_SIZE) -> tuple[slice, slice]:
-    """Return rows and columns of the KITTI benchmark's crop of an image.
-
-    Args:
-        shape: (height, width) of the image.
-        size: (height, width) of the crop.
-
-    Raises:
-        BadImageError: the image is smaller than the crop.
-    """
-    height, width = size
-    top, left = shape[0] - height, (shape[1] - width) // 2
-    if top < 0 or left < 0:
-        raise BadImageError(
-            f"it is {shape[1]}x{shape[0]}, smaller than the {width}x{height} that every KITTI "
-            "image is cut to: it is no KITTI image, or was resized; use the original"
-        )
-    return slice(top, top + height), slice(left, left + width)
-
-
-def kb_crop(array: npt.NDArray[_Scalar], size: tuple[int, int] = KB_SIZE) -> npt.NDArray[_Scalar]:
-    """Return the KITTI benchmark's crop of a picture or map (H, W, ...), as a view.
-
-    Raises:
-        BadImageError: it is smaller than the crop.
-    """
-    return array[kb_window(array.shape, size)]
 
 
 def _kb_window(path: Path, shape: Sequence[int]) -> tuple[slice, slice]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiekd_ros.datasets.errors import DatasetError
-from tiekd_ros.errors import BadDepthError
-from tiekd_ros.images import (
+from tiekd_ros.core.errors import BadDepthError, DatasetError
+from tiekd_ros.core.images import (
     DEPTH_UNITS_PER_M,
     DepthMap,
     decode_depth_png,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tiekd_ros.datasets.errors import DatasetError
+from tiekd_ros.core.errors import DatasetError
 from tiekd_ros.datasets.image_folder import IMAGE_SUBFOLDERS, IMAGE_SUFFIXES, ImageFolder
-from tiekd_ros.datasets.items import DepthDataset, LabelSource
+from tiekd_ros.datasets.items import DepthDataset, LabelSource, ReadOptions
 from tiekd_ros.datasets.kitti import KittiDataset
 from tiekd_ros.datasets.nyu import NyuDataset
-from tiekd_ros.datasets.options import ReadOptions
 from tiekd_ros.datasets.rgbd_folder import RgbdFolder
-from tiekd_ros.datasets.splits import SPLIT_FOLDERS
+from tiekd_ros.datasets.split_dataset import SPLIT_FOLDERS
 
 DATASET_KINDS = ("kitti", "nyu", "rgbd", "images")
 AUTO = "auto"

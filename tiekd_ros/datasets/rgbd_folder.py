@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tiekd_ros.camera import Intrinsics
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import BadDepthError, DatasetError
+from tiekd_ros.core.images import DepthMap, RgbImage, decode_depth_png
 from tiekd_ros.datasets.calibration import K_FILE, read_yaml
-from tiekd_ros.datasets.errors import DatasetError
 from tiekd_ros.datasets.image_folder import ImageFolder, check_same_view, short_list
-from tiekd_ros.datasets.items import DepthItem
-from tiekd_ros.datasets.options import ReadOptions
-from tiekd_ros.errors import BadDepthError
-from tiekd_ros.images import DepthMap, RgbImage, decode_depth_png
+from tiekd_ros.datasets.items import DepthItem, ReadOptions
 
 META_FILE = "meta.yaml"
 MILLIMETRES_PER_M = 1000.0

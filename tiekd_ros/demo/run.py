@@ -5,23 +5,61 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from tiekd_ros.demo.losses import lost_by_swaps
-from tiekd_ros.demo.measuring import Scorer
-from tiekd_ros.demo.results import DemoResult, print_result, scored, write_sheet
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.demo.results import DemoResult, Scoreboard, print_result, scored, write_sheet
 from tiekd_ros.demo.scene import folder_scene, synthetic_scene
-from tiekd_ros.demo.score import Scoreboard
-from tiekd_ros.demo.show import Show
-from tiekd_ros.demo.stage import IMAGE_TOPIC, NAMESPACE, Stage
-from tiekd_ros.demo.steps import Run, perform
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.nodes.observer import StreamObserver
-from tiekd_ros.state import StateFolder
+from tiekd_ros.demo.stage import IMAGE_TOPIC, NAMESPACE, Show, Stage
+from tiekd_ros.demo.steps import Run, Scorer, perform
+from tiekd_ros.nodes.probe.observer import StreamObserver
 from tiekd_ros.student import StudentRegistry
+
+BEFORE_S = 1.0
+"""So long before it is asked for, a swap may have begun to disturb the stream: the companion
+promotes the new student then."""
+
+AFTER_S = 3.0
+"""So long after the depth node announced it, a swap may still disturb the stream."""
+
+UNFINISHED_S = 0.5
+"""The depth of the run's newest images may be on its way."""
+
+
+def lost_by_swaps(
+    images: Collection[int], depths: Collection[int], swaps: Iterable[tuple[int, int]]
+) -> int:
+    """Return how many of the camera's images around swaps got no depth.
+
+    Whatever lost them counts, as nobody can tell a swap's share from that of other load. What
+    came before the first depth does not: there was no student.
+
+    Args:
+        images: stamps in ns of all that the camera published.
+        depths: stamps in ns of all depth images.
+        swaps: for each student that replaced another, when the depth node was asked for it and
+            when it announced it, in ns of the same clock.
+    """
+    if not images:
+        return 0
+    newest = max(images) - _ns(UNFINISHED_S)
+    begin = min(depths, default=min(images))
+    lost: set[int] = set()
+    for asked, announced in swaps:
+        low = max(asked - _ns(BEFORE_S), begin)
+        high = min(announced + _ns(AFTER_S), newest)
+        lost.update(stamp for stamp in images if low <= stamp <= high)
+    return len(lost.difference(depths))
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
 
 _MARKER = ".made-by-tiekd-demo"
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tiekd_ros.camera import Intrinsics
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.images import DepthMap, RgbImage
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends.recorded import RecordedBackend
 from tiekd_ros.teacher.backends.synthetic import SyntheticBackend

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tiekd_ros.nodes.companion_node import CompanionNode
-from tiekd_ros.nodes.depth_node import DepthNode
-from tiekd_ros.nodes.run import run_nodes
+from tiekd_ros.nodes.common.run import run_nodes
+from tiekd_ros.nodes.companion.node import CompanionNode
+from tiekd_ros.nodes.depth.node import DepthNode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,7 +16,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of parameters name the node that they are for; without a name they are for both.
     """
     return run_nodes([DepthNode, CompanionNode], arguments)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.images import DepthMap, RgbImage
+from tiekd_ros.core.images import DepthMap, RgbImage
 
 _CELL_WIDTH = 300
 _GAP = 6

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.images import RgbImage
+from tiekd_ros.core.images import RgbImage
 
 _PANEL = (640, 480)  # width, height
 _PAPER = (250, 250, 250)

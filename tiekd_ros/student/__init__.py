@@ -1,37 +1,30 @@
 """The compact networks, their checkpoints, the registry of versions and the runtimes."""
 
-from tiekd_ros.student.architecture import (
-    InputSize,
-    Moments,
-    StudentNetwork,
-    StudentOutput,
-)
+from tiekd_ros.student.architecture import InputSize, Moments, StudentNetwork, StudentOutput
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.building import ARCHITECTURES, build_network
-from tiekd_ros.student.card import (
+from tiekd_ros.student.checkpoint import (
     ACCEPTED,
     CANDIDATE,
     REFUSED,
     ROLLED_BACK,
     CheckpointError,
+    Student,
     StudentCard,
     TargetWidth,
+    load_student,
+    save_student,
 )
-from tiekd_ros.student.checkpoint import Student, load_student, save_student
-from tiekd_ros.student.choosing import RuntimeFactory
 from tiekd_ros.student.importing import import_student
 from tiekd_ros.student.live import LiveState, LiveStudent
-from tiekd_ros.student.network import ARCHITECTURE, FastStudent
-from tiekd_ros.student.official import KITTI_BINS, NYU_BINS, OFFICIAL_ARCHITECTURES
-from tiekd_ros.student.onnx_runtime import OnnxRuntime
+from tiekd_ros.student.networks import ARCHITECTURES, build_network
+from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE, FastStudent
+from tiekd_ros.student.networks.official import KITTI_BINS, NYU_BINS, OFFICIAL_ARCHITECTURES
 from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.registry import LiveChangedError, StudentRegistry
-from tiekd_ros.student.runtime import (
-    Prediction,
-    Runtime,
-    StageTimes,
-)
-from tiekd_ros.student.torch_runtime import TorchRuntime, to_channels_last
+from tiekd_ros.student.runtimes.base import Prediction, Runtime, StageTimes
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
+from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime, to_channels_last
 
 __all__ = [
     "ACCEPTED",

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.settings import Settings, setting
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.student.bins import DepthBins
 
 STRIDE = 32

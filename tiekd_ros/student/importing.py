@@ -20,19 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.building import build_network
-from tiekd_ros.student.card import CheckpointError, StudentCard, TargetWidth
-from tiekd_ros.student.checkpoint import Student, check_finite, describe_misfits
-from tiekd_ros.student.official import (
+from tiekd_ros.student.checkpoint import (
+    CheckpointError,
+    Student,
+    StudentCard,
+    TargetWidth,
+    check_finite,
+    describe_misfits,
+)
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.official import (
     KITTI_BINS,
     NYU_BINS,
     OFFICIAL_ARCHITECTURES,
     REGRESSION,
 )
-from tiekd_ros.student.torch_runtime import TorchRuntime
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 
 class Dataset(NamedTuple):

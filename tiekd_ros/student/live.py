@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.mailbox import Mailbox
-from tiekd_ros.student.choosing import RuntimeFactory
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.mailbox import Mailbox
 from tiekd_ros.student.registry import StudentRegistry
-from tiekd_ros.student.runtime import Runtime
+from tiekd_ros.student.runtimes.base import Runtime
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 
 
 @dataclass(frozen=True)

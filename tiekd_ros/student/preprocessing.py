@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tiekd_ros.images import RgbImage
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.student.architecture import InputSize
 
 MEAN = (123.675, 116.28, 103.53)  # ImageNet, RGB, 0..255

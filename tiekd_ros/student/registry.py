@@ -19,10 +19,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import EllipsisType
 
-from tiekd_ros.student.card import BASE, REFUSED, CheckpointError, StudentCard
 from tiekd_ros.student.checkpoint import (
+    BASE,
     CARD,
+    REFUSED,
+    CheckpointError,
     Student,
+    StudentCard,
     load_card,
     load_student,
     save_student,

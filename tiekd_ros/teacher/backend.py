@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol, TypeGuard
 
-from tiekd_ros.images import RgbImage
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 

@@ -12,14 +12,56 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from tiekd_ros.images import RgbImage
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher.backend import Backend, label_all, takes_batches
-from tiekd_ros.teacher.errors import BackendRefusal, BusyError, StoppingError
+from tiekd_ros.teacher.errors import (
+    BackendRefusal,
+    BusyError,
+    CallerGoneError,
+    LateError,
+    StoppingError,
+)
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
 from tiekd_ros.teacher.statistics import Statistics
-from tiekd_ros.teacher.waiting import WaitingImage
+
+# A caller's own clock for its deadline runs ahead by the time that the request took to get here:
+# whoever is gone so shortly before the end has waited for it.
+_AHEAD_S = 0.25
+
+
+@dataclass(eq=False)
+class WaitingImage:
+    """One image on its way through the batcher."""
+
+    image: RgbImage | None  # None once it is labelled: an answer must not keep it in memory
+    request: DepthRequest
+    size: tuple[int, int]
+    arrived_ns: int
+    until: float  # on the monotonic clock
+    is_active: Callable[[], bool]
+    done: threading.Event = field(default_factory=threading.Event)
+    outcome: DepthAnswer | Exception | None = None
+
+    def settle(self, outcome: DepthAnswer | Exception) -> None:
+        """Hand the outcome to whoever waits, and let the pixels go."""
+        self.image = None
+        self.outcome = outcome
+        self.done.set()
+
+    def hopeless(self) -> BusyError | None:
+        """Return why labelling it would be in vain; None where it would not."""
+        left_s = self.until - time.monotonic()
+        if left_s > 0 and self.is_active():
+            return None
+        if left_s > _AHEAD_S:
+            return CallerGoneError("the caller has given up")
+        return LateError(
+            "the backend did not come to this image before the request's deadline; try later"
+        )
+
 
 _LONGEST_WAIT_S = 600.0  # for callers without a deadline
 _LOOK_S = 0.25  # so often a waiting caller is asked whether it is still there

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.settings import Settings, setting
+from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.teacher.errors import TeacherAnswerError
 from tiekd_ros.teacher.protocol import DepthAnswer
 

@@ -6,9 +6,9 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher.access import AUTHORIZATION, read_tokens
-from tiekd_ros.teacher.client_settings import ClientSettings
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.teacher.security import AUTHORIZATION, read_tokens
+from tiekd_ros.teacher.settings import ClientSettings
 from tiekd_ros.teacher.tls import check_authorities, check_pair, read_pem
 
 TOKEN_VARIABLE = "TIEKD_TEACHER_TOKEN"

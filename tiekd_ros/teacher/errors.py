@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiekd_ros.errors import TiekdError
+from tiekd_ros.core.errors import TiekdError
 
 
 class TeacherError(TiekdError):

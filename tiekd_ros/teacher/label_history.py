@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.images import DepthMap
+from tiekd_ros.core.images import DepthMap
 
 _LEAST_SHARE = 0.05  # of the pixels that label and student must share to be compared
 _RANGE_MARGIN = 0.05  # a student says "its range's end" for everything beyond

@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import InferInput, service_pb2
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.errors import BadIntrinsicsError
-from tiekd_ros.images import DepthMap, shrink_map
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import BadIntrinsicsError
+from tiekd_ros.core.images import DepthMap, shrink_map
 from tiekd_ros.teacher.errors import BadRequestError, TeacherAnswerError
 
 MODEL_NAME = "depth_teacher"

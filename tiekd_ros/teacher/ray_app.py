@@ -15,17 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.settings import Settings, setting
-from tiekd_ros.teacher.backends import (
-    BackendOptions,
-    named_option,
-    parse_backend,
-    unused_options,
-)
-from tiekd_ros.teacher.ray_grpc import SERVICER
-from tiekd_ros.teacher.ray_replica import TeacherReplica, required_tokens
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.settings import Settings, setting
+from tiekd_ros.teacher.backends import BackendOptions, named_option, parse_backend, unused_options
+from tiekd_ros.teacher.ray_replica import SERVICER, TeacherReplica, required_tokens
+from tiekd_ros.teacher.settings import ServiceSettings
 
 TEACHER_VARIABLE = "TIEKD_TEACHER"
 DEPLOYMENT = "teacher"

@@ -3,34 +3,56 @@
 Ray's proxy speaks gRPC with the clients and hands each call to one replica's method of the same
 name, as a coroutine. The servicer blocks, so it runs in threads; what it asks of a gRPC context
 is answered by `ReplicaCall`. Does not import ray: a replica is an ordinary object.
+
+Ray imports `add_GRPCInferenceServiceServicer_to_server` by name in each of its proxies, and sends
+requests on to the replicas pickled. tritonclient's messages were generated as top-level modules
+and say that they come from `grpc_service_pb2` and `model_config_pb2`, which nobody can import, so
+that every call would fail with a PicklingError. `register_messages`, called when this module is
+imported, gives them these names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import grpc
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.teacher import ray_grpc
-from tiekd_ros.teacher.access import REFUSAL, TOKENS_VARIABLE, Tokens, authorization_of
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.security import REFUSAL, TOKENS_VARIABLE, Tokens, authorization_of
 from tiekd_ros.teacher.service import TeacherService
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
+
+__all__ = ["SERVICER", "add_GRPCInferenceServiceServicer_to_server", "register_messages"]
+
+SERVICER = f"{__name__}.add_GRPCInferenceServiceServicer_to_server"
+"""What stands in Serve's `grpc_servicer_functions`."""
+
+
+def register_messages() -> None:
+    """Let this process pickle and unpickle the protocol's messages."""
+    sys.modules.setdefault("grpc_service_pb2", service_pb2)
+    sys.modules.setdefault("model_config_pb2", model_config_pb2)
+
+
+register_messages()
+
 
 _LOG = logging.getLogger(__name__)
 # Threads are made as calls need them; how many calls there are at a time is Ray's to bound.
 _MOST_CALLS = 1024
 _METHODS = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
 
-ray_grpc.register_messages()  # Ray is about to unpickle requests for this replica
+register_messages()  # Ray is about to unpickle requests for this replica
 
 
 class CallEndedError(Exception):

@@ -1,28 +1,190 @@
-"""The teacher server: one process, one backend, gRPC."""
+"""The teacher server: one process, one backend, gRPC.
+
+The protocol is one datagram of `KEY=VALUE` lines to the socket that $NOTIFY_SOCKET names.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
+import signal
+import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from tiekd_ros.teacher.access import TokenInterceptor, Tokens
 from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.certificate import CertificateWatch
-from tiekd_ros.teacher.ending import asked_to_stop, end_process
+from tiekd_ros.teacher.errors import TeacherServerError
 from tiekd_ros.teacher.metrics import MetricsServer
-from tiekd_ros.teacher.ports import open_port
-from tiekd_ros.teacher.reception import Reception
-from tiekd_ros.teacher.sd_notify import Systemd
-from tiekd_ros.teacher.server_settings import ServerSettings
+from tiekd_ros.teacher.security import Reception, TokenInterceptor, Tokens
 from tiekd_ros.teacher.service import TeacherService
-from tiekd_ros.teacher.tls import server_credentials
+from tiekd_ros.teacher.settings import ServerSettings
+from tiekd_ros.teacher.tls import CertificateWatch, server_credentials
+
+
+def check_ports(settings: ServerSettings) -> None:
+    """See early that the ports are free, before minutes of loading; `open_port` takes them.
+
+    Raises:
+        TeacherServerError: one is taken, or its address is not this machine's.
+    """
+    wanted = {"": (settings.host, settings.port)}
+    if settings.metrics_port:
+        wanted["metrics on "] = (settings.metrics_host, settings.metrics_port)
+    for what, (host, port) in wanted.items():
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as probe:
+                # As gRPC does: what is left of connections of a server before is no obstacle.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except (OSError, UnicodeError) as error:
+            raise TeacherServerError(_taken(f"{what}{host}:{port}")) from error
+
+
+def _taken(address: str) -> str:
+    return (
+        f"cannot listen on {address}: another program has the port, or the address is "
+        "not this machine's; choose another port, or 0 for any free one"
+    )
+
+
+def open_port(server: Any, address: str, credentials: Any) -> int:
+    """Open a gRPC server's port and return its number.
+
+    Args:
+        server: gRPC's server.
+        address: host:port, port 0 for any free one.
+        credentials: gRPC's; None without TLS.
+
+    Raises:
+        TeacherServerError: it is taken, or the address is not this machine's.
+    """
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise TeacherServerError(_taken(address))
+    return int(port)
+
+
+class Systemd:
+    """The service manager that started this process, if one did."""
+
+    def __init__(self) -> None:
+        """Read from the environment where it listens, and how often it wants to hear."""
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        # A name that begins with @ stands for one in Linux's abstract namespace.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog_s = _watchdog_s()
+        """Time within which it wants `alive` again; None = it does not watch."""
+
+    def ready(self, status: str) -> None:
+        """Tell that the service has started; `status` is what `systemctl status` shows."""
+        self._tell(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}")
+
+    def alive(self) -> None:
+        """Tell that the service works."""
+        self._tell("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """Tell that the service is about to end."""
+        self._tell("STOPPING=1")
+
+    def _tell(self, text: str) -> None:
+        if not self._address:
+            return
+        # A service goes on where its manager does not listen.
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line,
+        ):
+            line.connect(self._address)
+            line.sendall(text.encode())
+
+
+def _watchdog_s() -> float | None:
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not usec.isdigit() or int(usec) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 1e6
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def end_process() -> NoReturn:
+    """End without Python's own end, which aborts where a thread is within the backend's C++."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class Asked:
+    """Whether the process has been asked to stop.
+
+    A pipe, as a signal's handler interrupts the very thread that waits: of an Event it might wait
+    for the lock that this thread holds.
+    """
+
+    def __init__(self) -> None:
+        """Open the pipe, until `close`."""
+        self._reader, self._writer = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(self._reader, select.POLLIN)
+
+    def note(self) -> None:
+        """Wake who waits, now and from now on."""
+        os.write(self._writer, b"!")
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until it was asked; False if `timeout_s` passed before."""
+        return bool(self._poll.poll(None if timeout_s is None else timeout_s * 1000))
+
+    def close(self) -> None:
+        """Give the pipe back."""
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Asked]:
+    """Give what says whether a SIGINT or SIGTERM has come; the second ends the process.
+
+    The second is the kernel's to act on: an exception would only reach this thread, and the
+    process would still wait for the threads of those calls. Afterwards both signals do what they
+    did before.
+    """
+    asked = Asked()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_DFL)
+        asked.note()
+
+    before = {number: signal.signal(number, ask) for number in _ENDING}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        asked.close()
+
 
 __all__ = ["ServerSettings", "TeacherServer", "open_secrets", "serve"]
 

@@ -7,10 +7,12 @@ carry the same servicer. Method names are the protocol's.
 from __future__ import annotations
 
 import logging
+import math
+import secrets
 import threading
 import time
 import traceback
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import grpc
@@ -18,14 +20,19 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from tiekd_ros import __version__
-from tiekd_ros.cores import cores
-from tiekd_ros.image_size import check_whole
-from tiekd_ros.images import RgbImage, decode_image
+from tiekd_ros.core.devices import cores
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.images import RgbImage, check_whole, decode_image, read_image_size
 from tiekd_ros.teacher.backend import Backend, check_request
 from tiekd_ros.teacher.batcher import Batcher
-from tiekd_ros.teacher.breakages import Breakages
-from tiekd_ros.teacher.errors import CallerGoneError, LateError
-from tiekd_ros.teacher.image_limits import admit_image
+from tiekd_ros.teacher.errors import (
+    BackendRefusal,
+    BadRequestError,
+    BusyError,
+    CallerGoneError,
+    LateError,
+    StoppingError,
+)
 from tiekd_ros.teacher.protocol import (
     MODEL_NAME,
     DepthAnswer,
@@ -34,18 +41,132 @@ from tiekd_ros.teacher.protocol import (
     wanted_outputs,
     write_answer,
 )
-from tiekd_ros.teacher.service_settings import ServiceSettings
+from tiekd_ros.teacher.settings import ServiceSettings
 from tiekd_ros.teacher.statistics import Statistics
-from tiekd_ros.teacher.status_codes import (
-    STATUS_CODES,
-    BlindAnswerError,
-    UnknownModelError,
-    status_code,
-)
+
+
+class UnknownModelError(Exception):
+    """The request names another model or version."""
+
+
+class BlindAnswerError(Exception):
+    """The teacher's label says nothing: an overflow in its arithmetic, most likely."""
+
+
+# The first that fits: the three before it are BusyErrors too.
+STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
+    BadRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    BadImageError: grpc.StatusCode.INVALID_ARGUMENT,
+    BackendRefusal: grpc.StatusCode.FAILED_PRECONDITION,
+    UnknownModelError: grpc.StatusCode.NOT_FOUND,
+    StoppingError: grpc.StatusCode.UNAVAILABLE,
+    LateError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    CallerGoneError: grpc.StatusCode.CANCELLED,
+    BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    BlindAnswerError: grpc.StatusCode.INTERNAL,
+}
+
+
+def status_code(error: Exception) -> grpc.StatusCode:
+    """Return the status of an error of one of `STATUS_CODES`' types."""
+    return next(code for kind, code in STATUS_CODES.items() if isinstance(error, kind))
+
+
+_LOG = logging.getLogger(__name__)
+# So often each kind of error is told with its traceback; between that it is counted.
+_EVERY_S = 60.0
+
+
+@dataclass
+class _Told:
+    mark: str
+    until: float
+    more: int = 0
+
+
+class Breakages:
+    """Tells each kind of error once a minute, under a mark by which a caller can name it."""
+
+    def __init__(self) -> None:
+        """Begin with nothing told."""
+        self._lock = threading.Lock()
+        self._told: dict[str, _Told] = {}
+
+    def tell(self, error: Exception) -> str:
+        """Log an error, or count it where one of its kind was just told.
+
+        Returns:
+            The mark under which the log has this one, or the one of its kind.
+        """
+        kind, now = type(error).__name__, time.monotonic()
+        with self._lock:
+            last = self._told.get(kind)
+            if last is not None and now < last.until:
+                last.more += 1
+                return last.mark
+            told = self._told[kind] = _Told(secrets.token_hex(4), now + _EVERY_S)
+        if last is not None:
+            _sum_up(kind, last)
+        _LOG.error("the teacher broke on request %s; the server goes on", told.mark, exc_info=error)
+        return told.mark
+
+    def sum_up(self, now: float = math.inf) -> None:
+        """Tell how many were only counted, of the kinds whose minute is over."""
+        with self._lock:
+            over = {kind: told for kind, told in self._told.items() if now >= told.until}
+            for kind in over:
+                del self._told[kind]
+        for kind, told in over.items():
+            _sum_up(kind, told)
+
+
+def _sum_up(kind: str, told: _Told) -> None:
+    if told.more:
+        _LOG.error(
+            "the teacher broke on %d more requests as on %s (%s)", told.more, told.mark, kind
+        )
+
+
+# A progressive JPEG has about ten. Each goes over the whole image again, and takes a few bytes:
+# without a bound, a small file keeps a decoder busy for hours.
+_MOST_SCANS = 100
+_LONGEST_SIDE = 65_535  # JPEG's own; beyond it PNG's library only complains on standard error
+_SCAN = b"\xff\xda"  # within a scan's data 0xff is followed by 0x00 or a restart marker
+
+
+def admit_image(data: bytes, settings: ServiceSettings) -> tuple[int, int]:
+    """Return the (width, height) of an encoded image that is small enough to be decoded.
+
+    Raises:
+        BadImageError: the bytes are neither JPEG nor PNG, or the header is damaged.
+        BadRequestError: the image has too many bytes, pixels or scans, or is too long.
+    """
+    if len(data) > settings.max_image_mb << 20:
+        raise BadRequestError(
+            f"the encoded image has {len(data)} bytes, this server takes {settings.max_image_mb} "
+            "MiB (max_image_mb); send a JPEG, or a smaller one"
+        )
+    width, height = read_image_size(data)
+    if width * height > settings.max_pixels:
+        raise BadRequestError(
+            f"the image has {width}x{height} = {width * height} pixels, this server takes "
+            f"{settings.max_pixels} (max_pixels); send a smaller one"
+        )
+    if max(width, height) > _LONGEST_SIDE:
+        raise BadRequestError(
+            f"the image has {width}x{height} pixels, no camera's has a side beyond {_LONGEST_SIDE}"
+        )
+    scans = 0 if data.startswith(b"\x89") else data.count(_SCAN)
+    if scans > _MOST_SCANS:
+        raise BadRequestError(
+            f"the JPEG has {scans} scans, no camera writes more than {_MOST_SCANS}; send it as a "
+            "baseline JPEG"
+        )
+    return width, height
+
 
 __all__ = ["ServiceSettings", "TeacherService"]
 
-_LOG = logging.getLogger(__name__)
 _BYTES_PER_PIXEL = 3
 _NO_METRES = "robots refuse its labels; fit it to metres with align=FOLDER (--align)"
 _LONGEST_TEXT = 500  # a gRPC status travels in a header of limited size

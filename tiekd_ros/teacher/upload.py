@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 import cv2
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.image_size import read_image_size
-from tiekd_ros.images import RgbImage, decode_image, encode_jpeg
-from tiekd_ros.settings import Settings, setting
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.images import RgbImage, decode_image, encode_jpeg, read_image_size
+from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.teacher.protocol import DepthRequest
 
 _WORTH_IT = 10

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.images import DepthMap, RgbImage
-from tiekd_ros.settings import Settings, setting
-from tiekd_ros.worlds.furnish import furnish
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import DepthMap, RgbImage
+from tiekd_ros.core.settings import Settings, setting
+from tiekd_ros.worlds.furniture import furnish
 from tiekd_ros.worlds.materials import make_materials
 from tiekd_ros.worlds.painter import Painter
-from tiekd_ros.worlds.path import CameraPath
-from tiekd_ros.worlds.plan import make_plan
+from tiekd_ros.worlds.plan import CameraPath, make_plan
 from tiekd_ros.worlds.scene import assemble
 
 _HALF_VIEW_RAD = math.radians(75.0) / 2

@@ -9,9 +9,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.worlds.atlas import LightAtlas, TextureAtlas
 from tiekd_ros.worlds.joinery import walls_of
-from tiekd_ros.worlds.lighting import bake
+from tiekd_ros.worlds.lighting import LightAtlas, TextureAtlas, bake
 from tiekd_ros.worlds.materials import Material
 from tiekd_ros.worlds.plan import DOOR_HEIGHT_M, FloorPlan
 from tiekd_ros.worlds.solids import Box, Floats, Quad, box_quads, face

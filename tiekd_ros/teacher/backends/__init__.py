@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiekd_ros.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.backends.options import (
     BackendOptions,
+    check_source,
     named_option,
     parse_backend,
     takes_align,
     unused_options,
 )
-from tiekd_ros.teacher.backends.sources import check_source
 
-if TYPE_CHECKING:  # the command line describes the options, and has no use for gRPC
+if TYPE_CHECKING:
     from tiekd_ros.teacher.backend import Backend
 
 __all__ = [

@@ -9,11 +9,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.images import DepthMap, RgbImage, resize_depth
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import DepthMap, RgbImage, resize_depth
 from tiekd_ros.teacher.backend import Backend, check_request, infer_all
-from tiekd_ros.teacher.backends.batched import BatchedBackend
-from tiekd_ros.teacher.backends.fingerprint import fingerprint
+from tiekd_ros.teacher.backends.base import BatchedBackend, fingerprint
 from tiekd_ros.teacher.backends.options import BackendOptions, parse_backend
 from tiekd_ros.teacher.errors import BackendError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity

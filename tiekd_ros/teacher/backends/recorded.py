@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tiekd_ros.core.images import RgbImage, thumbnail, thumbnail_distances
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.images import RgbImage, thumbnail, thumbnail_distances
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 

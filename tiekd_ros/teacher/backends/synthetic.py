@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tiekd_ros.errors import InvalidSettingError
-from tiekd_ros.images import RgbImage, thumbnail, thumbnail_distances
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import RgbImage, thumbnail, thumbnail_distances
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.worlds import IndoorWorld, WorldSettings

@@ -1,0 +1,354 @@
+"""From a bag's images to logged frames."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiekd_ros.bags.bag import Bag
+from tiekd_ros.bags.images import BagCamera, BagImage
+from tiekd_ros.bags.records import BagError
+from tiekd_ros.core.camera import (
+    VISIBLE_SHIFT_PX,
+    CameraModel,
+    Intrinsics,
+    Rectifier,
+    border_shift_px,
+    calibration_key,
+    is_calibrated,
+    model_fault,
+    rectified_model,
+)
+from tiekd_ros.core.errors import BadImageError, BadIntrinsicsError
+from tiekd_ros.core.images import Mask, RgbImage
+from tiekd_ros.framelog import policy
+from tiekd_ros.framelog.imports import (
+    NOT_ASKED_FOR,
+    UNREADABLE,
+    ImportOptions,
+    ImportReport,
+    Recording,
+)
+from tiekd_ros.framelog.records import Observation, Place, Places
+from tiekd_ros.framelog.selection import NoRoomError
+from tiekd_ros.framelog.store import FrameStore
+
+_MUCH_BLIND = 0.1
+
+
+@dataclass(frozen=True)
+class BagView:
+    """An image as it is logged."""
+
+    image: RgbImage
+    intrinsics: Intrinsics | None
+    blind: Mask | None
+    """(H, W), where a rectified image shows what the camera did not see; None = nowhere."""
+    bent: CameraModel | None
+    """Its calibration, where the lens bends it visibly, or in a way that cannot be computed."""
+
+    def observed(self, image: BagImage, place: Place) -> Observation:
+        """Return what to log, as of the message that this view was made of."""
+        return Observation(
+            self.image,
+            image.stamp_ns,
+            image.frame_id,
+            self.intrinsics,
+            place=place,
+            blind=self.blind,
+        )
+
+
+class BagViewer:
+    """Makes views of a camera's images.
+
+    Args:
+        camera: of an open bag.
+        options: which calibration to take, and whether to rectify.
+
+    Raises:
+        BagError: none of the first images can be converted, or they cannot be rectified.
+        DatasetError: the given calibration does not fit them.
+    """
+
+    def __init__(self, camera: BagCamera, options: ImportOptions) -> None:
+        self._camera = camera
+        first, pixels = camera.first()
+        self._size = pixels.shape[1], pixels.shape[0]
+        given = options.calibration
+        self._given = None if given is None else given(self._size)
+        self._rectifier = None
+        self._idle = options.rectify and camera.rectified
+        if options.rectify and not camera.rectified:
+            self._rectifier = Rectifier("leave out --rectify")
+            self._try(first, pixels)
+        self._shift: tuple[tuple[object, ...], float] | None = None  # (calibration, pixels)
+        self._blind_share = 0.0
+        self._bent = 0
+        self._bent_model: CameraModel | None = None
+        self._last: CameraModel | None = None
+
+    def _try(self, first: BagImage, pixels: RgbImage) -> None:
+        name, bag = self._camera.images.name, self._camera.bag.path
+        model = self._model_of(first, pixels)
+        if model is None:
+            raise BagError(
+                f"--rectify needs the camera's calibration, and {bag} has none for {name}: name "
+                "its topic or a file with --camera-info, or leave out --rectify"
+            )
+        assert self._rectifier is not None
+        try:
+            self._rectifier.rectified(pixels, model)
+        except BadImageError as error:
+            raise BagError(f"{name} in {bag}: {error}") from error
+
+    def view(self, image: BagImage) -> BagView:
+        """Return what is logged of an image.
+
+        Raises:
+            BadImageError: it is damaged, or its calibration does not allow to rectify it.
+            BadIntrinsicsError: its calibration is no camera's.
+        """
+        pixels, blind, bent = image.rgb(), None, None
+        model = self._last = self._model_of(image, pixels)
+        if model is not None and self._rectifier is not None:
+            pixels, blind = self._rectifier.rectified(pixels, model)
+            model = rectified_model(model)
+        elif model is not None and is_calibrated(model):
+            bent = None if self._shift_of(model) < VISIBLE_SHIFT_PX else model
+        height, width = pixels.shape[:2]
+        intrinsics = None if model is None else model.intrinsics(width, height)
+        return BagView(pixels, intrinsics, blind, bent)
+
+    def note_kept(self, view: BagView) -> None:
+        """Count a view that was logged."""
+        if view.bent is not None:
+            self._bent += 1
+            self._bent_model = view.bent
+        if view.blind is not None:
+            self._blind_share = max(self._blind_share, float(view.blind.mean()))
+
+    def warnings(self) -> list[str]:
+        """Say what students will learn wrongly."""
+        model = self._bent_model
+        if model is None:
+            return []
+        shift = self._shift_of(model)
+        by = model_fault(model) if math.isnan(shift) else f"up to {shift:.0f} px at the border"
+        return [
+            f"{self._bent} images were logged as a lens with distortion ({model.distortion_model}) "
+            f"shows them ({by}), and so students learn them. For nodes that rectify (rectify: "
+            "true), import them with --rectify into a new log, or the rectified topic (image_rect)"
+        ]
+
+    def remarks(self) -> list[str]:
+        """Say what was odd about the calibration."""
+        remarks = []
+        if self._idle:
+            remarks.append(f"{self._camera.images.name} is rectified already: left it as it is")
+        if self._blind_share > _MUCH_BLIND:
+            remarks.append(
+                f"up to {self._blind_share:.0%} of a rectified image is what the camera did not "
+                "see: labels are unknown there"
+            )
+        if self._given is not None:
+            return remarks
+        if self._camera.info is None:
+            remarks.append(
+                "no calibration was found: frames are logged without intrinsics. Give one with "
+                "--camera-info TOPIC or FILE (K.txt, camera.yaml), if there is one"
+            )
+        elif self._last is not None and self._last.intrinsics(*self._size) is None:
+            remarks.append(
+                f"{self._camera.info.name} says that the camera is not calibrated: frames are "
+                "logged without intrinsics. Give a file with --camera-info FILE"
+            )
+        return remarks
+
+    @property
+    def info_topic(self) -> str:
+        """Where the calibration comes from; '' where there is none, or a file was given."""
+        info = self._camera.info if self._given is None else None
+        return "" if info is None else info.name
+
+    def _model_of(self, image: BagImage, pixels: RgbImage) -> CameraModel | None:
+        """Return the calibration of this very image."""
+        model = image.model if self._given is None else self._given
+        if model is None:
+            return None
+        if self._camera.rectified:
+            model = rectified_model(model)
+        return model.of_view(pixels.shape[1], pixels.shape[0])
+
+    def _shift_of(self, model: CameraModel) -> float:
+        key = calibration_key(model)
+        if self._shift is None or self._shift[0] != key:
+            self._shift = (key, border_shift_px(model))
+        return self._shift[1]
+
+
+_SAVE_EVERY_S = 1.0  # where nothing is kept: a frame brings its place with it
+
+
+class BagImport(Recording):
+    """A bag whose images are to be logged: opened, its topics chosen, its first image looked at.
+
+    So what cannot be imported is refused before anything of it is.
+
+    Raises:
+        TiekdError: the bag cannot be read, the choice of topics is not clear, its first images
+            cannot be converted, or the calibration does not fit them.
+    """
+
+    def __init__(self, path: str | Path, options: ImportOptions) -> None:
+        self._options = options
+        self._bag = Bag(path)
+        try:
+            self._camera = BagCamera(self._bag, options.image_topic, options.camera_info_topic)
+            self._recordings = _recordings(self._bag, self._camera)
+            self._viewer = BagViewer(self._camera, options)
+        except BaseException:
+            self._bag.close()
+            raise
+        name, info = self._camera.images.name, self._viewer.info_topic
+        super().__init__(ImportReport(str(path), name, info, len(self._camera)))
+        self._unstamped = 0
+        self._faults: list[str] = []
+
+    def __len__(self) -> int:
+        """Return the number of images in the bag."""
+        return len(self._camera)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the recording."""
+        return self._bag.seconds
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._bag.close()
+
+    def _starts(self, places: Places) -> dict[int, int]:
+        """Return how many images of each file were looked at before."""
+        starts: dict[int, int] = {}
+        name = self._camera.images.name
+        for file, recording in self._recordings.items():
+            place = None if self._options.again else places.find(recording)
+            if place is None:
+                continue
+            # Where something else stands there now, the file was mended in its midst.
+            if self._bag.recorded_at(name, file, place.images - 1) == place.mark:
+                starts[file] = place.images
+        return starts
+
+    def _offer(
+        self,
+        store: FrameStore,
+        places: Places,
+        advance: Callable[[], None],
+    ) -> None:
+        starts = self._starts(places)
+        seen: Counter[int] = Counter()  # images, by file
+        place, saved_at = None, time.monotonic()
+        last_ns: int | None = None
+        try:
+            for number, image in enumerate(self._camera):
+                seen[image.file] += 1
+                if seen[image.file] <= starts.get(image.file, 0):
+                    self.report.looked_at_before += 1
+                    advance()
+                    continue
+                here = Place(self._recordings[image.file], seen[image.file], image.log_ns)
+                try:
+                    last_ns = self._one(store, image, here, last_ns, number)
+                except NoRoomError:
+                    self.report.stopped = policy.NO_ROOM
+                    self.report.not_looked_at = len(self._camera) - number
+                    return
+                if place is not None and place.recording != here.recording:
+                    places.put(place)
+                place = here
+                if time.monotonic() - saved_at > _SAVE_EVERY_S:
+                    places.put(place)
+                    saved_at = time.monotonic()
+                advance()
+        finally:
+            if place is not None:
+                places.put(place)
+
+    def _one(
+        self, store: FrameStore, image: BagImage, place: Place, last_ns: int | None, number: int
+    ) -> int | None:
+        """Offer one image; return the stamp of the one that was kept last.
+
+        Raises:
+            NoRoomError: the frame log is full.
+        """
+        if number % self._options.every:
+            self._left_out[NOT_ASKED_FOR] += 1
+            return last_ns
+        if policy.is_too_soon(store.settings, image.stamp_ns, last_ns):
+            self._left_out[policy.TOO_SOON] += 1  # known before its pixels are converted
+            return last_ns
+        try:
+            view = self._viewer.view(image)
+            verdict = store.add(view.observed(image, place))
+        except (BadImageError, BadIntrinsicsError) as error:
+            self._left_out[UNREADABLE] += 1
+            self._faults.append(str(error))
+            return last_ns
+        if verdict.reason == policy.NO_ROOM:
+            raise NoRoomError
+        self._unstamped += not image.stamped
+        if not verdict.kept:
+            self._left_out[verdict.reason] += 1
+            return last_ns
+        self.report.kept += 1
+        self._viewer.note_kept(view)
+        return image.stamp_ns
+
+    def _conclude(self) -> None:
+        self.report.notes = [*self._bag.notes, *self._remarks()]
+        self.report.warnings = self._viewer.warnings()
+
+    def _remarks(self) -> list[str]:
+        """Say what was odd about the images themselves."""
+        remarks: list[str] = []
+        before = self.report.looked_at_before
+        if before and self._options.rectify and not self._camera.rectified:
+            remarks.append(
+                f"--rectify is for images that are logged now: what an earlier import kept of the "
+                f"{before} that it looked at stays as it is; begin a new log where that was not "
+                "rectified"
+            )
+        if before == self.report.images:
+            return remarks
+        if self._faults:
+            remarks.append(
+                f"{len(self._faults)} images cannot be read; the first: {self._faults[0]}"
+            )
+        if self._unstamped:
+            remarks.append(
+                f"{self._unstamped} images have stamp 0: took the time of their recording"
+            )
+        return [*remarks, *self._viewer.remarks()]
+
+
+def _recordings(bag: Bag, camera: BagCamera) -> dict[int, str]:
+    """Return what tells each of a bag's files from others, by its number: its first image's hash.
+
+    It stays the same when the bag is moved, mended, converted file by file, or has grown.
+    """
+    name = camera.images.name
+    found = {}
+    for file, first in bag.firsts(name).items():
+        digest = hashlib.sha256(name.encode())
+        digest.update(str(first.log_ns).encode())
+        digest.update(first.data)
+        found[file] = digest.hexdigest()[:32]
+    return found

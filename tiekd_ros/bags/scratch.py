@@ -1,0 +1,162 @@
+"""Unpacking a bag's chunks within bounds: a few kilobytes can unfold to gigabytes."""
+
+from __future__ import annotations
+
+import bz2
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import lz4.frame
+from rosbags.rosbag1 import reader as ros1
+from rosbags.rosbag2 import storage_mcap
+
+from tiekd_ros.bags.records import BagError
+
+SPARED_BYTES = 64 * 2**20
+"""What is left free for others."""
+
+_PIECE_BYTES = 2**16  # of a file that was cut off, what cannot be read as a whole is lost
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def require_room(folder: Path, size: int, what: str) -> None:
+    """Check that `size` bytes fit into a folder's disk.
+
+    Raises:
+        BagError: they do not; says how to use another disk.
+    """
+    free = shutil.disk_usage(folder).free
+    if size + SPARED_BYTES > free:
+        raise BagError(
+            f"no room for {what} in {folder} ({size / 1e6:.0f} MB more are needed, {free / 1e6:.0f}"
+            " MB are free): set TMPDIR to a folder on a larger disk"
+        )
+
+
+def copy(source: _Readable, sink: BinaryIO, folder: Path, what: str) -> None:
+    """Copy a stream to its end into a file in `folder`, as long as there is room.
+
+    Raises:
+        BagError: there is none left.
+    """
+    while piece := source.read(_PIECE_BYTES):
+        require_room(folder, len(piece), what)
+        sink.write(piece)
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Desk:
+    """Where a bag's files lie while they are read; one that is packed as a whole at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lying: _Closable | None = None
+
+    def folder(self) -> Path:
+        """Return a new folder."""
+        return Path(tempfile.mkdtemp(dir=self._path))
+
+    def clear_for(self, owner: _Closable) -> None:
+        """Close what lies here: `owner` is unpacked next."""
+        if self._lying is not None and self._lying is not owner:
+            self._lying.close()
+        self._lying = owner
+
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:  # rosbags brings it
+    from backports import zstd
+
+MAGIC = b"\x28\xb5\x2f\xfd"
+
+MOST_BYTES = 2**30
+"""The largest message or chunk that is unpacked: beyond any camera."""
+
+
+def decompress(data: bytes, most: int = MOST_BYTES) -> bytes:
+    """Unpack one message or chunk of at most `most` bytes.
+
+    Raises:
+        BagError: it is damaged, cut off, or unpacks to more.
+    """
+    unpacker = zstd.ZstdDecompressor()
+    try:
+        unpacked: bytes = unpacker.decompress(data, min(most, MOST_BYTES) + 1)
+    except zstd.ZstdError as error:
+        raise BagError(f"a message's compression is damaged ({error})") from error
+    if not unpacker.eof or len(unpacked) > most:
+        raise BagError(f"a compressed message is cut off, or unpacks to more than {most} bytes")
+    return unpacked
+
+
+def unpack_file(packed: Path, target: Path) -> bool:
+    """Unpack a whole file; return False where it was cut off and what is there was unpacked.
+
+    Raises:
+        BagError: nothing of it could be unpacked, or the disk has no room for it.
+    """
+    try:
+        with zstd.open(packed, "rb") as source, target.open("wb") as sink:
+            copy(source, sink, target.parent, f"{packed} unpacked")
+    except (zstd.ZstdError, EOFError) as error:
+        if target.stat().st_size == 0:
+            raise BagError(f"{packed} cannot be unpacked ({error})") from error
+        return False
+    except OSError as error:
+        raise BagError(f"cannot unpack {packed} into {target.parent}: {error.strerror}") from error
+    return True
+
+
+def unpack(packing: str, data: bytes, size: int) -> bytes:
+    """Unpack a chunk that is `size` bytes long by its own account.
+
+    Raises:
+        BagError: it is damaged, longer than that or than a gigabyte, or of another packing than
+            '', 'lz4' and 'zstd'.
+    """
+    if size > MOST_BYTES:
+        raise BagError(f"a chunk claims {size} bytes: more than any recorder writes")
+    if packing == "":
+        return data
+    if packing == "zstd":
+        return decompress(data, size)
+    if packing == "lz4":
+        return _bounded(lz4.frame.LZ4FrameDecompressor(), data, size)
+    raise BagError(f"chunks packed with {packing!r} are not known")
+
+
+def bound_rosbags() -> None:
+    """Have rosbags unpack chunks within the same bounds, which it does not have of its own."""
+    for packing in ("lz4", "zstd"):
+        storage_mcap.DECOMPRESSORS[packing] = _for_mcap(packing)
+    ros1.decompressors["bz2"] = lambda data: _bounded(bz2.BZ2Decompressor(), data, MOST_BYTES)
+    ros1.decompressors["lz4"] = lambda data: unpack("lz4", data, MOST_BYTES)
+
+
+def _for_mcap(packing: str) -> Callable[[bytes, int], bytes]:
+    return lambda data, size: unpack(packing, data, size)
+
+
+def _bounded(
+    unpacker: lz4.frame.LZ4FrameDecompressor | bz2.BZ2Decompressor, data: bytes, most: int
+) -> bytes:
+    try:
+        unpacked = bytes(unpacker.decompress(data, most + 1))
+    except (RuntimeError, OSError) as error:
+        raise BagError(f"a chunk's compression is damaged ({error})") from error
+    if not unpacker.eof and len(unpacked) <= most:
+        raise BagError("a compressed chunk is cut off")
+    if len(unpacked) > most:
+        raise BagError(f"a compressed chunk unpacks to more than the {most} bytes it may have")
+    return unpacked

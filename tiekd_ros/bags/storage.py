@@ -1,0 +1,191 @@
+"""Opening one file of a bag, whatever it is, by what it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag1 import Reader as Ros1Reader
+from rosbags.rosbag2.storage_mcap import McapReader
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+
+from tiekd_ros.bags import salvage as mcap_salvage
+from tiekd_ros.bags import salvage as sqlite_salvage
+from tiekd_ros.bags import scratch as zstd
+from tiekd_ros.bags.records import ROS1, BagError, Message, Storage, Topic, full_type
+from tiekd_ros.bags.salvage import McapSalvage, SqliteSalvage, with_its_log
+from tiekd_ros.bags.scratch import Desk, bound_rosbags
+
+_ROS1_MAGIC = b"#ROSBAG V"
+
+bound_rosbags()
+
+
+class SoundStorage:
+    """A file that rosbags can open."""
+
+    def __init__(self, name: str, reader: Any, encoding: str = "") -> None:
+        """Open it; `encoding` is that of all messages where connections do not say it."""
+        self.notes: list[str] = []
+        self._name = name
+        self._reader = reader
+        reader.open()
+        self._connections = list(reader.connections)
+        self.span_ns = self._span(reader)
+        found: dict[tuple[str, str, str], int] = {}
+        for each in self._connections:
+            key = (each.topic, full_type(each.msgtype), encoding or each.ext.serialization_format)
+            found[key] = found.get(key, 0) + each.msgcount
+            if key[1] != each.msgtype:
+                self.notes.append(f"{each.topic} has type {each.msgtype}: read as {key[1]}")
+        self.topics = [Topic(*key, count) for key, count in found.items()]
+
+    @staticmethod
+    def _span(reader: Any) -> tuple[int, int] | None:
+        # ROS 1 readers have no metadata, but the same two properties; both count one too many.
+        times = getattr(reader, "metadata", reader)
+        if not reader.connections or times.end_time <= times.start_time:
+            return None
+        return int(times.start_time), int(times.end_time) - 1
+
+    def messages(self, names: Collection[str]) -> Iterator[Message]:
+        """Yield the messages of these topics in the order of their recording."""
+        wanted = [each for each in self._connections if each.topic in names]
+        if not wanted:
+            return
+        count = 0
+        reading = self._reader.messages(wanted)
+        while True:
+            try:
+                connection, log_ns, data = next(reading)
+            except StopIteration:
+                return
+            except Exception as error:  # whatever a damaged file does to its reader
+                self.notes.append(
+                    f"{self._name} is damaged after {count} messages ({error}): the rest of it "
+                    "was left out"
+                )
+                return
+            count += 1
+            yield Message(connection.topic, log_ns, bytes(data))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+
+class PackedStorage:
+    """A file that is packed as a whole: it lies unpacked on the desk only until the next one."""
+
+    def __init__(self, path: Path, desk: Desk) -> None:
+        """Unpack it, and look what is in it.
+
+        Raises:
+            BagError: there is no room for it, or nothing in it can be read.
+        """
+        self.notes: list[str] = []
+        self._path = path
+        self._desk = desk
+        self._unpacked: Path | None = None
+        self._inner = self._reach()
+        self.topics = self._inner.topics
+        self.span_ns = self._inner.span_ns
+
+    def messages(self, names: Collection[str]) -> Iterator[Message]:
+        """Yield the messages of these topics; another packed file must not be read meanwhile."""
+        if self._unpacked is None:
+            self._inner = self._reach()
+        yield from self._inner.messages(names)
+
+    def close(self) -> None:
+        """Close it, and take it from the disk."""
+        if self._unpacked is not None:
+            self._inner.close()
+            self._unpacked.unlink(missing_ok=True)
+            self._unpacked = None
+
+    def _reach(self) -> Storage:
+        self._desk.clear_for(self)
+        target = self._desk.folder() / self._path.name.removesuffix(".zstd")
+        try:
+            whole = zstd.unpack_file(self._path, target)
+            inner = open_storage(target, self._desk)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        self._unpacked = target
+        cut = "" if whole else f"{self._path.name} was cut off: unpacked what there is of it"
+        for note in filter(None, (*inner.notes, cut)):
+            if note not in self.notes:
+                self.notes.append(note)
+        inner.notes = self.notes
+        return inner
+
+
+def open_storage(path: Path, desk: Desk) -> Storage:
+    """Open a file of a bag; what has to be unpacked first lies on `desk`.
+
+    Raises:
+        BagError: it is no bag, or nothing in it can be read.
+    """
+    try:
+        return _open(path, desk)
+    except BagError:
+        raise
+    except Exception as error:  # whatever damage does to those who read it
+        raise BagError(f"{path} is too damaged to be read ({error})") from error
+
+
+def _open(path: Path, desk: Desk) -> Storage:
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise BagError(f"cannot read {path}: {error.strerror}") from error
+    if not start:
+        raise BagError(f"{path} is empty: its recorder was stopped before it wrote anything")
+    if start.startswith(zstd.MAGIC):
+        return PackedStorage(path, desk)
+    if start.startswith(mcap_salvage.MAGIC):
+        return _open_mcap(path)
+    if start.startswith(sqlite_salvage.MAGIC):
+        return _open_sqlite(path, desk)
+    if start.startswith(_ROS1_MAGIC):
+        return _open_ros1(path)
+    raise BagError(
+        f"{path} is no bag: it begins like neither MCAP nor SQLite (rosbag2) nor a ROS 1 bag"
+    )
+
+
+def _open_mcap(path: Path) -> Storage:
+    reader = McapReader(path)
+    try:
+        storage = SoundStorage(path.name, reader)
+    except Exception:  # whatever a missing end does to it
+        return McapSalvage(path)
+    if reader.chunks or not any(topic.count for topic in storage.topics):
+        return storage
+    storage.close()
+    return McapSalvage(path)  # no index: rosbags refuses messages that are not in order
+
+
+def _open_sqlite(path: Path, desk: Desk) -> Storage:
+    completed, note = with_its_log(path, desk.folder())
+    try:
+        storage: Storage = SoundStorage(path.name, Sqlite3Reader(completed or path))
+    except Exception:  # whatever a damaged file does to it
+        storage = SqliteSalvage(completed or path)
+    if note:
+        storage.notes.append(note)
+    return storage
+
+
+def _open_ros1(path: Path) -> Storage:
+    try:
+        return SoundStorage(path.name, Ros1Reader(path), ROS1)
+    except Exception as error:  # rosbags' own errors have no common base for ROS 1 and 2
+        raise BagError(
+            f"{path} is a ROS 1 bag that cannot be opened ({error}); if it was not closed, "
+            "`rosbag reindex` mends it"
+        ) from error

@@ -1,0 +1,1 @@
+"""The `tiekd` command: one file a group of verbs."""

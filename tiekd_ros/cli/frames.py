@@ -1,0 +1,465 @@
+"""`tiekd frames`: what the frame log holds, bags into it, and back out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from tiekd_ros.bags import require_rosbags
+from tiekd_ros.cli.options import AsJson, State, console, plain, progress, with_settings
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, TiekdError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.datasets import DatasetError, ReadOptions, RgbdFolder
+from tiekd_ros.datasets.calibration import read_camera_model
+from tiekd_ros.framelog import (
+    FrameStore,
+    ImportSettings,
+    KeptLabel,
+    Observation,
+    StoreStats,
+    policy,
+)
+from tiekd_ros.framelog.imports import (
+    NOT_ASKED_FOR,
+    UNREADABLE,
+    Calibration,
+    ImportOptions,
+    ImportReport,
+    Recording,
+)
+from tiekd_ros.framelog.records import Place, Places
+from tiekd_ros.teacher.errors import TeacherAnswerError
+
+if TYPE_CHECKING:
+    from tiekd_ros.bags.exporting import ExportReport
+
+TEACHER = ("recorded", "1")
+"""Who labelled these frames: name and version, as the frame log has them."""
+BAD_DEPTH = "bad_depth"
+"""Why an image is left out whose depth would not be believed of a teacher."""
+
+_RATE_HZ = 30.0
+_FRAME_ID = "camera"
+
+
+def is_rgbd_folder(path: Path) -> bool:
+    """Tell whether a path looks like a folder of images with measured depth."""
+    return (path / "depth").is_dir() and not (path / "metadata.yaml").exists()
+
+
+class RgbdImport(Recording):
+    """An RGB-D folder that is to be logged, as `BagImport` is of a bag.
+
+    Its depth becomes the frames' label, checked as a teacher's answer is. Images without depth
+    are left out. Stamps are the recorded ones, or 30 images a second.
+
+    Raises:
+        InvalidSettingError: its images are to be rectified.
+        DatasetError: the folder has no images with depth, no intrinsics, or wrong ones.
+    """
+
+    def __init__(self, path: Path, options: ImportOptions) -> None:
+        if options.rectify:
+            raise InvalidSettingError(
+                f"--rectify is for bags: the images of {path} have measured depth, which would not "
+                "fit any more; leave it out"
+            )
+        self._options = options
+        self._folder = RgbdFolder(path, ReadOptions(skip_bad=True))
+        size = self._folder.image_size
+        self._intrinsics: Intrinsics | None = self._folder.intrinsics
+        if options.calibration is not None:
+            self._intrinsics = options.calibration(size).intrinsics(*size)
+        recorded = self._folder.recorded_stamps
+        self._stamps_ns = self._folder.stamps_ns(_RATE_HZ)
+        super().__init__(ImportReport(str(path), "images with depth", "", len(self._folder)))
+        if not recorded:
+            self.report.notes.append(f"no stamps are recorded: took {_RATE_HZ:g} images a second")
+        if self._folder.report.bad:
+            self.report.notes.append(f"{len(self._folder.report.bad)} images have no depth")
+        self._faults: list[str] = []
+
+    def __len__(self) -> int:
+        """Return the number of images with depth."""
+        return len(self._folder)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the recording."""
+        return (self._stamps_ns[-1] - self._stamps_ns[0]) / 1e9
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _offer(self, store: FrameStore, places: Places, advance: Callable[[], None]) -> None:
+        recording = self._recording()
+        before = None if self._options.again else places.find(recording)
+        names, mark = self._folder.names, 0
+        place = None
+        for index, name in enumerate(names):
+            mark = zlib.crc32(name.encode(), mark)  # of all up to here: none came in between
+            if before is not None and index + 1 == before.images and mark == before.mark:
+                self.report.looked_at_before = before.images
+        try:
+            mark = 0
+            for index, name in enumerate(names):
+                mark = zlib.crc32(name.encode(), mark)
+                if index >= self.report.looked_at_before:
+                    here = Place(recording, index + 1, mark)
+                    if self._one(store, index, here) == policy.NO_ROOM:
+                        self.report.stopped = policy.NO_ROOM
+                        self.report.not_looked_at = len(names) - index
+                        return
+                    place = here
+                advance()
+        finally:
+            if place is not None:
+                places.put(place)
+
+    def _conclude(self) -> None:
+        if self._faults:
+            self.report.notes.append(
+                f"{len(self._faults)} images or depth maps are of no use; the first: "
+                f"{self._faults[0]}"
+            )
+
+    def _one(self, store: FrameStore, index: int, place: Place) -> str:
+        """Offer one image; return why it was not kept, or 'kept'."""
+        reason = NOT_ASKED_FOR
+        if index % self._options.every == 0:
+            try:
+                reason = self._add(store, index, place)
+            except DatasetError as error:
+                reason = UNREADABLE
+                self._faults.append(str(error))
+            except (BadDepthError, TeacherAnswerError) as error:
+                reason = BAD_DEPTH
+                self._faults.append(f"{self._folder.names[index]}: {error}")
+        if reason == policy.KEPT:
+            self.report.kept += 1
+        elif reason != policy.NO_ROOM:
+            self._left_out[reason] += 1
+        return reason
+
+    def _add(self, store: FrameStore, index: int, place: Place) -> str:
+        item = self._folder.item(index)
+        assert item.truth is not None
+        height, width = item.image.shape[:2]
+        from tiekd_ros.teacher.checks import (
+            check_answer,  # gRPC, which this file spares its readers
+        )
+        from tiekd_ros.teacher.protocol import DepthAnswer
+
+        check_answer(DepthAnswer(item.truth), width, height)
+        seen = Observation(
+            item.image, self._stamps_ns[index], _FRAME_ID, self._intrinsics, place=place
+        )
+        return store.add(seen, KeptLabel(item.truth, *TEACHER)).reason
+
+    def _recording(self) -> str:
+        digest = hashlib.sha256(b"rgbd")
+        digest.update(self._folder.names[0].encode())
+        digest.update(self._folder.image(0).tobytes())
+        return digest.hexdigest()[:32]
+
+
+_REASONS = {
+    "too_soon": "followed the last kept one too closely (--min-interval)",
+    "blurred": "blurred (--min-sharpness)",
+    "underexposed": "too dark (--min-brightness, --max-clipped-share)",
+    "overexposed": "too bright (--max-brightness, --max-clipped-share)",
+    "not_novel": "look like a stored one (--min-novelty)",
+    "split_guard": "at a border between training and held-out time (--guard-share)",
+    "not_asked_for": "passed over (--every)",
+    "unreadable": "cannot be read",
+    "bad_depth": "have a depth map that would not be believed of a teacher",
+}
+
+
+def open_recording(path: Path, options: ImportOptions) -> Recording:
+    """Open a bag, or a folder of images with depth.
+
+    Raises:
+        TiekdError: it cannot be used as asked; the message says why and what would do.
+    """
+    from tiekd_ros.cli.frames import RgbdImport, is_rgbd_folder
+
+    if is_rgbd_folder(path):
+        return RgbdImport(path, options)
+    require_rosbags()
+    from tiekd_ros.bags.importing import BagImport
+
+    return BagImport(path, options)
+
+
+def run_imports(
+    imports: list[Recording], log: Path, settings: ImportSettings, as_json: bool
+) -> None:
+    """Import recordings into a frame log one after the other, and say what became of them.
+
+    Raises:
+        TiekdError: the log is full; the message says how to go on.
+    """
+    shown_on = None if as_json else console
+    with FrameStore(log) as store:
+        rule = store.rule
+    chosen = [settings.for_recording(each.seconds, rule) for each in imports]
+    reports: list[ImportReport] = []
+    for each, kept in zip(imports, chosen, strict=True):
+        # Nothing that is stored goes for what is imported: it may be what the robot alone has seen.
+        with (
+            FrameStore(log, kept, evicts=False) as store,
+            progress("importing", shown_on) as track,
+        ):
+            reports.append(each.run(store, track(len(each))))
+        if not as_json:
+            _show_import(reports[-1])
+        if reports[-1].stopped:
+            break
+    if as_json:
+        typer.echo(json.dumps([report.as_dict() for report in reports], indent=2))
+    else:
+        with FrameStore(log, read_only=True) as store:
+            stats, rule = store.stats(), store.rule
+        _show_log(log, stats, rule.block_s if rule else chosen[0].block_s)
+    if reports[-1].stopped:
+        raise _full(log, settings.max_bytes_mb, reports[-1], imports[len(reports) :])
+
+
+def _full(log: Path, room_mb: int, last: ImportReport, rest: list[Recording]) -> TiekdError:
+    others = ", ".join(each.report.bag for each in rest)
+    return TiekdError(
+        f"the frame log {log} is full (--max-bytes-mb {room_mb}): {last.not_looked_at} images of "
+        f"{last.bag} were not looked at"
+        + (f", and none of {others}" if others else "")
+        + ". Nothing that was stored had to go. The same command with a larger --max-bytes-mb goes "
+        "on from here; give the companion as much (parameter frames.max_bytes_mb)"
+    )
+
+
+def _show_import(report: ImportReport) -> None:
+    source = report.image_topic
+    if report.camera_info_topic:
+        source += f", calibration from {report.camera_info_topic}"
+    plain(f"{report.bag}: {source}")
+    for note in report.notes:
+        plain(f"  note: {note}")
+    for warning in report.warnings:
+        plain(f"  WARN: {warning}")
+    before = report.looked_at_before
+    looked_at = report.images - before
+    if before:
+        plain(f"  {before} of {report.images} images were looked at by an earlier import")
+    if looked_at or not before:
+        plain(f"  {report.kept} of {looked_at} images kept")
+    else:
+        plain("  nothing new; --again looks at all images anew")
+    for reason, count in report.left_out.items():
+        plain(f"  {count} left out: {_REASONS.get(reason, reason)}")
+
+
+def _show_log(log: Path, stats: StoreStats, block_s: float) -> None:
+    waiting = sum(stats.frames["logged"].values())
+    held_out = sum(splits["held_out"] for splits in stats.frames.values())
+    plain(f"{log}: {stats.total} frames, {held_out} of them held out, {waiting} without a label")
+    if stats.total and not held_out:
+        plain(
+            f"  none is held out to judge students by: the first {block_s:g} s of a log never are. "
+            "Import a longer recording, or start an empty log with a smaller --block"
+        )
+    if waiting:
+        plain(f"  next: tiekd label --data {log.parent} --teacher HOST:PORT")
+
+
+frames = typer.Typer(
+    help="The frame log of a state folder, and bags into it and out of it.", no_args_is_help=True
+)
+
+Bags = Annotated[
+    list[Path],
+    typer.Argument(
+        help="rosbag2 folders (SQLite or MCAP), single .mcap or .db3 files, ROS 1 bags, "
+        "folders of images with measured depth (images/, depth/, K.txt).",
+        metavar="BAG...",
+        show_default=False,
+    ),
+]
+ImageTopic = Annotated[
+    str,
+    typer.Option(
+        help="The camera's images, raw or compressed.",
+        metavar="TOPIC",
+        show_default="the only one",
+    ),
+]
+CameraInfo = Annotated[
+    str,
+    typer.Option(
+        help="The camera's calibration: a topic of the bag, or a file (K.txt, camera.yaml).",
+        metavar="TOPIC|FILE",
+        show_default="camera_info beside the images",
+    ),
+]
+Rectify = Annotated[
+    bool,
+    typer.Option(
+        "--rectify",
+        help="Take the lens's distortion out, as the nodes do with rectify: true.",
+    ),
+]
+Every = Annotated[int, typer.Option(help="Only one image in so many.", min=1)]
+Again = Annotated[
+    bool, typer.Option("--again", help="Look at images anew that an earlier import has looked at.")
+]
+Output = Annotated[
+    Path, typer.Argument(help="Folder of the bag; must not exist yet.", metavar="OUT")
+]
+Format = Annotated[str, typer.Option("--format", help="mcap or sqlite3.", metavar="FORMAT")]
+Compressed = Annotated[
+    bool,
+    typer.Option("--compressed", help="Write the stored JPEGs (CompressedImage), not raw images."),
+]
+Labelled = Annotated[
+    bool, typer.Option("--labelled", help="Only frames that a teacher has labelled.")
+]
+OnlySplit = Annotated[
+    str,
+    typer.Option("--split", help="Only this split: train or held_out.", show_default="both"),
+]
+Namespace = Annotated[str, typer.Option(help="Where the topics lie.")]
+
+
+@frames.command("stats")
+def frames_stats(state: State = "", as_json: AsJson = False) -> None:
+    """Show what the frame log holds."""
+    with FrameStore(_log_of(state), read_only=True) as store:
+        stats = store.stats()
+    if as_json:
+        typer.echo(json.dumps(stats.as_dict(), indent=2))
+        return
+    table = Table("state", "train", "held out")
+    for name, splits in stats.frames.items():
+        table.add_row(name, str(splits.get("train", 0)), str(splits.get("held_out", 0)))
+    console.print(table)
+    console.print(
+        f"{stats.total} frames, {stats.bytes / 1e6:.1f} MB of {stats.max_bytes / 1e6:.0f} MB; "
+        f"{stats.new_labels} labels new since the last round; teachers: "
+        f"{', '.join(stats.teachers) or 'none'}"
+    )
+    for reason, count in stats.rejected.items():
+        console.print(f"rejected, {reason}: {count}")
+
+
+@frames.command("import")
+@with_settings("settings", ImportSettings, "What is kept")
+def frames_import(
+    bags: Bags,
+    settings: ImportSettings,
+    state: State = "",
+    image_topic: ImageTopic = "",
+    camera_info: CameraInfo = "",
+    rectify: Rectify = False,
+    every: Every = 1,
+    again: Again = False,
+    as_json: AsJson = False,
+) -> None:
+    """Log the images of recordings, as the companion logs a camera's: to be labelled and learnt.
+
+    What looks like a stored frame, is blurred, or follows the last one too closely is left out,
+    and counted. Stop it at any moment and run it again: it goes on where it was, and nothing is
+    logged twice. A bag that was cut off, has lost files or its metadata is read as far as it is
+    whole. Where one of the bags cannot be used, nothing is imported.
+
+    Images of a lens with distortion are logged as they are, with a warning, unless --rectify is
+    given. Of a folder of images with depth the depth becomes the frames' label, by the teacher
+    "recorded". Then have a teacher label the frames (`tiekd label --data STATE`), and learn from
+    them (`tiekd distill`). docs/bags.md has more.
+    """
+    topic, calibration = _calibration(camera_info)
+    options = ImportOptions(image_topic, topic, calibration, every, again, rectify)
+    with contextlib.ExitStack() as stack:
+        imports: list[Recording] = []
+        for bag in bags:
+            imports.append(open_recording(bag.expanduser(), options))
+            stack.callback(imports[-1].close)
+        log = StateFolder.resolve(state).create().frames
+        run_imports(imports, log, settings, as_json)
+
+
+def _calibration(camera_info: str) -> tuple[str, Calibration | None]:
+    """Return the topic, or what reads the file, that --camera-info names."""
+    file = Path(camera_info).expanduser()
+    if camera_info and file.is_file():
+        return "", lambda size: read_camera_model(file, size)
+    if file.suffix in (".txt", ".yaml", ".yml"):
+        raise InvalidSettingError(f"--camera-info: there is no file {file}")
+    return camera_info, None
+
+
+@frames.command("export")
+def frames_export(
+    output: Output,
+    state: State = "",
+    form: Format = "mcap",
+    compressed: Compressed = False,
+    labelled: Labelled = False,
+    split: OnlySplit = "",
+    namespace: Namespace = "/camera",
+    as_json: AsJson = False,
+) -> None:
+    """Write the logged frames as a rosbag2: images, calibration, and the teacher's depth.
+
+    `image_raw` (or `image_raw/compressed`), `camera_info`, and of labelled frames
+    `teacher/depth` (32FC1, metres, NaN = unknown) with `teacher/camera_info`, with the frames'
+    stamps. `ros2 bag play OUT`, RViz and Foxglove open it. Rejected frames are left out.
+    """
+    require_rosbags()
+    from tiekd_ros.bags.exporting import FORMATS, ExportOptions, export_bag
+    from tiekd_ros.framelog.rows import StoredFrames
+
+    _check_choice("--format", form, tuple(FORMATS))
+    _check_choice("--split", split, ("", "train", "held_out"))
+    stored = StoredFrames(_log_of(state), labelled=labelled, split=split or None)  # type: ignore[arg-type]
+    with (
+        contextlib.closing(stored),
+        progress("exporting", None if as_json else console) as track,
+    ):
+        options = ExportOptions(form, compressed, namespace)
+        report = export_bag(stored, output, options, track(len(stored)))
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+        return
+    _show_export(report)
+
+
+def _show_export(report: ExportReport) -> None:
+    plain(f"{report.bag}:")
+    for topic, count in report.messages.items():
+        plain(f"  {topic}: {count} messages")
+    if report.teachers:
+        plain(f"  depth by {', '.join(report.teachers)}")
+    if report.unreadable:
+        plain(f"  {report.unreadable} frames are damaged, and were left out")
+
+
+def _log_of(state: str) -> Path:
+    path = StateFolder.resolve(state).frames
+    if not path.exists():
+        raise TiekdError(f"there is no frame log {path}; give the folder with --state")
+    return path
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidSettingError(
+            f"{option} must be one of {', '.join(filter(None, choices))}, got {value!r}"
+        )

@@ -1,0 +1,99 @@
+"""What the verbs of the `tiekd` command have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tiekd_ros.core.settings import Settings, setting_info
+
+State = Annotated[
+    str, typer.Option("--state", help="State folder.", show_default="$XDG_STATE_HOME/tiekd")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+console = Console()
+
+
+def plain(text: str) -> None:
+    """Print text as it is: nothing highlighted, no markup, wrapped by the terminal alone."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(text: str, shown_on: Console | None) -> Iterator[Callable[[int], Callable[[], None]]]:
+    """Show a bar; yields a function that takes the total and gives the one to advance with."""
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=shown_on, disable=shown_on is None) as bar:
+
+        def track(total: int) -> Callable[[], None]:
+            task = bar.add_task(text, total=total)
+            return lambda: bar.advance(task)
+
+        yield track
+
+
+def with_settings(
+    parameter: str,
+    kind: type[Settings],
+    panel: str,
+    only: Collection[str] = (),
+    **defaults: Any,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a verb: in place of its `parameter` it takes an option for each of these settings.
+
+    `max_batch` becomes `--max-batch`, `period_s` becomes `--period`; a boolean is a flag that
+    turns the setting on. Values are checked by the settings themselves.
+
+    Args:
+        parameter: the verb's parameter that gets the settings.
+        kind: which they are.
+        panel: heading of their part of the help.
+        only: the settings that become options; () = all. The others keep their defaults.
+        defaults: values where the command's default is another than the setting's.
+    """
+    fields = [field for field in dataclasses.fields(kind) if not only or field.name in only]
+    names = {field.name: field.name.removesuffix("_s") for field in fields}
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(verb)
+        def command(**values: Any) -> None:
+            chosen = {name: values.pop(option) for name, option in names.items()}
+            verb(**values, **{parameter: kind(**chosen)})
+
+        own = inspect.signature(verb, eval_str=True).parameters
+        options = [
+            inspect.Parameter(
+                names[field.name],
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(field.name, field.default),
+                annotation=Annotated[type(field.default), _option(field, panel)],
+            )
+            for field in fields
+        ]
+        rest = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values() if p.name != parameter]
+        parameters = [*rest, *options]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _option(field: dataclasses.Field[Any], panel: str) -> Any:
+    info = setting_info(field)
+    has_range = info.minimum is not None or info.maximum is not None
+    told = info.allowed() if has_range else info.unit
+    unit = f" ({told})" if told else ""
+    choices = f" ({', '.join(info.choices)})" if info.choices else ""
+    flag = "--" + field.name.removesuffix("_s").replace("_", "-")
+    text = f"{info.description[:1].upper()}{info.description[1:]}{choices}{unit}."
+    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=field.default != "")

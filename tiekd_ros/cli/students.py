@@ -1,0 +1,163 @@
+"""`tiekd students`: the versions of a state folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from tiekd_ros.cli.options import AsJson, State, console
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.state import StateFolder
+
+if TYPE_CHECKING:
+    from tiekd_ros.student import InputSize, StudentRegistry
+
+students = typer.Typer(help="The student versions of a state folder.", no_args_is_help=True)
+
+
+@students.command("list")
+def students_list(state: State = "", as_json: AsJson = False) -> None:
+    """List the versions, the live one marked."""
+    registry = _registry(state)
+    live = registry.live()
+    cards = []
+    for version in registry.versions():
+        try:
+            cards.append(registry.card(version))
+        except TiekdError as error:  # one damaged version must not hide the others
+            sys.stderr.write(f"{error}\n")
+    if as_json:
+        values = [{**json.loads(c.to_json()), "live": c.version == live} for c in cards]
+        typer.echo(json.dumps(values, indent=2))
+        return
+    heads = ("version", "verdict", "network", "parent", "frames", "RMSE [m]", "AbsRel", "created")
+    table = Table("", *heads)
+    for card in cards:
+        after = card.scores.get("after", {})
+        table.add_row(
+            "live" if card.version == live else "",
+            card.version,
+            card.status,
+            card.architecture,
+            card.parent or "",
+            str(card.frames.get("train", "")),
+            f"{after['rmse']:.3f}" if "rmse" in after else "",
+            f"{after['abs_rel']:.3f}" if "abs_rel" in after else "",
+            card.created[:16].replace("T", " "),
+        )
+    console.print(table if cards else "no student yet: run a distillation round first")
+
+
+@students.command("show")
+def students_show(version: str, state: State = "") -> None:
+    """Print a version's card (JSON)."""
+    typer.echo(_registry(state).card(version).to_json())
+
+
+@students.command("promote")
+def students_promote(
+    version: str,
+    state: State = "",
+    force: Annotated[bool, typer.Option("--force", help="Even if the gate refused it.")] = False,
+) -> None:
+    """Make a version the live one; a running companion announces it within a second or two."""
+    _registry(state).promote(version, force=force)
+    typer.echo(f"student {version} is live")
+
+
+@students.command("rollback")
+def students_rollback(state: State = "") -> None:
+    """Go back to the version that was live before."""
+    registry = _registry(state)
+    if not registry.versions():
+        raise TiekdError(
+            f"there is no student in {registry.root} yet: run a distillation round first"
+        )
+    version = registry.rollback()
+    typer.echo(f"student {version} is live")
+
+
+@students.command("import")
+def students_import(
+    checkpoint: Annotated[Path, typer.Argument(help="The published .pth file.")],
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="mobilenetv2, resnet18 or resnet50; with -regression behind it for a Res-KD or "
+            "baseline student."
+        ),
+    ],
+    bins: Annotated[
+        str,
+        typer.Option(
+            help="kitti (257 bins, 80 m) or nyu (49 bins, 10 m); a regression head needs it.",
+            show_default="by the file",
+        ),
+    ] = "",
+    input_size: Annotated[
+        str,
+        typer.Option(
+            help="Network input, multiples of 32: smaller is faster.",
+            metavar="HxW",
+            show_default="352x1216 or 480x640",
+        ),
+    ] = "",
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make it live at once, though nobody judged it here.")
+    ] = False,
+    state: State = "",
+) -> None:
+    """Import a published TIE-KD checkpoint (mmcv layout) as a new version.
+
+    For example: tiekd students import tiekd_r18.pth --arch resnet18
+
+    Every weight is checked by name and shape; a file that would run code is refused. The
+    version is a candidate: it goes live when you promote it, not before. The published
+    networks are heavy (about 200 GMAC at 480x640): plan a GPU, or a small --input-size.
+    """
+    size = _parse_size(input_size)
+    from tiekd_ros.student import StudentRegistry, import_student
+
+    student = import_student(checkpoint, arch, bins=bins, input_size=size)
+    registry = StudentRegistry(StateFolder.resolve(state).create().students)
+    card = registry.add(student)
+    used = card.input_size
+    typer.echo(
+        f"student {card.version} is {arch} with {card.bins.count} bins up to "
+        f"{card.bins.max_depth_m:g} m, input {used.height}x{used.width}, from {checkpoint.name}"
+    )
+    if promote:
+        registry.promote(card.version)
+        typer.echo(f"student {card.version} is live, as you asked; no gate has judged it")
+    else:
+        typer.echo(
+            "it is a candidate that nobody has judged here, and not live; "
+            f"tiekd students promote {card.version} makes it live"
+        )
+
+
+def _registry(state: str) -> StudentRegistry:
+    """Return the registry of a state folder that exists."""
+    from tiekd_ros.student import StudentRegistry
+
+    folder = StateFolder.resolve(state)
+    if not folder.root.is_dir():
+        raise TiekdError(f"there is no state folder {folder.root}; give it with --state")
+    return StudentRegistry(folder.students)
+
+
+def _parse_size(text: str) -> InputSize | None:
+    from tiekd_ros.student import InputSize
+
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+    if found is None:
+        raise InvalidSettingError(f"input-size must be HEIGHTxWIDTH like 352x1216, got {text!r}")
+    return InputSize(int(found[1]), int(found[2]))

@@ -1,0 +1,203 @@
+"""`tiekd teacher`: the teacher's side, which runs without ROS."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from tiekd_ros.cli.options import AsJson, console, with_settings
+from tiekd_ros.core.devices import half_the_cores
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.teacher.backends import (
+    BackendOptions,
+    check_kind,
+    named_option,
+    parse_backend,
+    unused_options,
+)
+from tiekd_ros.teacher.logs import FORMATS, LEVELS, configure_logs
+from tiekd_ros.teacher.settings import ClientSettings, ServerSettings
+
+_OPTIONS = (
+    "tls", "ca", "cert", "key", "server_name", "token_file", "plaintext_token", "timeout_s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pong:
+    """What a teacher server says of itself."""
+
+    url: str
+    ready: bool
+    name: str
+    version: str
+    metric: bool
+    round_trip_ms: float
+    """Of one small call, on a connection that is there."""
+    connect_ms: float
+    """Of the first call: name, TCP, TLS, token."""
+
+
+@with_settings("client", ClientSettings, "Connection", only=_OPTIONS, timeout_s=5.0)
+def teacher_ping(
+    url: Annotated[str, typer.Argument(help="The teacher server, as host:port.")],
+    client: ClientSettings,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a teacher server, as a robot does, who it is and whether it labels images now.
+
+    Ends with 0 where it does; with 1 where it is not ready, not there, or does not let this robot
+    in. Sends no image. For health checks, and for the first look from a new robot.
+    """
+    pong = ping(replace(client, url=url))
+    if as_json:
+        console.print_json(data=asdict(pong))
+    else:
+        _print(pong)
+    if not pong.ready:
+        raise typer.Exit(1)
+
+
+def ping(settings: ClientSettings) -> Pong:
+    """Ask once, with the deadline of `settings.timeout_s` for each of its two calls.
+
+    Raises:
+        InvalidSettingError: token or certificates cannot be used.
+        TeacherError: nobody answers, or not as a teacher.
+    """
+    from tiekd_ros.teacher.credentials import read_credentials
+    from tiekd_ros.teacher.errors import TeacherUnreachableError
+    from tiekd_ros.teacher.link import TeacherLink, TransientError
+
+    link = TeacherLink(
+        settings.url, settings.timeout_s, settings.max_message_mb, read_credentials(settings)
+    )
+    try:
+        started = time.perf_counter()
+        teacher = link.identity()
+        connected = time.perf_counter()
+        ready = link.ready()
+        answered = time.perf_counter()
+    except TransientError as error:
+        raise TeacherUnreachableError(f"no answer from {settings.url} ({error})") from error
+    finally:
+        link.close()
+    return Pong(
+        settings.url, ready, teacher.name, teacher.version, teacher.metric,
+        round(1e3 * (answered - connected), 2), round(1e3 * (connected - started), 2),
+    )  # fmt: skip
+
+
+def _print(pong: Pong) -> None:
+    state = "is ready" if pong.ready else "is NOT ready: stuck, broken or about to end; see its log"
+    unit = "metric" if pong.metric else "NOT metric: robots refuse its labels"
+    console.print(f"{pong.url} {state}", highlight=False)
+    console.print(f"teacher     {pong.name} version {pong.version}, {unit}", highlight=False)
+    console.print(
+        f"round trip  {pong.round_trip_ms:g} ms (the first, with connecting: {pong.connect_ms:g} "
+        "ms)",
+        highlight=False,
+    )
+
+
+_LOG = logging.getLogger(__name__)
+
+teacher = typer.Typer(help="The teacher's side: runs without ROS.", no_args_is_help=True)
+teacher.command("ping")(teacher_ping)
+
+
+@teacher.command("serve")
+@with_settings("server", ServerSettings, "Server", port=8001)
+@with_settings("options", BackendOptions, "Teacher")
+def teacher_serve(
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="huggingface, onnx, recorded, synthetic or ensemble; or with its most important "
+            "option, as in huggingface:MODEL."
+        ),
+    ],
+    options: BackendOptions,
+    server: ServerSettings,
+    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
+    log_level: Annotated[
+        str, typer.Option(help="debug tells of every request, info of refused ones.")
+    ] = "info",
+    give_way: Annotated[
+        bool, typer.Option("--give-way", help="Leave busy cores to others: for a robot.")
+    ] = False,
+) -> None:
+    """Answer depth requests (Open Inference Protocol v2 over gRPC) until Ctrl-C.
+
+    For example: tiekd teacher serve --backend huggingface:ORG/NAME
+
+    Logs go to standard error. After SIGTERM or Ctrl-C it ends with 0, also where a batch outlasts
+    --grace. Under systemd (Type=notify) it says when it takes requests.
+    """
+    _check_choice("--log-format", log_format, FORMATS)
+    _check_choice("--log-level", log_level, LEVELS)
+    configure_logs(log_format, log_level)
+    if give_way:
+        _give_way()
+    # gRPC writes lines of its own for each stranger who fails at the door; ours say it better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the same, for each damaged image
+    from tiekd_ros.teacher.backends import create_backend
+    from tiekd_ros.teacher.server import check_ports, open_secrets, serve
+
+    kind, options = _chosen(backend, options)
+    # What is wrong with these should not show after minutes of loading.
+    open_secrets(server)
+    check_ports(server)
+    _LOG.info("loading the teacher %s", backend)
+
+    def listens(port: int) -> None:
+        text = f"teacher {backend} listens on {replace(server, port=port).address}"
+        tell = _LOG.info if log_format == "json" else partial(console.print, highlight=False)
+        tell(text)
+
+    serve(create_backend(kind, options), server, listens)
+
+
+def _chosen(backend: str, options: BackendOptions) -> tuple[str, BackendOptions]:
+    """Read `kind` or `kind:argument`; the argument stands for the option of its kind."""
+    if ":" not in backend:
+        check_kind(backend)
+        return backend, _used(backend, options)
+    kind, short = parse_backend(backend)
+    name = named_option(backend)
+    if name is None:
+        return kind, _used(kind, options)
+    given, value, default = (getattr(each, name) for each in (options, short, BackendOptions()))
+    if given not in (default, value):
+        raise InvalidSettingError(
+            f"--backend {backend} and --{name.replace('_', '-')} {given} say different things; "
+            "give one"
+        )
+    return kind, _used(kind, replace(options, **{name: value}))
+
+
+def _used(kind: str, options: BackendOptions) -> BackendOptions:
+    if unused := unused_options(kind, options):
+        flag = "--" + unused[0].removesuffix("_s").replace("_", "-")
+        raise InvalidSettingError(f"{flag} says nothing to the backend {kind}; leave it out")
+    return options
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidSettingError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _give_way() -> None:
+    from tiekd_ros.rounds.limits import lower_priority
+
+    lower_priority("batch")
+    # Before torch or onnxruntime is imported: the other half is for who answers the robot.
+    os.environ.setdefault("OMP_NUM_THREADS", str(half_the_cores()))

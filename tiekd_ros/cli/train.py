@@ -1,0 +1,233 @@
+"""`tiekd train` on the command line; what needs torch is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tiekd_ros.cli.options import AsJson, State, console
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+
+_NEEDED = ("torch", "accelerate", "tensorboard")
+_GROUPS = ("train", "student", "loss", "augment", "housekeeping")
+_SIGNALLED = 128  # what shells add to a signal's number
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Option("--data", help="The data set's folder, or a state folder.", metavar="DIR"),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder of this run, new or empty.", metavar="RUN_DIR")
+    ],
+    kind: Annotated[
+        str, typer.Option(help="kitti, nyu, rgbd, images, frames (a frame log), or auto.")
+    ] = "auto",
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            help="Training images: lines `image depth focal` (else the usual training file), or "
+            "in folders one name a line (else all).",
+            metavar="FILE",
+        ),
+    ] = None,
+    val_split: Annotated[
+        Path | None,
+        typer.Option(
+            help="Validation images; else the last part of the training data.", metavar="FILE"
+        ),
+    ] = None,
+    teacher_dir: Annotated[
+        Path | None,
+        typer.Option(help="Teacher maps.", metavar="DIR", show_default="teacher/ in the data set"),
+    ] = None,
+    labels: Annotated[
+        str, typer.Option(help="Learn teacher or truth; auto = the teacher where there are maps.")
+    ] = "auto",
+    recipe: Annotated[str, typer.Option(help="tiekd, paper-kitti or paper-nyu.")] = "tiekd",
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="mobilenetv2-fast, mobilenetv2, resnet18, resnet50, or these with -regression.",
+            show_default="the recipe's",
+        ),
+    ] = "",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="tiekd, tiekd-dpm, tiekd-depth, paper, paper-dpm, paper-depth, ssim, mse, si, "
+            "ssim+si or ssim+mse.",
+            show_default="the recipe's",
+        ),
+    ] = "",
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data.", show_default="the recipe's")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Optimiser steps, instead of epochs.", show_default="none")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images per step, of all devices.", show_default="the recipe's"),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default="the recipe's")
+    ] = None,
+    input_size: Annotated[
+        str,
+        typer.Option(
+            help="What the network sees in training.",
+            metavar="HxW",
+            show_default="from the data, or the recipe's crop",
+        ),
+    ] = "",
+    init: Annotated[
+        str,
+        typer.Option(
+            help="base (ships), random, a student's folder, or a file of ImageNet weights for "
+            "the backbone.",
+            metavar="START",
+            show_default="base for mobilenetv2-fast, else random",
+        ),
+    ] = "auto",
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, order and variation.", show_default="0")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in RUN_DIR, if there is one.")
+    ] = False,
+    devices: Annotated[
+        int,
+        typer.Option(
+            help="Processes, one a GPU.", min=0, max=1024, show_default="1, or torchrun's"
+        ),
+    ] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        int, typer.Option(help="Processes that read images, per device.", show_default="by cores")
+    ] = -1,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over and list what cannot be read.")
+    ] = False,
+    register: Annotated[
+        bool, typer.Option("--register", help="Add the best student to the state's registry.")
+    ] = False,
+    state: State = "",
+    settings: Annotated[
+        str,
+        typer.Option(
+            help='More settings as JSON, for example {"loss": {"sigma_relative": 0.03}}; groups: '
+            "train, student, loss, augment, housekeeping."
+        ),
+    ] = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Train a student on a data set, on one or several devices.
+
+    Writes snapshots (a run that was killed goes on with --resume), curves for tensorboard, and
+    the best student as RUN_DIR/student. Ctrl-C ends it after a last snapshot.
+    """
+    _require_training()
+    from tiekd_ros.training.run import TrainRequest, train_offline
+    from tiekd_ros.training.sources import DataOptions
+
+    groups = _groups(settings)
+    height, width = _size(input_size)
+    asked: dict[str, dict[str, Any]] = {
+        "train": {
+            "architecture": arch or None,
+            "epochs": epochs,
+            "iterations": iterations,
+            "batch_size": batch_size,
+            "learning_rate": lr,
+            "height": height,
+            "width": width,
+            "seed": seed,
+        },
+        "loss": {"objective": objective or None},
+        "housekeeping": {"workers": workers, "device": device, "skip_bad": skip_bad or None},
+    }
+    for group, values in asked.items():
+        given = {name: value for name, value in values.items() if value is not None}
+        if given:
+            groups[group] = {**groups.get(group, {}), **given}
+    housekeeping = groups.pop("housekeeping", {})
+    outcome = train_offline(
+        TrainRequest(
+            DataOptions(data, kind, split, val_split, teacher_dir, labels),
+            output,
+            recipe,
+            groups,
+            housekeeping,
+            init=init,
+            resume=resume,
+            devices=devices,
+            register=register,
+            state=state,
+            quiet=as_json,
+        )
+    )
+    if outcome["rank"] == 0:
+        _show(outcome, output, as_json)
+    if outcome["stopped_by"]:
+        raise typer.Exit(_SIGNALLED + outcome["stopped_by"])
+
+
+def _require_training() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TiekdError(
+            f"training needs {', '.join(missing)}: install them with `pip install "
+            "'tiekd_ros[train]'`"
+        )
+
+
+def _groups(settings: str) -> dict[str, dict[str, Any]]:
+    try:
+        values = json.loads(settings)
+        groups = {str(name): dict(group) for name, group in values.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidSettingError(
+            f'settings must be JSON like {{"train": {{"clip_norm": 5}}}}, got {settings!r}'
+        ) from error
+    unknown = sorted(groups.keys() - set(_GROUPS))
+    if unknown:
+        raise InvalidSettingError(
+            f"unknown group of settings {unknown[0]!r}: known are {', '.join(_GROUPS)}"
+        )
+    return groups
+
+
+def _size(text: str) -> tuple[int | None, int | None]:
+    if not text:
+        return None, None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise InvalidSettingError(f"--input-size must be HEIGHTxWIDTH like 224x320, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _show(outcome: dict[str, Any], output: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(outcome, indent=2))
+        return
+    for name, reason in outcome["bad_items"].items():
+        console.print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    bad, skipped = len(outcome["bad_items"]), outcome["skipped"]
+    notes = f", {bad} items passed over" if bad else ""
+    notes += f", {skipped} steps skipped (loss or gradient not finite)" if skipped else ""
+    at = f"iteration {outcome['step']} of {outcome['steps']}{notes}"
+    if outcome["stopped_by"]:
+        text = f"stopped after {at}; a snapshot is written: continue with --resume"
+    else:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in outcome["scores"].items())
+        text = f"trained: {at}; {output / 'student'}: {scores or 'no validation data'}"
+    if outcome["version"]:
+        text += f"; registered as version {outcome['version']}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, settings, cameras, images, files. Imports no other room."""

@@ -1,0 +1,279 @@
+"""The frame log: one SQLite file that holds what the robot saw and what the teacher said.
+
+A frame goes `logged -> labelled -> (used in round n)`, or is `rejected` with a reason. Every
+change is one transaction, so a process that is killed leaves whole frames only. One store
+object serves all threads of a process; other processes open the same file beside it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tiekd_ros.core.closing import Closing
+from tiekd_ros.core.errors import BadDepthError, BadImageError, BadIntrinsicsError
+from tiekd_ros.core.images import DepthMap, decode_depth_png, decode_image
+from tiekd_ros.framelog import policy
+from tiekd_ros.framelog.labels import decode_confidence, encode_label, read_blind
+from tiekd_ros.framelog.policy import SplitRule, look_at, read_rule
+from tiekd_ros.framelog.records import (
+    KeptLabel,
+    LoggedFrame,
+    Observation,
+    Split,
+    StoreStats,
+    TrainingFrame,
+    Verdict,
+)
+from tiekd_ros.framelog.rows import (
+    count,
+    encode_frame,
+    insert_frame,
+    intrinsics_of,
+    read_labelled,
+    read_labelled_ids,
+    read_newest_labels,
+    read_waiting,
+    write_label,
+    write_rejection,
+    write_seen,
+    write_used,
+)
+from tiekd_ros.framelog.schema import Database, StoreFullError, UndecodableFrameError
+from tiekd_ros.framelog.selection import NoRoomError, Selection
+from tiekd_ros.framelog.settings import FrameLogSettings
+
+
+class FrameStore(Closing):
+    """An open frame log. Every method may be called from any thread.
+
+    Every method raises, where the file is at fault, `StoreLockedError`, `StoreFullError`,
+    `StoreCorruptError` or their base `FrameStoreError`; nothing stored is lost by it, and
+    the same call works again once the fault is over.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: FrameLogSettings | None = None,
+        *,
+        read_only: bool = False,
+        evicts: bool = True,
+    ) -> None:
+        """Open the file `path`; make it where it is missing and may be written.
+
+        Where the log is full and `evicts` is off, nothing that is stored goes: frames are
+        refused as `no_room`. How the log is split was settled by its first frame: what
+        `settings` say otherwise of `block_s` and `held_out_every` does not count.
+
+        Raises:
+            StoreCorruptError: it is no frame log or a damaged one; it is left as it is.
+            StoreVersionError: a newer version of this package wrote it.
+            FrameStoreError: it, or its folder, is missing or cannot be used.
+        """
+        settings = settings if settings is not None else FrameLogSettings()
+        self._db = Database(Path(path), read_only=read_only, timeout_s=settings.lock_timeout_s)
+        self._selection = Selection(self._db.path, settings, evicts=evicts)
+        self._not_kept: Counter[str] = Counter()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._db.path
+
+    @property
+    def settings(self) -> FrameLogSettings:
+        """What it keeps, and how much; from the first `add` on, split as the log is."""
+        return self._selection.settings
+
+    @property
+    def rule(self) -> SplitRule | None:
+        """How the log is split already; None where its first frame will settle it."""
+        with self._db.read() as connection:
+            return read_rule(connection)
+
+    def close(self) -> None:
+        """Close the file; waits for a change that is under way. Closing twice does no harm."""
+        self._db.close()
+
+    def add(self, observation: Observation, label: KeptLabel | None = None) -> Verdict:
+        """Store an image if it is worth keeping; what is redundant may be evicted for it.
+
+        A `label` that is known already is stored with it, or neither is.
+
+        Raises:
+            BadImageError: the image is no uint8 array of shape (H, W, 3).
+            BadDepthError: no pixel of the label is known.
+        """
+        with self._db.write_lock:
+            with self._db.read() as connection:
+                self._selection.catch_up(connection)
+            verdict = self._add(observation, label)
+            if not verdict.kept:
+                self._not_kept[verdict.reason] += 1
+            return verdict
+
+    def unlabelled(self, limit: int, skip: Collection[int] = ()) -> list[LoggedFrame]:
+        """Return up to `limit` frames that wait for a label, in the order they were logged.
+
+        `skip` names frames to leave out (a few: those that are being asked for).
+        """
+        with self._db.read() as connection:
+            return read_waiting(connection, limit, skip)
+
+    def put_label(
+        self,
+        frame_id: int,
+        depth: DepthMap,
+        teacher_name: str,
+        teacher_version: str,
+        confidence: npt.NDArray[np.floating] | None = None,
+    ) -> None:
+        """Store what a teacher said of a frame; an earlier label is replaced.
+
+        `depth` is float (h, w) in metres, NaN = unknown; its size may differ from the
+        image's, its view must not. It is kept to 1/256 m, up to 255 m, and unknown where the
+        image shows what the camera did not see. `confidence` is (h, w) in 0..1.
+
+        Raises:
+            UnknownFrameError: the frame was evicted meanwhile.
+            BadDepthError: no pixel is known, or the shapes differ.
+            StoreFullError: frame and label alone exceed `max_bytes_mb`, or the disk is full.
+        """
+        frame_id = int(frame_id)
+        with self._db.read() as connection:
+            blind_png = read_blind(connection, [frame_id]).get(frame_id)
+        depth_png, confidence_png = encode_label(depth, confidence, blind_png)
+        with self._change() as connection:
+            teacher = (teacher_name, teacher_version)
+            write_label(connection, frame_id, depth_png, confidence_png, teacher)
+            try:
+                self._selection.fit(connection, keep=frame_id)
+            except NoRoomError:
+                raise StoreFullError(
+                    f"frame {frame_id} and its label alone exceed max_bytes_mb = "
+                    f"{self.settings.max_bytes_mb}; raise it"
+                ) from None
+
+    def reject(self, frame_id: int, reason: str) -> None:
+        """Mark a frame as not to be labelled or used; a label that it has is dropped.
+
+        Raises:
+            UnknownFrameError: the frame was evicted meanwhile.
+        """
+        with self._change() as connection:
+            write_rejection(connection, int(frame_id), reason)
+
+    def labelled_ids(self, split: Split | None = None, *, after_id: int = 0) -> list[int]:
+        """Return the ids of all labelled frames, or of one split's, ordered by stamp.
+
+        With `after_id`, only those that were logged after that frame.
+        """
+        with self._db.read() as connection:
+            return read_labelled_ids(connection, split, after_id)
+
+    def load(self, frame_id: int) -> TrainingFrame:
+        """Read a labelled frame.
+
+        Raises:
+            UnknownFrameError: it was evicted meanwhile, or has no label.
+            UndecodableFrameError: its image or label is damaged; the others are not.
+        """
+        frame_id = int(frame_id)
+        with self._db.read() as connection:
+            row = read_labelled(connection, frame_id)
+        stamp_ns, split, *camera, jpeg, depth, confidence = row
+        try:
+            return TrainingFrame(
+                id=frame_id,
+                image=decode_image(jpeg),
+                depth=decode_depth_png(depth),
+                intrinsics=intrinsics_of(camera),
+                stamp_ns=stamp_ns,
+                split=split,
+                confidence=None if confidence is None else decode_confidence(confidence),
+            )
+        except (BadImageError, BadDepthError, BadIntrinsicsError) as error:
+            raise UndecodableFrameError(
+                f"frame {frame_id} in {self.path} is damaged ({error}); go on without it"
+            ) from error
+
+    def newest_labels(self, limit: int) -> list[KeptLabel]:
+        """Return the labels of the newest labelled frames, oldest first, without damaged ones."""
+        with self._db.read() as connection:
+            rows = read_newest_labels(connection, limit)
+        labels = []
+        for depth, name, version in rows:
+            with suppress(BadDepthError):
+                labels.append(KeptLabel(decode_depth_png(depth), name, version))
+        return labels
+
+    def mark_seen(self) -> None:
+        """Note which labels there are as a round begins; all but these count as new after it.
+
+        Until `mark_used` says that the round is over they count as new as well: a round that
+        was killed has seen nothing.
+        """
+        with self._change() as connection:
+            write_seen(connection)
+
+    def mark_used(self, ids: Iterable[int], round_number: int) -> None:
+        """Note that a round is over and trained on these frames; ids that are gone do no harm.
+
+        No label that `mark_seen` noted counts as new from now on.
+        """
+        ids = list(ids)
+        with self._change() as connection:
+            write_used(connection, ids, round_number)
+
+    def stats(self) -> StoreStats:
+        """Count what is stored. Waits for no writer."""
+        with self._db.read() as connection:
+            return count(connection, self.settings.max_bytes, self._not_kept)
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._db.write_lock:
+            newest_id = self._selection.catalogue.newest_id
+            try:
+                with self._db.write() as connection:
+                    yield connection
+            except BaseException:
+                self._selection.catalogue.distrust(newest_id)
+                raise
+
+    def _add(self, observation: Observation, label: KeptLabel | None) -> Verdict:
+        selection, stamp_ns = self._selection, int(observation.stamp_ns)
+        if policy.is_too_soon(selection.settings, stamp_ns, selection.catalogue.last_ns):
+            return Verdict(None, policy.TOO_SOON)
+        look = look_at(observation.image)
+        fault = policy.quality_fault(selection.settings, look)
+        if fault is not None:
+            return Verdict(None, fault)
+        choice, distances = selection.choose(look, stamp_ns)
+        if choice.split is None:
+            return Verdict(None, choice.reason)
+        blobs = encode_frame(observation, label, selection.settings.jpeg_quality)
+        try:
+            with self._change() as connection:
+                if selection.catch_up(connection):  # another process was faster
+                    choice, distances = selection.choose(look, stamp_ns)
+                if choice.split is None:
+                    return Verdict(None, choice.reason)
+                frame_id = insert_frame(
+                    connection, observation, look, blobs, choice.split, distances
+                )
+                selection.take_in(connection, frame_id, stamp_ns, look, choice.split, distances)
+                if label is not None and blobs.depth_png is not None:
+                    teacher = (label.teacher_name, label.teacher_version)
+                    write_label(connection, frame_id, blobs.depth_png, None, teacher)
+                selection.fit(connection, keep=frame_id)
+        except NoRoomError:
+            return Verdict(None, policy.NO_ROOM)
+        return Verdict(frame_id, policy.KEPT)

@@ -1,0 +1,147 @@
+"""What a first student starts from: the base student that ships, or random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tiekd_ros.core.errors import RoundRefusedError
+from tiekd_ros.core.images import DepthMap
+from tiekd_ros.core.settings import Settings, setting
+from tiekd_ros.method.samples import Sample
+from tiekd_ros.student import (
+    DepthBins,
+    InputSize,
+    Student,
+    StudentCard,
+    StudentNetwork,
+    TargetWidth,
+    build_network,
+)
+from tiekd_ros.student.base_student import start_from_base
+from tiekd_ros.student.bins import LOG, UNIFORM
+from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
+
+BASE_START, RANDOM_START = "base", "random"
+
+
+STARTS = (BASE_START, RANDOM_START)
+
+
+_RANGES_M = (10.0, 20.0, 40.0, 80.0, 200.0)
+
+
+@dataclass(frozen=True)
+class StudentSettings(Settings):
+    """The shape of a first student; later ones inherit it from their parent."""
+
+    start: str = setting(
+        BASE_START,
+        "weights to start from: the base student that ships (base, trained on synthetic rooms), "
+        "or random ones",
+        choices=STARTS,
+    )
+    pixels: int = setting(
+        71680, "network input size; its aspect ratio is the camera's", minimum=4096, maximum=2**24
+    )
+    bins: int = setting(257, "number of depth bins", minimum=2, maximum=4096)
+    min_depth_m: float = setting(
+        0.1, "near end of the depth range", unit="m", minimum=1e-3, maximum=100.0
+    )
+    max_depth_m: float = setting(
+        0.0,
+        "far end of the depth range; 0 = from the first labels (10, 20, 40, 80 or 200 m)",
+        unit="m",
+        minimum=0.0,
+        maximum=1000.0,
+    )
+    spacing: str = setting(
+        UNIFORM,
+        "depth bins of equal width, or of equal relative width (log)",
+        choices=(UNIFORM, LOG),
+    )
+
+
+def first_bins(depths: Sequence[DepthMap], settings: StudentSettings) -> DepthBins:
+    """Return the bins of a first student; the range holds 99.5 % of the labels if not given.
+
+    Raises:
+        RoundRefusedError: no label has a known pixel.
+    """
+    far = settings.max_depth_m
+    if far == 0:
+        known = [d[np.isfinite(d)][::16] for d in depths]
+        pixels = np.concatenate(known) if known else np.empty(0, np.float32)
+        if pixels.size == 0:
+            raise RoundRefusedError("no labelled frame has a known depth; look at the teacher")
+        reach = float(np.percentile(pixels, 99.5))
+        far = next((r for r in _RANGES_M if r >= reach), _RANGES_M[-1])
+    return DepthBins(settings.bins, settings.min_depth_m, far, settings.spacing)
+
+
+def first_input_size(height: int, width: int, settings: StudentSettings) -> InputSize:
+    """Return the input size of a first student for images of this size."""
+    return InputSize.near(height, width, settings.pixels)
+
+
+def median_focal(samples: Sequence[Sample]) -> tuple[float, float] | None:
+    """Return the median focal lengths (fx, fy) in pixels of samples, None where none has any."""
+    known = [s.intrinsics for s in samples if s.intrinsics is not None]
+    if not known:
+        return None
+    return float(np.median([k.fx for k in known])), float(np.median([k.fy for k in known]))
+
+
+def first_student(
+    samples: Sequence[Sample], size: InputSize, settings: StudentSettings, target: TargetWidth
+) -> Student:
+    """Return the student that a first round trains; its card's `training` says the start.
+
+    Args:
+        samples: the training frames; they give the depth range and the focal length.
+        size: the network's input size, that of the samples.
+        settings: bins and start.
+        target: how wide the target of the training is.
+
+    Raises:
+        RoundRefusedError: no sample has a pixel of known depth.
+        CheckpointError: the base student that ships is missing or damaged.
+    """
+    bins = first_bins([s.depth for s in samples], settings)
+    network = first_network(bins, size, settings.start, median_focal(samples))
+    card = StudentCard(
+        bins=bins,
+        input_size=size,
+        architecture=ARCHITECTURE,
+        target=target,
+        training={"start": settings.start},
+    )
+    return Student(card, network)
+
+
+def first_network(
+    bins: DepthBins, size: InputSize, start: str, focal_px: tuple[float, float] | None
+) -> StudentNetwork:
+    """Return a `mobilenetv2-fast` that starts from the base, or from random weights.
+
+    Args:
+        bins: of the new student.
+        size: its input size.
+        start: one of `replay.STARTS`.
+        focal_px: focal lengths (fx, fy) of the camera at the network's input size, if known.
+    """
+    if start != BASE_START:
+        return build_network(ARCHITECTURE, bins)
+    focal = None if focal_px is None else (focal_px[0] * focal_px[1]) ** 0.5
+    return start_from_base(bins, size, focal)
+
+
+def start_from_label_histogram(network: StudentNetwork, depths: Sequence[DepthMap]) -> None:
+    """Set the head's bias so that the first answer is the labels' own distribution."""
+    known = np.concatenate([depth[np.isfinite(depth)][::16] for depth in depths])
+    counts, _ = np.histogram(known, bins=network.bins.edges().numpy())
+    smooth = (counts + 1e-3 * max(counts.sum(), 1)) / (counts.sum() + 1e-9)
+    network.start_from_histogram(torch.from_numpy(smooth))

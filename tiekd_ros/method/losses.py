@@ -1,0 +1,175 @@
+"""The TIE-KD loss, mode `tiekd`: KL divergence between DPMs plus SSIM of depth.
+
+Shapes: B batch, C bins, h and w the network's output (1/4 of its input).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tiekd_ros.core.settings import Settings, setting
+from tiekd_ros.method.fused import compare
+from tiekd_ros.method.paper.target import published_width_m
+from tiekd_ros.method.reduction import masked_mean
+from tiekd_ros.method.target import DepthTarget
+from tiekd_ros.student import DepthBins, StudentOutput, TargetWidth
+
+_WINDOW = 11  # SSIM's window and sigma, Wang et al. 2004
+_WINDOW_SIGMA = 1.5
+
+
+DPM_OBJECTIVES = ("tiekd", "tiekd-dpm", "paper", "paper-dpm", "paper-depth")
+"""What can only be taught to a student that gives a depth probability map (DPM)."""
+OBJECTIVES = (*DPM_OBJECTIVES, "tiekd-depth", "ssim", "mse", "si", "ssim+si", "ssim+mse")
+MASKED_OBJECTIVES = ("tiekd", "tiekd-dpm", "tiekd-depth", "si")
+"""Those that leave unknown depth out; all others take it for 0 m, as published."""
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings):
+    """What is taught: the objective, weights of its two terms and width of the target."""
+
+    objective: str = setting(
+        "tiekd",
+        "what the student learns: the corrected TIE-KD (tiekd) or one of its terms, the published "
+        "one (paper) or one of its terms, or a response-based loss",
+        choices=OBJECTIVES,
+    )
+
+    kl_weight: float = setting(1.0, "weight of the KL term", minimum=0.0, maximum=100.0)
+    ssim_weight: float = setting(1.0, "weight of the SSIM term", minimum=0.0, maximum=100.0)
+    sigma_floor_m: float = setting(
+        0.04, "least width of the target's Gaussian", unit="m", minimum=1e-3, maximum=10.0
+    )
+    sigma_relative: float = setting(
+        0.05, "width of the target's Gaussian relative to depth", minimum=0.0, maximum=1.0
+    )
+
+    paper_weight: float = setting(
+        0.1, "paper: weight of its DPM term against its depth term", minimum=0.0, maximum=10.0
+    )
+    paper_sigma_m: float = setting(
+        0.5, "paper: width of its target's Gaussian", unit="m", minimum=1e-2, maximum=10.0
+    )
+    si_weight: float = setting(
+        1.0, "si: weight of the scale-invariant loss alone", minimum=0.0, maximum=100.0
+    )
+
+    @property
+    def target_width(self) -> TargetWidth:
+        """The width of the target that the objective teaches, as a student's card keeps it."""
+        if self.objective.startswith("paper"):
+            return TargetWidth(published_width_m(self.paper_sigma_m), 0.0)
+        return TargetWidth(self.sigma_floor_m, self.sigma_relative)
+
+
+class LossParts(NamedTuple):
+    """The loss and its parts, scalars."""
+
+    total: Tensor
+    kl: Tensor
+    ssim: Tensor
+
+
+class DistillationLoss:
+    """KL(teacher DPM || student DPM) + SSIM of the expectations, over valid pixels only.
+
+    Objective `tiekd`; `tiekd-dpm` and `tiekd-depth` are its terms alone.
+    """
+
+    def __init__(self, bins: DepthBins, settings: LossSettings) -> None:
+        self.bins = bins
+        self.settings = settings
+        self.target = DepthTarget(bins, settings.target_width)
+        self._divergence = KullbackLeibler(self.target)
+        self._kl_weight = 0.0 if settings.objective == "tiekd-depth" else settings.kl_weight
+        self._ssim_weight = 0.0 if settings.objective == "tiekd-dpm" else settings.ssim_weight
+
+    def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
+        """Compare a student's output with teacher depth (B, 1, h, w), NaN = unknown.
+
+        A batch without one valid pixel gives zero and no gradient. A student without a DPM
+        has no KL term: 0.
+        """
+        valid = self.target.valid(depth)  # (B, 1, h, w)
+        if output.logits is None:
+            student, kl = output.depth, depth.new_zeros(())
+        else:
+            divergence, student = compare(output.logits, depth, self._divergence)
+            kl = masked_mean(divergence, valid)
+        # Metres -> share of the range: SSIM's constants then mean what they were made for.
+        scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
+        similarity = masked_ssim(student * scale, depth * scale, valid)
+        total = self._kl_weight * kl + self._ssim_weight * (1 - similarity)
+        return LossParts(total, kl, similarity)
+
+
+class KullbackLeibler:
+    """KL(target || student), see `bands.BandedDivergence`."""
+
+    def __init__(self, target: DepthTarget) -> None:
+        self.bins = target.bins
+        self.bands = target.bands
+        self.target = target.masses
+
+    def terms(self, target: Tensor, log_student: Tensor) -> Tensor:
+        """Return q ln q - q ln p."""
+        least = torch.finfo(target.dtype).tiny  # 0 ln 0 = 0; four times as fast as xlogy
+        terms = target.clamp_min(least).log_().sub_(log_student).mul_(target)
+        return terms.masked_fill_(target == 0, 0)  # where ln p is -inf, it is not 0 by itself
+
+    def slopes(self, target: Tensor, log_student: Tensor) -> Tensor:
+        """Return the derivatives of the terms with respect to ln p: -q."""
+        return -target
+
+
+def masked_ssim(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean structural similarity of two maps over their valid pixels.
+
+    Wang et al. 2004, 11x11 Gaussian window, dynamic range 1, signed covariance. Local moments
+    are taken over the valid pixels of each window; a pixel counts where it is valid and at
+    least half of its window's weight is.
+
+    Args:
+        a: first map, (B, 1, h, w), values about 0..1.
+        b: second map; values where `valid` is False do not matter.
+        valid: bool, (B, 1, h, w).
+
+    Returns:
+        A scalar in -1..1; 1 where no pixel counts.
+    """
+    mask = valid.to(a)
+    a = torch.where(valid, a, torch.zeros_like(a))
+    b = torch.where(valid, b, torch.zeros_like(b))
+    maps = torch.cat((mask, a, b, a * a, b * b, a * b), dim=1)  # (B, 6, h, w)
+    weight, *sums = _blur(maps).split(1, dim=1)
+    reach = _blur(torch.ones_like(mask[:1]))  # less than 1 at the border
+    mean_a, mean_b, aa, bb, ab = (s / weight.clamp_min(1e-6) for s in sums)
+    var_a = (aa - mean_a**2).clamp_min(0)
+    var_b = (bb - mean_b**2).clamp_min(0)
+    covariance = ab - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+        (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+    )
+    counts = valid & (weight >= 0.5 * reach)
+    # 1 minus the mean of what is missing to 1: so it is 1 where no pixel counts.
+    return 1 - masked_mean(1 - similarity, counts)
+
+
+def _blur(maps: Tensor) -> Tensor:
+    offsets = torch.arange(_WINDOW, dtype=maps.dtype, device=maps.device) - _WINDOW // 2
+    kernel = torch.exp(-(offsets**2) / (2 * _WINDOW_SIGMA**2))
+    kernel = kernel / kernel.sum()
+    channels = maps.shape[1]
+    row = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    column = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    # Variances are small differences: autocast would run the convolutions in half precision.
+    with torch.autocast(maps.device.type, enabled=False):
+        blurred = functional.conv2d(maps, row, padding=(0, _WINDOW // 2), groups=channels)
+        return functional.conv2d(blurred, column, padding=(_WINDOW // 2, 0), groups=channels)

@@ -1,0 +1,1 @@
+"""From camera topics, recordings and devices to (image, camera model, header)."""

@@ -1,0 +1,166 @@
+"""What the middleware says of qualities of service that do not fit, on every ROS from Humble on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+
+_UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
+"""What the middleware says of an endpoint outside ROS, or whose node's name is still on its way."""
+
+
+def node_name(endpoint: Any) -> str:
+    """Return the full name of the node that publishes or subscribes, by its TopicEndpointInfo."""
+    if endpoint.node_name == _UNKNOWN_NODE:
+        return "an unnamed node"
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+
+
+def type_name(kind: Any) -> str:
+    """Return a message class's name as the graph has it, such as sensor_msgs/msg/Image."""
+    package, folder = kind.__module__.split(".")[:2]
+    return f"{package}/{folder}/{kind.__name__}"
+
+
+LATCHED = QoSProfile(
+    depth=1,
+    history=HistoryPolicy.KEEP_LAST,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""State that late joiners must see: the student's version, the round's status."""
+
+RELIABLE = QoSProfile(
+    depth=2, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE
+)
+"""Outputs: reliable serves every subscriber; shallow, since a stale depth image is useless."""
+
+
+def image_input(reliability: str, durability: str = "volatile", depth: int = 5) -> QoSProfile:
+    """Return the profile of a subscription to the camera.
+
+    Args:
+        reliability: `best_effort` (as sensor data) or `reliable`.
+        durability: `volatile` or `transient_local`.
+        depth: messages kept. Not 1: the one-slot mailbox behind it drops what is stale, and
+            counts it; what the middleware overwrites nobody counts.
+    """
+    return QoSProfile(
+        depth=depth,
+        history=HistoryPolicy.KEEP_LAST,
+        reliability=ReliabilityPolicy[reliability.upper()],
+        durability=DurabilityPolicy[durability.upper()],
+    )
+
+
+def output(reliability: str, depth: int) -> QoSProfile:
+    """Return the profile of what depth_node publishes.
+
+    Args:
+        reliability: `reliable` or `best_effort`.
+        depth: messages kept for a reliable subscriber that is slow.
+    """
+    return QoSProfile(
+        depth=depth,
+        history=HistoryPolicy.KEEP_LAST,
+        reliability=ReliabilityPolicy[reliability.upper()],
+    )
+
+
+try:
+    from rclpy.event_handler import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+except ImportError:  # Humble
+    from rclpy.qos_event import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+
+__all__ = [
+    "Mismatch",
+    "PublisherEventCallbacks",
+    "UnsupportedEventTypeError",
+    "policy_name",
+    "subscribe",
+]
+
+_GRAPH_LAG_S = 5.0
+"""The middleware tells of a mismatch before the graph lists whose it is; so long it may take."""
+
+
+class Mismatch:
+    """The last one that the middleware told of; noted in one thread, looked at in another."""
+
+    def __init__(self) -> None:
+        self._last = ("", -math.inf)  # (policy, when), monotonic seconds; replaced as a whole
+
+    def note(self, policy: str) -> None:
+        """Take note of one, by the policy's name (RELIABILITY, ...)."""
+        self._last = (policy, time.monotonic())
+
+    @property
+    def policy(self) -> str:
+        """The policy that did not fit; empty where there was none."""
+        return self._last[0]
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the graph may not list yet whose it was."""
+        return time.monotonic() - self._last[1] <= _GRAPH_LAG_S
+
+
+def subscribe(
+    node: Node,
+    kind: Any,
+    topic: str,
+    callback: Callable[[Any], None],
+    profile: QoSProfile,
+    *,
+    on_mismatch: Callable[[str], None],
+    on_lost: Callable[[int], None],
+) -> Any:
+    """Subscribe, with as many of the middleware's events as it knows.
+
+    Args:
+        node: who subscribes.
+        kind: the message's class.
+        topic: its name.
+        callback: called with each message.
+        profile: the quality that is asked for.
+        on_mismatch: called with the policy's name (RELIABILITY, ...) when a publisher is found
+            that cannot serve it.
+        on_lost: called with the number of messages that were lost on the way since the last time.
+
+    Returns:
+        The subscription.
+    """
+    mismatch = {"incompatible_qos": lambda event: on_mismatch(policy_name(event))}
+    lost = {"message_lost": lambda event: on_lost(event.total_count_change)}
+    for events in ({**mismatch, **lost}, mismatch):
+        try:
+            return node.create_subscription(
+                kind, topic, callback, profile, event_callbacks=SubscriptionEventCallbacks(**events)
+            )
+        except UnsupportedEventTypeError:
+            continue
+    return node.create_subscription(kind, topic, callback, profile)
+
+
+def policy_name(event: Any) -> str:
+    """Return the name of the policy that does not fit, by an incompatible-QoS event."""
+    return str(qos_policy_name_from_kind(event.last_policy_kind))

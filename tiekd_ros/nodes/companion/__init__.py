@@ -1,0 +1,1 @@
+"""companion_node: logs frames, has them labelled, runs rounds."""

@@ -1,0 +1,93 @@
+"""Has workers rest while they slow the depth node down, by what that node says on /diagnostics."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.node import Node
+
+from tiekd_ros.nodes.common.reporting import WARN, Report
+from tiekd_ros.rounds.limits import NOT_THE_CAUSE, RESTING, BesideSettings, LatencyGuard
+from tiekd_ros.rounds.worker_process import Follower
+
+_KIND = "depth_node"  # whatever its name
+_P95 = "latency p95 [ms]"
+
+
+class LatencyWatch:
+    """Listens to the depth node of a node's own namespace; tells workers to rest and go on.
+
+    Args:
+        node: the companion; its callbacks and these run in one thread.
+        settings: returns the budget, which may change at any time.
+        workers: what rests: rounds, and the judging of a watch.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        settings: Callable[[], BesideSettings],
+        *workers: Follower,
+    ) -> None:
+        self._node = node
+        self._workers = workers
+        self._guard = LatencyGuard(settings)
+        self._told = self._guard.state
+        self._subscription = node.create_subscription(
+            DiagnosticArray, "/diagnostics", self._on_diagnostics, 10
+        )
+
+    def check(self) -> None:
+        """Tell the workers what to do now; call it about once a second."""
+        rests = self._guard.rests(time.monotonic(), training=self._busy())
+        for worker in self._workers:
+            if rests:
+                worker.rest()  # said again each time: another round may have begun
+            elif self._told == RESTING:
+                worker.go_on()
+        self._log_change()
+
+    def report(self, report: Report) -> None:
+        """Add to the companion's diagnostics how things stand."""
+        report.add({"latency guard": self._guard.describe()})
+        if self._guard.state == NOT_THE_CAUSE:
+            report.find(
+                WARN,
+                f"the depth node is slow though training rested, so training goes on "
+                f"({self._guard.describe()}); see what else runs, or raise "
+                "beside.latency_budget_ms",
+            )
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {v.key: v.value for v in status.values}
+            if values.get("kind") == _KIND and self._is_near(status):
+                p95_ms = _number(values.get(_P95, ""))
+                self._guard.hear(p95_ms, time.monotonic(), training=self._busy())
+                self.check()
+
+    def _busy(self) -> bool:
+        return any(worker.busy for worker in self._workers)
+
+    def _is_near(self, status: DiagnosticStatus) -> bool:
+        namespace = status.name.rpartition("/")[0]
+        return namespace == self._node.get_namespace().rstrip("/")
+
+    def _log_change(self) -> None:
+        before, self._told = self._told, self._guard.state
+        if before != self._told and self._busy():
+            self._node.get_logger().info(f"latency guard: {self._guard.describe()}")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,237 @@
+"""companion_node: logs frames, has them labelled, distils, promotes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from std_srvs.srv import SetBool, Trigger
+
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.settings import Settings
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.diagnosis.thresholds import CompanionDiagnosticSettings
+from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.common.catalogue import LearningSettings
+from tiekd_ros.nodes.common.managed import ACTIVE, ManagedNode
+from tiekd_ros.nodes.common.reporting import Report
+from tiekd_ros.nodes.common.run import run_nodes, until_shutdown
+from tiekd_ros.nodes.common.settings import CompanionSettings
+from tiekd_ros.nodes.companion.frame_logger import FrameIntake
+from tiekd_ros.nodes.companion.parts import CompanionParts
+from tiekd_ros.nodes.companion.report import add_companion_report, round_status
+from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.rounds.round_log import ROLLED_BACK, RoundRecord
+
+
+class CompanionNode(ManagedNode):
+    """Keeps the student good; nothing here is on the way of a depth image."""
+
+    settings: CompanionSettings
+    rooms = ("rounds", "method", "framelog", "teacher", "nodes.companion")
+    """Whose log records it passes on."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            "companion_node", CompanionSettings, CompanionDiagnosticSettings, **options
+        )
+        declare = self.parameters.declare
+        self._learning = LearningSettings(
+            **{
+                name: declare(name, kind, read_only=True)
+                for name, kind in LearningSettings.groups().items()
+            }
+        )
+        self._plan = RoundPlan(
+            **{name: declare(name, kind) for name, kind in RoundPlan.groups().items()}
+        )
+        self._resources: CompanionParts | None = None
+        self._intake: FrameIntake | None = None
+        self._last_round = time.monotonic()
+
+    def take_settings(self, group: str, settings: Settings) -> None:
+        """Use a round's settings from the next round on; those of the watch at once."""
+        if group in RoundPlan.groups():
+            changed: dict[str, Any] = {group: settings}
+            self._plan = dataclasses.replace(self._plan, **changed)
+            if self._resources is not None:
+                self._resources.set_plan(self._plan)
+
+    # Lifecycle: open in configure, listen in activate.
+
+    def configure(self, held: ExitStack) -> None:
+        """Open the frame log, start the threads, offer the services."""
+        folder = StateFolder.resolve(self.settings.state_dir)
+        self._status_pub = self.create_publisher(DiagnosticStatus, "distill/status", qos.LATCHED)
+        held.callback(self.destroy_publisher, self._status_pub)
+        self._resources = CompanionParts.open(
+            self,
+            held,
+            folder,
+            self._learning,
+            lambda: self._plan,
+            self._on_round,
+            self._on_watch,
+        )
+        held.callback(self._forget_resources)
+        for kind, name, answer in (
+            (Trigger, "distill", self._on_distill),
+            (Trigger, "rollback", self._on_rollback),
+            (SetBool, "log_frames", self._on_log_frames),
+        ):
+            held.callback(self.destroy_service, self.create_service(kind, name, answer))
+        self._resume_round(self._resources)
+        self._resources.last_round = self._resources.runner.newest()
+
+    def _forget_resources(self) -> None:
+        self._resources = None
+
+    def _resume_round(self, resources: CompanionParts) -> None:
+        try:
+            record = resources.runner.resume()
+        except TiekdError as error:
+            self.get_logger().warning(f"an interrupted round is not taken up: {error}")
+            return
+        if record is not None:
+            self.get_logger().info(f"took up the round that was interrupted, as {record.number}")
+
+    def activate(self, held: ExitStack) -> None:
+        """Listen to the camera, and ask the teacher."""
+        assert self._resources is not None
+        labeller = self._resources.labeller
+        if labeller is not None:
+            labeller.resume()
+            held.callback(labeller.pause)
+        intake = FrameIntake(
+            self,
+            self.settings,
+            self._resources.recorder,
+            self._learning.frames.min_interval_s,
+            confidence=self.settings.log_confidence,
+        )
+        held.callback(intake.close)
+        self._intake = intake
+
+    def forget_time(self) -> None:
+        """Drop what is known of the camera by stamps."""
+        if self._intake is not None:
+            self._intake.forget_time()
+
+    # Rounds and versions.
+
+    def _on_distill(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+        answer.success, answer.message = self._start_round()
+        if answer.success:
+            self.get_logger().info(f"by call: {answer.message}")
+        return answer
+
+    def _start_round(self) -> tuple[bool, str]:
+        if self._resources is None:
+            return False, "the companion is not configured"
+        if self.phase != ACTIVE:
+            return False, f"the companion is {self.phase}; activate it"
+        try:
+            record = self._resources.runner.start()
+        except TiekdError as error:
+            return False, str(error)
+        self._last_round = time.monotonic()
+        return True, (
+            f"round {record.number} started: {record.train_frames} frames to train on, "
+            f"{record.held_out_frames} held out; follow it on distill/status"
+        )
+
+    def _on_round(self, record: RoundRecord) -> None:
+        """Publish the round's state; called from the runner's thread."""
+        resources = self._resources
+        if resources is None:
+            return
+        with until_shutdown(self):
+            self._status_pub.publish(round_status(record))
+            if record.stage == "done":
+                self.get_logger().info(f"round {record.number} {record.state}: {record.reason}")
+                resources.announcer.check()
+
+    def _on_watch(self, record: RoundRecord) -> None:
+        """Publish how the watch over a round's student goes; called from the watch's thread."""
+        resources = self._resources
+        if resources is None:
+            return
+        with until_shutdown(self):
+            self._status_pub.publish(round_status(record))
+            watch = record.watch
+            if watch is not None and not watch.is_open:
+                logger = self.get_logger()
+                tell = logger.warning if watch.state == ROLLED_BACK else logger.info
+                tell(f"watch over student {record.version}, {watch.state}: {watch.reason}")
+                resources.announcer.check()
+
+    def _on_rollback(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+        if self._resources is None:
+            answer.message = "the companion is not configured"
+            return answer
+        try:
+            version = self._resources.registry.rollback()
+        except TiekdError as error:
+            answer.message = str(error)
+            return answer
+        self._resources.announcer.check()
+        answer.success, answer.message = True, f"back to student {version}"
+        return answer
+
+    def _on_log_frames(
+        self, request: SetBool.Request, answer: SetBool.Response
+    ) -> SetBool.Response:
+        if self._resources is None:
+            answer.message = "the companion is not configured"
+            return answer
+        recorder = self._resources.recorder
+        recorder.resume() if request.data else recorder.pause()
+        answer.success = True
+        answer.message = "logging frames" if request.data else "logging is paused"
+        return answer
+
+    def work(self) -> None:
+        """Look at the registry, at the depth node's latency, at the watch and at the time."""
+        resources = self._resources
+        if resources is None:
+            return
+        resources.announcer.check()
+        resources.latency.check()
+        if self.phase != ACTIVE:
+            return
+        resources.watch.check()
+        period = self._plan.distill.period_s
+        if resources.watch.busy or resources.watch.distrusts_rounds:
+            return  # a round that is due waits, and does not lose its turn
+        if period > 0 and time.monotonic() - self._last_round >= period:
+            self._start_by_period(resources)
+
+    def report(self, report: Report) -> str:
+        """Add what is known of the stream, the frame log, the teacher and the last round."""
+        if self.phase == ACTIVE and self._intake is not None:
+            for level, text in self._intake.check():
+                report.find(level, text)
+            report.add(self._intake.values())
+        if self._resources is not None:
+            add_companion_report(report, self._resources, self.thresholds)
+        return "logging frames"
+
+    def _start_by_period(self, resources: CompanionParts) -> None:
+        self._last_round = time.monotonic()
+        try:
+            enough = resources.store.stats().new_labels >= self._plan.distill.min_new_labels
+        except TiekdError as error:
+            self.get_logger().warning(str(error))
+            return
+        if enough and not resources.runner.busy:
+            _, message = self._start_round()
+            self.get_logger().info(f"by period: {message}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node (`ros2 run tiekd_ros companion_node`)."""
+    return run_nodes([CompanionNode], arguments)

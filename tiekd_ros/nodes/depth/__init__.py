@@ -1,0 +1,1 @@
+"""depth_node: images in, metric depth out."""

@@ -1,0 +1,263 @@
+"""What depth_node publishes, each as long as somebody listens to it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+
+from tiekd_ros.core.images import DepthMap, RgbImage
+from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.common.conversions import ImageCanvas, camera_info_for, depth_to_image
+from tiekd_ros.nodes.common.qos import (
+    Mismatch,
+    PublisherEventCallbacks,
+    UnsupportedEventTypeError,
+    node_name,
+    policy_name,
+)
+from tiekd_ros.nodes.common.reporting import WARN
+from tiekd_ros.nodes.common.settings import DepthSettings
+from tiekd_ros.nodes.depth.points import PointCanvas
+from tiekd_ros.nodes.depth.preview import PreviewCanvas, describe_range, preview_range
+from tiekd_ros.student import DepthBins
+
+
+class OutputTopic:
+    """A lifecycle publisher that counts what it publishes and reports subscribers it cannot serve.
+
+    Args:
+        node: who publishes.
+        kind: the message's class.
+        name: of the topic.
+        profile: the quality that is offered.
+    """
+
+    def __init__(self, node: LifecycleNode, kind: Any, name: str, profile: QoSProfile) -> None:
+        self._node, self._profile = node, profile
+        self._mismatch = Mismatch()
+        self.published = 0
+        """How many messages went out."""
+        try:
+            self._publisher = node.create_lifecycle_publisher(
+                kind,
+                name,
+                profile,
+                event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_mismatch),
+            )
+        except UnsupportedEventTypeError:  # this middleware does not tell
+            self._publisher = node.create_lifecycle_publisher(kind, name, profile)
+
+    @property
+    def name(self) -> str:
+        """The topic's name, with its namespace and remappings."""
+        return str(self._publisher.topic_name)
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._publisher.get_subscription_count() > 0)
+
+    def publish(self, message: Any) -> None:
+        """Publish and count a message."""
+        self._publisher.publish(message)
+        self.published += 1
+
+    def findings(self) -> list[tuple[bytes, str]]:
+        """Say who subscribed in vain, as long as they do, with what would mend it."""
+        policy = self._mismatch.policy
+        if not policy:
+            return []
+        nodes = self._unserved()
+        if not nodes and not self._mismatch.is_recent:  # whoever it was has gone
+            return []
+        who = " and ".join(nodes) or "a subscriber"
+        return [(WARN, f"{who} gets nothing of {self.name}: {self._remedy(policy)}")]
+
+    def close(self) -> None:
+        """Stop publishing."""
+        self._node.destroy_lifecycle_publisher(self._publisher)
+
+    def _on_mismatch(self, event: Any) -> None:
+        policy = policy_name(event)
+        self._mismatch.note(policy)
+        self._node.get_logger().warning(
+            f"somebody subscribes to {self.name} in vain: {self._remedy(policy)}"
+        )
+
+    def _remedy(self, policy: str) -> str:
+        if policy == "RELIABILITY":
+            return (
+                "it asks for RELIABLE, offered is BEST_EFFORT; subscribe best effort, or set "
+                "output_reliability: reliable"
+            )
+        if policy == "DURABILITY":
+            return (
+                "it asks for TRANSIENT_LOCAL, offered is VOLATILE, since old depth is useless; "
+                "subscribe volatile"
+            )
+        return f"its {policy} does not fit what is offered; subscribe with the sensor data profile"
+
+    def _unserved(self) -> list[str]:
+        """Return the names of the nodes whose subscriptions do not fit."""
+        found = set()
+        for info in self._node.get_subscriptions_info_by_topic(self.name):
+            fit, _ = qos_check_compatible(self._profile, info.qos_profile)
+            if fit == QoSCompatibility.ERROR:
+                found.add(node_name(info))
+        return sorted(found)
+
+
+_RECENT_S = 5.0
+
+
+class DepthOutput:
+    """The publishers of `depth`, `camera_info`, `confidence`, `depth/preview` and `points`.
+
+    What nobody listens to is not computed. To be used from one thread, for messages are written
+    in place; `findings` and `values` may be asked from another.
+
+    Args:
+        node: who publishes.
+        settings: quality of service.
+    """
+
+    def __init__(self, node: LifecycleNode, settings: DepthSettings) -> None:
+        profile = qos.output(settings.output_reliability, settings.output_depth)
+        with ExitStack() as made:  # where one cannot be made, none is left
+
+            def topic(kind: Any, name: str) -> OutputTopic:
+                one = OutputTopic(node, kind, name, profile)
+                made.callback(one.close)
+                return one
+
+            self._depth = topic(Image, "depth")
+            self._info = topic(CameraInfo, "camera_info")
+            self._confidence = topic(Image, "confidence")
+            self._preview = topic(Image, "depth/preview")
+            self._points = topic(PointCloud2, "points")
+            made.pop_all()
+        self._depth_canvas, self._confidence_canvas = ImageCanvas(), ImageCanvas()
+        self._preview_canvas, self._point_canvas = PreviewCanvas(), PointCanvas()
+        self._preview_shows = "nothing yet"
+        self._no_points: tuple[str, float] = ("", -np.inf)  # (reason, when), monotonic seconds
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens to what takes the network; `camera_info` does not."""
+        return any(t.heard for t in (self._depth, self._confidence, self._preview, self._points))
+
+    @property
+    def confidence_wanted(self) -> bool:
+        """Whether anybody listens to the confidence."""
+        return self._confidence.heard
+
+    def publish_depth(self, depth: DepthMap, header: Header, encoding: str) -> None:
+        """Publish the depth image.
+
+        Args:
+            depth: metres, (H, W).
+            header: of the camera's image.
+            encoding: of the message.
+        """
+        if self._depth.heard:
+            self._depth.publish(depth_to_image(depth, header, encoding, self._depth_canvas))
+
+    def publish_rest(
+        self,
+        depth: DepthMap,
+        confidence: npt.NDArray[np.float32] | None,
+        image: RgbImage,
+        header: Header,
+        info: CameraInfo | None,
+        settings: DepthSettings,
+        bins: DepthBins,
+    ) -> None:
+        """Publish what else came of one image, with the image's header.
+
+        Args:
+            depth: metres, (H, W).
+            confidence: 0..1, (H, W), where it was computed.
+            image: what the student saw, any size; read only.
+            header: of the camera's image.
+            info: the calibration of `image`, if it is known.
+            settings: the preview's range and colours.
+            bins: the student's.
+        """
+        self.publish_info(info, header, depth.shape)
+        if confidence is not None and self._confidence.heard:
+            self._confidence.publish(self._confidence_canvas.paint(confidence, header))
+        if self._preview.heard:
+            self._publish_preview(depth, header, settings, bins)
+        if self._points.heard:
+            self._publish_points(depth, image, header, info)
+
+    def publish_info(self, info: CameraInfo | None, header: Header, size: tuple[int, ...]) -> None:
+        """Publish the calibration of a depth image, or of one that nobody asks for.
+
+        Args:
+            info: the camera's calibration, if it is known.
+            header: of the camera's image.
+            size: (H, W) of the depth image.
+        """
+        if info is not None and self._info.heard:
+            height, width = size
+            self._info.publish(camera_info_for(info, header, width, height))
+
+    def findings(self) -> list[tuple[bytes, str]]:
+        """Say what keeps subscribers from what they asked for: (level, text with its remedy)."""
+        found = [finding for topic in self._topics() for finding in topic.findings()]
+        reason, when = self._no_points
+        if reason and time.monotonic() - when < _RECENT_S:
+            found.append((WARN, reason))
+        return found
+
+    def values(self) -> dict[str, object]:
+        """Return what was published, and what the preview's colours mean."""
+        return {
+            "confidence published": self._confidence.published,
+            "previews published": self._preview.published,
+            "point clouds published": self._points.published,
+            "preview shows": self._preview_shows,
+        }
+
+    def close(self) -> None:
+        """Stop publishing."""
+        for topic in self._topics():
+            topic.close()
+
+    def _topics(self) -> tuple[OutputTopic, ...]:
+        return (self._depth, self._info, self._confidence, self._preview, self._points)
+
+    def _publish_preview(
+        self, depth: DepthMap, header: Header, settings: DepthSettings, bins: DepthBins
+    ) -> None:
+        near, far = preview_range(settings, bins)
+        colormap = settings.preview_colormap
+        self._preview.publish(self._preview_canvas.paint(depth, header, (near, far), colormap))
+        self._preview_shows = describe_range(near, far, colormap)
+
+    def _publish_points(
+        self, depth: DepthMap, image: RgbImage, header: Header, info: CameraInfo | None
+    ) -> None:
+        reason = "there are no points without camera_info; remap image_info to the camera's"
+        if info is not None:
+            height, width = depth.shape
+            sized = camera_info_for(info, header, width, height)
+            cloud = self._point_canvas.paint(depth, image, header, sized)
+            if cloud is not None:
+                self._points.publish(cloud)
+                self._no_points = ("", -np.inf)
+                return
+            reason = (
+                "there are no points, for camera_info is uncalibrated or of another shape than "
+                "the images; calibrate the camera"
+            )
+        self._no_points = (reason, time.monotonic())

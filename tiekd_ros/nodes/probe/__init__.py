@@ -1,0 +1,1 @@
+"""Clients of running nodes: the probe behind `tiekd doctor`, the observer, snapshots."""

@@ -1,0 +1,1 @@
+"""Rounds on the robot: select frames, train beside inference, judge, promote, watch."""

@@ -1,0 +1,84 @@
+"""All settings of a distillation round in one value that crosses process borders as JSON."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tiekd_ros.core.errors import RoundRefusedError
+from tiekd_ros.core.settings import SettingGroups, Settings, setting
+from tiekd_ros.method.first_student import StudentSettings
+from tiekd_ros.method.losses import LossSettings
+from tiekd_ros.method.samples import AugmentSettings
+from tiekd_ros.rounds.canary import WatchSettings
+from tiekd_ros.rounds.gate import GateSettings
+from tiekd_ros.rounds.limits import BesideSettings
+from tiekd_ros.rounds.trainer import TrainSettings
+
+
+@dataclass(frozen=True)
+class RoundSettings(Settings):
+    """When a round may start and what it uses."""
+
+    min_frames: int = setting(
+        40, "labelled training frames before a round can start", minimum=1, maximum=10**6
+    )
+    min_held_out: int = setting(
+        4, "labelled held-out frames before a round can start", minimum=1, maximum=10**6
+    )
+    period_s: float = setting(
+        0.0,
+        "time between rounds that start by themselves; 0 = only when /tiekd/distill is called",
+        unit="s",
+        minimum=0.0,
+        maximum=1e7,
+    )
+    min_new_labels: int = setting(
+        30, "new labelled frames that a round by period waits for", minimum=1, maximum=10**6
+    )
+    max_frames: int = setting(
+        400, "training frames of a round; the newest half first", minimum=1, maximum=10**6
+    )
+    max_held_out: int = setting(100, "held-out frames that judge a round", minimum=1, maximum=10**6)
+
+
+def check_enough(train: int, held_out: int, settings: RoundSettings) -> None:
+    """Refuse a round without enough labelled frames.
+
+    Raises:
+        RoundRefusedError: with the numbers there are and the numbers needed.
+    """
+    if train < settings.min_frames or held_out < settings.min_held_out:
+        raise RoundRefusedError(
+            f"too few labelled frames: {train} for training (need {settings.min_frames}), "
+            f"{held_out} held out (need {settings.min_held_out}); keep the camera moving and the "
+            "teacher running, then call again"
+        )
+
+
+def choose_frames(ids: Sequence[int], limit: int, seed: int) -> list[int]:
+    """Return at most `limit` of the ids (oldest first): the newest, and a draw of the older.
+
+    Half of the places go to the newest frames, so that the place as it is now is learnt; the
+    other half is drawn from all earlier ones, so that the place as it was is not forgotten.
+    """
+    if len(ids) <= limit:
+        return list(ids)
+    newest = list(ids[len(ids) - (limit + 1) // 2 :])
+    older = random.Random(seed).sample(list(ids[: len(ids) - len(newest)]), limit - len(newest))
+    return sorted(older) + newest
+
+
+@dataclass(frozen=True)
+class RoundPlan(SettingGroups):
+    """What to train on, how, what has to be shown and stood; each field is a group of settings."""
+
+    distill: RoundSettings = field(default_factory=RoundSettings)
+    student: StudentSettings = field(default_factory=StudentSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    beside: BesideSettings = field(default_factory=BesideSettings)

@@ -1,0 +1,184 @@
+"""What is remembered of each round: `rounds/000007.json`, and the lock that one round holds."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from tiekd_ros.core.errors import RoundRefusedError, TiekdError
+from tiekd_ros.student.checkpoint import replace_durably
+
+RUNNING, FAILED, INTERRUPTED = "running", "failed", "interrupted"
+PROMOTED, REFUSED = "accepted", "refused"
+
+WAITING, JUDGING = "waiting", "judging"
+KEPT, ROLLED_BACK, ENDED = "ended well", "rolled back", "ended"
+ROLLING_BACK = "rolling back"
+"""States of a watch. Judging is not written down: a watch that was killed in it waits again.
+Rolling back is, before it happens, so that whoever comes after a kill ends it."""
+
+_A_ROUND = "another process runs a round"
+_LOOK_BACK = 200
+"""Rounds, newest first, among which a promoted one is looked for."""
+
+
+@dataclass(frozen=True)
+class WatchRecord:
+    """What is known of the watch over a student that a round promoted.
+
+    Scores are means over the frames that came after the promotion: `before` the predecessor's,
+    `after` the watched student's.
+    """
+
+    predecessor: str
+    """The version that was live before, and is again where the watch rolls back."""
+    after_id: int
+    """No frame up to this id is evidence: it may have had its label before the promotion."""
+    state: str = WAITING
+    reason: str = ""
+    frames: int = 0
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has yet to come to an end."""
+        return self.state in (WAITING, JUDGING, ROLLING_BACK)
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What is known of one round; scores are means over held-out frames."""
+
+    number: int
+    state: str = RUNNING
+    stage: str = "starting"
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    version: str | None = None
+    reason: str = ""
+    baseline: str = ""
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    train_frames: int = 0
+    held_out_frames: int = 0
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+    resting: bool = False
+    rested_seconds: float = 0.0
+    watch: WatchRecord | None = None
+    """Over the promoted student; None where no other is known to go back to."""
+
+    @classmethod
+    def from_json(cls, text: str) -> RoundRecord:
+        """Read what `to_json` wrote; ValueError or TypeError where it is something else."""
+        values = json.loads(text)
+        if (watch := values.get("watch")) is not None:
+            values["watch"] = WatchRecord(**watch)
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Return the record as text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def followed_by(self, event: dict[str, Any]) -> RoundRecord:
+        """Return the record after a `stage`, `progress` or `resting` event of the worker."""
+        if event["event"] == "progress":
+            loss = event.get("loss", self.loss)  # judging has none
+            return replace(self, step=event["step"], steps=event["steps"], loss=loss)
+        if event["event"] == "resting":
+            rested = round(self.rested_seconds + event["seconds"], 2)
+            return replace(self, resting=event["resting"], rested_seconds=rested)
+        return replace(self, stage=event["stage"], step=0, steps=0)
+
+
+class RoundLog:
+    """The records of one state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all rounds, oldest first."""
+        return sorted(int(p.stem) for p in self.folder.glob("*.json") if p.stem.isdigit())
+
+    def records(self) -> Iterator[RoundRecord]:
+        """Yield the readable records, oldest first.
+
+        A damaged one is passed over: students and frames do not depend on records.
+        """
+        for number in self.numbers():
+            if (record := self.record(number)) is not None:
+                yield record
+
+    def record(self, number: int) -> RoundRecord | None:
+        """Return the record of a round; None where there is none that can be read."""
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            return RoundRecord.from_json(self._path(number).read_text())
+        return None
+
+    def promoted(self) -> Iterator[RoundRecord]:
+        """Yield the records of the rounds that promoted a student, newest first."""
+        for number in reversed(self.numbers()[-_LOOK_BACK:]):
+            record = self.record(number)
+            if record is not None and record.state == PROMOTED:
+                yield record
+
+    def changed_ns(self) -> int:
+        """Return a number that is another one after each `save`, of whichever process."""
+        try:
+            return self.folder.stat().st_mtime_ns
+        except OSError as error:
+            raise TiekdError(f"cannot read {self.folder}: {error.strerror}") from error
+
+    def save(self, record: RoundRecord) -> None:
+        """Write a record, whole or not at all.
+
+        Raises:
+            TiekdError: the disk refuses.
+        """
+        path = self._path(record.number)
+        try:
+            replace_durably(path, record.to_json().encode())
+        except OSError as error:
+            raise TiekdError(f"cannot write {path}: {error.strerror}; make room") from error
+
+    def lock(self, holder: str = _A_ROUND) -> IO[str]:
+        """Take the lock that a running round holds; closing the file gives it back.
+
+        The operating system gives it back as well when the process dies.
+
+        Args:
+            holder: who takes it, for whom it keeps out.
+
+        Raises:
+            RoundRefusedError: a round runs on this state folder, or a watch is judging; says
+                which.
+        """
+        try:
+            file = (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise TiekdError(f"cannot write to {self.folder}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            held_by = file.read().strip() or _A_ROUND
+            file.close()
+            raise RoundRefusedError(
+                f"busy: {held_by} on this state folder; wait for it to end"
+            ) from error
+        with contextlib.suppress(OSError):  # a full disk: whoever is kept out hears less
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), holder.encode())
+        return file
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"

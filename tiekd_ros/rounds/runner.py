@@ -1,0 +1,229 @@
+"""Running rounds from a long-lived process: start, follow, promote, remember.
+
+A round's record is written before its worker starts and after its verdict, so whoever comes
+after a crash knows what was going on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import IO, Any
+
+from tiekd_ros.core.errors import RoundRefusedError, TiekdError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
+from tiekd_ros.rounds.plan import RoundPlan, check_enough
+from tiekd_ros.rounds.round_log import (
+    ENDED,
+    FAILED,
+    INTERRUPTED,
+    PROMOTED,
+    REFUSED,
+    RUNNING,
+    RoundRecord,
+    WatchRecord,
+)
+from tiekd_ros.rounds.worker_process import Follower
+from tiekd_ros.student import ACCEPTED, LiveChangedError
+
+_LOG = logging.getLogger(__name__)
+_TRIES = 3
+"""A round interrupted this often in a row is not started again by itself."""
+
+
+class RoundRunner(Follower):
+    """Runs at most one round at a time in a worker process; no longer busy when its end is told.
+
+    Arguments as for `Follower`.
+    """
+
+    def __init__(
+        self,
+        state: StateFolder,
+        store: FrameStore,
+        plan: RoundPlan,
+        on_change: Callable[[RoundRecord], None],
+    ) -> None:
+        super().__init__(state, store, plan, on_change)
+        self._starting = threading.Lock()
+        self._resumable = True
+
+    def newest(self) -> RoundRecord | None:
+        """Return the last round's record that is remembered, of whichever process."""
+        return max(self._log.records(), key=lambda record: record.number, default=None)
+
+    def start(self) -> RoundRecord:
+        """Start a round and return its record at once.
+
+        Raises:
+            RoundRefusedError: one is running, or there are too few labelled frames.
+            TiekdError: the frame log cannot be read, or the record not be written.
+        """
+        with self._starting:
+            if self._busy and self.record is not None:
+                raise RoundRefusedError(
+                    f"busy: round {self.record.number} is {self.record.stage} "
+                    f"(step {self.record.step} of {self.record.steps}); call again when it is over"
+                )
+            train = len(self._store.labelled_ids("train"))
+            held_out = len(self._store.labelled_ids("held_out"))
+            check_enough(train, held_out, self._plan.distill)
+            lock = self._log.lock()
+            try:
+                number = max(self._log.numbers(), default=0) + 1
+                record = RoundRecord(number, train_frames=train, held_out_frames=held_out)
+                self._store.mark_seen()
+                self._log.save(record)
+            except TiekdError:
+                lock.close()
+                raise
+            self._worker.allow()
+            self._busy = True
+            self.record = record
+            arguments = (record, lock, self._thread)
+            self._thread = threading.Thread(target=self._run, args=arguments, name="round")
+            self._thread.start()
+            return record
+
+    def resume(self) -> RoundRecord | None:
+        """Bring to an end what a killed process left: adopt its verdict, or start anew.
+
+        Returns:
+            The record of the round that was adopted or started; None where nothing was left.
+
+        Raises:
+            TiekdError: as `start`.
+        """
+        self._registry.clean()
+        with self._log.lock():  # else another process is still at it
+            records = list(self._log.records())
+            left = [r for r in records if r.state == RUNNING]
+            for record in left:
+                reason = "the process that ran this round was stopped"
+                self._log.save(replace(record, state=INTERRUPTED, reason=reason))
+            if not left:
+                return None
+            stored = self._version_of_round(left[-1].number)
+            if stored is not None:
+                return self._adopt(left[-1], stored)
+        before = [r.state for r in records if r.state != RUNNING][-_TRIES + 1 :]
+        if before == [INTERRUPTED] * (_TRIES - 1):
+            return None
+        return self.start()
+
+    def stop(self, *, resumable: bool = True, timeout_s: float = 5.0) -> None:
+        """End the running round, if any.
+
+        Args:
+            resumable: `resume` takes it up again; else it is remembered as interrupted.
+            timeout_s: how long the worker may take to end before it is killed.
+        """
+        self._resumable = resumable
+        super().stop(timeout_s=timeout_s)
+
+    def _run(self, record: RoundRecord, lock: IO[str], before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()  # the last word of that round comes before the first of this one
+        start = time.monotonic()
+        done = None
+        with lock:
+            record = self._outcome(record)
+            stopped = self._worker.stopping
+            if stopped and not self._resumable and record.state == FAILED:
+                record = replace(record, state=INTERRUPTED, reason="stopped by hand")
+            if not (stopped and record.state == FAILED):  # else `resume` takes it up
+                seconds = round(time.monotonic() - start, 2)
+                done = replace(record, stage="done", resting=False, seconds=seconds)
+                with contextlib.suppress(TiekdError):
+                    self._log.save(done)
+        with self._starting:
+            self.record = done or self.record
+            self._busy = False
+        if done is not None:  # whoever hears of it may start the next round at once
+            self._announce(done)
+
+    def _outcome(self, record: RoundRecord) -> RoundRecord:
+        try:
+            return self._follow_worker(record)
+        except TiekdError as error:
+            reason = str(error)
+        except Exception as error:  # a thread that dies leaves a round that runs for ever
+            _LOG.exception("round %d", record.number)
+            reason = f"{type(error).__name__}: {error}"
+        return replace(self.record or record, state=FAILED, reason=reason)
+
+    def _follow_worker(self, record: RoundRecord) -> RoundRecord:
+        self._change(record)
+
+        def hear(event: dict[str, Any]) -> None:
+            nonlocal record
+            if event["event"] == "warning":
+                _LOG.warning("round %d: %s", record.number, event["message"])
+            else:
+                record = record.followed_by(event)
+                self._change(record)
+
+        result = self._follow(record.number, hear)
+        return self._conclude(record, result)
+
+    def _conclude(self, record: RoundRecord, result: dict[str, Any]) -> RoundRecord:
+        names = ["version", "reason", "baseline", "before", "after"]
+        names += ["train_frames", "held_out_frames", "train_seconds"]
+        record = replace(record, state=REFUSED, **{name: result[name] for name in names})
+        if result["accepted"]:
+            record = self._promote(record, result["version"], result["parent"])
+        self._mark_used(result["train_ids"], record.number)
+        return record
+
+    def _adopt(self, record: RoundRecord, version: str) -> RoundRecord:
+        card = self._registry.card(version)
+        adopted = replace(record, state=REFUSED, stage="done", version=version, reason=card.reason)
+        if card.status == ACCEPTED:
+            adopted = self._promote(adopted, version, card.parent)
+        self._mark_used(card.training.get("frame_ids", []), record.number)
+        self._log.save(adopted)
+        self._change(adopted)
+        return adopted
+
+    def _promote(self, record: RoundRecord, version: str, parent: str | None) -> RoundRecord:
+        """Promote a candidate that was judged better than `parent`; return the record of it."""
+        before = next(self._log.promoted(), None)
+        try:
+            self._registry.promote(version, expected_live=parent)
+        except LiveChangedError as error:  # someone's wish, which outweighs a verdict
+            return replace(record, reason=f"{error} (its verdict: {record.reason})")
+        with contextlib.suppress(TiekdError):  # bookkeeping must not undo a verdict
+            self._end_watch(before, version)
+        return replace(record, state=PROMOTED, watch=self._begin_watch(parent))
+
+    def _begin_watch(self, predecessor: str | None) -> WatchRecord | None:
+        if predecessor is None:
+            return None
+        try:
+            # What has no label by now was neither trained on nor judged, by whatever round.
+            return WatchRecord(predecessor, max(self._store.labelled_ids(), default=0))
+        except TiekdError as error:
+            _LOG.warning("the promoted student is not watched: %s", error)
+            return None
+
+    def _end_watch(self, before: RoundRecord | None, version: str) -> None:
+        """Only the newest promotion is watched: end the watch over the one before."""
+        if before is not None and before.watch is not None and before.watch.is_open:
+            reason = f"student {version} was promoted in its place"
+            self._log.save(replace(before, watch=replace(before.watch, state=ENDED, reason=reason)))
+
+    def _mark_used(self, ids: list[int], number: int) -> None:
+        with contextlib.suppress(TiekdError):  # bookkeeping must not undo a verdict
+            self._store.mark_used(ids, number)
+
+    def _version_of_round(self, number: int) -> str | None:
+        for version in reversed(self._registry.versions()):
+            with contextlib.suppress(TiekdError):
+                if self._registry.card(version).round == number:
+                    return version
+        return None

@@ -1,0 +1,1 @@
+"""What runs a student: torch, CUDA graphs, onnxruntime, and the choice among them."""
