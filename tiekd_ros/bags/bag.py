@@ -17,7 +17,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from tiekd_ros.bags import scratch as zstd
+from tiekd_ros.bags import scratch
 from tiekd_ros.bags.records import CDR, ROS1, BagError, Message, Storage, Topic
 from tiekd_ros.bags.scratch import Desk
 from tiekd_ros.bags.storage import open_storage
@@ -204,12 +204,14 @@ class Bag(Closing):
 
     def _of_file(self, file: int, names: Collection[str]) -> Iterator[Message]:
         for message in self._storages[file].messages(names):
-            if message.data[:4] != zstd.MAGIC:  # no message begins like that: CDR does with 0
+            if (
+                message.data[:4] != scratch.ZSTD_MAGIC
+            ):  # no message begins like that: CDR does with 0
                 yield message._replace(file=file)
                 continue
             self._unpacked += 1
             try:
-                unpacked = zstd.decompress(message.data)
+                unpacked = scratch.decompress(message.data)
             except BagError:
                 unpacked = b""  # `decode` refuses it
             yield message._replace(data=unpacked, file=file)

@@ -20,7 +20,7 @@ from pathlib import Path
 from tiekd_ros.bags.records import BagError, Message, Topic, full_type
 from tiekd_ros.bags.scratch import require_room, unpack
 
-MCAP_SALVAGE_MAGIC = b"\x89MCAP0\r\n"
+MCAP_MAGIC = b"\x89MCAP0\r\n"
 
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
 _HEAD_BYTES = 9  # of a record: kind and length
@@ -79,7 +79,7 @@ class McapSalvage:
     def _scan(self) -> Iterator[tuple[tuple[str, str, str], int, bytes]]:
         """Yield channel, log time and data of each whole message."""
         self._broken = self._lost = 0
-        position, size = len(MCAP_SALVAGE_MAGIC), len(self._file)
+        position, size = len(MCAP_MAGIC), len(self._file)
         while position < size:
             kind, start, end = self._head(position)
             if kind in (_DATA_END, _FOOTER) and end <= size:
@@ -170,7 +170,7 @@ def _text(data: bytes, position: int) -> tuple[str, int]:
     return data[start : start + length].decode(errors="replace"), start + length
 
 
-MAGIC = b"SQLite format 3\x00"
+SQLITE_MAGIC = b"SQLite format 3\x00"
 
 _TOPICS = "SELECT id, name, type, serialization_format FROM topics"
 

@@ -78,7 +78,7 @@ if sys.version_info >= (3, 14):
 else:  # rosbags brings it
     from backports import zstd
 
-MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 MOST_BYTES = 2**30
 """The largest message or chunk that is unpacked: beyond any camera."""

@@ -10,11 +10,15 @@ from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
-from tiekd_ros.bags import salvage as mcap_salvage
-from tiekd_ros.bags import salvage as sqlite_salvage
-from tiekd_ros.bags import scratch as zstd
+from tiekd_ros.bags import scratch
 from tiekd_ros.bags.records import ROS1, BagError, Message, Storage, Topic, full_type
-from tiekd_ros.bags.salvage import McapSalvage, SqliteSalvage, with_its_log
+from tiekd_ros.bags.salvage import (
+    MCAP_MAGIC,
+    SQLITE_MAGIC,
+    McapSalvage,
+    SqliteSalvage,
+    with_its_log,
+)
 from tiekd_ros.bags.scratch import Desk, bound_rosbags
 
 _ROS1_MAGIC = b"#ROSBAG V"
@@ -109,7 +113,7 @@ class PackedStorage:
         self._desk.clear_for(self)
         target = self._desk.folder() / self._path.name.removesuffix(".zstd")
         try:
-            whole = zstd.unpack_file(self._path, target)
+            whole = scratch.unpack_file(self._path, target)
             inner = open_storage(target, self._desk)
         except BaseException:
             target.unlink(missing_ok=True)
@@ -145,11 +149,11 @@ def _open(path: Path, desk: Desk) -> Storage:
         raise BagError(f"cannot read {path}: {error.strerror}") from error
     if not start:
         raise BagError(f"{path} is empty: its recorder was stopped before it wrote anything")
-    if start.startswith(zstd.MAGIC):
+    if start.startswith(scratch.ZSTD_MAGIC):
         return PackedStorage(path, desk)
-    if start.startswith(mcap_salvage.MAGIC):
+    if start.startswith(MCAP_MAGIC):
         return _open_mcap(path)
-    if start.startswith(sqlite_salvage.MAGIC):
+    if start.startswith(SQLITE_MAGIC):
         return _open_sqlite(path, desk)
     if start.startswith(_ROS1_MAGIC):
         return _open_ros1(path)

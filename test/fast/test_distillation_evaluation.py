@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError
-from tiekd_ros.datasets import KB_SIZE, kb_crop
+from tiekd_ros.core.images import KB_SIZE, kb_crop
 from tiekd_ros.evaluation.protocol import (
     KITTI_PROTOCOL,
     METRIC_NAMES,

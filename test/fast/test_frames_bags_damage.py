@@ -29,7 +29,7 @@ from helpers.bags import (
 from tiekd_ros.bags.bag import Bag, is_bag
 from tiekd_ros.bags.images import BagCamera
 from tiekd_ros.bags.records import BagError
-from tiekd_ros.bags.scratch import MAGIC
+from tiekd_ros.bags.scratch import ZSTD_MAGIC
 from tiekd_ros.core.errors import BadImageError
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_chunk_is_left_out(tmp_path):
     folder = write_bag(tmp_path / "bag", camera_topics(400), "mcap", CompressionMode.STORAGE)
     file = folder / "bag.mcap"
     data = bytearray(file.read_bytes()[:-60])  # without its index: read record by record
-    second = data.index(MAGIC, data.index(MAGIC) + 1)  # chunk
+    second = data.index(ZSTD_MAGIC, data.index(ZSTD_MAGIC) + 1)  # chunk
     data[second : second + 4] = b"gone"
     file.write_bytes(data)
     stamps, _, notes = read(folder)

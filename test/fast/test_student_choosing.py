@@ -149,7 +149,8 @@ def test_auto_hands_the_former_runtime_to_torch_and_torch_stays_where_the_gpu_do
 
     for module in ("choosing", "onnx_runtime"):  # as an onnxruntime-gpu without cuDNN has it
         monkeypatch.setattr(
-            f"tiekd_ros.student.{module}.execution_providers", lambda _: ["CPUExecutionProvider"]
+            f"tiekd_ros.student.runtimes.{module}.execution_providers",
+            lambda _: ["CPUExecutionProvider"],
         )
     monkeypatch.setattr(choosing, "TorchRuntime", on_the_cpu)
     factory, former = RuntimeFactory(torch.device("cuda")), TorchRuntime(small_student())

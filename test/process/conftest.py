@@ -1,0 +1,3 @@
+"""The fixtures that several files use."""
+
+from helpers.fixtures import *  # noqa: F403
