@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from reference.checks import EXACT, Fixture, FixtureError, Tolerance, failed
-from tiekd_ros.datasets import kb_crop
+from tiekd_ros.core.images import kb_crop
 from tiekd_ros.evaluation.protocol import (
     KITTI_PROTOCOL,
     METRIC_NAMES,

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from google.protobuf import text_format
-from tiekd_ros.errors import TiekdError
 from tritonclient.grpc import model_config_pb2 as pb
 
+from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.protocol import MODEL_NAME, TeacherIdentity
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from tiekd_ros.camera import Intrinsics
-from tiekd_ros.errors import TiekdError
-from tiekd_ros.images import decode_image
-from tiekd_ros.teacher.image_limits import admit_image
-from tiekd_ros.teacher.service_settings import ServiceSettings
 
+from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.images import decode_image
 from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.protocol import DepthRequest
+from tiekd_ros.teacher.service import admit_image
+from tiekd_ros.teacher.settings import ServiceSettings
 
 
 class TritonPythonModel:

@@ -258,7 +258,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, log, form):
     code = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))
-from tiekd_ros.cli import main
+from tiekd_ros.cli.main import main
 main()
 """
     words = ("frames", "export", str(tmp_path / "bag"), "--state", str(log.root), "--format", form)

@@ -291,7 +291,7 @@ sys.meta_path.insert(0, NoBags())
 import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name: None if name == "rosbags" else find(name)
-from tiekd_ros.cli import main
+from tiekd_ros.cli.main import main
 main()
 """
     done = run_python("-c", code, "frames", "import", str(tmp_path))

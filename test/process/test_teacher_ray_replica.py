@@ -252,7 +252,7 @@ def test_a_backend_that_breaks_on_every_image_is_not_healthy_until_it_labels_one
 def test_requests_can_be_pickled_wherever_the_shim_was_imported():
     code = """
 import pickle
-from tiekd_ros.teacher import ray_grpc
+from tiekd_ros.teacher import ray_replica as ray_grpc
 from tritonclient.grpc import service_pb2
 request = service_pb2.ModelInferRequest(model_name="depth_teacher")
 assert pickle.loads(pickle.dumps(request)) == request

@@ -257,7 +257,7 @@ def test_the_command_shows_one_screen_and_exits_by_what_it_found(
 
 
 def test_without_ros_it_says_so_and_looks_at_the_rest(live):
-    code = "import sys; sys.modules['rclpy'] = None; from tiekd_ros.cli import main; main()"
+    code = "import sys; sys.modules['rclpy'] = None; from tiekd_ros.cli.main import main; main()"
     done = run_python("-c", code, "doctor", "--json", "--state", str(live.root))
     assert done.returncode == 1, done.stderr
     findings = {each["check"]: each for each in json.loads(done.stdout)["findings"]}
