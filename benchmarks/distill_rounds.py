@@ -18,7 +18,7 @@ from tiekd_ros.core.state import StateFolder
 from tiekd_ros.core.supervisor import Child
 from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.nodes.common import conversions, qos
-from tiekd_ros.nodes.probe.observer import Bystander
+from tiekd_ros.nodes.probe.observer import BackgroundNode
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 ITERATIONS = 200
@@ -101,7 +101,7 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
         return client.run_round()
 
 
-class _Client(Bystander):
+class _Client(BackgroundNode):
     """Sends images, calls distill, notes when what happened."""
 
     def __init__(self, nodes: Sequence[Child]) -> None:

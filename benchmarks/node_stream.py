@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.nodes.common import conversions, qos
-from tiekd_ros.nodes.probe.observer import Bystander
+from tiekd_ros.nodes.probe.observer import BackgroundNode
 
 _DEEP = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 """What this process misses would count against the node."""
@@ -37,7 +37,7 @@ class Latency(NamedTuple):
     longest_gap: float  # between two depth images, ms
 
 
-class Watcher(Bystander):
+class Watcher(BackgroundNode):
     """Subscribes to the depth of node and echo, and to what the nodes say of themselves."""
 
     def __init__(self) -> None:

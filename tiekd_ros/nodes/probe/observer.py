@@ -27,11 +27,11 @@ from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.core.mailbox import Mailbox
 from tiekd_ros.nodes.common import conversions, qos
 
-_B = TypeVar("_B", bound="Bystander")
+_B = TypeVar("_B", bound="BackgroundNode")
 _END_S = 5.0
 
 
-class Bystander(Closing):
+class BackgroundNode(Closing):
     """A node in a ROS context of its own, which leaves signals to the program.
 
     `with` starts the thread that spins it, and ends both.
@@ -126,7 +126,7 @@ class Swap:
     monotonic_s: float
 
 
-class StreamObserver(Bystander):
+class StreamObserver(BackgroundNode):
     """Subscribes to image, depth, diagnostics and round status; calls distill.
 
     Keeps all stamps: meant for runs of minutes.

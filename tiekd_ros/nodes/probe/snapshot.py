@@ -22,7 +22,7 @@ from tiekd_ros.core.images import RgbImage, encode_depth_png, encode_png
 from tiekd_ros.nodes.common.conversions import image_to_depth, image_to_rgb, stamp_ns
 from tiekd_ros.nodes.depth.points import read_cloud
 from tiekd_ros.nodes.depth.preview import read_range, with_scale
-from tiekd_ros.nodes.probe.observer import Bystander
+from tiekd_ros.nodes.probe.observer import BackgroundNode
 from tiekd_ros.report.point_view import draw_points
 
 PARTS = ("image", "depth", "camera_info", "preview", "points")
@@ -59,7 +59,7 @@ class Snapshot:
     topics: Mapping[str, str] = field(default_factory=dict)
 
 
-class SnapshotTaker(Bystander):
+class SnapshotTaker(BackgroundNode):
     """Subscribes to the depth node's topics, and to its camera's image, until all have one stamp.
 
     Args:
