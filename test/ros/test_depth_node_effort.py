@@ -110,16 +110,16 @@ def test_the_network_rests_while_nobody_listens_and_wakes_when_somebody_does(
     peer.depth_of(image_message(0), camera_info())
     stop_listening(peer)
     wait_for(
-        lambda: int(peer.diagnosis(NODE).values.get("images nobody listened for", "0")) > 2,
+        lambda: int(peer.diagnosis(NODE).values.get("images without subscribers", "0")) > 2,
         "images that nobody listened for",
         nudge=lambda: peer.show(image_message(1), camera_info()),
     )
     report = peer.await_diagnosis(NODE, "the network rests", DiagnosticStatus.OK)
     published = report.values["depth published"]
     recorded.with_confidence.clear()
-    unheard = int(report.values["images nobody listened for"])
+    unheard = int(report.values["images without subscribers"])
     wait_for(
-        lambda: int(peer.diagnosis(NODE).values["images nobody listened for"]) > unheard,
+        lambda: int(peer.diagnosis(NODE).values["images without subscribers"]) > unheard,
         "one more",
         nudge=lambda: peer.show(image_message(2), camera_info()),
     )

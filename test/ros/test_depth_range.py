@@ -80,11 +80,11 @@ def test_a_confidence_that_leaves_no_distance_is_warned_of_until_it_is_lowered(
     peer: Peer,
 ) -> None:
     peer.depth_of(IMAGE, camera_info())
-    assert float(await_text(peer, "publishing depth", OK)["known share"]) == 1.0
+    assert float(await_text(peer, "publishing depth", OK)["valid share"]) == 1.0
     set_parameter(peer, "min_confidence", 1.0)
     await_text(peer, "less confidence than min_confidence = 1 ", WARN)
     assert 0 < float(peer.diagnosis(NODE).values["median confidence"]) < 1
-    set_parameter(peer, "diagnostics.known_share_error", 0.01)
+    set_parameter(peer, "diagnostics.valid_share_error", 0.01)
     await_text(peer, "less confidence than min_confidence = 1 ", ERROR)
     set_parameter(peer, "min_confidence", 0.0)
     await_text(peer, "publishing depth", OK)

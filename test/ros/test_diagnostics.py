@@ -142,7 +142,7 @@ def test_the_hardware_id_is_the_hosts_name_or_the_given_one(
 def test_what_is_a_fault_on_any_robot_is_warned_of_from_the_start() -> None:
     depth, companion = DepthDiagnosticSettings(), CompanionDiagnosticSettings()
     assert depth.limit("drop_share") == Limit(0.5, 0)
-    assert depth.limit("known_share") == Limit(0.05, 0, below=True)
+    assert depth.limit("valid_share") == Limit(0.05, 0, below=True)
     assert companion.limit("label_backlog") == Limit(1000, 0)
     assert companion.limit("round_trip_p95_ms") == Limit(5000, 0)
     for name in ("depth_rate", "latency_p95_ms", "memory_mb", "student_age_days"):

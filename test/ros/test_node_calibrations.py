@@ -256,4 +256,4 @@ def test_frames_whose_border_was_not_seen_are_named(peer: Peer, state: StateFold
     with running(CompanionNode, peer, state_dir=str(state.root), rectify=True, **LOGGING):
         log_image(peer, state, image, info)
         peer.await_diagnosis(COMPANION, "neither depth nor a label", DiagnosticStatus.WARN)
-        assert float(peer.diagnosis(COMPANION).values["images unseen share"]) > 0.1
+        assert float(peer.diagnosis(COMPANION).values["invalid share of rectified images"]) > 0.1

@@ -13,7 +13,7 @@ from typing import Any
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.settings import Settings, setting
 
-_LOWER = ("depth_rate", "known_share")
+_LOWER = ("depth_rate", "valid_share")
 """Limits of which less is worse."""
 _WARN, _ERROR = "_warn", "_error"
 _DROPS = "share of the last images that gave way to newer ones, since depth took too long"
@@ -87,8 +87,8 @@ class DepthDiagnosticSettings(DiagnosticSettings):
     drop_share_warn: float = _warn(_DROPS, maximum=1.0, default=0.5)
     drop_share_error: float = _error(_DROPS, maximum=1.0)
     # No ERROR by itself: all of depth beyond max_range_m may be what is wanted to be known.
-    known_share_warn: float = _warn(_KNOWN, maximum=1.0, default=0.05)
-    known_share_error: float = _error(_KNOWN, maximum=1.0)
+    valid_share_warn: float = _warn(_KNOWN, maximum=1.0, default=0.05)
+    valid_share_error: float = _error(_KNOWN, maximum=1.0)
     student_age_days_warn: float = _warn("age of the live student", "days")
     student_age_days_error: float = _error("age of the live student", "days")
 

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from tiekd_ros.core.camera import Rectifier, is_calibrated
 from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.camera.calibration import (
     CalibrationCheck,
     View,
@@ -189,16 +190,16 @@ class CameraInput:
         """Return what is listened to, and what came, for the diagnostics."""
         share, exact = self._watch.synchronised(), self._watch.exact()
         return {
-            "image topic": self._image.topic,
-            "image quality of service": self._image.quality,
-            "images lost on the way": self._image.lost,
-            "image age on arrival [ms]": self._late_ms,
-            "image stamps went back": self._watch.jumps,
-            "camera_info topic": self._info.topic,
-            "camera_info received": self._watch.infos,
-            "camera_info changes": self._watch.changes,
-            "camera_info synchronised": "unknown" if share is None else share,
-            "camera_info used of the image's stamp": "unknown" if exact is None else exact,
+            keys.IMAGE_TOPIC: self._image.topic,
+            keys.IMAGE_QOS: self._image.quality,
+            keys.IMAGES_LOST: self._image.lost,
+            keys.IMAGE_AGE: self._late_ms,
+            keys.IMAGE_STAMPS_WENT_BACK: self._watch.jumps,
+            keys.CAMERA_INFO_TOPIC: self._info.topic,
+            keys.CAMERA_INFO_RECEIVED: self._watch.infos,
+            keys.CAMERA_INFO_CHANGES: self._watch.changes,
+            keys.CAMERA_INFO_SYNCHRONISED: "unknown" if share is None else share,
+            keys.CAMERA_INFO_OF_SAME_STAMP: "unknown" if exact is None else exact,
         }
 
     def forget_time(self) -> None:

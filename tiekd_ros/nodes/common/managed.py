@@ -19,6 +19,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.settings import Settings
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
 from tiekd_ros.nodes.common import watchdog
 from tiekd_ros.nodes.common.parameters import SettingsParameters
@@ -274,7 +275,9 @@ class ManagedNode(LifecycleNode):
     def _status(self) -> DiagnosticStatus:
         name = self.get_fully_qualified_name()
         report = Report(name, self.thresholds.hardware_id)
-        report.add({"kind": self.kind, "state": self.phase, "clock jumps": self._clock_jumps})
+        report.add(
+            {keys.KIND: self.kind, keys.STATE: self.phase, keys.CLOCK_JUMPS: self._clock_jumps}
+        )
         if self._obstacle:
             report.find(ERROR, self._obstacle)
         elif self.phase != ACTIVE:

@@ -9,6 +9,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings, Limit
 from tiekd_ros.nodes.common.memory import gpu_memory_mb, process_memory_mb
 
@@ -62,7 +63,7 @@ class Report:
     def check_memory(self, settings: DiagnosticSettings) -> None:
         """Add the memory of this process, and what is found of it."""
         memory = process_memory_mb()
-        self.add({"memory [MB]": memory})
+        self.add({keys.MEMORY: memory})
         remedy = "see what grows, or raise diagnostics.memory_mb_*"
         self.hold(settings.limit("memory_mb"), memory, f"takes {memory:.0f} MB", remedy)
         try:
@@ -73,7 +74,7 @@ class Report:
             return
         if gpu is not None:
             held, free = gpu
-            self.add({"GPU memory [MB]": held, "GPU memory free [MB]": free})
+            self.add({keys.GPU_MEMORY: held, keys.GPU_MEMORY_FREE: free})
             limit = settings.limit("gpu_memory_mb")
             remedy = "see what else uses the GPU, or raise diagnostics.gpu_memory_mb_*"
             self.hold(limit, held, f"takes {held:.0f} MB of the GPU", remedy)

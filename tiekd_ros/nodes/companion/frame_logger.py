@@ -12,6 +12,7 @@ from sensor_msgs.msg import Image
 
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.core.mailbox import Mailbox
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.framelog import Observation, Recorder
 from tiekd_ros.nodes.camera.input import CameraImage, CameraInput, NotYetCalibratedError
 from tiekd_ros.nodes.common import conversions, qos
@@ -124,7 +125,7 @@ class FrameIntake:
     def values(self) -> dict[str, object]:
         """Return what is listened to, and what came, for the diagnostics."""
         rate = self._received.value(time.monotonic())
-        own = {"image rate [Hz]": rate, "images unseen share": self._blind_share}
+        own = {keys.IMAGE_RATE: rate, keys.INVALID_SHARE: self._blind_share}
         return {**own, **self._camera.values()}
 
     def forget_time(self) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.common.reporting import WARN, Report
 from tiekd_ros.rounds.limits import NOT_THE_CAUSE, RESTING, BesideSettings, LatencyGuard
 from tiekd_ros.rounds.worker_process import Follower
 
 _KIND = "depth_node"  # whatever its name
-_P95 = "latency p95 [ms]"
 
 
 class LatencyWatch:
@@ -52,7 +52,7 @@ class LatencyWatch:
 
     def report(self, report: Report) -> None:
         """Add to the companion's diagnostics how things stand."""
-        report.add({"latency guard": self._guard.describe()})
+        report.add({keys.LATENCY_GUARD: self._guard.describe()})
         if self._guard.state == NOT_THE_CAUSE:
             report.find(
                 WARN,
@@ -68,8 +68,8 @@ class LatencyWatch:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {v.key: v.value for v in status.values}
-            if values.get("kind") == _KIND and self._is_near(status):
-                p95_ms = _number(values.get(_P95, ""))
+            if values.get(keys.KIND) == _KIND and self._is_near(status):
+                p95_ms = _number(values.get(keys.LATENCY_P95, ""))
                 self._guard.hear(p95_ms, time.monotonic(), training=self._busy())
                 self.check()
 

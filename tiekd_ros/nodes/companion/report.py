@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
 from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report
@@ -45,11 +48,11 @@ def add_companion_report(
 def _add_round(report: Report, record: RoundRecord) -> None:
     report.add(
         {
-            "round": record.number,
-            "round state": record.state,
-            "round stage": record.stage,
-            "round resting": record.resting,
-            "round result": record.reason,
+            keys.ROUND: record.number,
+            keys.ROUND_STATE: record.state,
+            keys.ROUND_STAGE: record.stage,
+            keys.ROUND_RESTING: record.resting,
+            keys.ROUND_RESULT: record.reason,
         }
     )
     if record.state == FAILED:
@@ -63,14 +66,16 @@ def _add_watch(report: Report, watch: StudentWatch) -> None:
         return
     found = record.watch
     if found is None:
-        report.add({"watch": f"none: nothing is known that student {record.version} replaced"})
+        report.add({keys.WATCH: f"none: nothing is known that student {record.version} replaced"})
         return
     state = found.state
     if found.is_open and not watch.enabled:
         state = "off (watch.enabled)"
     elif state == WAITING:
         state = f"waiting: {watch.labels_since} of {watch.labels_needed} frames"
-    report.add({"watch": state, "watched student": record.version, "watch result": found.reason})
+    report.add(
+        {keys.WATCH: state, keys.WATCHED_STUDENT: record.version, keys.WATCH_RESULT: found.reason}
+    )
     if found.state == ROLLED_BACK and watch.live in (found.predecessor, None):
         report.find(
             WARN,
@@ -93,12 +98,16 @@ def _add_recorder(report: Report, recorder: Recorder) -> None:
         report.find(ERROR, f"frames cannot be logged: {log.last_error}")
     report.add(
         {
-            "logging": "paused" if log.paused else "on",
-            "frames offered": log.offered,
-            "frames kept": log.kept,
-            **{f"not kept: {reason}": count for reason, count in sorted(log.not_kept.items())},
+            keys.LOGGING: "paused" if log.paused else "on",
+            keys.FRAMES_OFFERED: log.offered,
+            keys.FRAMES_KEPT: log.kept,
+            **_by_reason(keys.FRAMES_NOT_KEPT, log.not_kept),
         }
     )
+
+
+def _by_reason(key: str, counts: Mapping[str, int]) -> dict[str, object]:
+    return {key.format(reason): count for reason, count in sorted(counts.items())}
 
 
 def _add_store(report: Report, store: FrameStore, thresholds: DiagnosticSettings) -> None:
@@ -112,13 +121,13 @@ def _add_store(report: Report, store: FrameStore, thresholds: DiagnosticSettings
     fill = stats.bytes / max(stats.max_bytes, 1)
     report.add(
         {
-            "frames stored": stats.total,
-            "labelled for training": labelled.get("train", 0),
-            "labelled held out": labelled.get("held_out", 0),
-            "labels new since last round": stats.new_labels,
-            "waiting for labels": backlog,
-            **{f"rejected: {reason}": count for reason, count in sorted(stats.rejected.items())},
-            "frame log fill": fill,
+            keys.FRAMES_STORED: stats.total,
+            keys.LABELLED_TRAIN: labelled.get("train", 0),
+            keys.LABELLED_HELD_OUT: labelled.get("held_out", 0),
+            keys.LABELS_NEW: stats.new_labels,
+            keys.LABEL_BACKLOG: backlog,
+            **_by_reason(keys.FRAMES_REJECTED, stats.rejected),
+            keys.FRAME_LOG_FILL: fill,
         }
     )
     remedy = "see the teacher link, or log fewer frames (frames.min_interval_s)"
@@ -141,11 +150,11 @@ def _add_labeller(report: Report, labeller: Labeller) -> None:
         )
     report.add(
         {
-            "teacher link": state.link,
-            "teacher retry in [s]": state.retry_in_s,
-            "labels received": state.labelled,
-            "labels refused": state.refused,
-            **{f"refused: {reason}": n for reason, n in sorted(state.refusals.items())},
+            keys.TEACHER_LINK: state.link,
+            keys.TEACHER_RETRY: state.retry_in_s,
+            keys.LABELS_RECEIVED: state.labelled,
+            keys.LABELS_REFUSED: state.refused,
+            **_by_reason(keys.LABELS_REFUSED_FOR, state.refusals),
         }
     )
 
@@ -179,18 +188,18 @@ def _add_desk(report: Report, desk: TeacherDesk, thresholds: DiagnosticSettings)
     )
     report.add(
         {
-            "teacher": "none yet" if teacher is None else f"{teacher.name} {teacher.version}",
-            "teacher changes": trust.changes,
-            "label scales settled": trust.settled,
-            "teacher connection": "TLS" if settings.tls else "plain",
-            "teacher circuit": circuit,
-            "round trip p50 [ms]": 1e3 * traffic.round_trip_p50_s,
-            "round trip p95 [ms]": p95_ms,
-            "bytes up per frame": traffic.bytes_up,
-            "bytes down per frame": traffic.bytes_down,
-            "labels compared with": trust.compared,
-            "label median [m]": trust.median_m,
-            "label / student": trust.student_factor,
+            keys.TEACHER: "none yet" if teacher is None else f"{teacher.name} {teacher.version}",
+            keys.TEACHER_CHANGES: trust.changes,
+            keys.LABEL_SCALES_SETTLED: trust.settled,
+            keys.TEACHER_CONNECTION: "TLS" if settings.tls else "plain",
+            keys.TEACHER_CIRCUIT: circuit,
+            keys.ROUND_TRIP_P50: 1e3 * traffic.round_trip_p50_s,
+            keys.ROUND_TRIP_P95: p95_ms,
+            keys.BYTES_UP: traffic.bytes_up,
+            keys.BYTES_DOWN: traffic.bytes_down,
+            keys.LABELS_COMPARED: trust.compared,
+            keys.LABEL_MEDIAN: trust.median_m,
+            keys.LABEL_TO_STUDENT: trust.student_factor,
         }
     )
 

@@ -25,9 +25,13 @@ from tiekd_ros.nodes.common.managed import ACTIVE, ManagedNode
 from tiekd_ros.nodes.common.reporting import Report
 from tiekd_ros.nodes.common.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.common.settings import DepthSettings
-from tiekd_ros.nodes.depth.known_share import add_known_share
 from tiekd_ros.nodes.depth.output import DepthOutput
-from tiekd_ros.nodes.depth.report import DepthCounters, FrameClock, add_depth_report
+from tiekd_ros.nodes.depth.report import (
+    DepthCounters,
+    FrameClock,
+    add_depth_report,
+    add_pixel_report,
+)
 from tiekd_ros.student import LiveState, LiveStudent, Runtime, RuntimeFactory, StudentRegistry
 from tiekd_ros.student.bins import mark_out_of_range, range_fault
 
@@ -159,7 +163,7 @@ class DepthNode(ManagedNode):
             depth[~(confidence >= settings.min_confidence)] = np.nan  # NaN is not enough either
         if blind is not None:
             depth[fit_mask(blind, *depth.shape)] = np.nan
-        self._counters.known.add(depth, confidence, time.monotonic())
+        self._counters.pixels.add(depth, confidence, time.monotonic())
         clock.predicted(stages)
         header, bins = message.header, runtime.card.bins
         output.publish_depth(depth, header, settings.encoding)
@@ -239,7 +243,7 @@ class DepthNode(ManagedNode):
         )
         runtime = resources.student.runtime
         bins = None if runtime is None else runtime.card.bins
-        add_known_share(report, self._counters.known, self.settings, bins, self.thresholds)
+        add_pixel_report(report, self._counters.pixels, self.settings, bins, self.thresholds)
         for level, text in resources.output.findings():
             report.find(level, text)
         report.add(resources.output.values())

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
 from tiekd_ros.core.images import DepthMap, RgbImage
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.conversions import ImageCanvas, camera_info_for, depth_to_image
 from tiekd_ros.nodes.common.qos import (
@@ -222,10 +223,10 @@ class DepthOutput:
     def values(self) -> dict[str, object]:
         """Return what was published, and what the preview's colours mean."""
         return {
-            "confidence published": self._confidence.published,
-            "previews published": self._preview.published,
-            "point clouds published": self._points.published,
-            "preview shows": self._preview_shows,
+            keys.CONFIDENCE_PUBLISHED: self._confidence.published,
+            keys.PREVIEWS_PUBLISHED: self._preview.published,
+            keys.CLOUDS_PUBLISHED: self._points.published,
+            keys.PREVIEW_SHOWS: self._preview_shows,
         }
 
     def close(self) -> None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo
 
+from tiekd_ros.core.images import DepthMap
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
 from tiekd_ros.nodes.common.conversions import intrinsics_of
 from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Report
+from tiekd_ros.nodes.common.settings import DepthSettings
 from tiekd_ros.nodes.common.statistics import Percentiles, Rate, Share
-from tiekd_ros.nodes.depth.known_share import KnownShare
-from tiekd_ros.student import LiveStudent, StageTimes, StudentCard
+from tiekd_ros.student import DepthBins, LiveStudent, StageTimes, StudentCard
+from tiekd_ros.student.bins import range_fault, range_left
 
 _FOCAL_TOLERANCE = 0.05
 """A student learnt depth for one focal length; this much off, its scale is off as much."""
@@ -67,6 +74,74 @@ class FrameClock:
         return FrameTimes(wait, decode, preprocess, network, rest, publish), now
 
 
+_PIXELS = 5000
+"""About so many pixels of an image are looked at: some 50 us at any size, right to a percent."""
+_NO_CONFIDENCE = np.empty(0, np.float32)
+
+
+class PixelShares(NamedTuple):
+    """Shares of pixels that are a finite distance, unknown, nearer than the range and beyond it."""
+
+    valid: float
+    unknown: float
+    near: float
+    far: float
+
+
+class PixelStatistics:
+    """Counts of valid and invalid pixels in the depth images of the last seconds, from samples.
+
+    `add` is called by the frames' thread only; the rest by the executor's: the lock guards both
+    fields.
+    """
+
+    def __init__(self) -> None:
+        self._counts: deque[tuple[float, npt.NDArray[np.int64]]] = deque()
+        self._confidence: npt.NDArray[np.float32] = _NO_CONFIDENCE
+        self._lock = threading.Lock()
+
+    def add(
+        self, depth: DepthMap, confidence: npt.NDArray[np.float32] | None, now_s: float
+    ) -> None:
+        """Count the pixels of an image.
+
+        Args:
+            depth: metres as it is published, (H, W).
+            confidence: 0..1, (H, W), where it was computed.
+            now_s: monotonic time.
+        """
+        step = max(1, round((depth.size / _PIXELS) ** 0.5))
+        counts = _counted(depth[::step, ::step])
+        with self._lock:
+            self._counts.append((now_s, counts))
+            while now_s - self._counts[0][0] > _RECENT_S:
+                self._counts.popleft()
+            self._confidence = (
+                _NO_CONFIDENCE if confidence is None else confidence[::step, ::step].copy()
+            )
+
+    def shares(self, now_s: float) -> PixelShares:
+        """Return the shares of the last seconds; all NaN where there was no depth."""
+        with self._lock:
+            recent = [counts for when, counts in self._counts if now_s - when <= _RECENT_S]
+        total = np.sum(recent, axis=0) if recent else np.zeros(4)
+        return PixelShares(*(float(n / total.sum()) if total.any() else np.nan for n in total))
+
+    def median_confidence(self) -> float:
+        """Return the median confidence of the last image; NaN = not computed, or unknown."""
+        with self._lock:
+            finite = self._confidence[np.isfinite(self._confidence)]
+        return float(np.median(finite)) if finite.size else np.nan
+
+
+def _counted(pixels: DepthMap) -> npt.NDArray[np.int64]:
+    known = np.count_nonzero(np.isfinite(pixels))
+    if known == pixels.size:
+        return np.array([known, 0, 0, 0])
+    unknown, near = np.count_nonzero(np.isnan(pixels)), np.count_nonzero(pixels == -np.inf)
+    return np.array([known, unknown, near, pixels.size - known - unknown - near])
+
+
 def _recent() -> Percentiles:
     return Percentiles(window_s=_RECENT_S)
 
@@ -90,7 +165,7 @@ class DepthCounters:
     image_size: tuple[int, int] | None = None
     dropped_by_swap: int = 0
     drop_share: Share = field(default_factory=Share)
-    known: KnownShare = field(default_factory=KnownShare)
+    pixels: PixelStatistics = field(default_factory=PixelStatistics)
     _replaced_before_swap: int = 0
 
     def refuse(self, reason: str) -> None:
@@ -170,7 +245,7 @@ def _hold_limits(
 ) -> None:
     age_days = math.nan if card is None else _age_days(card)
     drops = counters.drop_share.value()
-    report.add({"drop share": drops, "student age [days]": age_days})
+    report.add({keys.DROP_SHARE: drops, keys.STUDENT_AGE: age_days})
     if card is None:
         return
     report.hold(
@@ -213,24 +288,24 @@ def _add_values(
     live, runtime = student.state, student.runtime
     report.add(
         {
-            "student": live.version or "none",
-            "image rate [Hz]": counters.received.value(now),
-            "depth rate [Hz]": counters.published.value(now),
-            "latency p50 [ms]": counters.latency_ms.at(50, now),
-            "latency p95 [ms]": counters.recent_ms.at(95, now),
-            "latency p99 [ms]": counters.latency_ms.at(99, now),
-            **{f"time {s} [ms]": p.at(50, now) for s, p in counters.stages_ms.items()},
-            "runtime": "none" if runtime is None else runtime.description,
-            "runtime measured [ms]": _measured(measured),
-            "images received": counters.received.total,
-            "depth published": counters.published.total,
-            "dropped (newest wins)": dropped,
-            "dropped by swap": counters.dropped_by_swap,
-            "images without student": counters.without_student,
-            "images nobody listened for": counters.unheard,
-            "images refused": counters.refused,
-            "swaps": live.swaps,
-            "loading": live.loading,
+            keys.STUDENT: live.version or "none",
+            keys.IMAGE_RATE: counters.received.value(now),
+            keys.DEPTH_RATE: counters.published.value(now),
+            keys.LATENCY_P50: counters.latency_ms.at(50, now),
+            keys.LATENCY_P95: counters.recent_ms.at(95, now),
+            keys.LATENCY_P99: counters.latency_ms.at(99, now),
+            **{keys.STAGE_TIME.format(s): p.at(50, now) for s, p in counters.stages_ms.items()},
+            keys.RUNTIME: "none" if runtime is None else runtime.description,
+            keys.RUNTIME_MEASURED: _measured(measured),
+            keys.IMAGES_RECEIVED: counters.received.total,
+            keys.DEPTH_PUBLISHED: counters.published.total,
+            keys.IMAGES_DROPPED: dropped,
+            keys.IMAGES_DROPPED_BY_SWAP: counters.dropped_by_swap,
+            keys.IMAGES_WITHOUT_STUDENT: counters.without_student,
+            keys.IMAGES_WITHOUT_SUBSCRIBERS: counters.unheard,
+            keys.IMAGES_REFUSED: counters.refused,
+            keys.STUDENT_SWAPS: live.swaps,
+            keys.STUDENT_LOADING: live.loading,
         }
     )
 
@@ -256,3 +331,59 @@ def _check_focal_length(
             f"camera's is {focal:.0f} px at its input size: depth is off by that ratio; "
             "distil with this camera's frames",
         )
+
+
+def add_pixel_report(
+    report: Report,
+    pixels: PixelStatistics,
+    settings: DepthSettings,
+    bins: DepthBins | None,
+    thresholds: DiagnosticSettings,
+) -> None:
+    """Add the share of valid depth pixels, and the main reason why others are not, with a remedy.
+
+    Args:
+        report: to add to.
+        pixels: of the last seconds.
+        settings: of depth_node.
+        bins: the live student's, if there is one.
+        thresholds: of the diagnostics.
+    """
+    shares, confidence = pixels.shares(time.monotonic()), pixels.median_confidence()
+    report.add({keys.VALID_SHARE: shares.valid, keys.MEDIAN_CONFIDENCE: confidence})
+    if bins is None:
+        return
+    fault = range_fault(bins, settings.min_range_m, settings.max_range_m)
+    if fault:
+        report.find(ERROR, fault)
+        return
+    what = f"{shares.valid:.1%} of depth's pixels are a distance"
+    limit = thresholds.limit("valid_share")
+    report.hold(limit, shares.valid, what, _remedy(shares, confidence, settings, bins))
+
+
+def _remedy(
+    shares: PixelShares, confidence: float, settings: DepthSettings, bins: DepthBins
+) -> str:
+    near, far = range_left(bins, settings.min_range_m, settings.max_range_m)
+    most = max(shares.unknown, shares.near, shares.far)
+    if most == shares.unknown:
+        if settings.min_confidence > 0 and np.isnan(confidence):
+            return "the student does not know its confidence: set min_confidence to 0"
+        if settings.min_confidence > 0:
+            return (
+                f"most have less confidence than min_confidence = {settings.min_confidence:g} "
+                f"(half of all pixels less than {confidence:.2f}): lower it"
+            )
+        return "most are unknown: see what the camera sees"
+    if most == shares.near:
+        is_chosen = settings.min_range_m >= near
+        limit = "min_range_m" if is_chosen else "the near end of the student's range"
+        return f"most are nearer than {limit} ({near:.2f} m): {_way_out(is_chosen, 'lower')}"
+    is_chosen = 0 < settings.max_range_m <= far
+    limit = "max_range_m" if is_chosen else "the far end of the student's range"
+    return f"most are beyond {limit} ({far:.2f} m): {_way_out(is_chosen, 'raise')}"
+
+
+def _way_out(is_chosen: bool, change: str) -> str:
+    return f"{change} it" if is_chosen else "distil with frames of this place"

@@ -12,7 +12,7 @@ from helpers.students import BINS
 from tiekd_ros.diagnosis.thresholds import DepthDiagnosticSettings
 from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Report
 from tiekd_ros.nodes.common.settings import DepthSettings
-from tiekd_ros.nodes.depth.known_share import KnownShare, add_known_share
+from tiekd_ros.nodes.depth.report import PixelStatistics, add_pixel_report
 from tiekd_ros.student import DepthBins
 
 HEIGHT, WIDTH = 480, 640
@@ -33,17 +33,17 @@ def status_of(
     **settings: float,
 ) -> tuple[bytes, str, dict[str, str]]:
     """Return level, text and values of a report on this depth."""
-    known, report = KnownShare(), Report("node")
+    known, report = PixelStatistics(), Report("node")
     sure = None if confidence is None else np.full(depth.shape, confidence, np.float32)
     known.add(depth, sure, time.monotonic())
     limits = thresholds or DepthDiagnosticSettings()
-    add_known_share(report, known, DepthSettings(**settings), bins, limits)
+    add_pixel_report(report, known, DepthSettings(**settings), bins, limits)
     status = report.status("fine")
     return status.level, status.message, {v.key: v.value for v in status.values}
 
 
 def test_each_kind_of_pixel_has_its_share() -> None:
-    known = KnownShare()
+    known = PixelStatistics()
     known.add(depth_of(2.0, NAN, -INF, INF), None, 0.0)
     assert known.shares(1.0) == pytest.approx((0.25, 0.25, 0.25, 0.25), abs=0.02)
     known.add(np.ones((3, 2), np.float32), None, 1.0)
@@ -51,16 +51,16 @@ def test_each_kind_of_pixel_has_its_share() -> None:
 
 
 def test_what_is_long_ago_counts_no_more() -> None:
-    known = KnownShare()
+    known = PixelStatistics()
     known.add(depth_of(NAN), None, 0.0)
     known.add(depth_of(2.0), None, 4.0)
-    assert known.shares(4.0).known == pytest.approx(0.5)
-    assert known.shares(6.0).known == 1.0
+    assert known.shares(4.0).valid == pytest.approx(0.5)
+    assert known.shares(6.0).valid == 1.0
     assert all(math.isnan(share) for share in known.shares(60.0))
 
 
 def test_the_median_confidence_is_the_last_images() -> None:
-    known = KnownShare()
+    known = PixelStatistics()
     assert math.isnan(known.median_confidence())
     known.add(depth_of(2.0), depth_of(0.1, 0.3, 0.8), 0.0)
     assert known.median_confidence() == pytest.approx(0.3)
@@ -90,7 +90,7 @@ def test_depth_without_distances_is_warned_of_with_what_takes_them_away(
     assert level == WARN
     assert message.startswith("0.0% of depth's pixels are a distance, limit 0.05; ")
     assert text in message
-    assert values["known share"] == "0.000"
+    assert values["valid share"] == "0.000"
 
 
 def test_a_student_without_confidence_is_named_as_the_cause() -> None:
@@ -101,16 +101,16 @@ def test_a_student_without_confidence_is_named_as_the_cause() -> None:
 def test_the_limits_are_parameters() -> None:
     some = depth_of(2.0, NAN)
     assert status_of(some)[0] == OK
-    limits = DepthDiagnosticSettings(known_share_warn=0.9, known_share_error=0.8)
+    limits = DepthDiagnosticSettings(valid_share_warn=0.9, valid_share_error=0.8)
     assert status_of(some, thresholds=limits)[0] == ERROR
-    off = DepthDiagnosticSettings(known_share_warn=0.0)
+    off = DepthDiagnosticSettings(valid_share_warn=0.0)
     assert status_of(depth_of(NAN), thresholds=off)[:2] == (OK, "fine")
 
 
 def test_where_there_is_no_student_or_no_depth_nothing_is_missed() -> None:
     assert status_of(depth_of(NAN), bins=None)[0] == OK
     report = Report("node")
-    add_known_share(report, KnownShare(), DepthSettings(), BINS, DepthDiagnosticSettings())
+    add_pixel_report(report, PixelStatistics(), DepthSettings(), BINS, DepthDiagnosticSettings())
     assert report.status("fine").message == "fine"
 
 
