@@ -87,7 +87,7 @@ BENCH = [*HUGGINGFACE, *ONNX]
 # Figures of the documentation.
 DOCS = ["matplotlib>=3.5"]
 
-TEST = ["pytest>=7", "pytest-timeout>=2.1", "trustme>=1.2"]
+TEST = ["pytest>=7", "pytest-timeout>=2.1", "pytest-xdist>=3.3", "trustme>=1.2"]
 LINT = ["ruff>=0.17", "mypy>=2"]
 
 

@@ -24,6 +24,9 @@ _numbers = itertools.count(1)
 
 prepare_environment()
 isolate()
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, ...: a domain for each
+    domain = int(os.environ["ROS_DOMAIN_ID"]) + int(worker.removeprefix("gw")) + 1
+    os.environ["ROS_DOMAIN_ID"] = str((domain - 1) % 101 + 1)
 
 
 class _Skipped(pytest.Module):
