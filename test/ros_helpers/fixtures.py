@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 NO_ROS = importlib.util.find_spec("rclpy") is None
 _numbers = itertools.count(1)
 
-prepare_environment()
-isolate()
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, ...: a domain for each
-    domain = int(os.environ["ROS_DOMAIN_ID"]) + int(worker.removeprefix("gw")) + 1
-    os.environ["ROS_DOMAIN_ID"] = str((domain - 1) % 101 + 1)
+_TICK_S = 0.1
+
+
+def isolate_worker() -> None:
+    """Keep this process to this machine; a worker of pytest-xdist gets a ROS domain of its own."""
+    prepare_environment()
+    domain, worker = isolate(), os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker:  # gw0, gw1, ...; they inherit the domain that the controller chose
+        os.environ["ROS_DOMAIN_ID"] = str((domain + int(worker.removeprefix("gw"))) % 100 + 1)
+
+
+isolate_worker()
 
 
 class _Skipped(pytest.Module):
@@ -47,6 +54,14 @@ def pytest_pycollect_makemodule(
 @pytest.fixture(scope="session", autouse=True)
 def ros_logs(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_tick() -> None:
+    """Have the nodes in the tests' process look and report ten times a second."""
+    from tiekd_ros.nodes.common.managed import ManagedNode
+
+    ManagedNode.tick_s = _TICK_S
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from ament_index_python.packages import (  # noqa: E402
 from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 
+from ros_helpers.fixtures import isolate_worker  # noqa: E402
 from ros_helpers.waiting import PATIENCE_S  # noqa: E402
-from tiekd_ros.core.supervisor import isolate, prepare_environment  # noqa: E402
 
 try:
     SHARE = Path(get_package_share_directory("tiekd_ros"))
@@ -32,8 +32,7 @@ except PackageNotFoundError:
         allow_module_level=True,
     )
 
-prepare_environment()
-isolate()
+isolate_worker()
 
 
 def ros2_launch(*words: str) -> subprocess.CompletedProcess[str]:

@@ -49,7 +49,6 @@ def refuse_what_does_not_fit(node: LifecycleNode) -> None:
 UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
 TRY_AGAIN_S = 10.0
 """How long a node that starts by itself waits after it could not."""
-_TICK_S = 1.0
 _AT_ONCE_S = 1e-3
 _SMALL_JUMP = Duration(nanoseconds=-1)
 _NEXT = {
@@ -72,6 +71,9 @@ class ManagedNode(LifecycleNode):
         thresholds: of its diagnostics, the group `diagnostics`.
         options: as for `LifecycleNode`.
     """
+
+    tick_s = 1.0
+    """Seconds between two calls of `work` and two reports; shorter in tests."""
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ class ManagedNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Not the node's clock: with use_sim_time and no /clock it stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = self.create_timer(_TICK_S, self._tick, clock=steady)
+        self._timer = self.create_timer(self.tick_s, self._tick, clock=steady)
         self._starter = self.create_timer(_AT_ONCE_S, self.start, clock=steady)
 
     # What a subclass gives.
