@@ -12,7 +12,7 @@ from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.method.samples import Sample, fit_sample
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.student import InputSize
-from tiekd_ros.worlds import IndoorWorld, View, WorldSettings
+from tiekd_ros.worlds import IndoorWorld, WorldView, WorldSettings
 
 WIDTH, HEIGHT = 96, 72
 SIZE = InputSize(64, 96)
@@ -27,12 +27,12 @@ _EVERYTHING = FrameLogSettings(
 
 
 @lru_cache(maxsize=1)
-def views() -> tuple[View, ...]:
+def views() -> tuple[WorldView, ...]:
     """Return 24 views of the synthetic world, 96x72, 2 s apart along the camera's walk."""
     return more_views(24)
 
 
-def more_views(count: int, first: int = 0) -> tuple[View, ...]:
+def more_views(count: int, first: int = 0) -> tuple[WorldView, ...]:
     """Return so many views of that walk, from the one with this number on."""
     world = IndoorWorld(WorldSettings(seed=1))
     numbers = range(first, first + count)
@@ -45,7 +45,7 @@ def samples(count: int = 24) -> list[Sample]:
     return [fit_sample(v.image, v.depth, camera, SIZE) for v in views()[:count]]
 
 
-def fill_store(path: Path, seen: Sequence[View] | None = None, first: int = 0) -> None:
+def fill_store(path: Path, seen: Sequence[WorldView] | None = None, first: int = 0) -> None:
     """Make a frame log, or add to it, whose frames are all labelled with their exact depth.
 
     Of the default 24 views, 12 are held out. `first` is the number of the first view.

@@ -1,5 +1,5 @@
 """The synthetic world: a procedural scene with exact depth, for the demo and for tests."""
 
-from tiekd_ros.worlds.indoor import IndoorWorld, View, WorldSettings
+from tiekd_ros.worlds.indoor import IndoorWorld, WorldSettings, WorldView
 
-__all__ = ["IndoorWorld", "View", "WorldSettings"]
+__all__ = ["IndoorWorld", "WorldSettings", "WorldView"]

@@ -1,4 +1,4 @@
-"""The indoor world: ask it for the view at any time."""
+"""The indoor world: image, exact depth and pose of its walking camera at any time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_SIDE = 4096
 
 @dataclass(frozen=True)
 class WorldSettings(Settings):
-    """What makes one world differ from another."""
+    """The settings that make one world differ from another."""
 
     seed: int = setting(0, "which world: floor plan, furniture, textures, light", minimum=0)
     period_s: float = setting(
@@ -45,8 +45,8 @@ class WorldSettings(Settings):
 
 
 @dataclass(frozen=True)
-class View:
-    """What the camera sees at one time.
+class WorldView:
+    """The camera's image and depth at one time.
 
     `image` is uint8 RGB (H, W, 3); `depth` float32 (H, W), metres along the optical axis,
     finite everywhere; `pose` the 4x4 camera-to-world matrix of the optical frame (x right,
@@ -94,7 +94,7 @@ class IndoorWorld:
 
     def render(
         self, time_ns: int, width: int, height: int, intrinsics: Intrinsics | None = None
-    ) -> View:
+    ) -> WorldView:
         """Return the view at a time in integer nanoseconds, any epoch.
 
         Args:
@@ -110,7 +110,7 @@ class IndoorWorld:
         camera = intrinsics or self.default_intrinsics(width, height)
         pose = self.pose(time_ns)
         linear, depth = self._painter.paint(pose, camera, width, height)
-        return View(self._exposed(linear, operator.index(time_ns)), depth, pose)
+        return WorldView(self._exposed(linear, operator.index(time_ns)), depth, pose)
 
     def _exposed(self, linear: npt.NDArray[np.float32], time_ns: int) -> RgbImage:
         if self.settings.noise > 0:

@@ -1,4 +1,4 @@
-"""Bakes light into one small map per rectangle.
+"""The textures of all materials, and the light that is baked into one small map a rectangle.
 
 Lamps are small areas: Lambert's cosines at both ends, inverse square of the distance, and
 soft shadows from several points on each lamp. To that comes the light that rooms and open
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,10 +19,12 @@ from tiekd_ros.worlds.materials import Material
 from tiekd_ros.worlds.plan import FloorPlan
 from tiekd_ros.worlds.solids import ROOM_BODY, Box, Quad
 
+_Texel = TypeVar("_Texel", np.uint8, np.float32)
+
 LEVELS = 15
 """Mip levels of a texture, each smaller than the one before by the square root of 2."""
 
-_WIDTH = 4096
+_TEXTURE_WIDTH, _LIGHT_WIDTH = 4096, 512
 _PAD = 1  # texels around each picture, so that bilinear look-ups never bleed
 
 
@@ -47,13 +50,8 @@ class TextureAtlas:
             for level in range(LEVELS):
                 small = _shrunk(material.picture, 2.0 ** (-level / 2))
                 pictures.append(cv2.copyMakeBorder(small, _PAD, _PAD, _PAD, _PAD, border))
-        places, height = pack([(p.shape[1], p.shape[0]) for p in pictures], _WIDTH)
-        pixels = np.zeros((height, _WIDTH, 3), np.uint8)
-        levels = np.empty((4, len(pictures)), np.float32)
-        for i, (picture, (x, y)) in enumerate(zip(pictures, places, strict=True)):
-            h, w = picture.shape[:2]
-            pixels[y : y + h, x : x + w] = picture
-            levels[:, i] = (x + _PAD, y + _PAD, w - 2 * _PAD, h - 2 * _PAD)
+        pixels, rects = _packed(pictures, _TEXTURE_WIDTH)
+        levels = rects.T[[2, 3, 0, 1]].astype(np.float32)
         return cls(pixels, levels, {name: i for i, name in enumerate(materials)})
 
 
@@ -70,29 +68,29 @@ class LightAtlas:
     @classmethod
     def build(cls, maps: Sequence[npt.NDArray[np.float32]]) -> LightAtlas:
         """Pack light maps (h, w, 3), one a rectangle."""
-        padded = [cv2.copyMakeBorder(m, 1, 1, 1, 1, cv2.BORDER_REPLICATE) for m in maps]
-        places, height = pack([(p.shape[1], p.shape[0]) for p in padded], 512)
-        pixels = np.zeros((height, 512, 3), np.float32)
-        rects = np.empty((len(maps), 4), np.int64)
-        for i, (picture, (x, y)) in enumerate(zip(padded, places, strict=True)):
-            h, w = picture.shape[:2]
-            pixels[y : y + h, x : x + w] = picture
-            rects[i] = (w - 2, h - 2, x + 1, y + 1)
-        return cls(pixels, rects)
+        border = (*[_PAD] * 4, cv2.BORDER_REPLICATE)
+        return cls(*_packed([cv2.copyMakeBorder(m, *border) for m in maps], _LIGHT_WIDTH))
 
 
-def pack(sizes: Sequence[tuple[int, int]], width: int) -> tuple[list[tuple[int, int]], int]:
-    """Place rectangles (width, height) in rows; return their (x, y) and the height needed."""
-    order = sorted(range(len(sizes)), key=lambda i: (-sizes[i][1], i))
-    places = [(0, 0)] * len(sizes)
+def _packed(
+    pictures: Sequence[npt.NDArray[_Texel]], width: int
+) -> tuple[npt.NDArray[_Texel], npt.NDArray[np.int64]]:
+    """Return an atlas (H, width, 3) of padded pictures in rows, the highest first.
+
+    With it comes the place (N, 4) of each without its padding: width, height, x, y in texels.
+    """
+    rects = np.empty((len(pictures), 4), np.int64)
     x = y = row = 0
-    for i in order:
-        w, h = sizes[i]
+    for i in sorted(range(len(pictures)), key=lambda i: (-pictures[i].shape[0], i)):
+        h, w = pictures[i].shape[:2]
         if x + w > width:
             x, y, row = 0, y + row, 0
-        places[i] = (x, y)
+        rects[i] = (w - 2 * _PAD, h - 2 * _PAD, x + _PAD, y + _PAD)
         x, row = x + w, max(row, h)
-    return places, y + row
+    pixels = np.zeros((y + row, width, 3), pictures[0].dtype)
+    for picture, (w, h, x, y) in zip(pictures, rects.tolist(), strict=True):
+        pixels[y - _PAD : y + h + _PAD, x - _PAD : x + w + _PAD] = picture
+    return pixels, rects
 
 
 def _shrunk(picture: npt.NDArray[np.uint8], factor: float) -> npt.NDArray[np.uint8]:

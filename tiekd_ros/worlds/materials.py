@@ -1,4 +1,4 @@
-"""The materials of one world: which pattern, in which colours, how large, by name."""
+"""The materials of one world by name: pattern, colours, size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiekd_ros.worlds import patterns, pictures
+from tiekd_ros.worlds import patterns
 from tiekd_ros.worlds.patterns import Colour, Picture, hsv
 
 _WALL_KINDS = (*["plaster"] * 3, *["two-tone"] * 2, *["wallpaper"] * 2, "brick")
@@ -115,18 +115,18 @@ def _soft(rng: np.random.Generator) -> dict[str, Material]:
 
 
 def _faces(rng: np.random.Generator, made: dict[str, Material]) -> dict[str, Material]:
-    makers = (pictures.abstract_poster, pictures.landscape, pictures.text_poster)
+    makers = (patterns.abstract_poster, patterns.landscape, patterns.text_poster)
     faces = {f"poster{i}": Material(makers[i % 3](rng)) for i in range(6)}
-    faces |= {f"books{i}": Material(pictures.book_row(rng)) for i in range(3)}
-    faces |= {f"rug{i}": Material(pictures.rug(rng)) for i in range(2)}
-    faces |= {f"view{i}": Material(pictures.window_view(rng), glow=1.15) for i in range(2)}
+    faces |= {f"books{i}": Material(patterns.book_row(rng)) for i in range(3)}
+    faces |= {f"rug{i}": Material(patterns.rug(rng)) for i in range(2)}
+    faces |= {f"view{i}": Material(patterns.window_view(rng), glow=1.15) for i in range(2)}
     timber, paint = made["wood1"].picture, made["paint"].picture
-    faces["doors"] = Material(pictures.panelled(rng, timber, 1, int(rng.integers(2, 4))))
-    faces["drawers"] = Material(pictures.panelled(rng, paint, 4, 1))
-    faces["screen"] = Material(pictures.screen(rng), glow=0.9)
-    faces["cardboard"] = Material(pictures.cardboard(rng))
-    faces["crate"] = Material(pictures.crate(rng, timber))
-    faces["ribs"] = Material(pictures.ribs())
+    faces["doors"] = Material(patterns.panelled(rng, timber, 1, int(rng.integers(2, 4))))
+    faces["drawers"] = Material(patterns.panelled(rng, paint, 4, 1))
+    faces["screen"] = Material(patterns.screen(rng), glow=0.9)
+    faces["cardboard"] = Material(patterns.cardboard(rng))
+    faces["crate"] = Material(patterns.crate(rng, timber))
+    faces["ribs"] = Material(patterns.ribs())
     warm = np.array([[[255, 250, 238]]], np.uint8).repeat(32, 0).repeat(32, 1)
     shade = np.array([[[255, 226, 176]]], np.uint8).repeat(32, 0).repeat(32, 1)
     faces["lamp"] = Material(warm, glow=1.6)

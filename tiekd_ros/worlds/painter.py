@@ -1,4 +1,4 @@
-"""Paints what a camera sees of a scene: linear colours and exact depth."""
+"""The painter: the linear colours and the exact depth that a camera sees of a scene."""
 
 from __future__ import annotations
 

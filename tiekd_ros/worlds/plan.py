@@ -1,12 +1,13 @@
-"""Camera path: a smooth closed walk, as Fourier series in the phase of one turn.
-
-The route's corners are rounded by a Gaussian along its length, which in the frequency
-domain is a product; the few harmonics that survive give position and heading at any phase,
-smooth in every derivative and exactly periodic.
+"""The floor plan of a flat, its walls, and the camera's closed walk through its doorways.
 
 World frame: x east, y north, z up, metres; the floor is z = 0. Every cell is an
 axis-aligned box, so a straight line of sight never enters the same cell twice. Doorways are
 cells of their own, as thick as the wall that they pierce.
+
+The camera's path is a Fourier series in the phase of one turn. The route's corners are rounded
+by a Gaussian along its length, which in the frequency domain is a product; the few harmonics
+that survive give position and heading at any phase, smooth in every derivative and exactly
+periodic.
 """
 
 from __future__ import annotations
@@ -243,3 +244,60 @@ def _filtered(samples: npt.NDArray[np.generic], sigma: float) -> _Series:
     series: _Series = np.fft.fft(samples)[order] / len(samples)
     series *= np.exp(-0.5 * (2 * np.pi * order * sigma) ** 2)
     return series
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A wall seen from inside a cell: `start` + t * `along` runs left to right, metres."""
+
+    cell: int
+    side: str
+    height: float
+    is_outer: bool  # the open air lies behind it
+    start: Floats  # (2,)
+    along: Floats  # (2,), unit
+    inward: Floats  # (2,), unit
+    length: float
+    openings: tuple[tuple[float, float], ...]  # intervals of t where doorways are
+
+    def at(self, t: float, inward: float) -> Floats:
+        """Return the point (2,) at `t` metres along the wall and `inward` metres off it."""
+        spot: Floats = self.start + t * self.along + inward * self.inward
+        return spot
+
+
+def walls_of(plan: FloorPlan, index: int) -> list[Wall]:
+    """Return the four walls of a corridor or room with the doorways in them."""
+    cell = plan.cells[index]
+    (x0, y0, _), (x1, y1, height) = cell.low, cell.high
+    corners = {"north": (x0, y1), "east": (x1, y1), "south": (x1, y0), "west": (x0, y0)}
+    steps = {"north": (1, 0), "east": (0, -1), "south": (-1, 0), "west": (0, 1)}
+    walls = []
+    for side, corner in corners.items():
+        along, start = np.array(steps[side], float), np.array(corner)
+        inward = np.array([along[1], -along[0]])
+        length = cell.size(0 if side in ("north", "south") else 1)
+        behind = [start + share * length * along - 0.3 * inward for share in (0.3, 0.7)]
+        is_outer = not any(_is_indoors(plan, spot) for spot in behind)
+        openings = _openings(plan, index, side, start, along)
+        walls.append(Wall(index, side, height, is_outer, start, along, inward, length, openings))
+    return walls
+
+
+def _is_indoors(plan: FloorPlan, spot: Floats) -> bool:
+    return any(
+        c.low[0] <= spot[0] <= c.high[0] and c.low[1] <= spot[1] <= c.high[1] for c in plan.cells
+    )
+
+
+def _openings(
+    plan: FloorPlan, index: int, side: str, start: Floats, along: Floats
+) -> tuple[tuple[float, float], ...]:
+    axis = 1 if side in ("north", "south") else 0
+    openings = []
+    for door in plan.doorways_of(index):
+        if door.axis == axis and (door.before == index) == (side in ("north", "east")):
+            gap = plan.cells[door.cell]
+            ends = [float((np.array(p[:2]) - start) @ along) for p in (gap.low, gap.high)]
+            openings.append((min(ends), max(ends)))
+    return tuple(sorted(openings))

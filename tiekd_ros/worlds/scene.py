@@ -1,4 +1,4 @@
-"""Assembles a world's rectangles, with their materials and baked light, into plain arrays."""
+"""The scene: a world's rectangles, with their materials and baked light, as plain arrays."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.worlds.joinery import walls_of
 from tiekd_ros.worlds.lighting import LightAtlas, TextureAtlas, bake
 from tiekd_ros.worlds.materials import Material
-from tiekd_ros.worlds.plan import DOOR_HEIGHT_M, FloorPlan
+from tiekd_ros.worlds.plan import DOOR_HEIGHT_M, FloorPlan, walls_of
 from tiekd_ros.worlds.solids import Box, Floats, Quad, box_quads, face
 
 

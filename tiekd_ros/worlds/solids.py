@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -56,15 +56,8 @@ class Quad:
 
     def turned(self) -> Quad:
         """Return the same rectangle with its pattern turned by a quarter."""
-        return Quad(
-            self.origin + self.edge_v,
-            -self.edge_v,
-            self.edge_u,
-            self.material,
-            self.cell,
-            self.body,
-            self.aligned,
-        )
+        origin = self.origin + self.edge_v
+        return replace(self, origin=origin, edge_u=-self.edge_v, edge_v=self.edge_u)
 
 
 _LOOKS: dict[str, tuple[int, tuple[int, int, int], tuple[int, int, int]]] = {

@@ -10,12 +10,9 @@ import numpy.typing as npt
 import pytest
 from random_world import RandomisedWorld, RandomView, random_exposure
 
-from helpers.children import TESTS, run_python
-
-BENCHMARKS = TESTS.parent / "benchmarks"
 SEEDS = (7, 8)
 SIZE = (80, 60)
-COUNT = 24
+COUNT = 12
 FLOOR_TOLERANCE_M = 1e-4
 
 
@@ -39,22 +36,16 @@ def points_of(shown: RandomView) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_depth_and_intrinsics_put_the_floor_at_height_zero(seed: int) -> None:
+def test_depth_is_finite_and_puts_the_floor_at_height_zero(seed: int) -> None:
     """Nothing lies below the floor, and what is seen below the camera's horizon reaches it."""
     heights = np.concatenate([points_of(view(seed, i))[..., 2].ravel() for i in range(COUNT)])
     assert heights.min() > -FLOOR_TOLERANCE_M
     on_floor = np.abs(heights) < FLOOR_TOLERANCE_M
     assert 0.05 < on_floor.mean() < 0.7
     assert heights.max() < 2.9  # no ceiling is higher
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_depth_is_finite_and_never_at_the_lens(seed: int) -> None:
-    for index in range(COUNT):
-        depth = view(seed, index).depth
-        assert np.isfinite(depth).all()
-        assert depth.min() > 0.03
-        assert depth.max() < 20.0
+    depths = np.stack([view(seed, i).depth for i in range(COUNT)])
+    assert np.isfinite(depths).all()
+    assert 0.03 < depths.min() < depths.max() < 20.0
 
 
 def test_cameras_vary_as_promised() -> None:
@@ -80,22 +71,9 @@ def test_some_views_are_near_things_and_few_are_bare_walls() -> None:
     assert np.mean(np.array(spread) < 1.8) < 0.3
 
 
-def test_a_view_is_the_same_in_another_process() -> None:
-    code = (
-        f"import sys, hashlib; sys.path.append({str(BENCHMARKS)!r});"
-        "from random_world import RandomisedWorld as W;"
-        f"v = W(7).view(3, *{SIZE});"
-        "print(hashlib.sha256(v.image.tobytes() + v.depth.tobytes()).hexdigest())"
-    )
-    assert run_python("-c", code).stdout.strip() == _digest(view(7, 3))
-
-
-def test_views_do_not_depend_on_those_asked_for_before() -> None:
+def test_a_view_depends_on_seed_and_index_alone() -> None:
     later, first = world(8).view(5, *SIZE), view(8, 5)
     assert _digest(later) == _digest(first) != _digest(view(8, 6))
-
-
-def test_another_seed_is_another_world() -> None:
     assert _digest(view(7, 0)) != _digest(view(8, 0))
 
 
