@@ -52,7 +52,7 @@ def test_by_itself_the_subscription_takes_the_quality_that_the_camera_offers(
     camera = bench.camera(profile=quality(reliability, durability))
     wait_for(lambda: bench.input.values()["image quality of service"] == asked, asked)
     bench.await_image(camera, image_message())
-    assert not [text for _, text in bench.await_check() if "not heard" in text]
+    assert not [text for _, text in bench.await_check() if "not received" in text]
 
 
 @pytest.mark.parametrize("asked", ["reliable", "best_effort"])
@@ -75,14 +75,14 @@ def test_a_camera_that_cannot_be_heard_is_named_with_the_setting_that_would_do(
 ) -> None:
     bench.listen(**{setting: asked})
     camera = bench.camera(profile=profile)
-    text = bench.await_finding(f"{bench.namespace}/camera_", "not heard", level=ERROR)
-    for word in (f"offers {offered}", f"{asked} is asked for", f"set {setting} to auto"):
+    text = bench.await_finding(f"{bench.namespace}/camera_", "not received", level=ERROR)
+    for word in (f"offers {offered}", f"{asked} is requested", f"set {setting} to auto"):
         assert word in text
     camera.publish(image_message())
     bench.await_check()
     assert not bench.images
     bench.remove(camera)
-    bench.await_no_finding("not heard")
+    bench.await_no_finding("not received")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_finding_is_logged_when_it_appears_and_not_every_second(
 ) -> None:
     bench.listen(input_reliability="reliable")
     bench.camera(profile=quality(BEST_EFFORT))
-    finding = bench.await_finding(f"{bench.namespace}/camera_1", "not heard: it offers")
+    finding = bench.await_finding(f"{bench.namespace}/camera_1", "not received: it offers")
     logged: list[str] = []
 
     def read() -> bool:

@@ -19,7 +19,7 @@ def test_a_camera_that_is_not_heard_is_an_error_only_where_no_other_is(bench: In
 
     def levels() -> list[bytes]:
         topic.check()
-        unheard = "is not heard: it offers best_effort, reliable is asked for"
+        unheard = "is not received: it offers best_effort, reliable is requested"
         return [level for level, text in topic.findings() if unheard in text]
 
     wait_for(lambda: levels() == [WARN], "a warning", explain=levels)

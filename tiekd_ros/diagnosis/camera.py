@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from tiekd_ros.core.supervisor import TRANSPORTS
@@ -16,6 +18,7 @@ from tiekd_ros.diagnosis.facts import (
     IMAGE,
     OK,
     WARN,
+    Endpoint,
     Finding,
     RosFacts,
     Topic,
@@ -29,7 +32,217 @@ from tiekd_ros.diagnosis.facts import (
     start_with,
 )
 
-_COMPRESSED = "/compressed"
+COMPRESSED = "/compressed"
+_AT_MOST = 3
+"""Topics that a hint lists."""
+_CALIBRATE = "calibrate the camera (camera_calibration), and have its driver publish the result"
+
+NO_IMAGES_REMEDY = (
+    "see in its log whether the camera runs; large images get lost in small network buffers (on "
+    "another machine, its FASTDDS_BUILTIN_TRANSPORTS has to be the nodes' too: "
+    f"{TRANSPORTS.split('?')[0]})"
+)
+"""Where there is a publisher, and no image comes."""
+
+
+# The publishers of a topic. The nodes log these findings; `tiekd doctor` shows them.
+
+
+def qos_mismatches(publisher: Endpoint, reliability: str, durability: str) -> list[str]:
+    """Return the policies in which a publisher offers less than a subscription requests.
+
+    Args:
+        publisher: with what it offers.
+        reliability: that the subscription requests: reliable or best_effort.
+        durability: likewise: transient_local or volatile.
+    """
+    found = []
+    if publisher.reliability == "best_effort" and reliability == "reliable":
+        found.append("reliability")
+    if publisher.durability == "volatile" and durability == "transient_local":
+        found.append("durability")
+    return found
+
+
+def qos_remedy(policy: str) -> str:
+    """Return the parameter to change where a camera offers less of a policy than requested."""
+    if policy == "reliability":
+        return "set input_reliability to auto or best_effort"
+    if policy == "durability":
+        return "set input_durability to auto or volatile"
+    return "its quality of service does not fit; publish with the sensor data profile"
+
+
+def wrong_types(
+    topic: str, publishers: Sequence[Endpoint], wanted: str, worst: str = ERROR
+) -> list[Finding]:
+    """Find the publishers of another type than the subscription's.
+
+    Args:
+        topic: its full name.
+        publishers: all of them.
+        wanted: the subscription's type.
+        worst: the level where all publishers have another type; else it is a warning.
+    """
+    level = WARN if any(each.type == wanted for each in publishers) else worst
+    wrong = {each.type: each.node for each in publishers if each.type != wanted}
+    return [
+        Finding(
+            level,
+            _role(wanted),
+            f"{node} publishes {topic} as {kind}, not as {wanted}",
+            _type_remedy(topic, wanted, kind),
+        )
+        for kind, node in wrong.items()
+    ]
+
+
+def _type_remedy(topic: str, wanted: str, kind: str) -> str:
+    if wanted == CAMERA_INFO:
+        return "remap image_info to the camera's calibration, or stop that publisher"
+    if kind == COMPRESSED_IMAGE:
+        remap = "" if topic.endswith(COMPRESSED) else f" and remap image{COMPRESSED}:={topic}"
+        return f"set image_transport to compressed{remap}"
+    if kind == IMAGE:
+        return f"set image_transport to raw and remap image:={topic}"
+    return "remap image to the camera's topic, or stop that publisher"
+
+
+def unmatched_publishers(
+    topic: str,
+    publishers: Sequence[Endpoint],
+    subscription: Endpoint,
+    worst: str = ERROR,
+) -> list[Finding]:
+    """Find the publishers that offer a lower quality of service than the subscription requests.
+
+    Args:
+        topic: its full name.
+        publishers: all of them; those of another type are passed over.
+        subscription: with what it requests.
+        worst: the level where no publisher is received; else it is a warning.
+    """
+    right = [each for each in publishers if each.type == subscription.type]
+    requested = (subscription.reliability, subscription.durability)
+    found = {each: qos_mismatches(each, *requested) for each in right}
+    level = WARN if [] in found.values() else worst
+    return [
+        Finding(
+            level,
+            _role(subscription.type),
+            f"{each.node} publishes {topic}, but is not received: it offers "
+            f"{getattr(each, policy)}, {getattr(subscription, policy)} is requested",
+            qos_remedy(policy),
+        )
+        for each, policies in found.items()
+        for policy in policies
+    ]
+
+
+def several_publishers(topic: str, publishers: Sequence[Endpoint], wanted: str) -> list[Finding]:
+    """Find out whether more than one camera publishes messages of this type on a topic."""
+    names = sorted(each.node for each in publishers if each.type == wanted)
+    if len(names) < 2:
+        return []
+    what = f"{len(names)} publishers of {topic} ({', '.join(names)}): their messages mix"
+    remedy = "stop all but one, or remap them (a namespace for each camera)"
+    return [Finding(WARN, _role(wanted), what, remedy)]
+
+
+def _role(kind: str) -> str:
+    return "camera_info" if kind == CAMERA_INFO else "image"
+
+
+# Hints: other topics of the graph that may be meant.
+
+
+def missing_image_remedy(
+    topic: str,
+    wanted: str,
+    published: Mapping[str, Collection[str]],
+    own: Collection[str],
+    network: str = "compare ROS_DOMAIN_ID and the network",
+) -> str:
+    """Return the way to images where a topic has no publisher.
+
+    Args:
+        topic: the one that was subscribed to.
+        wanted: its type, IMAGE or COMPRESSED_IMAGE.
+        published: types by topic, of all topics with a publisher.
+        own: topics that are no camera's, such as depth.
+        network: what to do where the camera runs and there is no such topic.
+    """
+    base = topic.removesuffix(COMPRESSED)
+    is_raw = wanted == IMAGE
+    other = COMPRESSED_IMAGE if is_raw else IMAGE
+    sibling = topic + COMPRESSED if is_raw else base
+    if sibling != topic and other in published.get(sibling, ()):
+        return f"there is {sibling}: set image_transport to {_transport(other)}"
+    for kind in (wanted, other):
+        found = _nearest(topic, kind, published, own)
+        if found:
+            change = "" if kind == wanted else f"set image_transport to {_transport(kind)} and "
+            return f"{_there_are(found)}: {change}{_remap_image(kind, found[0])}"
+    return f"start the camera's driver; if it runs, {network}"
+
+
+def missing_info_remedy(
+    image_topic: str, published: Mapping[str, Collection[str]], own: Collection[str]
+) -> str:
+    """Return the way to a camera_info where its topic has no publisher.
+
+    Args:
+        image_topic: the images', for its siblings are named first.
+        published: types by topic, of all topics with a publisher.
+        own: topics that are no camera's, such as that beside depth.
+    """
+    found = _nearest(image_topic.removesuffix(COMPRESSED), CAMERA_INFO, published, own)
+    if found:
+        first = found[0]
+        return f"{_there_are(found)}: remap image_info:={first} {_option('camera_info', first)}"
+    return _CALIBRATE
+
+
+def _transport(kind: str) -> str:
+    return "compressed" if kind == COMPRESSED_IMAGE else "raw"
+
+
+def _remap_image(kind: str, topic: str) -> str:
+    if kind == COMPRESSED_IMAGE and not topic.endswith(COMPRESSED):
+        return f"remap image{COMPRESSED}:={topic}"
+    base = topic.removesuffix(COMPRESSED) if kind == COMPRESSED_IMAGE else topic
+    return f"remap image:={base} {_option('image', base)}"
+
+
+def _option(role: str, topic: str) -> str:
+    return f"(launch files: {role}_topic:={topic})"
+
+
+def _there_are(names: Sequence[str]) -> str:
+    return f"there {'is' if len(names) == 1 else 'are'} {_listed(names)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _AT_MOST
+    return ", ".join(names[:_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def _nearest(
+    topic: str, kind: str, published: Mapping[str, Collection[str]], own: Collection[str]
+) -> list[str]:
+    """Return the topics of a type that share most of a topic's namespace, or are most like it."""
+
+    def distance(name: str) -> tuple[int, float, str]:
+        pairs = zip(topic.split("/"), name.split("/"), strict=False)
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        return (-shared, -difflib.SequenceMatcher(None, topic, name).ratio(), name)
+
+    found = [name for name, kinds in published.items() if kind in kinds and name not in own]
+    return sorted(found, key=distance)
+
+
+# The examination of `tiekd doctor`.
+
 _LATE_S = 10.0
 """Stamps that far from now are of another clock."""
 
@@ -73,7 +286,7 @@ def _wanted_type(ros: RosFacts, topic: Topic) -> str:
 
 
 def _camera_where_else(ros: RosFacts, name: str, wanted: str) -> str:
-    raw, compressed = name.removesuffix(_COMPRESSED), name.removesuffix(_COMPRESSED) + _COMPRESSED
+    raw, compressed = name.removesuffix(COMPRESSED), name.removesuffix(COMPRESSED) + COMPRESSED
     if name != compressed and COMPRESSED_IMAGE in ros.published.get(compressed, ()):
         return f"there is {compressed}: start the nodes with image_transport: compressed"
     if name == compressed and IMAGE in ros.published.get(raw, ()):
@@ -84,7 +297,7 @@ def _camera_where_else(ros: RosFacts, name: str, wanted: str) -> str:
             f"start the camera's driver; if it runs, compare ROS_DOMAIN_ID (here {ros.domain}"
             f"{_others(ros)}) and the discovery range with those of its shell"
         )
-    base = found[0].removesuffix(_COMPRESSED) if wanted == COMPRESSED_IMAGE else found[0]
+    base = found[0].removesuffix(COMPRESSED) if wanted == COMPRESSED_IMAGE else found[0]
     return f"there is {listed(found)}: {start_with('image_topic', base)}"
 
 
@@ -100,7 +313,7 @@ def _wrong_types(topic: Topic, wanted: str) -> Iterator[Finding]:
         what = f"{node} publishes {topic.name} as {kind}, not as {wanted}"
         if kind == COMPRESSED_IMAGE:
             remedy = "start depth_node with image_transport: compressed"
-            if not topic.name.endswith(_COMPRESSED):
+            if not topic.name.endswith(COMPRESSED):
                 remedy += f" and -r image/compressed:={topic.name}"
         elif kind == IMAGE:
             remedy = "start depth_node with image_transport: raw"
@@ -162,7 +375,6 @@ def rate(topic: Topic) -> str:
     return f"{topic.rate_hz:.1f} Hz"
 
 
-_CALIBRATE = "calibrate the camera (camera_calibration), and have its driver publish the result"
 _VIEW_DEG = (15.0, 170.0)
 """Horizontal fields of view of cameras for robots."""
 _SAME_SHAPE = 0.01

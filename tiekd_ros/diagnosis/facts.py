@@ -23,6 +23,11 @@ class Finding:
     remedy: str = ""
     """What would mend it; empty where all is well."""
 
+    @property
+    def text(self) -> str:
+        """Observation and remedy in one line, as the nodes log it."""
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what
+
     def as_dict(self) -> dict[str, str]:
         """Return plain values, fit for JSON."""
         return asdict(self)

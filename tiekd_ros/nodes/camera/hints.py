@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import takewhile
-
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from tiekd_ros.diagnosis.camera import (
+    COMPRESSED,
+    NO_IMAGES_REMEDY,
+    missing_image_remedy,
+    missing_info_remedy,
+)
 from tiekd_ros.nodes.camera.topic import CameraTopic
-from tiekd_ros.nodes.common.qos import type_name
+from tiekd_ros.nodes.common.qos import published_topics
 
-COMPRESSED = "/compressed"
 _OWN_OUTPUTS = ("depth", "depth/preview", "confidence")
-_AT_MOST = 3
 
 
 def compressed_topic(node: Node) -> str:
@@ -30,83 +30,24 @@ def compressed_topic(node: Node) -> str:
 
 
 def why_no_image(node: Node, topic: CameraTopic) -> str:
-    """Say why no image may have come on a topic, with the remedy."""
+    """Return why no image may have come on a topic, with the remedy."""
     if topic.publishers:
-        return (
-            f"{topic.publishers[0]} publishes it: see that the camera runs; large images get lost "
-            "in small network buffers"
-        )
-    graph = dict(node.get_topic_names_and_types())
-    present, other = "raw", "compressed"
-    sibling = topic.topic + COMPRESSED
-    if topic.type == _kind("compressed"):
-        present, other = other, present
-        sibling = topic.topic.removesuffix(COMPRESSED)
-    if _kind(other) in graph.get(sibling, ()) and _is_published(node, sibling):
-        return f"nobody publishes it, but {sibling} is there; set image_transport to {other}"
+        return f"{topic.publishers[0]} publishes it: {NO_IMAGES_REMEDY}"
     own = {node.resolve_topic_name(name) for name in _OWN_OUTPUTS}
-    for transport in (present, other):
-        found = _near(topic.topic, _published(node, graph, _kind(transport), own))
-        if found:
-            change = "" if transport == present else f"set image_transport to {transport} and "
-            remapping = _remapping(transport, found[0])
-            return f"nobody publishes it; there are {_list(found)}; {change}remap {remapping}"
-    return "nobody publishes it; start the camera, or compare ROS_DOMAIN_ID and the network"
+    published = published_topics(node)
+    return f"no node publishes it; {missing_image_remedy(topic.topic, topic.type, published, own)}"
 
 
 def why_no_info(node: Node, topic: CameraTopic, image_topic: str) -> str:
-    """Say why no camera_info may have come on a topic, with the remedy."""
+    """Return why no camera_info may have come on a topic, with the remedy."""
     if topic.publishers:
         return f"{topic.publishers[0]} publishes it, but sends none; see its log"
-    graph = dict(node.get_topic_names_and_types())
     own = {node.resolve_topic_name("camera_info")}
-    found = _published(node, graph, type_name(CameraInfo), own)
-    found = _near(image_topic.removesuffix(COMPRESSED), found)  # the image's sibling first
-    if found:
-        return f"nobody publishes it; there are {_list(found)}; remap image_info:={found[0]}"
-    return "nobody publishes it; calibrate the camera and have its driver publish the result"
+    return f"no node publishes it; {missing_info_remedy(image_topic, published_topics(node), own)}"
 
 
 def why_info_stopped(topic: CameraTopic) -> str:
-    """Say why camera_info may have stopped on a topic, with the remedy."""
+    """Return why camera_info may have stopped on a topic, with the remedy."""
     if topic.publishers:
         return f"{topic.publishers[0]} publishes it, but sends none any more; see its log"
-    return "nobody publishes it any more; restart the camera's driver"
-
-
-def _remapping(transport: str, topic: str) -> str:
-    if transport == "raw":
-        return f"image:={topic}"
-    if topic.endswith(COMPRESSED):
-        return f"image:={topic.removesuffix(COMPRESSED)}"
-    return f"image{COMPRESSED}:={topic}"
-
-
-def _kind(transport: str) -> str:
-    return type_name(Image if transport == "raw" else CompressedImage)
-
-
-def _published(
-    node: Node, graph: Mapping[str, Iterable[str]], kind: str, own: set[str]
-) -> list[str]:
-    names = [name for name, kinds in sorted(graph.items()) if kind in kinds and name not in own]
-    return [name for name in names if _is_published(node, name)]
-
-
-def _near(topic: str, names: list[str]) -> list[str]:
-    """Return the names, those first that share most of their namespace with a topic."""
-
-    def shared(name: str) -> int:
-        pairs = zip(topic.split("/"), name.split("/"), strict=False)
-        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-
-    return sorted(names, key=shared, reverse=True)
-
-
-def _is_published(node: Node, topic: str) -> bool:
-    return bool(node.count_publishers(topic))
-
-
-def _list(names: list[str]) -> str:
-    more = len(names) - _AT_MOST
-    return ", ".join(names[:_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+    return "no node publishes it any more; restart the camera's driver"

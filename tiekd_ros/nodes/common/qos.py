@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.node import Node
@@ -15,6 +15,8 @@ from rclpy.qos import (
     ReliabilityPolicy,
     qos_policy_name_from_kind,
 )
+
+from tiekd_ros.diagnosis.facts import Endpoint
 
 _UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
 """What the middleware says of an endpoint outside ROS, or whose node's name is still on its way."""
@@ -31,6 +33,41 @@ def type_name(kind: Any) -> str:
     """Return a message class's name as the graph has it, such as sensor_msgs/msg/Image."""
     package, folder = kind.__module__.split(".")[:2]
     return f"{package}/{folder}/{kind.__name__}"
+
+
+def endpoint_of(info: Any) -> Endpoint:
+    """Return a publisher or subscriber as plain values, by its TopicEndpointInfo."""
+    offer = info.qos_profile
+    return Endpoint(
+        node_name(info),
+        info.topic_type,
+        offer.reliability.name.lower(),
+        offer.durability.name.lower(),
+    )
+
+
+def publishers_of(node: Node, topic: str) -> list[Endpoint]:
+    """Return the publishers of a topic, as the graph knows them by now."""
+    return [endpoint_of(info) for info in node.get_publishers_info_by_topic(topic)]
+
+
+def highest_offered(publishers: Sequence[Endpoint]) -> tuple[str, str]:
+    """Return the highest reliability and durability that every publisher offers."""
+    reliable = {each.reliability for each in publishers} == {"reliable"}
+    latched = {each.durability for each in publishers} == {"transient_local"}
+    return (
+        "reliable" if reliable else "best_effort",
+        "transient_local" if latched else "volatile",
+    )
+
+
+def published_topics(node: Node) -> dict[str, tuple[str, ...]]:
+    """Return the types of all topics that have a publisher, by name."""
+    return {
+        name: tuple(types)
+        for name, types in sorted(node.get_topic_names_and_types())
+        if node.count_publishers(name)
+    }
 
 
 LATCHED = QoSProfile(

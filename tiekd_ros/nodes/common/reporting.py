@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from tiekd_ros.diagnosis import keys
+from tiekd_ros.diagnosis import facts, keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings, Limit
 from tiekd_ros.nodes.common.memory import gpu_memory_mb, process_memory_mb
 
@@ -19,6 +19,13 @@ OK, WARN, ERROR, STALE = (
     DiagnosticStatus.ERROR,
     DiagnosticStatus.STALE,
 )
+
+_LEVELS = {facts.OK: OK, facts.WARN: WARN, facts.ERROR: ERROR}
+
+
+def as_reported(findings: Iterable[facts.Finding]) -> list[tuple[bytes, str]]:
+    """Return findings as (level of DiagnosticStatus, text with its remedy)."""
+    return [(_LEVELS[each.level], each.text) for each in findings]
 
 
 class Report:
