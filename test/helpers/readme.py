@@ -1,15 +1,16 @@
-"""The README's programs, as a reader copies them."""
+"""The documentation's programs, as a reader copies them."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def program(word: str) -> str:
-    """Return the one Python program of the README in which `word` stands."""
-    programs = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def program(page: str, word: str) -> str:
+    """Return the one Python program of a page in which `word` stands."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (found,) = [text for text in programs if word in text]
     return str(found)

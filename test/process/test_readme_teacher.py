@@ -25,7 +25,7 @@ TOKEN = "0123456789abcdef"
 def client(tmp_path) -> list[str]:
     """Return the command of the README's program."""
     file = tmp_path / "client.py"
-    file.write_text(program("InferInput"))
+    file.write_text(program("docs/teacher.md", "InferInput"))
     return [sys.executable, str(file)]
 
 
@@ -58,7 +58,7 @@ def run(command: list[str], url: str, image: Path, **environment: str) -> str:
 
 
 def test_it_is_15_lines_of_plain_tritonclient():
-    text = program("InferInput")
+    text = program("docs/teacher.md", "InferInput")
     assert len(text.splitlines()) <= 15
     assert "tiekd" not in text.replace("TIEKD_TEACHER_TOKEN", "")
 

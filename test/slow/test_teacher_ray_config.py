@@ -104,7 +104,7 @@ def test_the_readmes_program_with_tls_works_and_without_a_token_does_not(front, 
     plain = "InferenceServerClient(url)"
     secured = f"InferenceServerClient(url, ssl=True, root_certificates={str(certificates.ca)!r})"
     file, image = tmp_path / "client.py", tmp_path / "image.png"
-    text = program("InferInput")
+    text = program("docs/teacher.md", "InferInput")
     assert text.count(plain) == 1
     file.write_text(text.replace(plain, secured))
     image.write_bytes(encode_png(picture()))

@@ -78,7 +78,7 @@ def test_the_robots_client_gets_each_image_its_own_label(client):
 
 def test_the_readmes_program_works_unchanged(serve, tmp_path):
     file, image = tmp_path / "client.py", tmp_path / "image.png"
-    file.write_text(program("InferInput"))
+    file.write_text(program("docs/teacher.md", "InferInput"))
     image.write_bytes(encode_png(picture()))
     done = subprocess.run(
         [sys.executable, str(file), serve.url, str(image)],
