@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tiekd_ros.cli.main import app
-from tiekd_ros.cli.up import UpOptions, is_backend, node_programs
+from tiekd_ros.cli.nodes import UpOptions, is_backend, node_programs
 from tiekd_ros.core import supervisor
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.supervisor import Program

@@ -20,7 +20,7 @@ from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import DatasetError, KittiDataset, NyuDataset, open_dataset
-from tiekd_ros.evaluation.evaluate import Predictor, evaluate
+from tiekd_ros.evaluation.evaluate import Predictor, evaluate_student
 from tiekd_ros.evaluation.protocol import protocol_for
 from tiekd_ros.student import (
     KITTI_BINS,
@@ -291,7 +291,9 @@ def test_published_students_run_at_the_images_own_size(tmp_path, architecture):
     sizes = ((66, 98), (66, 98))  # no multiple of anything
     write_folder(tmp_path, sizes)
     data = open_dataset("rgbd", tmp_path)
-    result = evaluate(data, Predictor(student, "cpu"), protocol_for("rgbd", student.card.bins))
+    result = evaluate_student(
+        data, Predictor(student, "cpu"), protocol_for("rgbd", student.card.bins)
+    )
     expected = []
     for index in range(len(data)):
         item = data.item(index)
@@ -323,7 +325,7 @@ def test_a_published_network_trained_for_another_size_runs_as_on_the_robot(tmp_p
     write_folder(tmp_path, ((96, 144),))
     data = open_dataset("rgbd", tmp_path)
     predictor = Predictor(student, "cpu", flip=False)
-    result = evaluate(data, predictor, protocol_for("rgbd", student.card.bins))
+    result = evaluate_student(data, predictor, protocol_for("rgbd", student.card.bins))
     image = data.item(0).image
     on_robot = TorchRuntime(student).predict(image).depth
     np.testing.assert_allclose(predictor.predict(image), on_robot, rtol=1e-5)

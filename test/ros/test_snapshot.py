@@ -19,7 +19,7 @@ from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, image_mes
 from ros_helpers.peer import Peer, running
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.cli.snapshot import snapshot as take_snapshot
+from tiekd_ros.cli.nodes import snapshot as take_snapshot
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import decode_image
 from tiekd_ros.core.state import StateFolder

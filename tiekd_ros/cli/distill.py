@@ -1,21 +1,25 @@
-"""One round from the command line, with progress."""
+"""`tiekd distill`: one round from the command line; what needs torch is imported when it runs."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tiekd_ros.cli.options import AsJson, State
+from tiekd_ros.cli.options import console as terminal
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameStore
-from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.rounds.round_log import PROMOTED, REFUSED, RoundRecord
-from tiekd_ros.rounds.runner import RoundRunner
+
+if TYPE_CHECKING:
+    from tiekd_ros.rounds.round_log import RoundRecord
 
 
 class RoundFailedError(TiekdError):
@@ -38,6 +42,11 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
         RoundFailedError: it came to no verdict.
         TiekdError: no frame log, bad settings, too few frames, or another round is running.
     """
+    from tiekd_ros.framelog import FrameStore
+    from tiekd_ros.rounds.plan import RoundPlan
+    from tiekd_ros.rounds.round_log import PROMOTED, REFUSED
+    from tiekd_ros.rounds.runner import RoundRunner
+
     if not state.frames.exists():
         raise TiekdError(f"there is no frame log {state.frames}; give the folder with --state")
     try:
@@ -84,3 +93,26 @@ def _deaf_to_interrupts() -> Iterator[None]:
 def _progress(console: Console | None) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console)
+
+
+def distill(
+    state: State = "",
+    settings: Annotated[
+        str,
+        typer.Option(help='Settings as JSON, for example {"train": {"iterations": 500}}.'),
+    ] = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Run one distillation round offline; promote the student if it is better.
+
+    Needs no ROS: labelled frames in, a judged student out, as the companion does it.
+    """
+    folder = StateFolder.resolve(state)
+    try:
+        record = distill_once(folder, settings, None if as_json else terminal)
+    except RoundFailedError as error:
+        if as_json:
+            typer.echo(json.dumps(dataclasses.asdict(error.record), indent=2))
+        raise
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(record), indent=2))

@@ -1,147 +1,109 @@
-"""From the options of `tiekd label` to labels."""
+"""`tiekd label`: a teacher's depth for every image of a data set or frame log."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
 from pathlib import Path
+from typing import Annotated
 
-from tiekd_ros.core.errors import InvalidSettingError, TiekdError
-from tiekd_ros.datasets import AUTO, ReadOptions, open_images
-from tiekd_ros.datasets.map_format import TEACHER_FOLDER
-from tiekd_ros.evaluation.frame_log_dataset import FRAMES, frame_log_file
-from tiekd_ros.evaluation.label import (
-    Labelling,
-    LabelReport,
-    LocalTeacher,
-    ServerTeacher,
-    Teacher,
-    maps_of,
+import typer
+
+from tiekd_ros.cli.options import (
+    AsJson,
+    Data,
+    Kind,
+    SkipBad,
+    Split,
+    console,
+    print_reasons,
+    progress,
 )
-from tiekd_ros.framelog import FrameStore
-from tiekd_ros.framelog.settings import FrameLogSettings
-from tiekd_ros.teacher.backends import BACKENDS, BackendOptions, create_backend, parse_backend
-from tiekd_ros.teacher.checks import AnswerChecks
-from tiekd_ros.teacher.client import ClientSettings
-
-Track = Callable[[int], Callable[[], None]]
-"""Takes the number of images and returns what to call after each."""
-
-_LARGEST_LOG_MB = 10_000_000
 
 
-@dataclass(frozen=True)
-class TeacherOptions:
-    """Which teacher, and how it is asked."""
+def label(
+    data: Data,
+    kind: Kind = "auto",
+    split: Split = None,
+    teacher: Annotated[
+        str, typer.Option(help="A teacher server (tiekd teacher serve).", metavar="HOST:PORT")
+    ] = "",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="Instead of a server, in this process: recorded or synthetic, or KIND:ARGUMENT, "
+            "as in huggingface:MODEL or onnx:FILE."
+        ),
+    ] = "",
+    frames: Annotated[
+        str, typer.Option(help="recorded: folder with images/, depth/, K.txt.", metavar="DIR")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="synthetic: the camera's seed.", min=0)] = 0,
+    period: Annotated[float, typer.Option(help="synthetic: the camera's period in s.")] = 60.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the maps.", metavar="DIR", show_default="teacher/ in the data set"
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(help="Images a second, where no stamps are recorded.", min=0.001)
+    ] = 30.0,
+    min_known: Annotated[
+        float,
+        typer.Option(help="Least share of known depth in an answer that is believed.", min=0.0),
+    ] = 0.05,
+    in_flight: Annotated[
+        int, typer.Option(help="Images under way at the same time.", min=1, max=64)
+    ] = 2,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Use TLS, by the system's authorities where no --ca is.")
+    ] = False,
+    ca: Annotated[
+        str, typer.Option(help="Use TLS: PEM file with the server's authority.", metavar="FILE")
+    ] = "",
+    cert: Annotated[
+        str, typer.Option(help="Mutual TLS: PEM file with this side's certificate.", metavar="FILE")
+    ] = "",
+    key: Annotated[
+        str, typer.Option(help="Mutual TLS: PEM file with its private key.", metavar="FILE")
+    ] = "",
+    token_file: Annotated[
+        str,
+        typer.Option(
+            help="File with the server's token.",
+            metavar="FILE",
+            show_default="the variable TIEKD_TEACHER_TOKEN",
+        ),
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop the maps that are there, and start anew.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a teacher label every image of a data set; run it again to go on where it stopped.
 
-    url: str = ""
-    backend: str = ""
-    frames: str = ""
-    seed: int = 0
-    period_s: float = 60.0
-    min_known_share: float = 0.05
-    in_flight: int = 2
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-    token_file: str = ""
-    tls: bool = False
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """The options of `tiekd label`."""
-
-    data: Path
-    kind: str = AUTO
-    split: Path | None = None
-    teacher: TeacherOptions = TeacherOptions()
-    output: Path | None = None
-    rate_hz: float = 30.0
-    overwrite: bool = False
-    skip_bad: bool = False
-
-
-def open_teacher(options: TeacherOptions) -> Teacher:
-    """Return the teacher that the options name.
-
-    Raises:
-        InvalidSettingError: they name none, or two.
-        TiekdError: it cannot be reached or started, or is not metric.
+    Writes one 16-bit PNG an image (KITTI, NYU: the published layout; folders: metres * 256)
+    and teacher.json, or labels the waiting frames of a frame log. Exits 1 where an image got
+    no label, unless --skip-bad.
     """
-    if bool(options.url) == bool(options.backend):
-        raise InvalidSettingError(
-            "give one teacher: a server (--teacher HOST:PORT) or, in this process, a backend "
-            f"(--backend {'|'.join(BACKENDS)})"
-        )
-    checks = AnswerChecks(min_known_share=options.min_known_share)
-    if options.url:
-        return ServerTeacher(_client_settings(options), checks)
-    kind = options.backend
-    own = BackendOptions(frames=options.frames, seed=options.seed, period_s=options.period_s)
-    if ":" in kind:
-        kind, own = parse_backend(kind)
-    return LocalTeacher(create_backend(kind, own), checks)
+    from tiekd_ros.evaluation.label import LabelOptions, TeacherOptions, label_data
 
-
-def _client_settings(options: TeacherOptions) -> ClientSettings:
-    return ClientSettings(
-        url=options.url,
-        in_flight=options.in_flight,
-        tls=options.tls or bool(options.ca or options.cert or options.key),
-        ca=options.ca,
-        cert=options.cert,
-        key=options.key,
-        token_file=options.token_file,
+    asked = TeacherOptions(
+        teacher, backend, frames, seed, period, min_known, in_flight, ca, cert, key, token_file, tls
     )
-
-
-def label_data(options: LabelOptions, track: Track) -> LabelReport:
-    """Label a data set or a frame log.
-
-    Raises:
-        TiekdError: data, teacher or output folder cannot be used; what is labelled stays.
-    """
-    log = frame_log_file(options.data) if options.kind in (AUTO, FRAMES) else None
-    if log is not None or options.kind == FRAMES:
-        return _label_frames(options, log, track)
-    # The training images, where no split is given: a student learns from the maps.
-    wanted = ReadOptions(
-        split=options.split, subset="train", truth=False, skip_bad=options.skip_bad
-    )
-    source = open_images(options.kind, options.data, wanted)
-    folder, files = maps_of(source, options.output or options.data / TEACHER_FOLDER)
-    with contextlib.closing(open_teacher(options.teacher)) as teacher, folder.exclusive():
-        folder.claim(teacher.identity, files, overwrite=options.overwrite)
-        labelling = _labelling(options, teacher, track(len(source)))
-        labelling.report.output = str(folder.path)
-        labelling.label_images(source, folder, options.rate_hz)
-    return labelling.report
-
-
-def _label_frames(options: LabelOptions, log: Path | None, track: Track) -> LabelReport:
-    if log is None:
-        raise TiekdError(f"there is no frame log in {options.data}; give a state folder")
-    if options.split is not None:
-        raise InvalidSettingError("a frame log has no split files: leave out --split")
-    if options.output is not None or options.overwrite:
-        raise InvalidSettingError(
-            "a frame log keeps its labels itself, and good ones stay: leave out --output and "
-            "--overwrite"
+    options = LabelOptions(data, kind, split, asked, output, rate, overwrite, skip_bad)
+    with progress("labelling", None if as_json else console) as track:
+        report = label_data(options, track)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        where = f"; maps in {report.output}" if report.output else ""
+        console.print(
+            f"{report.labelled} images labelled, {report.kept} had a label, "
+            f"{len(report.failed)} failed{where}",
+            highlight=False,
         )
-    # The limit is its companion's to set: what was logged under a larger one must stay here.
-    endless = FrameLogSettings(max_bytes_mb=_LARGEST_LOG_MB)
-    with (
-        contextlib.closing(open_teacher(options.teacher)) as teacher,
-        FrameStore(log, endless) as store,
-    ):
-        waiting = sum(store.stats().frames.get("logged", {}).values())
-        labelling = _labelling(options, teacher, track(waiting))
-        labelling.label_frames(store)
-    return labelling.report
-
-
-def _labelling(options: LabelOptions, teacher: Teacher, advance: Callable[[], None]) -> Labelling:
-    in_flight = options.teacher.in_flight
-    return Labelling(teacher, in_flight, skip_bad=options.skip_bad, advance=advance)
+        print_reasons(report.failed)
+    if report.failed and not skip_bad:
+        raise typer.Exit(1)

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,12 +21,39 @@ State = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
+Data = Annotated[Path, typer.Option("--data", help="The data set's folder.", metavar="DIR")]
+Kind = Annotated[
+    str,
+    typer.Option(
+        "--kind",
+        help="kitti, nyu, rgbd (images/, depth/), images, frames (a state folder), or auto.",
+    ),
+]
+Split = Annotated[
+    Path | None,
+    typer.Option(
+        "--split",
+        help="File of lines `image depth focal` (KITTI, NYU; else the usual one: `label` takes the "
+        "training images, `evaluate` the test images), or in folders one image name a line.",
+        metavar="FILE",
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out and list what cannot be used.")
+]
+
 console = Console()
 
 
 def plain(text: str) -> None:
     """Print text as it is: nothing highlighted, no markup, wrapped by the terminal alone."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_reasons(reasons: Mapping[str, str]) -> None:
+    """Print items that cannot be used, one a line, each with the reason."""
+    for name, reason in reasons.items():
+        plain(f"{name}: {reason}")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tiekd_ros.cli.options import AsJson, State, console
+from tiekd_ros.cli.options import AsJson, State, plain, print_reasons
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 
 _NEEDED = ("torch", "accelerate", "tensorboard")
@@ -217,8 +217,7 @@ def _show(outcome: dict[str, Any], output: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(outcome, indent=2))
         return
-    for name, reason in outcome["bad_items"].items():
-        console.print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    print_reasons(outcome["bad_items"])
     bad, skipped = len(outcome["bad_items"]), outcome["skipped"]
     notes = f", {bad} items passed over" if bad else ""
     notes += f", {skipped} steps skipped (loss or gradient not finite)" if skipped else ""
@@ -230,4 +229,4 @@ def _show(outcome: dict[str, Any], output: Path, as_json: bool) -> None:
         text = f"trained: {at}; {output / 'student'}: {scores or 'no validation data'}"
     if outcome["version"]:
         text += f"; registered as version {outcome['version']}"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    plain(text)

@@ -11,7 +11,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tiekd_ros.cli.up import UpOptions, node_programs
+from tiekd_ros.cli.nodes import UpOptions, node_programs
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.supervisor import Child, Program, free_port, stop_children
 from tiekd_ros.demo.scene import Scene

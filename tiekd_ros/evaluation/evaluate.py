@@ -127,7 +127,6 @@ def _is_for_whole_images(card: StudentCard) -> bool:
     return dataset is not None and card.input_size == dataset.input_size
 
 
-AGAINST = ("truth", "teacher", "both")
 _NYU_SHAPE = (480, 640)
 
 
@@ -158,7 +157,7 @@ class Evaluation:
         }
 
 
-def evaluate(
+def evaluate_student(
     dataset: DepthDataset,
     predictor: Predictor,
     protocol: Protocol,

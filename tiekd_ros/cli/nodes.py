@@ -1,16 +1,21 @@
-"""`tiekd up`: the nodes without `ros2 launch`, with the same names and parameters."""
+"""`tiekd up`, `demo` and `snapshot`: the nodes, run without `ros2 launch` or looked at."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.status import Status
 
+from tiekd_ros.cli.options import State, console
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.parameter_files import full_name, unheeded
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.core.supervisor import Program, free_port, node_command
 
 Namespace = Annotated[str, typer.Option(help="Namespace of the nodes.")]
@@ -238,3 +243,154 @@ def _yaml(value: object) -> str:
 
 def _log(name: str, logs: Path | None) -> Path | None:
     return None if logs is None else logs / f"{name}.log"
+
+
+def up(
+    state: State = "",
+    namespace: Namespace = "tiekd",
+    image_topic: ImageTopic = "/camera/image_raw",
+    camera_info_topic: CameraInfoTopic = "/camera/camera_info",
+    image_transport: ImageTransport = None,
+    rectify: Rectify = None,
+    params_file: ParamsFile = None,
+    teacher: Teacher = None,
+    teacher_ca: TeacherCa = None,
+    teacher_token_file: TeacherTokenFile = None,
+    device: Device = None,
+    camera: Camera = "",
+    companion: Companion = True,
+    composed: Composed = False,
+    use_sim_time: UseSimTime = None,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run the nodes, as `ros2 launch tiekd_ros depth.launch.py` does, until Ctrl-C.
+
+    Subscribe to /tiekd/depth for depth in metres. Until a student has been accepted, depth
+    stays silent: log frames with a teacher and call /tiekd/distill.
+    """
+    from tiekd_ros.core.supervisor import prepare_environment, require_ros, supervise
+
+    require_ros()
+    prepare_environment()
+    options = UpOptions(
+        namespace=namespace,
+        image_topic=image_topic,
+        camera_info_topic=camera_info_topic,
+        image_transport=image_transport,
+        rectify=rectify,
+        params_file=params_file,
+        teacher=teacher,
+        teacher_ca=teacher_ca,
+        teacher_token_file=teacher_token_file,
+        device=device,
+        state_dir=str(StateFolder.resolve(state).create().root) if state else None,
+        use_sim_time=use_sim_time,
+        log_level=log_level,
+        companion=companion,
+        composed=composed,
+        camera=camera,
+    )
+    for text in unheeded_sections(options):
+        sys.stderr.write(f"warning: {text}\n")
+    console.print(f"depth in metres on /{namespace.strip('/')}/depth; Ctrl-C ends", highlight=False)
+    supervise(node_programs(options), lambda line: console.print(line, highlight=False))
+
+
+def demo(
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Play this RGB-D folder (images/, depth/, K.txt) instead of the synthetic world.",
+            metavar="DIR",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where results go.")] = Path("demo_output"),
+    headless: Annotated[bool, typer.Option("--headless", help="Plain lines, no live bar.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic world.", min=0)] = 0,
+    iterations: Annotated[int, typer.Option(help="Training steps of a round.", min=1)] = 240,
+    train_seconds: Annotated[
+        float, typer.Option(help="Training time of a round at most.", min=1.0)
+    ] = 180.0,
+    first_frames: Annotated[
+        int, typer.Option(help="Labelled frames before the first round.", min=8)
+    ] = 60,
+) -> None:
+    """Show the whole loop on this machine: camera, student, teacher, two distillation rounds.
+
+    Real ROS nodes and a real gRPC teacher, each a process. Writes a contact sheet and
+    demo.json; exits 0 only if depth got better than the best constant, the second round made
+    nothing worse, and no frame was dropped by a swap. Takes about seven minutes on two cores.
+    """
+    from tiekd_ros.core.supervisor import (
+        ended_by_signals,
+        isolate,
+        prepare_environment,
+        require_ros,
+    )
+
+    require_ros()
+    prepare_environment()
+    isolate()
+    with ended_by_signals():
+        from tiekd_ros.demo.run import DemoOptions, run_demo
+
+        training = (iterations, train_seconds, first_frames)
+        result = run_demo(DemoOptions(frames, output, headless, seed, *training), console)
+    raise typer.Exit(1 if result.failures else 0)
+
+
+_LINE_EVERY_S = 3.0
+
+
+def snapshot(
+    output: Annotated[Path, typer.Argument(help="Folder for the pictures.", metavar="OUT")],
+    namespace: Annotated[str, typer.Option(help="Of the nodes.")] = "tiekd",
+    image_topic: Annotated[
+        str, typer.Option(help="The camera's.", show_default="what the depth node listens to")
+    ] = "",
+    timeout: Annotated[
+        float, typer.Option(help="How long to wait for depth (s).", min=0.1, max=3600.0)
+    ] = 20.0,
+) -> None:
+    """Write pictures of one moment of the running nodes: image, depth, preview and point cloud.
+
+    All are of one camera image. Files: image.png, depth_mm.png (16 bits, millimetres, 0 = none),
+    preview.png (with the depths of its colours), points.png (from beside the camera and from above)
+    and snapshot.json. Files of these names in OUT are replaced. Exits 1 if a part, or the depth
+    node's diagnostics, are missing, and says why.
+    """
+    from tiekd_ros.core.supervisor import prepare_environment, require_ros
+
+    require_ros()
+    prepare_environment()
+    if output.exists() and not output.is_dir():
+        raise TiekdError(f"{output} is a file; give a folder")
+    from tiekd_ros.nodes.probe.snapshot import SnapshotTaker, write_snapshot
+
+    with (
+        SnapshotTaker(namespace, image_topic) as taker,
+        console.status("waiting for depth") as status,
+    ):
+        taken = taker.take(timeout, _Progress(status).show)
+        files = write_snapshot(taken, output)
+    for file in files:
+        console.print(str(file), highlight=False, soft_wrap=True)
+    if taken.missing:
+        reasons = "; ".join(f"no {part}: {why}" for part, why in taken.missing.items())
+        raise TiekdError(f"the snapshot is not whole: {reasons}")
+
+
+class _Progress:
+    """Shows what has come so far: a line that changes on a terminal, now and then one elsewhere."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._spoken = time.monotonic()
+
+    def show(self, counts: Mapping[str, int]) -> None:
+        text = "waiting; so far " + ", ".join(f"{part} {n}" for part, n in counts.items())
+        if console.is_terminal:
+            self._status.update(text)
+        elif time.monotonic() - self._spoken > _LINE_EVERY_S:
+            self._spoken = time.monotonic()
+            console.print(text, highlight=False, soft_wrap=True)
