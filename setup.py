@@ -46,8 +46,8 @@ TRAIN = [*STUDENT, "accelerate>=1.0", "tensorboard>=2.10"]
 # The teacher's wire, both ends: client and stubs come from tritonclient, the server from grpcio.
 WIRE = ["grpcio>=1.50", "tritonclient[grpc]>=2.40"]
 
-# A teacher server, with metrics.
-TEACHER = [*WIRE, "prometheus-client>=0.14"]
+# A teacher server: dates of its certificate, metrics.
+TEACHER = [*WIRE, "cryptography>=42", "prometheus-client>=0.14"]
 
 # Teachers of transformers' AutoModelForDepthEstimation.
 HUGGINGFACE = [*STUDENT, "transformers>=5.0"]
@@ -136,7 +136,7 @@ setup(
         "huggingface": HUGGINGFACE,
         "ray": RAY,
         "train": TRAIN,
-        "robot": STUDENT + WIRE,
+        "robot": STUDENT + TEACHER,  # a robot may run its teacher itself
         "ros": ROS,
         "ros-jazzy": ROS_JAZZY,
         "bags": BAGS,

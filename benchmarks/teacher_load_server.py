@@ -19,7 +19,8 @@ from teacher_load_models import CAMERA, marking, open_model, pictures
 from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.protocol import DepthRequest
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.settings import ServerSettings
 
 _NO_REQUEST = DepthRequest(b"", CAMERA, 0, "camera")  # the image is decoded already
 

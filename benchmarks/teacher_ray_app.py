@@ -11,8 +11,7 @@ from teacher_load_models import marking, open_model
 
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends import BackendOptions
-from tiekd_ros.teacher.ray_app import Plan, RayOptions, build
-from tiekd_ros.teacher.ray_replica import TeacherReplica
+from tiekd_ros.teacher.ray_app import RayOptions, RayPlan, TeacherReplica, build
 from tiekd_ros.teacher.settings import ServiceSettings
 
 
@@ -30,5 +29,5 @@ def app(args: dict[str, Any]) -> Any:
         insecure=True, grpc_port=int(args["grpc_port"]), http_port=int(args["http_port"])
     )
     service = ServiceSettings(max_batch=int(args["max_batch"]))
-    plan = Plan(options, args["model"], BackendOptions(device=args["device"]), service)
+    plan = RayPlan(options, args["model"], BackendOptions(device=args["device"]), service)
     return build(plan, MarkingReplica)

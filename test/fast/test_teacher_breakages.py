@@ -11,8 +11,8 @@ import pytest
 from helpers.strangers import refusal
 from helpers.teachers import StubBackend, picture, serving
 from tiekd_ros.core.images import encode_jpeg
-from tiekd_ros.teacher import service as breakages
-from tiekd_ros.teacher.service import Breakages
+from tiekd_ros.teacher import service
+from tiekd_ros.teacher.service import RateLimitedErrorLog
 
 
 def test_each_kind_is_told_whole_once_a_minute_and_summed_up_at_the_end(caplog):
@@ -30,12 +30,12 @@ def test_each_kind_is_told_whole_once_a_minute_and_summed_up_at_the_end(caplog):
 
 
 def test_the_next_minute_tells_it_again_and_how_many_there_were(caplog, monkeypatch):
-    told = Breakages()
+    errors = RateLimitedErrorLog()
     with caplog.at_level(logging.ERROR):
-        first = told.tell(ValueError("a"))
-        assert told.tell(ValueError("b")) == first
-        monkeypatch.setattr(breakages.time, "monotonic", lambda: float("inf"))
-        assert told.tell(ValueError("c")) != first
+        first = errors.log(ValueError("a"))
+        assert errors.log(ValueError("b")) == first
+        monkeypatch.setattr(service.time, "monotonic", lambda: float("inf"))
+        assert errors.log(ValueError("c")) != first
     assert [bool(record.exc_info) for record in caplog.records] == [True, False, True]
     assert "1 more requests" in caplog.messages[1]
 

@@ -19,7 +19,8 @@ from helpers.proxy import TcpProxy
 from helpers.teachers import SilentBackend, StubBackend, depth_request, picture, ramp, serving
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherUnreachableError
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.settings import ServerSettings
 
 WIDTH, HEIGHT = 320, 240
 MIDDLE = 50_000  # bytes into an answer of 300 kB, far beyond all that goes before it

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from tiekd_ros.teacher.logs import configure_logs
+from tiekd_ros.teacher.process import configure_logs
 
 
 @pytest.fixture

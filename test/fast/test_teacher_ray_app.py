@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.teachers import StubBackend
+from helpers.teachers import METRIC, StubBackend
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher import ray_app
-from tiekd_ros.teacher import ray_replica as ray_grpc
 from tiekd_ros.teacher.backends import BackendOptions
 from tiekd_ros.teacher.batcher import Batcher
-from tiekd_ros.teacher.ray_app import Plan, RayOptions
+from tiekd_ros.teacher.metrics import ServiceMetrics
+from tiekd_ros.teacher.ray_app import RayOptions, RayPlan
 from tiekd_ros.teacher.settings import ServiceSettings
-from tiekd_ros.teacher.statistics import Statistics
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "ray" / "serve.yaml"
 
@@ -28,7 +27,7 @@ def no_environment(monkeypatch):
 
 
 def test_text_of_the_command_line_becomes_what_each_setting_is():
-    plan = Plan.read(
+    plan = RayPlan.read(
         {
             "teacher": "huggingface:/models/large",
             "gpus": "0.5",
@@ -47,9 +46,9 @@ def test_text_of_the_command_line_becomes_what_each_setting_is():
 
 def test_the_environment_names_the_teacher_where_no_argument_does(monkeypatch):
     monkeypatch.setenv("TIEKD_TEACHER", "synthetic:7")
-    plan = Plan.read({})
+    plan = RayPlan.read({})
     assert (plan.kind, plan.backend.seed) == ("synthetic", 7)
-    assert Plan.read({"teacher": "synthetic:3"}).backend.seed == 3
+    assert RayPlan.read({"teacher": "synthetic:3"}).backend.seed == 3
 
 
 @pytest.mark.parametrize(
@@ -87,19 +86,20 @@ def test_the_environment_names_the_teacher_where_no_argument_does(monkeypatch):
 )
 def test_a_bad_argument_is_refused_by_name(args, message):
     with pytest.raises(InvalidSettingError, match=message):
-        Plan.read(args)
+        RayPlan.read(args)
 
 
 def test_what_is_said_twice_alike_or_in_parts_is_taken():
-    assert Plan.read({"teacher": "huggingface:A", "model": "A"}).backend.model == "A"
-    assert Plan.read({"teacher": "synthetic", "seed": "4"}).backend.seed == 4
+    assert RayPlan.read({"teacher": "huggingface:A", "model": "A"}).backend.model == "A"
+    assert RayPlan.read({"teacher": "synthetic", "seed": "4"}).backend.seed == 4
 
 
 def test_a_replica_has_a_place_for_every_request_that_ray_gives_to_it():
     arguments = {"teacher": "synthetic:0", "max_batch": 8, "workers": 2, "max_waiting": 32}
-    plan = Plan.read(arguments)
+    plan = RayPlan.read(arguments)
     assert plan.deployment_options()["max_ongoing_requests"] == 32
-    batcher = Batcher(StubBackend(), plan.service, Statistics())  # takes one image at a time
+    metrics = ServiceMetrics(METRIC, 8)
+    batcher = Batcher(StubBackend(), plan.service, metrics)  # takes one image at a time
     batcher.close()
     assert batcher.places >= 32
 
@@ -116,7 +116,7 @@ def test_no_two_groups_of_arguments_have_a_name_in_common():
 
 
 def test_a_replica_gathers_one_batch_while_it_labels_another():
-    options = Plan.read({"teacher": "synthetic:0", "max_batch": 8, "max_waiting": 64, "gpus": 1})
+    options = RayPlan.read({"teacher": "synthetic:0", "max_batch": 8, "max_waiting": 64, "gpus": 1})
     assert options.deployment_options() == {
         "name": "teacher",
         "ray_actor_options": {"num_cpus": 1.0, "num_gpus": 1.0},
@@ -127,7 +127,7 @@ def test_a_replica_gathers_one_batch_while_it_labels_another():
 
 
 def test_replicas_follow_the_load_between_two_bounds():
-    plan = Plan.read({"teacher": "synthetic:0", "max_batch": 8, "max_replicas": 4})
+    plan = RayPlan.read({"teacher": "synthetic:0", "max_batch": 8, "max_replicas": 4})
     options = plan.deployment_options()
     assert "num_replicas" not in options
     assert options["autoscaling_config"] == {
@@ -137,13 +137,13 @@ def test_replicas_follow_the_load_between_two_bounds():
 
 def test_the_ready_config_names_what_there_is():
     config = yaml.safe_load(CONFIG.read_text())
-    assert config["grpc_options"]["grpc_servicer_functions"] == [ray_grpc.SERVICER]
-    module, _, function = ray_grpc.SERVICER.rpartition(".")
-    assert (module, callable(getattr(ray_grpc, function))) == (ray_grpc.__name__, True)
+    assert config["grpc_options"]["grpc_servicer_functions"] == [ray_app.SERVICER]
+    module, _, function = ray_app.SERVICER.rpartition(".")
+    assert (module, callable(getattr(ray_app, function))) == (ray_app.__name__, True)
     (application,) = config["applications"]
     module, _, name = application["import_path"].partition(":")
     assert (module, getattr(ray_app, name)) == (ray_app.__name__, ray_app.app)
-    plan = Plan.read(application["args"])
+    plan = RayPlan.read(application["args"])
     assert plan.kind == "huggingface"
     assert plan.options.token_file
     assert not plan.options.insecure

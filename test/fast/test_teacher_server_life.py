@@ -13,7 +13,8 @@ from helpers.strangers import image_input, infer, refusal
 from helpers.teachers import SilentBackend, StubBackend, picture, serving
 from tiekd_ros.core.images import encode_jpeg
 from tiekd_ros.teacher.errors import TeacherServerError
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.settings import ServerSettings
 
 PROMPT_S = 5.0
 

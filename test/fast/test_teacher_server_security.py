@@ -11,8 +11,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from helpers.certificates import Certificates, make_certificates
 from helpers.teachers import StubBackend, serving
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
-from tiekd_ros.teacher.settings import is_loopback
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.settings import ServerSettings, is_loopback
 
 OLD, NEW = "old-token-0123456789", "new-token-0123456789"
 SOON_S = 5.0

@@ -12,9 +12,9 @@ from helpers.teachers import METRIC
 from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.batcher import Batcher
+from tiekd_ros.teacher.metrics import ServiceMetrics
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 from tiekd_ros.teacher.settings import ServiceSettings
-from tiekd_ros.teacher.statistics import Statistics
 
 __all__ = [
     "LONG_MS",
@@ -71,8 +71,9 @@ class Callers:
     """Threads that ask a batcher, in the order in which they were started."""
 
     def __init__(self, backend, **settings) -> None:
-        self.statistics = Statistics()
-        self.batcher = Batcher(backend, ServiceSettings(**settings), self.statistics)
+        self._settings = ServiceSettings(**settings)
+        self.metrics = ServiceMetrics(METRIC, self._settings.max_batch)
+        self.batcher = Batcher(backend, self._settings, self.metrics)
         self._threads = ThreadPoolExecutor(64)
 
     def ask(self, number: int, *, size=(6, 8), remaining_s=PATIENCE_S, is_active=lambda: True):
@@ -81,10 +82,14 @@ class Callers:
         request = DepthRequest(b"", None, number, "camera")
         before = self.batcher.inside
         asked: Future[DepthAnswer] = self._threads.submit(
-            self.batcher.label, image, request, remaining_s=remaining_s, is_active=is_active
+            self._label, image, request, remaining_s=remaining_s, is_active=is_active
         )
         wait_until(lambda: asked.done() or self.batcher.inside > before)
         return asked
+
+    def _label(self, image, request, **waiting):
+        with self.batcher.place(image.nbytes):
+            return self.batcher.submit(image, request, **waiting)
 
     def __enter__(self):
         return self

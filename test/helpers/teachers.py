@@ -18,8 +18,9 @@ from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage, encode_jpeg
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.server import TeacherServer
 from tiekd_ros.teacher.service import TeacherService
+from tiekd_ros.teacher.settings import ServerSettings
 
 WIDTH, HEIGHT = 64, 48
 METRIC = TeacherIdentity("stub", "7", metric=True)

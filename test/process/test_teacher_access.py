@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.children import run_python
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.security import Tokens, authorization_of
 
@@ -108,8 +107,3 @@ def test_only_one_authorization_header_counts():
     assert authorization_of([("authorization", "Bearer x"), ("authorization", header)]) == ""
     assert authorization_of([]) == ""
     assert authorization_of(None) == ""
-
-
-def test_certificates_need_no_grpc():
-    code = "import sys, tiekd_ros.teacher.tls; sys.exit('grpc' in sys.modules)"
-    assert run_python("-c", code).returncode == 0

@@ -25,7 +25,7 @@ from helpers.batching import (
 from helpers.children import wait_until
 from helpers.teachers import StubBackend
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.batcher import WaitingImage
+from tiekd_ros.teacher.batcher import QueuedRequest
 from tiekd_ros.teacher.errors import BusyError, CallerGoneError, LateError, StoppingError
 from tiekd_ros.teacher.protocol import DepthRequest
 
@@ -41,10 +41,10 @@ def test_what_waits_while_the_backend_is_busy_goes_together_and_each_gets_its_ow
         backend.go.release(2)
         assert [metres(each) for each in asked] == [1, 2, 3, 4]
     assert backend.batches == [[1], [2, 3, 4]]
-    counts = callers.statistics.counts()
-    assert {size: each.count for size, each in counts.batches.items()} == {1: 1, 3: 1}
-    assert counts.labelled == 4
-    assert counts.durations["queue"].count == 4
+    counts = callers.metrics.statistics()
+    assert {b.batch_size: b.compute_infer.count for b in counts.batch_stats} == {1: 1, 3: 1}
+    assert counts.inference_count == 4
+    assert counts.inference_stats.queue.count == counts.inference_stats.compute_infer.count == 4
 
 
 def test_a_batch_is_never_larger_than_allowed_and_the_oldest_go_first():
@@ -120,7 +120,7 @@ def test_one_bad_image_does_not_spoil_its_neighbours():
         assert metres(asked[3]) == 3
         with pytest.raises(BackendRefusal):
             asked[2].result(PATIENCE_S)
-    assert callers.statistics.counts().labelled == 2
+    assert callers.metrics.statistics().inference_count == 2
 
 
 def test_when_all_places_are_taken_the_next_is_told_so_and_later_ones_get_in_again():
@@ -188,8 +188,8 @@ def test_a_caller_that_gave_up_frees_its_place_while_the_backend_is_busy():
 def test_who_is_gone_a_moment_before_the_deadline_has_waited_for_it(left_s, there, reason):
     image = np.zeros((6, 8, 3), np.uint8)
     request = DepthRequest(b"", None, 0, "camera")
-    one = WaitingImage(image, request, (6, 8), 0, time.monotonic() + left_s, lambda: there)
-    found = one.hopeless()
+    one = QueuedRequest(image, request, (6, 8), 0, time.monotonic() + left_s, lambda: there)
+    found = one.cancel_reason()
     assert found is None if reason is None else isinstance(found, reason)
 
 

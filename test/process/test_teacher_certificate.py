@@ -14,7 +14,8 @@ from helpers.certificates import Certificates, make_certificates
 from helpers.children import wait_until
 from helpers.teachers import StubBackend, free_port, serving
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.settings import ServerSettings
 from tiekd_ros.teacher.tls import CertificateWatch, certificate_until
 
 DAY = datetime.timedelta(days=1)
@@ -79,10 +80,13 @@ def test_garbage_has_no_dates(tmp_path):
 
 def test_its_last_30_days_are_warned_of_at_the_start_and_again_and_again(tmp_path, caplog):
     cert, _ = issue(tmp_path, -DAY, 29 * DAY)
-    with caplog.at_level(logging.WARNING), closing(CertificateWatch(cert, look_s=3600)) as watch:
+    with (
+        caplog.at_level(logging.WARNING),
+        closing(CertificateWatch(cert, check_every_s=3600)) as watch,
+    ):
         assert len(caplog.messages) == 1
         assert f"{cert} expires on {watch.until:%Y-%m-%d}" in caplog.text
-    with caplog.at_level(logging.WARNING), closing(CertificateWatch(cert, look_s=0.01)):
+    with closing(CertificateWatch(cert, check_every_s=0.01)):
         wait_until(lambda: len(caplog.messages) > 3)
 
 

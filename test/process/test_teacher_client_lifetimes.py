@@ -27,7 +27,8 @@ from helpers.teachers import (
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherUnreachableError
 from tiekd_ros.teacher.protocol import TeacherIdentity
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.settings import ServerSettings
 
 PROMPT_S = 5.0  # what must end at once ends within this on a busy machine
 DEADLINE_S = 0.3
@@ -81,7 +82,8 @@ def test_a_restart_during_the_retries_goes_unnoticed():
 SLOW_SERVER = """
 import sys, time
 from helpers.teachers import StubBackend, ramp
-from tiekd_ros.teacher.server import ServerSettings, serve
+from tiekd_ros.teacher.process import serve
+from tiekd_ros.teacher.settings import ServerSettings
 def answer(image, request):
     print("asked", flush=True)
     time.sleep(float(sys.argv[1]))

@@ -22,11 +22,11 @@ from tiekd_ros.core.devices import cores
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.errors import BusyError
+from tiekd_ros.teacher.metrics import ServiceMetrics
 from tiekd_ros.teacher.protocol import DepthRequest, infer_arguments
 from tiekd_ros.teacher.server import TeacherServer
 from tiekd_ros.teacher.service import TeacherService
 from tiekd_ros.teacher.settings import ServiceSettings
-from tiekd_ros.teacher.statistics import Statistics
 
 SOON_S = 10.0
 LABEL = np.ones((48, 64), np.float32)
@@ -34,7 +34,7 @@ LABEL = np.ones((48, 64), np.float32)
 
 @contextmanager
 def batching(backend) -> Iterator[Batcher]:
-    batcher = Batcher(backend, ServiceSettings(), Statistics())
+    batcher = Batcher(backend, ServiceSettings(), ServiceMetrics(METRIC, 1))
     try:
         yield batcher
     finally:
@@ -42,8 +42,9 @@ def batching(backend) -> Iterator[Batcher]:
 
 
 def label(batcher: Batcher, remaining_s: float = SOON_S) -> None:
-    request = DepthRequest(b"", None, 0, "")
-    batcher.label(picture(), request, remaining_s=remaining_s, is_active=lambda: True)
+    image, request = picture(), DepthRequest(b"", None, 0, "")
+    with batcher.place(image.nbytes):
+        batcher.submit(image, request, remaining_s=remaining_s, is_active=lambda: True)
 
 
 def fail(batcher: Batcher, times: int, kind: type[Exception] = ZeroDivisionError) -> None:
@@ -79,7 +80,8 @@ def test_what_broke_does_not_keep_its_image_until_a_collection():
         image = picture()
         request = DepthRequest(b"", None, 0, "")
         try:
-            batcher.label(image, request, remaining_s=None, is_active=lambda: True)
+            with batcher.place(image.nbytes):
+                batcher.submit(image, request, remaining_s=None, is_active=lambda: True)
         except ZeroDivisionError:
             return weakref.ref(image)
         raise AssertionError("a label came")
@@ -200,5 +202,5 @@ def test_an_image_whose_caller_left_while_it_waited_for_a_decoder_is_not_decoded
     service._decoders.release()
     asking.join(SOON_S)
     assert caller.code is code
-    assert service.statistics.counts().durations["compute_input"].count == 0
+    assert service.metrics.statistics().inference_stats.compute_input.count == 0
     service.close()

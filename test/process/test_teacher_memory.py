@@ -9,13 +9,13 @@ import pytest
 
 from helpers.children import wait_until
 from helpers.strangers import infer, refusal
-from helpers.teachers import SilentBackend, picture, serving
+from helpers.teachers import METRIC, SilentBackend, picture, serving
 from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.errors import BusyError
+from tiekd_ros.teacher.metrics import ServiceMetrics
 from tiekd_ros.teacher.server import TeacherServer
 from tiekd_ros.teacher.settings import ServiceSettings
-from tiekd_ros.teacher.statistics import Statistics
 
 SOON_S = 10.0
 MIB = 1 << 20
@@ -28,7 +28,7 @@ def noise(side: int) -> bytes:
 
 
 def test_what_is_let_go_early_makes_room_and_all_is_given_back_in_the_end():
-    batcher = Batcher(SilentBackend(), ServiceSettings(max_waiting_mb=3), Statistics())
+    batcher = Batcher(SilentBackend(), ServiceSettings(max_waiting_mb=3), ServiceMetrics(METRIC, 8))
     try:
         with batcher.place(2 * MIB) as let_go:
             with pytest.raises(BusyError), batcher.place(2 * MIB):

@@ -14,10 +14,10 @@ from helpers.children import run_python, wait_until
 from helpers.teachers import SilentBackend, StubBackend, depth_request, ramp
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage
-from tiekd_ros.teacher import ray_replica
+from tiekd_ros.teacher import ray_app
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, infer_arguments, read_answer
-from tiekd_ros.teacher.ray_replica import TeacherReplica
+from tiekd_ros.teacher.ray_app import TeacherReplica
 
 TOKEN = "0123456789abcdef"
 
@@ -54,7 +54,7 @@ def replica_of(monkeypatch):
     """Return a function that makes a replica of a given backend."""
 
     def make(backend, token_file: str = "", insecure: bool = True, **service) -> TeacherReplica:
-        monkeypatch.setattr(ray_replica, "create_backend", lambda kind, options: backend)
+        monkeypatch.setattr(ray_app, "create_backend", lambda kind, options: backend)
         return TeacherReplica("stub", {}, service, token_file=token_file, insecure=insecure)
 
     return make
@@ -252,7 +252,7 @@ def test_a_backend_that_breaks_on_every_image_is_not_healthy_until_it_labels_one
 def test_requests_can_be_pickled_wherever_the_shim_was_imported():
     code = """
 import pickle
-from tiekd_ros.teacher import ray_replica as ray_grpc
+from tiekd_ros.teacher import ray_app
 from tritonclient.grpc import service_pb2
 request = service_pb2.ModelInferRequest(model_name="depth_teacher")
 assert pickle.loads(pickle.dumps(request)) == request

@@ -14,9 +14,10 @@ from helpers.children import PATIENCE_S, wait_until
 from helpers.strangers import image_input, refusal
 from helpers.teachers import RELATIVE, SilentBackend, StubBackend, picture, serving
 from tiekd_ros.core.images import encode_jpeg
-from tiekd_ros.teacher import security as reception
-from tiekd_ros.teacher.server import ServerSettings, TeacherServer
+from tiekd_ros.teacher import security
+from tiekd_ros.teacher.server import TeacherServer
 from tiekd_ros.teacher.service import TeacherService
+from tiekd_ros.teacher.settings import ServerSettings
 
 IMAGE = encode_jpeg(picture())
 LONG_S = 5.0  # in which a request reaches the queue, on a busy machine too
@@ -75,7 +76,7 @@ def test_who_hangs_up_before_it_has_sent_is_not_said_to_have_sent_too_much(caplo
         with caplog.at_level(logging.INFO, LOGGER), grpc.insecure_channel(url) as channel:
             unsent = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
             call = unsent.future(iter(silence.wait, True), timeout=PATIENCE_S)
-            wait_until(lambda: server._running._reception._receiving)
+            wait_until(lambda: server._running._timeouts._receiving)
             call.cancel()
             wait_until(lambda: facts_of(caplog))
     finally:
@@ -109,7 +110,8 @@ def test_who_waits_in_vain_is_told_apart_in_log_and_counters(caplog, gives_up, c
                 wait_until(told.is_set)
             wait_until(lambda: facts_of(caplog))
         assert facts_of(caplog)[-1]["code"] == code
-        assert server._running.service.statistics.counts().codes[code] == 1
+        registry = server._running.service.metrics.registry
+        assert registry.get_sample_value("tiekd_teacher_requests_total", {"code": code}) == 1
     finally:
         backend.released.set()
         first.join()
@@ -117,7 +119,7 @@ def test_who_waits_in_vain_is_told_apart_in_log_and_counters(caplog, gives_up, c
 
 
 def test_a_client_that_is_always_refused_gets_few_lines_and_then_a_sum(caplog, monkeypatch):
-    monkeypatch.setattr(reception, "_MOST_LINES", 3)
+    monkeypatch.setattr(security, "_MAX_LINES", 3)
     with caplog.at_level(logging.INFO, LOGGER), serving(StubBackend()) as url:
         with triton.InferenceServerClient(url) as client:
             for _ in range(8):
@@ -131,8 +133,8 @@ def test_a_client_that_is_always_refused_gets_few_lines_and_then_a_sum(caplog, m
 
 
 def test_the_next_minute_has_its_own_lines(caplog, monkeypatch):
-    monkeypatch.setattr(reception, "_MOST_LINES", 1)
-    monkeypatch.setattr(reception, "_LINES_EVERY_S", 0.05)
+    monkeypatch.setattr(security, "_MAX_LINES", 1)
+    monkeypatch.setattr(security, "_LINES_EVERY_S", 0.05)
     with caplog.at_level(logging.INFO, LOGGER), serving(StubBackend()) as url:
 
         def some_refused() -> bool:
@@ -144,7 +146,7 @@ def test_the_next_minute_has_its_own_lines(caplog, monkeypatch):
 
 
 def test_at_debug_every_one_has_its_line(caplog, monkeypatch):
-    monkeypatch.setattr(reception, "_MOST_LINES", 1)
+    monkeypatch.setattr(security, "_MAX_LINES", 1)
     with caplog.at_level(logging.DEBUG, LOGGER), serving(StubBackend()) as url:
         for _ in range(3):
             assert refusal(url, b"garbage")[0] == "INVALID_ARGUMENT"

@@ -183,7 +183,7 @@ def test_systemd_hears_of_the_start_of_life_and_of_the_end(tmp_path):
 
 
 def test_a_watchdog_meant_for_another_process_is_not_fed(tmp_path, monkeypatch):
-    from tiekd_ros.teacher.server import Systemd
+    from tiekd_ros.teacher.process import Systemd
 
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     assert Systemd().watchdog_s == 1.0
@@ -194,7 +194,7 @@ def test_a_watchdog_meant_for_another_process_is_not_fed(tmp_path, monkeypatch):
 
 
 def test_a_manager_that_is_gone_or_abstract_does_no_harm(monkeypatch, tmp_path):
-    from tiekd_ros.teacher.server import Systemd
+    from tiekd_ros.teacher.process import Systemd
 
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     Systemd().ready("still")

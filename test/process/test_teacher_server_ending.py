@@ -20,7 +20,8 @@ from tiekd_ros.teacher.protocol import infer_arguments
 DRAINING = """
 import sys
 from helpers.teachers import StubBackend, ramp
-from tiekd_ros.teacher.server import ServerSettings, serve
+from tiekd_ros.teacher.process import serve
+from tiekd_ros.teacher.settings import ServerSettings
 def answer(image, request):
     if settings.grace_s < 1:
         import torch
@@ -38,12 +39,12 @@ serve(StubBackend(answer), settings, lambda port: print(port, flush=True))
 
 SIGNALLED = """
 import os, random, signal, threading, time
-from tiekd_ros.teacher.server import asked_to_stop
+from tiekd_ros.teacher.process import shutdown_signal
 def ask():
     time.sleep(random.random() / 500)
     os.kill(os.getpid(), signal.SIGTERM)
 for _ in range(300):
-    with asked_to_stop() as asked:
+    with shutdown_signal() as asked:
         asker = threading.Thread(target=ask)
         asker.start()
         while not asked.wait(0):

@@ -50,7 +50,7 @@ def message() -> service_pb2.ModelInferRequest:
 
 
 def test_an_old_connection_makes_way_for_a_new_one_and_no_call_is_lost(monkeypatch):
-    monkeypatch.setattr(server, "_OLDEST_CONNECTION_S", 0.3)
+    monkeypatch.setattr(server, "_MAX_CONNECTION_AGE_S", 0.3)
     with serving(StubBackend()) as url, proxied(url) as proxy, stub_of(proxy.url) as stub:
         assert live(stub)
         assert proxy.accepted == 1
@@ -58,7 +58,7 @@ def test_an_old_connection_makes_way_for_a_new_one_and_no_call_is_lost(monkeypat
 
 
 def test_a_call_that_runs_on_an_old_connection_comes_to_its_end(monkeypatch):
-    monkeypatch.setattr(server, "_OLDEST_CONNECTION_S", 0.3)
+    monkeypatch.setattr(server, "_MAX_CONNECTION_AGE_S", 0.3)
     backend = SilentBackend()
     with serving(backend) as url, proxied(url) as proxy, stub_of(proxy.url) as stub:
         call = stub.ModelInfer.future(message(), timeout=2 * SOON_S)
@@ -70,8 +70,8 @@ def test_a_call_that_runs_on_an_old_connection_comes_to_its_end(monkeypatch):
 
 
 def test_and_is_cut_off_where_it_takes_too_long(monkeypatch):
-    monkeypatch.setattr(server, "_OLDEST_CONNECTION_S", 0.3)
-    monkeypatch.setattr(server, "_OLDEST_GRACE_S", 0.2)
+    monkeypatch.setattr(server, "_MAX_CONNECTION_AGE_S", 0.3)
+    monkeypatch.setattr(server, "_MAX_AGE_GRACE_S", 0.2)
     backend = SilentBackend()
     with serving(backend) as url, stub_of(url) as stub:
         call = stub.ModelInfer.future(message(), timeout=2 * SOON_S)
@@ -81,7 +81,7 @@ def test_and_is_cut_off_where_it_takes_too_long(monkeypatch):
 
 
 def test_the_calls_of_one_connection_wait_on_its_side_and_keep_no_other_out(monkeypatch):
-    monkeypatch.setattr(server, "_CALLS_OF_ONE", 2)
+    monkeypatch.setattr(server, "_CALLS_PER_CONNECTION", 2)
     backend = SilentBackend()
     with serving(backend) as url, stub_of(url) as greedy, stub_of(url) as other:
         assert live(greedy)  # the limit is known from here on

@@ -192,7 +192,8 @@ import sys
 import numpy as np
 from helpers.teachers import METRIC
 from tiekd_ros.teacher.protocol import DepthAnswer
-from tiekd_ros.teacher.server import ServerSettings, serve
+from tiekd_ros.teacher.process import serve
+from tiekd_ros.teacher.settings import ServerSettings
 class Forgetful:  # unlike the stub, which keeps all requests
     identity = METRIC
     def infer(self, image, request):

@@ -13,7 +13,7 @@ import typer
 
 from tiekd_ros.cli.options import AsJson, console, with_settings
 from tiekd_ros.core.devices import half_the_cores
-from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.teacher.backends import (
     BackendOptions,
     check_kind,
@@ -21,7 +21,6 @@ from tiekd_ros.teacher.backends import (
     parse_backend,
     unused_options,
 )
-from tiekd_ros.teacher.logs import FORMATS, LEVELS, configure_logs
 from tiekd_ros.teacher.settings import ClientSettings, ServerSettings
 
 _OPTIONS = (
@@ -140,16 +139,23 @@ def teacher_serve(
     Logs go to standard error. After SIGTERM or Ctrl-C it ends with 0, also where a batch outlasts
     --grace. Under systemd (Type=notify) it says when it takes requests.
     """
+    # Before gRPC is imported, which logs each connection that fails; ours says it better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the same, for each damaged image
+    try:
+        from tiekd_ros.teacher.process import FORMATS, LEVELS, configure_logs, serve
+        from tiekd_ros.teacher.server import check_ports, open_secrets
+    except ModuleNotFoundError as error:
+        raise TiekdError(
+            f"the teacher server needs the package {error.name}: pip install 'tiekd_ros[teacher]'"
+        ) from error
+    from tiekd_ros.teacher.backends import create_backend
+
     _check_choice("--log-format", log_format, FORMATS)
     _check_choice("--log-level", log_level, LEVELS)
     configure_logs(log_format, log_level)
     if give_way:
         _give_way()
-    # gRPC writes lines of its own for each stranger who fails at the door; ours say it better.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the same, for each damaged image
-    from tiekd_ros.teacher.backends import create_backend
-    from tiekd_ros.teacher.server import check_ports, open_secrets, serve
 
     kind, options = _chosen(backend, options)
     # What is wrong with these should not show after minutes of loading.

@@ -1,8 +1,4 @@
-"""What stands between gRPC and the servicer: requests are received with patience, and logged.
-
-gRPC for Python gives a call its thread before the request is there, waits for it without end, and
-answers bytes that are no message as an error of its own. Here a caller that does not send is cut
-off, and garbage is an INVALID_ARGUMENT.
+"""Interceptors before the servicer: tokens, and a time limit for a request to arrive.
 
 A token travels as the gRPC metadata `authorization: Bearer TOKEN` with every call. Several are
 valid at once, so that robots can move to a new one before the old one goes. Only hashes of the
@@ -19,7 +15,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,8 +30,12 @@ SHORTEST_TOKEN = 16
 TOKENS_VARIABLE = "TIEKD_TEACHER_TOKENS"
 AUTHORIZATION = "authorization"
 _LOG = logging.getLogger(__name__)
-_TELL_EVERY_S = 60.0
 _SCHEME = "bearer "
+_UNAUTHENTICATED_LOG_EVERY_S = 60.0
+_LONGEST_CHECK_S = 1.0
+_STATUS_WAIT_S = 0.2  # in which gRPC ends a call whose message is too large
+# So many refused requests have a line each in so much time; the others are counted.
+_MAX_LINES, _LINES_EVERY_S = 20, 60.0
 REFUSAL = (
     "this teacher needs a token: send the metadata `authorization: Bearer TOKEN` with one that it "
     "knows"
@@ -58,7 +58,7 @@ class Tokens:
         """Read tokens, one a line; empty lines and lines that begin with # do not count.
 
         Args:
-            file: where they stand; nobody but its owner and group may have access to it.
+            file: where they stand; only its owner and group may have access to it.
             variable: the environment variable that is read where no file is given.
 
         Returns:
@@ -113,51 +113,6 @@ def authorization_of(metadata: Iterable[Any] | None) -> str:
     return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
 
 
-class TokenInterceptor:
-    """Answers calls without a good token with UNAUTHENTICATED, before it reads what they send.
-
-    A `grpc.ServerInterceptor` in all but name: the robot's side imports this file without gRPC.
-    """
-
-    def __init__(self, tokens: Tokens) -> None:
-        """Take calls that carry one of `tokens`; none where there are none."""
-        import grpc
-
-        self.refused = 0
-        """Calls that were refused."""
-        self._lock = threading.Lock()
-        self._told_at = -_TELL_EVERY_S
-        self._told = 0
-        self._code = grpc.StatusCode.UNAUTHENTICATED
-        self._tokens = tokens
-        # A handler for a stream of requests begins before the first has come: a stranger's
-        # megabytes are never read.
-        self._refusing = grpc.stream_unary_rpc_method_handler(self._refuse)
-
-    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Let the call through, or put the refusal in its place."""
-        if self._tokens.accept(authorization_of(handler_call_details.invocation_metadata)):
-            return continuation(handler_call_details)
-        return self._refusing
-
-    def _refuse(self, requests: Any, context: Any) -> None:
-        self._count(context.peer())
-        context.abort(self._code, REFUSAL)
-
-    def _count(self, peer: str) -> None:
-        # Seldom told: whoever guesses tokens, or forgot one, asks often.
-        with self._lock:
-            self.refused += 1
-            if time.monotonic() - self._told_at < _TELL_EVERY_S:
-                return
-            new, self._told, self._told_at = (
-                self.refused - self._told,
-                self.refused,
-                time.monotonic(),
-            )
-        _LOG.warning("%d call(s) without a valid token, the last from %s", new, peer)
-
-
 def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
@@ -190,31 +145,65 @@ def _read_secret(path: Path) -> str:
         raise InvalidSettingError(f"cannot read the token file {path}: {error}") from error
 
 
-_LONGEST_LOOK_S = 1.0
-_VERDICT_S = 0.2  # in which gRPC ends a call whose message is too large
-# So many refused requests have a line each in so much time; the others are counted.
-_MOST_LINES, _LINES_EVERY_S = 20, 60.0
+class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Answers calls without a good token with UNAUTHENTICATED, before it reads what they send."""
 
-
-class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Receives each call's one request, hands it to the servicer and logs how that went."""
-
-    def __init__(self, patience_s: float) -> None:
-        """Cut callers off whose request is not there after `patience_s`; until `close`."""
-        self._patience_s = patience_s
-        self._lock = threading.Lock()
-        self._receiving: set[_Awaited] = set()
-        self._closed = threading.Event()
-        self._refused = _Refused()
-        threading.Thread(target=self._watch, name="teacher_reception", daemon=True).start()
-
-    def close(self) -> None:
-        """End the thread that watches callers, and tell of what was not told yet."""
-        self._closed.set()
-        self._refused.sum_up()
+    def __init__(self, tokens: Tokens, on_refused: Callable[[], object]) -> None:
+        """Take calls that carry one of `tokens`; call `on_refused` for each of the others."""
+        self._tokens = tokens
+        self._on_refused = on_refused
+        self._lock = threading.Lock()  # guards the two that follow
+        self._unlogged = 0
+        self._logged_s = -math.inf
+        # A handler for a stream of requests begins before the first has come: a stranger's
+        # megabytes are never read.
+        self._refusing = grpc.stream_unary_rpc_method_handler(self._refuse)
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Put the reception before a method of one request and one answer."""
+        """Let the call through, or put the refusal in its place."""
+        if self._tokens.accept(authorization_of(handler_call_details.invocation_metadata)):
+            return continuation(handler_call_details)
+        return self._refusing
+
+    def _refuse(self, requests: Any, context: Any) -> None:
+        self._on_refused()
+        self._log(context.peer())
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSAL)
+
+    def _log(self, peer: str) -> None:
+        """Log calls seldom: a client that guesses tokens, or forgot one, asks often."""
+        with self._lock:
+            self._unlogged += 1
+            if time.monotonic() - self._logged_s < _UNAUTHENTICATED_LOG_EVERY_S:
+                return
+            count, self._unlogged, self._logged_s = self._unlogged, 0, time.monotonic()
+        _LOG.warning("%d call(s) without a valid token, the last from %s", count, peer)
+
+
+class RequestTimeoutInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Receives each call's one request within a time limit, and logs how the call ended.
+
+    gRPC for Python gives a call its thread before the request is there, waits for it without end,
+    and answers bytes that are no message as an error of its own. Here a caller that does not send
+    is cut off, and garbage is an INVALID_ARGUMENT.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        """Cut calls off whose request is not there after `timeout_s`; until `close`."""
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()  # guards `_receiving`
+        self._receiving: set[_PendingCall] = set()
+        self._closed = threading.Event()
+        self._refusals = _RefusalLog()
+        threading.Thread(target=self._watch, name="teacher_receive", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread that watches calls, and log what was only counted so far."""
+        self._closed.set()
+        self._refusals.log_count()
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Put the time limit before a method of one request and one answer."""
         handler = continuation(handler_call_details)
         if handler is None or handler.request_streaming or handler.response_streaming:
             return handler
@@ -239,7 +228,7 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
             code = context.code() or done
             level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
             if _LOG.isEnabledFor(logging.DEBUG) or (
-                level > logging.DEBUG and _LOG.isEnabledFor(level) and self._refused.tell()
+                level > logging.DEBUG and _LOG.isEnabledFor(level) and self._refusals.has_line()
             ):
                 facts = {
                     "method": name,
@@ -251,16 +240,16 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
                 _LOG.log(level, "request", extra={"facts": facts})
 
     def _answer(self, name: str, handler: Any, requests: Any, context: Any) -> Any:
-        with self._patience(context) as awaited:
+        with self._time_limit(context) as pending:
             data: bytes | None = None
             with suppress(grpc.RpcError):  # where the call has ended while it waited
                 data = next(requests, None)
         if data is None:
-            # Whoever is ended has heard it, or does not listen: here it is for the log.
-            if awaited.cut_off:
+            # A call that has ended does not carry this to its caller: it is for the log.
+            if pending.cut_off:
                 context.abort(
                     grpc.StatusCode.DEADLINE_EXCEEDED,
-                    f"{name} did not come within receive_timeout_s = {self._patience_s:g}",
+                    f"{name} did not come within receive_timeout_s = {self._timeout_s:g}",
                 )
             if _has_ended(context):
                 context.abort(
@@ -283,56 +272,56 @@ class Reception(grpc.ServerInterceptor):  # type: ignore[misc]
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"this teacher server has no {name}")
 
     @contextmanager
-    def _patience(self, context: Any) -> Iterator[_Awaited]:
-        awaited = _Awaited(context, time.monotonic() + self._patience_s)
+    def _time_limit(self, context: Any) -> Iterator[_PendingCall]:
+        pending = _PendingCall(context, time.monotonic() + self._timeout_s)
         with self._lock:
-            self._receiving.add(awaited)
+            self._receiving.add(pending)
         try:
-            yield awaited
+            yield pending
         finally:
             with self._lock:
-                self._receiving.remove(awaited)
+                self._receiving.remove(pending)
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(_LONGEST_LOOK_S, self._patience_s / 4)):
+        while not self._closed.wait(min(_LONGEST_CHECK_S, self._timeout_s / 4)):
             now = time.monotonic()
-            self._refused.sum_up(now)
+            self._refusals.log_count(now)
             with self._lock:
-                late = [each for each in self._receiving if now > each.until]
+                late = [each for each in self._receiving if now > each.deadline_s]
             for each in late:
                 each.cut_off = True  # before the thread that waits for it wakes up
                 each.context.cancel()
 
 
-class _Awaited:
+class _PendingCall:
     """A call whose request is not there yet."""
 
-    def __init__(self, context: Any, until: float) -> None:
-        self.context, self.until, self.cut_off = context, until, False
+    def __init__(self, context: Any, deadline_s: float) -> None:
+        self.context, self.deadline_s, self.cut_off = context, deadline_s, False
 
 
-class _Refused:
+class _RefusalLog:
     """Keeps a client that is refused again and again from filling the disk with log lines."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._until = 0.0
+        self._until_s = 0.0
         self._count = 0
 
-    def tell(self) -> bool:
+    def has_line(self) -> bool:
         """Count one refused request; return whether it gets a line of its own."""
         now = time.monotonic()
         with self._lock:
-            if now >= self._until and self._count <= _MOST_LINES:
-                self._until, self._count = now + _LINES_EVERY_S, 0
+            if now >= self._until_s and self._count <= _MAX_LINES:
+                self._until_s, self._count = now + _LINES_EVERY_S, 0
             self._count += 1
-            return self._count <= _MOST_LINES
+            return self._count <= _MAX_LINES
 
-    def sum_up(self, now: float = math.inf) -> None:
-        """Tell how many got no line, where the time for that has come."""
+    def log_count(self, now: float = math.inf) -> None:
+        """Log how many got no line, where the time for that has come."""
         with self._lock:
-            left = self._count - _MOST_LINES
-            if now < self._until or left <= 0:
+            left = self._count - _MAX_LINES
+            if now < self._until_s or left <= 0:
                 return
             self._count = 0
         _LOG.info("%d more requests were refused or given up; debug tells of each", left)
@@ -341,7 +330,7 @@ class _Refused:
 def _has_ended(context: Any) -> bool:
     """Say whether the call has ended: the caller's doing, or gRPC's for its message's size."""
     ended = threading.Event()
-    return not context.add_callback(ended.set) or ended.wait(_VERDICT_S)
+    return not context.add_callback(ended.set) or ended.wait(_STATUS_WAIT_S)
 
 
 def _text(details: Any) -> str:

@@ -7,7 +7,6 @@ carry the same servicer. Method names are the protocol's.
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import threading
 import time
@@ -33,24 +32,35 @@ from tiekd_ros.teacher.errors import (
     LateError,
     StoppingError,
 )
+from tiekd_ros.teacher.metrics import ServiceMetrics
 from tiekd_ros.teacher.protocol import (
     MODEL_NAME,
     DepthAnswer,
-    TeacherIdentity,
     read_request,
     wanted_outputs,
     write_answer,
 )
 from tiekd_ros.teacher.settings import ServiceSettings
-from tiekd_ros.teacher.statistics import Statistics
+
+_LOG = logging.getLogger(__name__)
+
+_ERROR_LOG_EVERY_S = 60.0
+# A progressive JPEG has about ten. Each goes over the whole image again, and takes a few bytes:
+# without a bound, a small file keeps a decoder busy for hours.
+_MAX_SCANS = 100
+_MAX_SIDE = 65_535  # JPEG's own; beyond it PNG's library only complains on standard error
+_SCAN = b"\xff\xda"  # within a scan's data 0xff is followed by 0x00 or a restart marker
+_BYTES_PER_PIXEL = 3
+_NO_METRES = "robots refuse its labels; fit it to metres with align=FOLDER (--align)"
+_MAX_STATUS_TEXT = 500  # a gRPC status travels in a header of limited size
 
 
 class UnknownModelError(Exception):
     """The request names another model or version."""
 
 
-class BlindAnswerError(Exception):
-    """The teacher's label says nothing: an overflow in its arithmetic, most likely."""
+class EmptyAnswerError(Exception):
+    """The teacher's label has no known pixel: an overflow in its arithmetic, most likely."""
 
 
 # The first that fits: the three before it are BusyErrors too.
@@ -63,7 +73,7 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     LateError: grpc.StatusCode.DEADLINE_EXCEEDED,
     CallerGoneError: grpc.StatusCode.CANCELLED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    BlindAnswerError: grpc.StatusCode.INTERNAL,
+    EmptyAnswerError: grpc.StatusCode.INTERNAL,
 }
 
 
@@ -72,66 +82,54 @@ def status_code(error: Exception) -> grpc.StatusCode:
     return next(code for kind, code in STATUS_CODES.items() if isinstance(error, kind))
 
 
-_LOG = logging.getLogger(__name__)
-# So often each kind of error is told with its traceback; between that it is counted.
-_EVERY_S = 60.0
-
-
 @dataclass
-class _Told:
+class _LoggedError:
     mark: str
-    until: float
+    until_s: float
     more: int = 0
 
 
-class Breakages:
-    """Tells each kind of error once a minute, under a mark by which a caller can name it."""
+class RateLimitedErrorLog:
+    """Logs each kind of error once a minute, under a mark by which a caller can name it."""
 
     def __init__(self) -> None:
-        """Begin with nothing told."""
-        self._lock = threading.Lock()
-        self._told: dict[str, _Told] = {}
+        self._lock = threading.Lock()  # guards `_logged`
+        self._logged: dict[str, _LoggedError] = {}
 
-    def tell(self, error: Exception) -> str:
-        """Log an error, or count it where one of its kind was just told.
+    def log(self, error: Exception) -> str:
+        """Log an error, or count it where one of its kind was just logged.
 
         Returns:
             The mark under which the log has this one, or the one of its kind.
         """
         kind, now = type(error).__name__, time.monotonic()
         with self._lock:
-            last = self._told.get(kind)
-            if last is not None and now < last.until:
+            last = self._logged.get(kind)
+            if last is not None and now < last.until_s:
                 last.more += 1
                 return last.mark
-            told = self._told[kind] = _Told(secrets.token_hex(4), now + _EVERY_S)
+            entry = _LoggedError(secrets.token_hex(4), now + _ERROR_LOG_EVERY_S)
+            self._logged[kind] = entry
         if last is not None:
-            _sum_up(kind, last)
-        _LOG.error("the teacher broke on request %s; the server goes on", told.mark, exc_info=error)
-        return told.mark
-
-    def sum_up(self, now: float = math.inf) -> None:
-        """Tell how many were only counted, of the kinds whose minute is over."""
-        with self._lock:
-            over = {kind: told for kind, told in self._told.items() if now >= told.until}
-            for kind in over:
-                del self._told[kind]
-        for kind, told in over.items():
-            _sum_up(kind, told)
-
-
-def _sum_up(kind: str, told: _Told) -> None:
-    if told.more:
+            _log_count(kind, last)
         _LOG.error(
-            "the teacher broke on %d more requests as on %s (%s)", told.more, told.mark, kind
+            "the teacher broke on request %s; the server goes on", entry.mark, exc_info=error
         )
+        return entry.mark
+
+    def close(self) -> None:
+        """Log how many errors were only counted."""
+        with self._lock:
+            logged, self._logged = self._logged, {}
+        for kind, entry in logged.items():
+            _log_count(kind, entry)
 
 
-# A progressive JPEG has about ten. Each goes over the whole image again, and takes a few bytes:
-# without a bound, a small file keeps a decoder busy for hours.
-_MOST_SCANS = 100
-_LONGEST_SIDE = 65_535  # JPEG's own; beyond it PNG's library only complains on standard error
-_SCAN = b"\xff\xda"  # within a scan's data 0xff is followed by 0x00 or a restart marker
+def _log_count(kind: str, entry: _LoggedError) -> None:
+    if entry.more:
+        _LOG.error(
+            "the teacher broke on %d more requests as on %s (%s)", entry.more, entry.mark, kind
+        )
 
 
 def admit_image(data: bytes, settings: ServiceSettings) -> tuple[int, int]:
@@ -152,24 +150,17 @@ def admit_image(data: bytes, settings: ServiceSettings) -> tuple[int, int]:
             f"the image has {width}x{height} = {width * height} pixels, this server takes "
             f"{settings.max_pixels} (max_pixels); send a smaller one"
         )
-    if max(width, height) > _LONGEST_SIDE:
+    if max(width, height) > _MAX_SIDE:
         raise BadRequestError(
-            f"the image has {width}x{height} pixels, no camera's has a side beyond {_LONGEST_SIDE}"
+            f"the image has {width}x{height} pixels, no camera's has a side beyond {_MAX_SIDE}"
         )
     scans = 0 if data.startswith(b"\x89") else data.count(_SCAN)
-    if scans > _MOST_SCANS:
+    if scans > _MAX_SCANS:
         raise BadRequestError(
-            f"the JPEG has {scans} scans, no camera writes more than {_MOST_SCANS}; send it as a "
+            f"the JPEG has {scans} scans, no camera writes more than {_MAX_SCANS}; send it as a "
             "baseline JPEG"
         )
     return width, height
-
-
-__all__ = ["ServiceSettings", "TeacherService"]
-
-_BYTES_PER_PIXEL = 3
-_NO_METRES = "robots refuse its labels; fit it to metres with align=FOLDER (--align)"
-_LONGEST_TEXT = 500  # a gRPC status travels in a header of limited size
 
 
 class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -186,21 +177,17 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
 
     def __init__(self, backend: Backend, settings: ServiceSettings) -> None:
         """Answer with `backend` until `close`."""
-        self.statistics = Statistics()
-        self.batcher = Batcher(backend, settings, self.statistics)
+        self.metrics = ServiceMetrics(backend.identity, settings.max_batch)
+        self.batcher = Batcher(backend, settings, self.metrics)
         self._backend = backend
         self._settings = settings
         # More would only take the cores from each other and from the backend.
         self._decoders = threading.BoundedSemaphore(cores())
-        self._breakages = Breakages()
+        self._errors = RateLimitedErrorLog()
         self._stopping = False
+        self._add_gauges()
         if not backend.identity.metric:
             _LOG.warning("%s is not metric: %s", backend.identity.name, _NO_METRES)
-
-    @property
-    def identity(self) -> TeacherIdentity:
-        """Who the teacher is."""
-        return self._backend.identity
 
     @property
     def ready(self) -> bool:
@@ -208,8 +195,8 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         stuck = self.batcher.busy_s() >= self._settings.stuck_after_s
         return not (self._stopping or stuck or self.batcher.broken)
 
-    def retire(self) -> None:
-        """Say to whoever asks that the server is not ready any more; requests are still taken."""
+    def set_stopping(self) -> None:
+        """Answer from now on that the server is not ready; requests are still taken."""
         self._stopping = True
 
     def close(self, grace_s: float = 0.0) -> bool:
@@ -218,9 +205,9 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         Returns:
             Whether the backend is at rest.
         """
-        self.retire()
+        self.set_stopping()
         at_rest = self.batcher.close(grace_s)
-        self._breakages.sum_up()
+        self._errors.close()
         return at_rest
 
     def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -289,8 +276,7 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         """Return counts and durations since the start."""
         if request.name:
             self._require_model(request.name, request.version, context)
-        stats = self.statistics.message(MODEL_NAME, self._backend.identity.version)
-        return service_pb2.ModelStatisticsResponse(model_stats=[stats])
+        return service_pb2.ModelStatisticsResponse(model_stats=[self.metrics.statistics()])
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
         """List the one model there is."""
@@ -304,22 +290,22 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Label one image."""
-        started_ns = time.monotonic_ns()
+        started_s = time.monotonic()
         code, text = grpc.StatusCode.OK, ""
         try:
             response = self._answer(request, context)
         except tuple(STATUS_CODES) as error:
             code, text = status_code(error), str(error)
             if code is grpc.StatusCode.INTERNAL:
-                self._breakages.tell(error)
+                self._errors.log(error)
         except Exception as error:
-            # The error's own text may name files of this machine: it is not for strangers.
-            mark, kind = self._breakages.tell(error), type(error).__name__
+            # The error's own text may name files of this machine: the caller does not get it.
+            mark, kind = self._errors.log(error), type(error).__name__
             code = grpc.StatusCode.INTERNAL
             text = f"the teacher broke on this image ({kind}); see request {mark} in its log"
             # What failed there may hold the image, and a ring of references hold that.
             traceback.clear_frames(error.__traceback__)
-        self.statistics.add_request(code.name, time.monotonic_ns() - started_ns)
+        self.metrics.add_request(code.name, time.monotonic() - started_s)
         if code is not grpc.StatusCode.OK:
             _abort(context, code, text)
         return response
@@ -334,14 +320,14 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         wanted = wanted_outputs(message)
         answer, max_depth_side = self._label(message, context)
         if np.isnan(answer.depth).all():
-            raise BlindAnswerError("the teacher does not know the depth of a single pixel")
-        started_ns = time.monotonic_ns()
+            raise EmptyAnswerError("the teacher does not know the depth of a single pixel")
+        started_s = time.monotonic()
         identity = self._backend.identity
         answer = answer.shrunk(max_depth_side)
         response = write_answer(answer, identity, self._settings.depth_type, wanted)
         response.id = message.id
-        size = sum(map(len, response.raw_output_contents))
-        self.statistics.add_output(size, time.monotonic_ns() - started_ns)
+        self.metrics.answer_bytes.inc(sum(map(len, response.raw_output_contents)))
+        self.metrics.encode.observe(time.monotonic() - started_s)
         return response
 
     def _label(self, message: Any, context: Any) -> tuple[DepthAnswer, int]:
@@ -350,13 +336,13 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         width, height = admit_image(request.image, self._settings)
         check_request(self._backend, request, height, width)
         encoded = len(request.image)
-        # The message too stays in memory until the answer: whoever carries this servicer has it.
+        # The message too stays in memory until the answer: the server that calls this holds it.
         size = message.ByteSize() + encoded + width * height * _BYTES_PER_PIXEL
-        with self.batcher.place(size) as let_go:
+        with self.batcher.place(size) as release:
             # Outside the backend's threads: decoding one image overlaps with labelling another.
             image = self._decode(request.image, context)
             request = replace(request, image=b"")
-            let_go(encoded)
+            release(encoded)
             answer = self.batcher.submit(
                 image,
                 request,
@@ -372,11 +358,24 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
                 raise LateError("no decoder came to this image before its deadline")
             if not context.is_active():
                 raise CallerGoneError("the caller has given up")
-            started_ns = time.monotonic_ns()
+            started_s = time.monotonic()
             check_whole(data)
             image = decode_image(data, as_stored=True)
-            self.statistics.add_input(len(data), time.monotonic_ns() - started_ns)
+            self.metrics.image_bytes.inc(len(data))
+            self.metrics.decode.observe(time.monotonic() - started_s)
         return image
+
+    def _add_gauges(self) -> None:
+        batcher = self.batcher
+        for name, text, value in (
+            ("ready", "1 = requests are answered.", lambda: float(self.ready)),
+            ("inside", "Requests that have a place.", lambda: batcher.inside),
+            ("waiting", "Decoded images that wait for the backend.", lambda: batcher.waiting),
+            ("held_bytes", "Memory of those inside.", lambda: batcher.held_bytes),
+            ("places", "Requests that can have a place.", lambda: batcher.places),
+            ("busy_seconds", "Time at the present batch.", batcher.busy_s),
+        ):
+            self.metrics.add_gauge(name, text, value)
 
     def _serves(self, name: str, version: str) -> bool:
         return name == MODEL_NAME and version in ("", self._backend.identity.version)
@@ -394,5 +393,5 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
 
 
 def _abort(context: Any, code: grpc.StatusCode, text: str) -> NoReturn:
-    context.abort(code, " ".join(text.split())[:_LONGEST_TEXT])
+    context.abort(code, " ".join(text.split())[:_MAX_STATUS_TEXT])
     raise AssertionError("abort raises")  # pragma: no cover
