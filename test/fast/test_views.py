@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from helpers.views import OPERATOR, foxglove, policy, profiles, rviz
-from tiekd_ros.nodes.common.catalogue import NODE_SETTINGS
+from tiekd_ros.nodes.common.parameter_groups import NODE_SETTINGS
 
 
 def test_rviz_looks_along_the_camera_in_its_own_frame():

@@ -10,7 +10,8 @@ import torch
 
 from helpers.students import small_student
 from tiekd_ros.core.devices import choose_device
-from tiekd_ros.nodes.common.memory import give_back, gpu_memory_mb
+from tiekd_ros.nodes.common.reporting import gpu_memory_mb
+from tiekd_ros.nodes.common.run import release_memory
 from tiekd_ros.student import RuntimeFactory
 
 pytestmark = [
@@ -27,10 +28,10 @@ def held_mb() -> float:
 
 def test_what_a_student_took_is_given_back() -> None:
     torch.zeros(1, device="cuda")
-    give_back()
+    release_memory()
     before = held_mb()
     with ExitStack() as held:
-        held.callback(give_back)
+        held.callback(release_memory)
         runtime = RuntimeFactory(choose_device("cuda"), "torch").make(small_student())
         runtime.predict(np.zeros((480, 640, 3), np.uint8), (480, 640))
         ballast = torch.zeros(64 * 2**20, dtype=torch.uint8, device="cuda")

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 from tiekd_ros.core.settings import setting_info
-from tiekd_ros.nodes.common.catalogue import NODE_SETTINGS
+from tiekd_ros.nodes.common.parameter_groups import NODE_SETTINGS
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 

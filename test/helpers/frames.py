@@ -12,7 +12,7 @@ from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.method.samples import Sample, fit_sample
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.student import InputSize
-from tiekd_ros.worlds import IndoorWorld, WorldView, WorldSettings
+from tiekd_ros.worlds import IndoorWorld, WorldSettings, WorldView
 
 WIDTH, HEIGHT = 96, 72
 SIZE = InputSize(64, 96)

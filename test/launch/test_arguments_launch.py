@@ -22,7 +22,7 @@ from launch.launch_description_sources.python_launch_file_utilities import (
     load_python_launch_file_as_module,
 )
 
-from tiekd_ros.nodes.common.catalogue import NODE_SETTINGS
+from tiekd_ros.nodes.common.parameter_groups import NODE_SETTINGS
 
 FILES = ("depth", "demo", "multi_camera")
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"

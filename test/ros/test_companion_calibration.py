@@ -34,7 +34,7 @@ from tiekd_ros.framelog import FrameStore
 from tiekd_ros.nodes.camera import input as camera_input
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.conversions import image_to_rgb
-from tiekd_ros.nodes.companion import frame_logger as intake
+from tiekd_ros.nodes.companion import frame_logger
 from tiekd_ros.nodes.companion.node import CompanionNode
 
 NODE = "companion_node"
@@ -101,7 +101,7 @@ def test_the_first_image_waits_for_the_cameras_first_camera_info(
 def test_an_image_gets_the_camera_info_that_comes_just_after_it(
     peer: Peer, state: StateFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "_PATIENCE_S", LONG_S)
+    monkeypatch.setattr(frame_logger, "_PATIENCE_S", LONG_S)
     images = peer.node.create_publisher(Image, "image", qos.RELIABLE)
     infos = peer.node.create_publisher(CameraInfo, "image_info", qos.RELIABLE)
     with companion(peer, state):
@@ -136,7 +136,7 @@ def test_an_image_that_waits_does_not_hold_up_what_comes_next(
         show_alone(peer, picture(1))
         assert peer.change_state(NODE, Transition.TRANSITION_DEACTIVATE)
         assert peer.state_of(NODE) == INACTIVE
-        assert "intake" not in {thread.name for thread in threading.enumerate()}
+        assert "frame logger" not in {thread.name for thread in threading.enumerate()}
         assert stats(state).total == 0
         assert peer.change_state(NODE, Transition.TRANSITION_ACTIVATE)
         log_pictures(peer, state, [2])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import Image
 
 from helpers.teachers import StubBackend, serving
 from ros_helpers.companion import (
@@ -23,7 +26,9 @@ from ros_helpers.companion import (
 )
 from ros_helpers.messages import FIRST_NS, FRAME_ID, camera_info, image_message
 from ros_helpers.peer import ACTIVE, UNCONFIGURED, Peer, running
+from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore, Observation, Verdict
 from tiekd_ros.nodes.companion.node import CompanionNode
 
 NODE = "companion_node"
@@ -34,6 +39,10 @@ def companion(peer: Peer, state: StateFolder, url: str = "", **more: Any) -> Ite
     parameters = {**LOGGING, **PATIENT_TEACHER, "teacher__url": url, **more}
     with running(CompanionNode, peer, state_dir=str(state.root), **parameters):
         yield
+
+
+def picture(number: int) -> Image:
+    return image_message(number, step_ns=STEP_NS)
 
 
 def test_frames_are_logged_and_labelled_and_the_counts_are_in_diagnostics(
@@ -77,7 +86,7 @@ def test_logging_pauses_and_resumes(peer: Peer, state: StateFolder) -> None:
     with companion(peer, state):
         log_pictures(peer, state, [0])
         assert peer.switch("log_frames", False) == (True, "logging is paused")
-        peer.show(image_message(1, step_ns=STEP_NS), camera_info())
+        peer.show(picture(1), camera_info())
         peer.await_value(NODE, "logging", "paused")
         assert peer.switch("log_frames", True) == (True, "logging frames")
         peer.await_value(NODE, "logging", "on")
@@ -85,10 +94,34 @@ def test_logging_pauses_and_resumes(peer: Peer, state: StateFolder) -> None:
         assert stats(state).total == 2
 
 
+def test_the_newest_image_is_stored_when_the_store_is_free_again(
+    peer: Peer, state: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, free, stamps = threading.Event(), threading.Event(), []
+    add = FrameStore.add
+
+    def slow(store: FrameStore, observation: Observation) -> Verdict:
+        busy.set()
+        assert free.wait(PATIENCE_S)
+        stamps.append((observation.stamp_ns - FIRST_NS) // STEP_NS)
+        return add(store, observation)
+
+    monkeypatch.setattr(FrameStore, "add", slow)
+    with companion(peer, state):
+        wait_for(busy.is_set, "a store at work", nudge=lambda: peer.show(picture(0)))
+        for number in range(1, 5):
+            peer.show(picture(number))
+        wait_for(lambda: "image rate [Hz]" in peer.diagnosis(NODE).values, "a report")
+        time.sleep(0.3)  # until the last of them is there: nothing tells
+        free.set()
+        wait_for(lambda: 4 in stamps, "the newest image in the store")
+    assert stamps == [0, 4]
+
+
 def test_near_duplicates_are_not_kept_and_counted_by_reason(peer: Peer, state: StateFolder) -> None:
     with companion(peer, state):
         log_pictures(peer, state, [0])
-        again = image_message(9, step_ns=STEP_NS)
+        again = picture(9)
         again.data = image_message(0).data
         peer.show(again)
         peer.await_value(NODE, "not kept: not_novel", "1")
@@ -99,7 +132,7 @@ def test_near_duplicates_are_not_kept_and_counted_by_reason(peer: Peer, state: S
 def test_a_bad_image_is_reported_and_logging_goes_on(
     peer: Peer, state: StateFolder, fault: str
 ) -> None:
-    bad = image_message(1, step_ns=STEP_NS)
+    bad = picture(1)
     if fault == "encoding":
         bad.encoding = reason = "nv24"
     elif fault == "length":
@@ -131,7 +164,7 @@ def test_a_locked_frame_log_costs_frames_and_nothing_else(peer: Peer, state: Sta
         other = sqlite3.connect(state.frames, isolation_level=None)
         try:
             other.execute("BEGIN IMMEDIATE")
-            peer.show(image_message(1, step_ns=STEP_NS))
+            peer.show(picture(1))
             peer.await_diagnosis(NODE, "is held by another program", DiagnosticStatus.ERROR)
             other.execute("ROLLBACK")
         finally:

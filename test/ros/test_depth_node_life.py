@@ -15,7 +15,7 @@ from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.nodes.common.memory import settle
+from tiekd_ros.nodes.common.run import freeze_garbage
 from tiekd_ros.nodes.depth.node import DepthNode
 
 NODE = "depth_node"
@@ -78,7 +78,7 @@ def test_cleaned_up_it_lets_go_of_the_student(peer: Peer, state: StateFolder) ->
         student, runtime = weakref.ref(live), weakref.ref(live.runtime)
         del live
         try:
-            settle()  # as a program does
+            freeze_garbage()  # as a program does
             assert peer.change_state(NODE, DEACTIVATE)
             assert peer.change_state(NODE, CLEANUP)
             assert peer.state_of(NODE) == UNCONFIGURED

@@ -238,7 +238,7 @@ def test_the_companion_outlives_a_frame_that_fails(
 
     with running(CompanionNode, peer, state_dir=str(state.root), **LOGGING):
         with monkeypatch.context() as broken:
-            broken.setattr(Recorder, "offer", fail)
+            broken.setattr(Recorder, "record", fail)
             wait_for(
                 lambda: "not logged: MemoryError: too large" in peer.diagnosis(COMPANION).message,
                 "the fault",

@@ -123,7 +123,7 @@ class Each(Node):
             logging.getLogger("tiekd_ros.student.runtimes.choosing").warning("of students")
             print("started", flush=True)
 
-sys.exit(run_nodes([lambda: Each("first"), lambda: Each("second", "frames", "teacher")], []))
+sys.exit(run_nodes([lambda: Each("first"), lambda: Each("second", "framelog", "teacher")], []))
 """
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 
-import pytest
-
 from ros_helpers.processes import Process, Processes
 
 PROGRAM = """
 import collections, itertools, sys, threading, time
 from rclpy.node import Node
-from tiekd_ros.nodes import watchdog
-from tiekd_ros.nodes.common.run import run_nodes
+from tiekd_ros.nodes.common import run
 
-watchdog.LIMIT_S = 2.0
+run.HANG_S = 2.0
 
 class Each(Node):
     def __init__(self, name):
@@ -30,10 +27,8 @@ class Each(Node):
             {does}
         print(self.get_name(), self.ticks, flush=True)
 
-sys.exit(run_nodes([lambda: Each("one"), lambda: Each("another")], []))
+sys.exit(run.run_nodes([lambda: Each("one"), lambda: Each("another")], []))
 """
-WITH_THE_LOCK = "collections.deque(itertools.repeat(0), maxlen=0)"  # endless, in C
-WITHOUT_IT = "threading.Event().wait()"
 
 
 def program(processes: Processes, hangs: str = "", does: str = "pass") -> Process:
@@ -41,33 +36,26 @@ def program(processes: Processes, hangs: str = "", does: str = "pass") -> Proces
     return processes.start("program", [sys.executable, "-c", code])
 
 
-@pytest.mark.parametrize("hangs", ["one", "another"])
-@pytest.mark.parametrize("does", [WITH_THE_LOCK, WITHOUT_IT], ids=["with the lock", "without"])
-def test_a_program_that_hangs_is_killed_and_says_where(
-    processes: Processes, hangs: str, does: str
+def test_a_program_that_hangs_without_the_lock_is_killed_and_says_where(
+    processes: Processes,
 ) -> None:
-    hanging = program(processes, hangs, does)
+    hanging = program(processes, "another", "threading.Event().wait()")
     assert hanging.wait() == -signal.SIGALRM, hanging.output
     assert "in tick" in hanging.output.partition("now")[2]
 
 
-def test_one_that_hangs_does_not_end_for_a_signal(processes: Processes) -> None:
-    hanging = program(processes, "one", WITH_THE_LOCK)
+def test_one_that_holds_the_lock_does_not_end_for_a_signal_but_is_killed_too(
+    processes: Processes,
+) -> None:
+    endless_in_c = "collections.deque(itertools.repeat(0), maxlen=0)"
+    hanging = program(processes, "one", endless_in_c)
     hanging.await_output("now")
     assert hanging.stop(signal.SIGTERM) == -signal.SIGALRM, hanging.output
+    assert "in tick" in hanging.output.partition("now")[2]
 
 
-@pytest.mark.parametrize(
-    "does",
-    [
-        "pass",
-        # As a transition: longer than the limit, and announced.
-        "exec('with watchdog.patience(self): time.sleep(3.5)')",
-    ],
-    ids=["works", "takes its time"],
-)
-def test_one_that_works_lives_on_and_ends_in_order(processes: Processes, does: str) -> None:
-    working = program(processes, "one", does)
+def test_nodes_that_work_live_on_also_in_announced_long_work(processes: Processes) -> None:
+    working = program(processes, "one", "exec('with run.long_work(self): time.sleep(3.5)')")
     for name in ("one", "another"):
-        working.await_output(f"{name} 9\n")
+        working.await_output(f"{name} 5\n")
     assert working.stop() == 0, working.output

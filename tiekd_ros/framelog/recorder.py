@@ -1,4 +1,4 @@
-"""Logging images without ever making the camera's callback wait."""
+"""The frame log's side of a live stream: pausing, counting, and faults that pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.core.mailbox import Mailbox
 from tiekd_ros.framelog.records import Observation
 from tiekd_ros.framelog.store import FrameStore
 
@@ -22,8 +21,6 @@ class RecorderSnapshot:
 
     paused: bool
     offered: int
-    replaced: int
-    """Images that a newer one displaced before the store was free."""
     kept: int
     not_kept: dict[str, int]
     """Images that the policy refused, by reason."""
@@ -31,61 +28,51 @@ class RecorderSnapshot:
     last_error: str
     """The last fault's message; it stays after the fault is over."""
     healthy: bool
-    """Whether the last image that was taken up met no fault."""
+    """Whether the last image met no fault."""
 
 
 class Recorder:
-    """A one-slot mailbox before the store, and the thread that empties it.
+    """Stores the images of a live stream, unless it is paused.
 
-    Newest wins: an image that waits is replaced by the next. A store that is locked, full
-    or damaged costs the images of that time and nothing else.
+    A store that is locked, full or damaged costs the images of that time and nothing else.
+    `record` takes as long as the store does, so it has a thread of its caller's to itself; all
+    else may be called from any thread.
+
+    Args:
+        store: where images are kept.
+        on_kept: called with the id of each stored frame, in the thread of `record`.
     """
 
     def __init__(self, store: FrameStore, on_kept: Callable[[int], None] | None = None) -> None:
-        """Prepare; `start()` starts. `on_kept` gets each stored frame's id, in the thread."""
         self._store = store
         self._on_kept = on_kept
-        self._offers: Mailbox[Observation] = Mailbox()
         self._lock = threading.Lock()  # guards all below
         self._paused = False
         self._offered = self._kept = self._errors = 0
         self._not_kept: Counter[str] = Counter()
         self._last_error = ""
         self._healthy = True
-        # A daemon: a store that waits for a lock must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread (once)."""
-        self._thread.start()
-
-    def offer(self, observation: Observation) -> None:
-        """Offer an image; returns at once. The image must not be changed afterwards."""
+    def record(self, observation: Observation) -> None:
+        """Store an image if it is worth keeping; a fault is counted and logged, not raised."""
         with self._lock:
-            if self._paused or self._offers.closed:
+            if self._paused:
                 return
             self._offered += 1
-            self._offers.put(observation)
+        try:
+            self._add(observation)
+        except Exception as error:  # whatever it is, the next image may do better
+            self._note(error)
 
     def pause(self) -> None:
-        """Take no more images; one that waits is dropped."""
+        """Store no more images; one that is being stored is finished."""
         with self._lock:
             self._paused = True
-            self._offers.take(0.0)
 
     def resume(self) -> None:
-        """Take images again."""
+        """Store images again."""
         with self._lock:
             self._paused = False
-
-    def stop(self, timeout: float = 2.0) -> bool:
-        """Drop what waits, let the write under way end; return whether it did in time."""
-        with self._lock:
-            self._offers.take(0.0)
-            self._offers.close()
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
 
     def snapshot(self) -> RecorderSnapshot:
         """Return the present state."""
@@ -93,7 +80,6 @@ class Recorder:
             return RecorderSnapshot(
                 paused=self._paused,
                 offered=self._offered,
-                replaced=self._offers.replaced,
                 kept=self._kept,
                 not_kept=dict(self._not_kept),
                 errors=self._errors,
@@ -101,14 +87,7 @@ class Recorder:
                 healthy=self._healthy,
             )
 
-    def _work(self) -> None:
-        while (observation := self._offers.take()) is not None:
-            try:
-                self._record(observation)
-            except Exception as error:  # whatever it is, the thread must go on
-                self._note(error)
-
-    def _record(self, observation: Observation) -> None:
+    def _add(self, observation: Observation) -> None:
         verdict = self._store.add(observation)
         with self._lock:
             self._healthy = True

@@ -20,7 +20,7 @@ from tiekd_ros.core.camera import (
 )
 from tiekd_ros.core.images import Mask, RgbImage
 from tiekd_ros.nodes.common.conversions import camera_info_for
-from tiekd_ros.nodes.common.reporting import ERROR, WARN
+from tiekd_ros.nodes.common.reporting import ERROR, WARN, Finding
 
 _SAME_SHAPE = 0.01
 
@@ -111,8 +111,6 @@ def rectified_info(info: CameraInfo) -> CameraInfo:
     result.p = matrix.flatten()
     return result
 
-
-Finding = tuple[bytes, str]
 
 _OTHER_SHAPE = (
     "another shape, so K and P cannot be right and are not used (no points, an uncalibrated "

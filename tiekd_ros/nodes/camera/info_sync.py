@@ -15,9 +15,7 @@ from itertools import islice
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from tiekd_ros.nodes.common.conversions import stamp_ns
-from tiekd_ros.nodes.common.reporting import WARN
-
-Finding = tuple[bytes, str]
+from tiekd_ros.nodes.common.reporting import WARN, Finding
 
 RECENT_S = 5.0
 """What is that long ago says nothing of the present."""

@@ -22,16 +22,17 @@ from tiekd_ros.nodes.camera.calibration import (
     info_of_view,
     rectified_info,
 )
-from tiekd_ros.nodes.camera.hints import (
+from tiekd_ros.nodes.camera.info_sync import CameraWatch
+from tiekd_ros.nodes.camera.topic import (
+    CameraTopic,
+    Quality,
     compressed_topic,
     why_info_stopped,
     why_no_image,
     why_no_info,
 )
-from tiekd_ros.nodes.camera.info_sync import CameraWatch
-from tiekd_ros.nodes.camera.topic import CameraTopic, Finding, Quality
 from tiekd_ros.nodes.common import conversions
-from tiekd_ros.nodes.common.reporting import ERROR, WARN
+from tiekd_ros.nodes.common.reporting import ERROR, WARN, Finding
 from tiekd_ros.nodes.common.settings import CommonSettings
 
 _AGAIN_S = 60.0

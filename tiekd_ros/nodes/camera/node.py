@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -15,60 +14,15 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from tiekd_ros.bags import require_rosbags
-from tiekd_ros.bags.bag import is_bag
 from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.datasets.image_folder import IMAGE_SUFFIXES
-from tiekd_ros.nodes.camera.capture import VideoSource, WebcamSource
-from tiekd_ros.nodes.camera.sources import (
-    RATE,
-    RECORDED,
-    CameraSourceError,
-    FolderSource,
-    Shot,
-    Source,
-    WorldSource,
-)
+from tiekd_ros.nodes.camera.sources import RATE, RECORDED, SourceImage, open_source
 from tiekd_ros.nodes.common import conversions, qos
 from tiekd_ros.nodes.common.parameters import SettingsParameters
 from tiekd_ros.nodes.common.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.common.settings import CameraSettings
 
-SYNTHETIC, WEBCAM = "synthetic", "webcam"
-
-
-def open_source(settings: CameraSettings) -> Source:
-    """Open what the settings name.
-
-    Raises:
-        TiekdError: it is not there, or cannot be used; says what would do.
-    """
-    source = settings.source
-    if source == SYNTHETIC:
-        return WorldSource(settings)
-    if source == WEBCAM or source.isdigit():
-        return WebcamSource(Path(f"/dev/video{source if source.isdigit() else 0}"), settings)
-    if source.startswith("/dev/"):
-        return WebcamSource(Path(source), settings)
-    path = Path(source).expanduser()
-    if is_bag(path):
-        require_rosbags()
-        from tiekd_ros.nodes.camera.bag import BagSource
-
-        return BagSource(path, settings)
-    if path.is_dir():
-        return FolderSource(settings)
-    if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
-        return VideoSource(path, settings)
-    what = "is a single image" if path.is_file() else "does not exist"
-    raise CameraSourceError(
-        f"{path} {what}; source is synthetic, a folder of images, a bag, a video file, or a webcam "
-        "(/dev/video0)"
-    )
-
-
-_LISTENER_S = 2.0  # wait so long for the first subscribers, where images are played only once
+_SUBSCRIBERS_S = 2.0  # wait so long for the first subscribers, where images are played only once
 _DELIVERY_S = 2.0  # and so long for the last image to arrive
 _POLL_S = 0.05
 _AFTER_FAULT_S = 0.1
@@ -139,7 +93,7 @@ class CameraNode(Node):
     def _run(self) -> None:
         try:
             if not self.settings.loop:
-                self._await_listener()
+                self._await_subscribers()
             with until_shutdown(self):
                 self._play()
         finally:
@@ -156,20 +110,20 @@ class CameraNode(Node):
             if self._pace_kind == RATE and self._stop.wait(pace.by_rate()):
                 return
             try:
-                shot = self._source.read(self.get_clock().now().nanoseconds)
+                item = self._source.read(self.get_clock().now().nanoseconds)
             except TiekdError as error:  # one bad image must not end the stream
                 self.get_logger().error(str(error), throttle_duration_sec=10.0)
                 self._stop.wait(_AFTER_FAULT_S)
                 continue
-            if shot is None:
+            if item is None:
                 if not self.settings.loop or in_turn == 0:
                     break
                 self._source.rewind()
                 in_turn = 0
                 continue
-            if self._pace_kind == RECORDED and shot.recorded_ns is not None:
-                self._stop.wait(pace.as_recorded(shot.recorded_ns))
-            self._publish(shot)
+            if self._pace_kind == RECORDED and item.recorded_ns is not None:
+                self._stop.wait(pace.as_recorded(item.recorded_ns))
+            self._publish(item)
             count, in_turn = count + 1, in_turn + 1
         else:
             return
@@ -177,24 +131,24 @@ class CameraNode(Node):
             publisher.wait_for_all_acked(Duration(seconds=_DELIVERY_S))
         self.get_logger().info(f"all {count} images played")
 
-    def _await_listener(self) -> None:
+    def _await_subscribers(self) -> None:
         """Give subscribers a moment to find this node: the first image comes only once."""
-        deadline = time.monotonic() + _LISTENER_S
+        deadline = time.monotonic() + _SUBSCRIBERS_S
         while time.monotonic() < deadline and not self._stop.is_set():
             if all(each.get_subscription_count() for each in self._outputs):
                 return
             self._stop.wait(_POLL_S)
 
-    def _publish(self, shot: Shot) -> None:
-        header = Header(frame_id=shot.frame_id or self.settings.frame_id)
-        stamp_ns = shot.taken_ns
-        if self.settings.stamps == "recorded" and shot.recorded_ns is not None:
-            stamp_ns = shot.recorded_ns
+    def _publish(self, item: SourceImage) -> None:
+        header = Header(frame_id=item.frame_id or self.settings.frame_id)
+        stamp_ns = item.taken_ns
+        if self.settings.stamps == "recorded" and item.recorded_ns is not None:
+            stamp_ns = item.recorded_ns
         now = self.get_clock().now()
         header.stamp = (now if stamp_ns is None else Time(nanoseconds=stamp_ns)).to_msg()
-        if shot.camera is not None:
-            self._info_pub.publish(_camera_info(shot.camera, header))
-        self._image_pub.publish(conversions.rgb_to_image(shot.image, header))
+        if item.camera is not None:
+            self._info_pub.publish(_camera_info(item.camera, header))
+        self._image_pub.publish(conversions.rgb_to_image(item.image, header))
 
 
 def _camera_info(model: CameraModel, header: Header) -> CameraInfo:

@@ -1,21 +1,29 @@
-"""What camera_node plays: the interface, the synthetic world, and folders of images."""
+"""Sources of camera_node: the synthetic world, folders of images, bags, videos, webcams."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from tiekd_ros.core.camera import CameraModel
+import cv2
+
+from tiekd_ros.bags import require_rosbags
+from tiekd_ros.bags.bag import Bag, is_bag
+from tiekd_ros.bags.images import BagCamera, BagImage
+from tiekd_ros.core.camera import CameraModel, rectified_model
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import RgbImage
 from tiekd_ros.datasets.calibration import read_camera_model
-from tiekd_ros.datasets.image_folder import ImageFolder
+from tiekd_ros.datasets.image_folder import IMAGE_SUFFIXES, ImageFolder
 from tiekd_ros.nodes.common.settings import CameraSettings
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 RATE, RECORDED, LIVE = "rate", "recorded", "live"
+SYNTHETIC, WEBCAM = "synthetic", "webcam"
+_NS_PER_MS = 1_000_000
 
 
 class CameraSourceError(TiekdError):
@@ -23,7 +31,7 @@ class CameraSourceError(TiekdError):
 
 
 @dataclass(frozen=True)
-class Shot:
+class SourceImage:
     """One image of a source."""
 
     image: RgbImage
@@ -45,9 +53,9 @@ class Source(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """What was odd about it, for people."""
+        """Oddities to log."""
 
-    def read(self, now_ns: int) -> Shot | None:
+    def read(self, now_ns: int) -> SourceImage | None:
         """Return the next image; None after the last one.
 
         Raises:
@@ -58,7 +66,7 @@ class Source(Protocol):
         """Go back to the first image."""
 
     def close(self) -> None:
-        """Let go of files and devices."""
+        """Release files and devices."""
 
 
 class WorldSource:
@@ -73,10 +81,10 @@ class WorldSource:
         self._intrinsics = IndoorWorld.default_intrinsics(*self._size)
         self._model = CameraModel.pinhole(self._intrinsics, *self._size)
 
-    def read(self, now_ns: int) -> Shot | None:
+    def read(self, now_ns: int) -> SourceImage | None:
         """Return the world's view at this moment."""
         view = self._world.render(now_ns, *self._size, self._intrinsics)
-        return Shot(view.image, self._model, taken_ns=now_ns)
+        return SourceImage(view.image, self._model, taken_ns=now_ns)
 
     def rewind(self) -> None:
         """Nothing to do: it has no end."""
@@ -99,12 +107,12 @@ class FolderSource:
         self._model = CameraModel.pinhole(intrinsics, *size) if intrinsics is not None else None
         self._next = 0
 
-    def read(self, now_ns: int) -> Shot | None:
+    def read(self, now_ns: int) -> SourceImage | None:
         """Return the next image."""
         index, self._next = self._next, self._next + 1
         if index >= len(self._folder):
             return None
-        return Shot(self._folder.image(index), self._model, self._stamps[index])
+        return SourceImage(self._folder.image(index), self._model, self._stamps[index])
 
     def rewind(self) -> None:
         """Go back to the first image."""
@@ -114,7 +122,222 @@ class FolderSource:
         """Nothing to do."""
 
 
-def calibration_of(settings: CameraSettings) -> Callable[[tuple[int, int]], CameraModel] | None:
+class BagSource:
+    """The images of a bag, with the calibration that was recorded beside them."""
+
+    pace = RECORDED
+
+    def __init__(self, path: Path, settings: CameraSettings) -> None:
+        """Open the bag and choose its topics.
+
+        Raises:
+            BagError: it cannot be read, or the choice is not clear.
+            DatasetError: the calibration file does not fit its images.
+        """
+        self._calibration = _calibration_of(settings)
+        self._bag = Bag(path)
+        topic = "" if self._calibration is not None else settings.camera_info
+        try:
+            self._camera = BagCamera(self._bag, settings.image_topic, topic)
+            size = self._camera.first_size()
+            if self._calibration is not None:
+                self._calibration(size)
+        except BaseException:
+            self._bag.close()
+            raise
+        self._images: Iterator[BagImage] = iter(self._camera)
+
+    @property
+    def notes(self) -> list[str]:
+        """Oddities of the bag."""
+        return self._bag.notes
+
+    def read(self, now_ns: int) -> SourceImage | None:
+        """Return the next image."""
+        message = next(self._images, None)
+        if message is None:
+            return None
+        image = message.rgb()
+        size = image.shape[1], image.shape[0]
+        model = message.model if self._calibration is None else self._calibration(size)
+        if model is not None:
+            if self._camera.rectified:
+                model = rectified_model(model)
+            model = model.of_view(*size)  # as the part of the image that was recorded has it
+        return SourceImage(image, model, message.stamp_ns, frame_id=message.frame_id)
+
+    def rewind(self) -> None:
+        """Go back to the first image."""
+        self._images = iter(self._camera)
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._bag.close()
+
+
+class _CaptureSource:
+    """An OpenCV capture with its calibration, which is read when the image size is known."""
+
+    def __init__(self, settings: CameraSettings) -> None:
+        self.notes: list[str] = []
+        self._capture: Any = None
+        self._calibration = _calibration_of(settings)
+        self._model: CameraModel | None = None
+        if settings.camera_info and self._calibration is None:
+            raise CameraSourceError(
+                f"camera_info {settings.camera_info!r} is no file: a video or webcam has no "
+                "topics; give K.txt or camera.yaml"
+            )
+
+    def _rgb(self) -> RgbImage | None:
+        """Return the next image; None where there is none."""
+        ok, bgr = self._capture.read()
+        if not ok or bgr is None:
+            return None
+        image: RgbImage = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        if self._model is None and self._calibration is not None:
+            self._model = self._calibration((image.shape[1], image.shape[0]))
+        return image
+
+    def close(self) -> None:
+        """Release the file or device."""
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+
+class VideoSource(_CaptureSource):
+    """A video file; its stamps count from its start."""
+
+    pace = RECORDED
+
+    def __init__(self, path: Path, settings: CameraSettings) -> None:
+        """Open the file.
+
+        Raises:
+            CameraSourceError: OpenCV finds no images in it.
+        """
+        super().__init__(settings)
+        self._path = path
+        self._last_ns: int | None = None
+        self._period_ns = 0
+        self.rewind()
+        if self._rgb() is None:
+            raise CameraSourceError(
+                f"{path} holds no video that OpenCV can read; convert it, for instance with "
+                "`ffmpeg -i IN OUT.mp4`"
+            )
+        self.rewind()
+
+    def read(self, now_ns: int) -> SourceImage | None:
+        """Return the next image."""
+        image = self._rgb()
+        if image is None:
+            return None
+        stamp_ns = round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * _NS_PER_MS)
+        if self._last_ns is not None and stamp_ns <= self._last_ns:  # a file without times
+            stamp_ns = self._last_ns + self._period_ns
+        self._last_ns = stamp_ns
+        return SourceImage(image, self._model, stamp_ns)
+
+    def rewind(self) -> None:
+        """Open the file anew: seeking is not exact in all formats."""
+        self.close()
+        self._capture = cv2.VideoCapture(str(self._path))
+        self._last_ns = None
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self._period_ns = round(1e9 / (rate if 0.1 <= rate <= 1000 else 30.0))
+
+
+class WebcamSource(_CaptureSource):
+    """A camera that the system knows as /dev/videoN."""
+
+    pace = LIVE
+
+    def __init__(self, device: Path, settings: CameraSettings) -> None:
+        """Open the device.
+
+        Raises:
+            CameraSourceError: it is not there, may not be used, or gives no image.
+        """
+        super().__init__(settings)
+        self._device = device
+        self._rate_hz = settings.rate_hz if settings.pace == RATE else None
+        self._open()
+        if self._rgb() is None:
+            self.close()
+            raise CameraSourceError(
+                f"{device} gives no image: it may be a camera's second device, for its metadata "
+                f"({_cameras()})"
+            )
+
+    def read(self, now_ns: int) -> SourceImage | None:
+        """Wait for the next image; a camera that was unplugged is looked for again."""
+        if self._capture is None:
+            self._open()
+        image = self._rgb()
+        if image is None:
+            self.close()
+            raise CameraSourceError(f"{self._device} gives no images any more; is it plugged in?")
+        return SourceImage(image, self._model)
+
+    def rewind(self) -> None:
+        """Nothing to do: it has no end."""
+
+    def _open(self) -> None:
+        if not self._device.exists():
+            raise CameraSourceError(f"there is no camera {self._device}: {_cameras()}")
+        if not os.access(self._device, os.R_OK | os.W_OK):
+            raise CameraSourceError(
+                f"no permission for {self._device}: add the user to its group, as in "
+                "`sudo usermod -aG video $USER`, and log in again"
+            )
+        self._capture = cv2.VideoCapture(str(self._device), cv2.CAP_V4L2)
+        if not self._capture.isOpened():
+            self.close()
+            raise CameraSourceError(
+                f"{self._device} cannot be opened: another program holds it, or it is no camera "
+                f"({_cameras()})"
+            )
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest, where not all are wanted
+        if self._rate_hz is not None:
+            self._capture.set(cv2.CAP_PROP_FPS, self._rate_hz)
+
+
+def _cameras() -> str:
+    found = sorted(str(path) for path in Path("/dev").glob("video*"))
+    return f"there are {', '.join(found)}" if found else "this machine has no /dev/video*"
+
+
+def open_source(settings: CameraSettings) -> Source:
+    """Open what the settings name.
+
+    Raises:
+        TiekdError: it is not there, or cannot be used; says what would do.
+    """
+    source = settings.source
+    if source == SYNTHETIC:
+        return WorldSource(settings)
+    if source == WEBCAM or source.isdigit():
+        return WebcamSource(Path(f"/dev/video{source if source.isdigit() else 0}"), settings)
+    if source.startswith("/dev/"):
+        return WebcamSource(Path(source), settings)
+    path = Path(source).expanduser()
+    if is_bag(path):
+        require_rosbags()
+        return BagSource(path, settings)
+    if path.is_dir():
+        return FolderSource(settings)
+    if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
+        return VideoSource(path, settings)
+    what = "is a single image" if path.is_file() else "does not exist"
+    raise CameraSourceError(
+        f"{path} {what}; source is synthetic, a folder of images, a bag, a video file, or a webcam "
+        "(/dev/video0)"
+    )
+
+
+def _calibration_of(settings: CameraSettings) -> Callable[[tuple[int, int]], CameraModel] | None:
     """Return what reads the calibration file for images of (width, height); None where none is.
 
     Raises:

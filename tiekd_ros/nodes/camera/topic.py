@@ -1,4 +1,4 @@
-"""One topic of the camera: subscribed in the quality that fits, and what is wrong with it."""
+"""A camera's topic: a subscription in the quality that its publishers offer, and its faults."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from rclpy.qos import QoSProfile
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.diagnosis import facts as diagnosis
 from tiekd_ros.diagnosis.camera import (
+    COMPRESSED,
+    NO_IMAGES_REMEDY,
+    missing_image_remedy,
+    missing_info_remedy,
     qos_remedy,
     several_publishers,
     unmatched_publishers,
@@ -21,13 +25,14 @@ from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.qos import (
     Mismatch,
     highest_offered,
+    published_topics,
     publishers_of,
     subscribe,
     type_name,
 )
-from tiekd_ros.nodes.common.reporting import as_reported
+from tiekd_ros.nodes.common.reporting import Finding, as_reported
 
-Finding = tuple[bytes, str]
+_OWN_OUTPUTS = ("depth", "depth/preview", "confidence")
 
 
 class Quality(NamedTuple):
@@ -39,14 +44,14 @@ class Quality(NamedTuple):
 
 
 class CameraTopic:
-    """A subscription that is made anew when the publishers turn out to offer another quality.
+    """A subscription that is renewed when the publishers turn out to offer another quality.
 
     A best-effort subscription receives from every camera, but large images get lost on a busy
     machine; a reliable one loses none, but gets nothing from a best-effort camera. With `auto`
     it is reliable as long as every publisher is, and likewise for durability.
 
     Args:
-        node: who subscribes.
+        node: the subscriber.
         kind: the message's class.
         topic: its full name.
         quality: what to ask for.
@@ -67,17 +72,17 @@ class CameraTopic:
         self._node, self._kind, self._quality, self._callback = node, kind, quality, callback
         self.topic = topic
         self.lost = 0
-        """Messages that were lost on the way, as far as the middleware knows."""
+        """Messages that were lost on the way, as far as the middleware tells."""
         self.type = type_name(kind)
         self._mismatch = Mismatch()
         self._publishers = publishers_of(node, topic)
-        self._fit = self._fitting()
+        self._chosen = self._choose_quality()
         self._subscription = self._subscribe()
 
     @property
     def quality(self) -> str:
-        """The quality that is asked for at present, in words."""
-        return f"{self._fit.reliability}, {self._fit.durability}, depth {self._fit.depth}"
+        """The quality that is asked for at present, as text."""
+        return f"{self._chosen.reliability}, {self._chosen.durability}, depth {self._chosen.depth}"
 
     @property
     def publishers(self) -> list[str]:
@@ -85,17 +90,17 @@ class CameraTopic:
         return [each.node for each in self._publishers if each.type == self.type]
 
     def check(self) -> None:
-        """Look who publishes, and make the subscription anew if they offer another quality."""
+        """Find the publishers; renew the subscription if they offer another quality."""
         self._publishers = publishers_of(self._node, self.topic)
-        fit = self._fitting()
-        if fit != self._fit:
+        chosen = self._choose_quality()
+        if chosen != self._chosen:
             self.close()
-            self._fit, self._mismatch = fit, Mismatch()
+            self._chosen, self._mismatch = chosen, Mismatch()
             self._subscription = self._subscribe()
 
     def findings(self) -> list[Finding]:
         """Return which publishers are not received, and whether there are several."""
-        requested = Endpoint("", self.type, self._fit.reliability, self._fit.durability)
+        requested = Endpoint("", self.type, self._chosen.reliability, self._chosen.durability)
         unmatched = unmatched_publishers(self.topic, self._publishers, requested)
         return as_reported(
             [
@@ -106,7 +111,7 @@ class CameraTopic:
         )
 
     def close(self) -> None:
-        """Stop listening."""
+        """End the subscription."""
         self._node.destroy_subscription(self._subscription)
 
     def _subscribe(self) -> Any:
@@ -125,7 +130,7 @@ class CameraTopic:
             if not others:
                 raise
             raise TiekdError(
-                f"{self.topic} cannot be listened to as {self.type}, since this process has it "
+                f"{self.topic} cannot be subscribed to as {self.type}, since this process has it "
                 f"as {' and '.join(others)}; remap image or image_info, so that each is a topic of "
                 "its own type"
             ) from error
@@ -140,9 +145,9 @@ class CameraTopic:
         }
 
     def _profile(self) -> QoSProfile:
-        return qos.image_input(*self._fit)
+        return qos.image_input(*self._chosen)
 
-    def _fitting(self) -> Quality:
+    def _choose_quality(self) -> Quality:
         offered = highest_offered([each for each in self._publishers if each.type == self.type])
         reliability, durability, depth = self._quality
         return Quality(
@@ -161,3 +166,40 @@ class CameraTopic:
         what = f"a publisher of {self.topic} is not received"
         remedy = qos_remedy(self._mismatch.policy.lower())
         return [diagnosis.Finding(diagnosis.ERROR, "image", what, remedy)]
+
+
+def compressed_topic(node: Node) -> str:
+    """Return the topic of compressed images, by image_transport's rule and what is remapped.
+
+    That is `<image>/compressed`, unless `image/compressed` is remapped itself, or `image` to a
+    topic that ends so already.
+    """
+    own = node.resolve_topic_name("image" + COMPRESSED)
+    if own != node.resolve_topic_name("image" + COMPRESSED, only_expand=True):
+        return own
+    base = node.resolve_topic_name("image")
+    return base if base.endswith(COMPRESSED) else base + COMPRESSED
+
+
+def why_no_image(node: Node, topic: CameraTopic) -> str:
+    """Return why no image may have come on a topic, with the remedy."""
+    if topic.publishers:
+        return f"{topic.publishers[0]} publishes it: {NO_IMAGES_REMEDY}"
+    own = {node.resolve_topic_name(name) for name in _OWN_OUTPUTS}
+    published = published_topics(node)
+    return f"no node publishes it; {missing_image_remedy(topic.topic, topic.type, published, own)}"
+
+
+def why_no_info(node: Node, topic: CameraTopic, image_topic: str) -> str:
+    """Return why no camera_info may have come on a topic, with the remedy."""
+    if topic.publishers:
+        return f"{topic.publishers[0]} publishes it, but sends none; see its log"
+    own = {node.resolve_topic_name("camera_info")}
+    return f"no node publishes it; {missing_info_remedy(image_topic, published_topics(node), own)}"
+
+
+def why_info_stopped(topic: CameraTopic) -> str:
+    """Return why camera_info may have stopped on a topic, with the remedy."""
+    if topic.publishers:
+        return f"{topic.publishers[0]} publishes it, but sends none any more; see its log"
+    return "no node publishes it any more; restart the camera's driver"

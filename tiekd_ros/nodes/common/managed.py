@@ -21,9 +21,9 @@ from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.settings import Settings
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
-from tiekd_ros.nodes.common import watchdog
 from tiekd_ros.nodes.common.parameters import SettingsParameters
 from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report, diagnostics
+from tiekd_ros.nodes.common.run import long_work
 from tiekd_ros.nodes.common.settings import CommonSettings
 
 
@@ -214,7 +214,7 @@ class ManagedNode(LifecycleNode):
         if not self._is_starting:  # someone else leads the node now
             self._try_at = None
         try:
-            with watchdog.patience(self):
+            with long_work(self):
                 do(stack)
         except Exception as error:
             self._say_failure(step, error)
@@ -229,7 +229,7 @@ class ManagedNode(LifecycleNode):
     ) -> TransitionCallbackReturn:
         self._try_at = None
         try:
-            with watchdog.patience(self):
+            with long_work(self):
                 do(stack)
         except Exception as error:
             self._say_failure(step, error)

@@ -180,7 +180,9 @@ def _say_unknown(names: set[str]) -> tuple[list[str], str]:
     """Return a sentence for each name that nobody has, and one of those that other nodes have."""
     if not names:
         return [], ""
-    from tiekd_ros.nodes.common.catalogue import parameter_owners  # brings the rooms of all nodes
+    from tiekd_ros.nodes.common.parameter_groups import (
+        parameter_owners,  # brings the rooms of all nodes
+    )
 
     owners = parameter_owners()
     said = []

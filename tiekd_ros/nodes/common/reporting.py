@@ -1,17 +1,23 @@
-"""Diagnostics messages."""
+"""Diagnostics: the report of a node, and the rates, percentiles and memory in it."""
 
 from __future__ import annotations
 
+import math
 import socket
+import sys
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from tiekd_ros.diagnosis import facts, keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings, Limit
-from tiekd_ros.nodes.common.memory import gpu_memory_mb, process_memory_mb
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
@@ -20,10 +26,13 @@ OK, WARN, ERROR, STALE = (
     DiagnosticStatus.STALE,
 )
 
+Finding = tuple[bytes, str]
+"""A level (OK, WARN, ERROR) and a text with what to do."""
+
 _LEVELS = {facts.OK: OK, facts.WARN: WARN, facts.ERROR: ERROR}
 
 
-def as_reported(findings: Iterable[facts.Finding]) -> list[tuple[bytes, str]]:
+def as_reported(findings: Iterable[facts.Finding]) -> list[Finding]:
     """Return findings as (level of DiagnosticStatus, text with its remedy)."""
     return [(_LEVELS[each.level], each.text) for each in findings]
 
@@ -99,3 +108,117 @@ def diagnostics(node: Node, *statuses: DiagnosticStatus) -> DiagnosticArray:
     array.header.stamp = node.get_clock().now().to_msg()
     array.status = list(statuses)
     return array
+
+
+class Rate:
+    """Events a second over the last few seconds."""
+
+    def __init__(self, window_s: float = 5.0) -> None:
+        self._window_s = window_s
+        self._times: deque[float] = deque()
+        self._lock = threading.Lock()
+        self.total = 0
+
+    def tick(self, now_s: float) -> None:
+        """Count one event at a monotonic time."""
+        with self._lock:
+            self.total += 1
+            self._times.append(now_s)
+            while self._times and now_s - self._times[0] > self._window_s:
+                self._times.popleft()
+
+    def value(self, now_s: float) -> float:
+        """Return events a second; 0 where there was none in the window."""
+        with self._lock:
+            recent = [t for t in self._times if now_s - t <= self._window_s]
+        if len(recent) < 2:
+            return len(recent) / self._window_s
+        return (len(recent) - 1) / max(recent[-1] - recent[0], 1e-9)
+
+
+class Percentiles:
+    """Percentiles of the last values.
+
+    Args:
+        window: how many values at most.
+        window_s: how old they may be.
+    """
+
+    def __init__(self, window: int = 300, window_s: float = math.inf) -> None:
+        self._window_s = window_s
+        self._values: deque[tuple[float, float]] = deque(maxlen=window)
+
+    def add(self, value: float, now_s: float) -> None:
+        """Remember a value that came at a monotonic time."""
+        self._values.append((now_s, value))
+
+    def at(self, percent: float, now_s: float) -> float:
+        """Return a percentile; NaN where there is no value."""
+        values = [value for when, value in tuple(self._values) if now_s - when <= self._window_s]
+        return float(np.percentile(values, percent)) if values else math.nan
+
+
+class Share:
+    """The share that one count grew of another's growth over the last seconds.
+
+    Args:
+        window_s: how far to look back.
+    """
+
+    def __init__(self, window_s: float = 10.0) -> None:
+        self._window_s = window_s
+        self._counts: deque[tuple[float, int, int]] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, now_s: float, part: int, whole: int) -> None:
+        """Remember both counts' values at a monotonic time."""
+        with self._lock:
+            self._counts.append((now_s, part, whole))
+            while now_s - self._counts[0][0] > self._window_s:
+                self._counts.popleft()
+
+    def value(self) -> float:
+        """Return part / whole, 0..1; NaN where the whole did not grow.
+
+        A part that went back, since it is counted anew, counts as none.
+        """
+        with self._lock:
+            (_, part0, whole0), (_, part1, whole1) = self._counts[0], self._counts[-1]
+        grown = max(part1 - part0, 0)
+        return grown / (whole1 - whole0) if whole1 > whole0 else math.nan
+
+
+_MB = 1e6
+
+
+def process_memory_mb() -> float:
+    """Return the resident memory of this process; NaN where /proc does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    found = next((line for line in lines if line.startswith("VmRSS:")), "VmRSS: nan kB")
+    return float(found.split()[1]) * 1024 / _MB
+
+
+def gpu_memory_mb() -> tuple[float, float] | None:
+    """Return what this process's torch holds on its GPUs, and what is free on these.
+
+    None where it uses none.
+
+    Raises:
+        RuntimeError: CUDA is broken.
+    """
+    torch = torch_on_cuda()
+    if torch is None:
+        return None
+    held = {each: torch.cuda.memory_reserved(each) for each in range(torch.cuda.device_count())}
+    # To ask a GPU that is not in use what it has free would take some hundred MB of it.
+    free = [torch.cuda.mem_get_info(each)[0] for each, reserved in held.items() if reserved]
+    return sum(held.values()) / _MB, sum(free) / _MB if free else float("nan")
+
+
+def torch_on_cuda() -> ModuleType | None:
+    """Return torch where this process uses a GPU by it."""
+    torch = sys.modules.get("torch")  # a node without it uses no GPU by it
+    return torch if torch is not None and torch.cuda.is_initialized() else None

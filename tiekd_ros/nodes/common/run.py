@@ -1,23 +1,28 @@
-"""Starting a node as a program: arguments, self-start, signals, a clean end."""
+"""Nodes as a program: arguments, signals, threads, a watchdog, memory, a clean end."""
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import logging
+import math
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.nodes.common import memory, watchdog
+from tiekd_ros.nodes.common.reporting import torch_on_cuda
 
 _SWITCH_S = 1e-4
 """How long a thread may keep the interpreter while another waits for it.
@@ -30,8 +35,8 @@ default of 5 ms. Measured: an image waits 0.3 ms for its thread instead of 0.65.
 def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | None) -> int:
     """Run nodes in this process until they are told to stop.
 
-    Each spins in a thread of its own, so that none waits for another's callbacks. One with a
-    method `start` is started first.
+    Each spins in a thread of its own, so that none waits for another's callbacks: the first in
+    this thread, which gets the signals. A method `start` of a node is called before, here.
 
     Args:
         make: builds each node; a TiekdError from it is printed and ends the program with 1.
@@ -56,7 +61,7 @@ def run_nodes(make: Sequence[Callable[[], Node]], arguments: Sequence[str] | Non
         for node in nodes:
             if (start := getattr(node, "start", None)) is not None:
                 start()
-        memory.settle()
+        freeze_garbage()
         sys.setswitchinterval(_SWITCH_S)
         _spin(nodes)
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -111,7 +116,7 @@ def _spin(nodes: Sequence[Node]) -> None:
         threading.Thread(target=spin, args=each, name=f"spin {each[0].get_name()}")
         for each in zip(nodes[1:], executors[1:], strict=True)
     ]
-    with watchdog.watching() as dog:
+    with _watchdog() as dog:
         for node in nodes:
             dog.guard(node)
         for thread in others:
@@ -134,7 +139,7 @@ def _spin_one(node: Node, executor: SingleThreadedExecutor) -> None:
 
 @contextmanager
 def until_shutdown(node: Node) -> Iterator[None]:
-    """Publish from a thread of one's own, and spin, within this.
+    """Ignore rclpy's errors within this once it is shut down; for threads that publish or spin.
 
     A signal shuts rclpy down at once, in the middle of a message or of the executor's work.
     """
@@ -146,7 +151,7 @@ def until_shutdown(node: Node) -> Iterator[None]:
 
 
 def _ignore_further_signals() -> None:
-    """From here to the end of the process: under `ros2 launch` a node gets Ctrl-C twice."""
+    """Ignore SIGINT until the process ends: under `ros2 launch` a node gets Ctrl-C twice."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -159,9 +164,10 @@ def _end(node: Node) -> None:
 
 
 class _RosHandler(logging.Handler):
-    """Passes the rooms' log records on to the logger of the node whose rooms they are.
+    """Passes log records of the package on to a node's ROS logger, and so to /rosout.
 
-    So they reach /rosout. A node names its rooms in an attribute `rooms`; all else is the first's.
+    A node names the subpackages whose records are its own in an attribute `rooms`; all others are
+    the first node's.
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
@@ -183,7 +189,7 @@ class _RosHandler(logging.Handler):
                 logger.warning(text)
             elif record.levelno >= logging.INFO:
                 logger.info(text)
-        except Exception:  # whoever logs goes on, whatever becomes of the text
+        except Exception:  # the caller that logs must not break by it
             self.handleError(record)
 
 
@@ -192,3 +198,105 @@ def _forward_logging(nodes: Sequence[Node]) -> None:
     root.setLevel(logging.INFO)
     root.handlers = [_RosHandler(nodes)]
     root.propagate = False
+
+
+HANG_S = 60.0
+"""An executor that runs none of its timers for so long hangs."""
+LONG_WORK_S = 900.0
+"""How long a transition may take: a large student that is exported on a small machine."""
+_BEAT_S = 1.0
+_BEFORE_S = 0.5
+"""How long before the process is killed its threads' stacks are printed."""
+
+
+class Watchdog:
+    """Kills this process when one of its executors hangs, so that `respawn` or systemd restarts it.
+
+    Fast DDS can fall into an endless loop over a damaged message (seen in 2.14 with an image,
+    reported of 3.2 too). rclpy holds Python's lock meanwhile: no thread of the program gets a turn,
+    and SIGTERM has no effect. The kernel's alarm clock still has one: each executor winds it up by
+    a timer of its own, and when it rings the process is killed (SIGALRM), the stacks of its threads
+    printed just before.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # By node: when it counts as hanging, monotonic seconds; written by its executor's thread.
+        self._ends: dict[str, float] = {}
+
+    def guard(self, node: Node) -> None:
+        """Watch a node's executor, which spins from now on."""
+        name, steady = node.get_fully_qualified_name(), Clock(clock_type=ClockType.STEADY_TIME)
+        with self._lock:
+            self._ends[name] = math.inf
+        node.create_timer(_BEAT_S, lambda: self.beat(name), clock=steady)
+        self.beat(name)
+
+    def beat(self, name: str, patience_s: float | None = None) -> None:
+        """Say that a watched node's executor works, and will again within so long (HANG_S)."""
+        now = time.monotonic()
+        with self._lock:
+            if name not in self._ends:  # it does not spin yet
+                return
+            self._ends[name] = now + (HANG_S if patience_s is None else patience_s)
+            left_s = max(min(self._ends.values()) - now, 2 * _BEFORE_S)
+            signal.setitimer(signal.ITIMER_REAL, left_s)
+            if sys.__stderr__ is not None:
+                faulthandler.dump_traceback_later(left_s - _BEFORE_S, file=sys.__stderr__)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        with self._lock:
+            self._ends.clear()
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            faulthandler.cancel_dump_traceback_later()
+
+
+_running: list[Watchdog] = []
+
+
+@contextmanager
+def _watchdog() -> Iterator[Watchdog]:
+    """Run a watchdog within this; the process then has no other use of SIGALRM."""
+    dog = Watchdog()
+    _running.append(dog)
+    try:
+        yield dog
+    finally:
+        _running.remove(dog)
+        dog.close()
+
+
+@contextmanager
+def long_work(node: Node) -> Iterator[None]:
+    """Let a node's executor be busy for long within this, such as in a transition."""
+    name = node.get_fully_qualified_name()
+    for dog in _running:
+        dog.beat(name, LONG_WORK_S)
+    try:
+        yield
+    finally:
+        for dog in _running:
+            dog.beat(name)
+
+
+def freeze_garbage() -> None:
+    """Leave the present objects out of garbage collection.
+
+    Looking through torch's and ROS's objects takes 55 to 170 ms, and the whole process stands
+    still meanwhile: a stutter in the stream whenever a student is loaded.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def release_memory() -> None:
+    """Free unreferenced objects, frozen ones too, and torch's cached GPU memory."""
+    frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    gc.collect()
+    if frozen:
+        gc.freeze()
+    torch = torch_on_cuda()
+    if torch is not None:
+        torch.cuda.empty_cache()

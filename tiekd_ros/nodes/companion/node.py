@@ -16,12 +16,12 @@ from tiekd_ros.core.settings import Settings
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.diagnosis.thresholds import CompanionDiagnosticSettings
 from tiekd_ros.nodes.common import qos
-from tiekd_ros.nodes.common.catalogue import LearningSettings
 from tiekd_ros.nodes.common.managed import ACTIVE, ManagedNode
+from tiekd_ros.nodes.common.parameter_groups import LearningSettings
 from tiekd_ros.nodes.common.reporting import Report
 from tiekd_ros.nodes.common.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.common.settings import CompanionSettings
-from tiekd_ros.nodes.companion.frame_logger import FrameIntake
+from tiekd_ros.nodes.companion.frame_logger import FrameLogger
 from tiekd_ros.nodes.companion.parts import CompanionParts
 from tiekd_ros.nodes.companion.report import add_companion_report, round_status
 from tiekd_ros.rounds.plan import RoundPlan
@@ -50,7 +50,7 @@ class CompanionNode(ManagedNode):
             **{name: declare(name, kind) for name, kind in RoundPlan.groups().items()}
         )
         self._resources: CompanionParts | None = None
-        self._intake: FrameIntake | None = None
+        self._frame_logger: FrameLogger | None = None
         self._last_round = time.monotonic()
 
     def take_settings(self, group: str, settings: Settings) -> None:
@@ -106,20 +106,20 @@ class CompanionNode(ManagedNode):
         if labeller is not None:
             labeller.resume()
             held.callback(labeller.pause)
-        intake = FrameIntake(
+        frame_logger = FrameLogger(
             self,
             self.settings,
             self._resources.recorder,
             self._learning.frames.min_interval_s,
             confidence=self.settings.log_confidence,
         )
-        held.callback(intake.close)
-        self._intake = intake
+        held.callback(frame_logger.close)
+        self._frame_logger = frame_logger
 
     def forget_time(self) -> None:
         """Drop what is known of the camera by stamps."""
-        if self._intake is not None:
-            self._intake.forget_time()
+        if self._frame_logger is not None:
+            self._frame_logger.forget_time()
 
     # Rounds and versions.
 
@@ -212,10 +212,10 @@ class CompanionNode(ManagedNode):
 
     def report(self, report: Report) -> str:
         """Add what is known of the stream, the frame log, the teacher and the last round."""
-        if self.phase == ACTIVE and self._intake is not None:
-            for level, text in self._intake.check():
+        if self.phase == ACTIVE and self._frame_logger is not None:
+            for level, text in self._frame_logger.check():
                 report.find(level, text)
-            report.add(self._intake.values())
+            report.add(self._frame_logger.values())
         if self._resources is not None:
             add_companion_report(report, self._resources, self.thresholds)
         return "logging frames"

@@ -14,7 +14,7 @@ from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common import qos
-from tiekd_ros.nodes.common.catalogue import LearningSettings
+from tiekd_ros.nodes.common.parameter_groups import LearningSettings
 from tiekd_ros.nodes.companion.latency_guard import LatencyWatch
 from tiekd_ros.nodes.companion.live_depth import LiveDepth
 from tiekd_ros.nodes.companion.teaching import TeacherDesk
@@ -117,7 +117,7 @@ class CompanionParts:
         store = FrameStore(folder.frames, settings.frames)
         held.callback(store.close)
         desk, labeller = _open_teaching(held, store, registry, settings)
-        recorder = _open_recorder(held, store, labeller)
+        recorder = Recorder(store, None if labeller is None else lambda _: labeller.notify())
         runner = RoundRunner(folder, store, plan(), on_round)
         held.callback(runner.stop)
         watch = StudentWatch(folder, store, plan(), on_watch)
@@ -146,13 +146,6 @@ def _open_teaching(
     labeller.pause()  # until the companion is active
     labeller.start()
     return desk, labeller
-
-
-def _open_recorder(held: ExitStack, store: FrameStore, labeller: Labeller | None) -> Recorder:
-    recorder = Recorder(store, None if labeller is None else lambda frame_id: labeller.notify())
-    held.callback(recorder.stop)
-    recorder.start()
-    return recorder
 
 
 def _open_announcer(held: ExitStack, node: Node, registry: StudentRegistry) -> StudentAnnouncer:

@@ -20,10 +20,10 @@ from tiekd_ros.core.settings import Settings
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.diagnosis.thresholds import DepthDiagnosticSettings
 from tiekd_ros.nodes.camera.input import PATIENCE_S, CameraImage, CameraInput, NotYetCalibratedError
-from tiekd_ros.nodes.common import memory, qos
+from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.managed import ACTIVE, ManagedNode
 from tiekd_ros.nodes.common.reporting import Report
-from tiekd_ros.nodes.common.run import run_nodes, until_shutdown
+from tiekd_ros.nodes.common.run import release_memory, run_nodes, until_shutdown
 from tiekd_ros.nodes.common.settings import DepthSettings
 from tiekd_ros.nodes.depth.output import DepthOutput
 from tiekd_ros.nodes.depth.report import (
@@ -72,7 +72,7 @@ class DepthNode(ManagedNode):
 
     def configure(self, held: ExitStack) -> None:
         """Load the live student and make the publishers."""
-        held.callback(memory.give_back)  # when all the rest is gone
+        held.callback(release_memory)  # when all the rest is gone
         self._counters = DepthCounters()  # as the mailbox's and the student's own begin anew
         factory = self._make_factory()
         folder = StateFolder.resolve(self.settings.state_dir).create()

@@ -20,9 +20,8 @@ from tiekd_ros.core.images import DepthMap
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
 from tiekd_ros.nodes.common.conversions import intrinsics_of
-from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Report
+from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Percentiles, Rate, Report, Share
 from tiekd_ros.nodes.common.settings import DepthSettings
-from tiekd_ros.nodes.common.statistics import Percentiles, Rate, Share
 from tiekd_ros.student import DepthBins, LiveStudent, StageTimes, StudentCard
 from tiekd_ros.student.bins import range_fault, range_left
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tiekd_ros.nodes.common.statistics import Percentiles, Rate, Share
+from tiekd_ros.nodes.common.reporting import Percentiles, Rate, Share
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:

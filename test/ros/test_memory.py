@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tiekd_ros.nodes.common.memory import give_back, gpu_memory_mb, process_memory_mb, settle
+from tiekd_ros.nodes.common.reporting import gpu_memory_mb, process_memory_mb
+from tiekd_ros.nodes.common.run import freeze_garbage, release_memory
 
 HELD = {0: 0, 1: 300e6, 2: 200e6}
 FREE = {1: 5e9, 2: 7e9}
@@ -60,12 +61,12 @@ class Ring:
 @pytest.mark.usefixtures("thawed")
 def test_what_was_settled_is_freed_once_nobody_needs_it_and_the_rest_stays_settled() -> None:
     ring = Ring()
-    settle()
+    freeze_garbage()
     seen = weakref.ref(ring)
     del ring
     gc.collect()
     assert seen() is not None
-    give_back()
+    release_memory()
     assert seen() is None
     assert gc.get_freeze_count() > 0
 
@@ -73,5 +74,5 @@ def test_what_was_settled_is_freed_once_nobody_needs_it_and_the_rest_stays_settl
 @pytest.mark.usefixtures("thawed")
 def test_a_process_that_was_not_settled_is_left_so() -> None:
     gc.unfreeze()
-    give_back()
+    release_memory()
     assert gc.get_freeze_count() == 0
