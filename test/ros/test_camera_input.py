@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from tiekd_ros.nodes.camera.hints import compressed_topic
 
 from helpers.children import run_python
 from helpers.teachers import picture
@@ -24,6 +23,7 @@ from ros_helpers.camera import (
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.waiting import wait_for
 from tiekd_ros.nodes.camera import input as camera_input
+from tiekd_ros.nodes.camera.topic import compressed_topic
 from tiekd_ros.nodes.common import qos as qos_events
 from tiekd_ros.nodes.common.reporting import ERROR, WARN
 

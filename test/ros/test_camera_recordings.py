@@ -80,7 +80,7 @@ def test_a_bag_is_played_as_it_was_recorded(watching: Peer, bag: Path) -> None:
 def test_what_is_played_once_waits_for_who_hears_the_calibration(
     peer: Peer, bag: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(camera_node, "_LISTENER_S", PATIENCE_S)
+    monkeypatch.setattr(camera_node, "_SUBSCRIBERS_S", PATIENCE_S)
     early: list[Image] = []
     camera = SimpleNamespace(namespace=f"{peer.namespace}/late", context=peer.context)
     values = {"source": str(bag), "pace": "rate", "rate_hz": 50.0, **ONCE}
