@@ -125,8 +125,8 @@ names = ("PublisherEventCallbacks", "SubscriptionEventCallbacks", "UnsupportedEv
 for name in names:
     setattr(old, name, getattr(new, name))
 sys.modules["rclpy.qos_event"], sys.modules["rclpy.event_handler"] = old, None
-from tiekd_ros.nodes import qos_events
-assert qos_events.SubscriptionEventCallbacks is old.SubscriptionEventCallbacks
+from tiekd_ros.nodes.common import qos
+assert qos.SubscriptionEventCallbacks is old.SubscriptionEventCallbacks
 """
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
