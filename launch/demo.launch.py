@@ -26,7 +26,7 @@ from launch.launch_description_sources.python_launch_file_utilities import (
 from launch_ros.actions import Node
 
 processes = load_python_launch_file_as_module(str(Path(__file__).with_name("processes.py")))
-arguments = processes.arguments
+options = processes.options
 
 CAMERA = {"width": 320, "height": 240, "rate_hz": 8.0, "period_s": 60.0}
 
@@ -42,33 +42,36 @@ COMPANION = {
 
 
 def generate_launch_description() -> LaunchDescription:
-    return processes.description(_arguments(), _start)
+    return processes.description(_options(), _start)
 
 
-def _arguments() -> dict[str, object]:
+def _options() -> dict[str, object]:
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     shared = ("device", "composed", "respawn", "params_file", "log_level")
     return {
-        "rviz": arguments.Argument(
+        "rviz": options.LaunchOption(
             "auto", "Open RViz; auto where it is installed.", ("auto", "true", "false")
         ),
-        "state_dir": arguments.Argument(
+        "state_dir": options.LaunchOption(
             str(Path(base) / "tiekd_demo"),
             "Folder of the frame log and the students; not a robot's own.",
         ),
-        **{name: arguments.ARGUMENTS[name] for name in shared},
+        **{name: options.LAUNCH_OPTIONS[name] for name in shared},
     }
 
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    values = {name: argument.unset for name, argument in arguments.ARGUMENTS.items()}
-    values |= {"camera": "synthetic", "teacher": "synthetic:0"}
-    values |= arguments.given(context, _arguments())
+    values = {
+        **options.unset_values(),
+        "camera": "synthetic",
+        "teacher": "synthetic:0",
+        **processes.given(context, _options()),
+    }
     rviz = values.pop("rviz")
-    values, teacher_is_here, teacher = processes.with_teacher(values)
-    processes.look_at_parameters(context, [values])
-    fixed = {arguments.COMPANION: {**COMPANION, **teacher_is_here}, arguments.CAMERA: CAMERA}
-    return [*processes.nodes(values, fixed), *teacher, *_rviz(rviz)]
+    processes.warn_of_unused_sections(context, [values])
+    companion, teacher = options.local_teacher(values)
+    fixed = {options.COMPANION: {**COMPANION, **companion}, options.CAMERA: CAMERA}
+    return [*processes.nodes(values, fixed), *processes.teacher(teacher), *_rviz(rviz)]
 
 
 def _rviz(wanted: str) -> list[LaunchDescriptionEntity]:

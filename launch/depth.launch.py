@@ -20,15 +20,16 @@ from launch.launch_description_sources.python_launch_file_utilities import (
 )
 
 processes = load_python_launch_file_as_module(str(Path(__file__).with_name("processes.py")))
-arguments = processes.arguments
+options = processes.options
 
 
 def generate_launch_description() -> LaunchDescription:
-    return processes.description(arguments.ARGUMENTS, _start)
+    return processes.description(options.LAUNCH_OPTIONS, _start)
 
 
 def _start(context: LaunchContext) -> list[ExecuteProcess]:
-    values = arguments.given(context, arguments.ARGUMENTS)
-    values, fixed, teacher = processes.with_teacher(values)
-    processes.look_at_parameters(context, [values])
-    return [*processes.nodes(values, {arguments.COMPANION: fixed}), *teacher]
+    values = processes.given(context, options.LAUNCH_OPTIONS)
+    processes.warn_of_unused_sections(context, [values])
+    companion, teacher = options.local_teacher(values)
+    fixed = {options.COMPANION: companion}
+    return [*processes.nodes(values, fixed), *processes.teacher(teacher)]

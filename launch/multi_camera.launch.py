@@ -20,7 +20,7 @@ from launch.launch_description_sources.python_launch_file_utilities import (
 )
 
 processes = load_python_launch_file_as_module(str(Path(__file__).with_name("processes.py")))
-arguments = processes.arguments
+options = processes.options
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 DEVICE = re.compile(r"webcam|\d+|/dev/.*")
@@ -28,42 +28,42 @@ FOR_EACH = "{camera} stands for the camera's name"
 
 
 def generate_launch_description() -> LaunchDescription:
-    return processes.description(_arguments(), _start)
+    return processes.description(_options(), _start)
 
 
-def _arguments() -> dict[str, object]:
+def _options() -> dict[str, object]:
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     own = {
-        "cameras": arguments.Argument(
+        "cameras": options.LaunchOption(
             "front,rear", "Names of the cameras, as in ROS names, with commas between."
         ),
-        "namespace": arguments.Argument(
+        "namespace": options.LaunchOption(
             "tiekd/{camera}",
             f"Namespace of a camera's nodes; {FOR_EACH}: tiekd/front for the camera front.",
         ),
-        "image_topic": arguments.Argument(
+        "image_topic": options.LaunchOption(
             "/{camera}/image_raw",
             f"A camera's images; {FOR_EACH}: /front/image_raw for the camera front.",
         ),
-        "camera_info_topic": arguments.Argument(
+        "camera_info_topic": options.LaunchOption(
             "/{camera}/camera_info",
             f"A camera's calibration; {FOR_EACH}: /front/camera_info for the camera front.",
         ),
-        "camera": arguments.Argument(
+        "camera": options.LaunchOption(
             "",
             "Also play the cameras: synthetic, a folder of images, a bag, a video file or a "
-            f"webcam; {FOR_EACH}. Empty = they are there.",
+            f"webcam; {FOR_EACH}. Empty = they have drivers of their own.",
         ),
-        "state_dir": arguments.Argument(
+        "state_dir": options.LaunchOption(
             f"{base}/tiekd/{{camera}}",
             f"Folder of a camera's frame log and students, one for each; {FOR_EACH}.",
         ),
     }
-    return own | {name: value for name, value in arguments.ARGUMENTS.items() if name not in own}
+    return own | {name: value for name, value in options.LAUNCH_OPTIONS.items() if name not in own}
 
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    values = arguments.given(context, _arguments())
+    values = processes.given(context, _options())
     cameras = _names(values.pop("cameras"))
     own_to_each = ["namespace", "image_topic", "camera_info_topic", "state_dir"]
     if DEVICE.fullmatch(values["camera"]):  # of which there is one; what is recorded may be shared
@@ -71,16 +71,17 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     for name in own_to_each:
         if len(cameras) > 1 and "{camera}" not in values[name]:
             raise ValueError(f"{name}:={values[name]} is one for all cameras; put {{camera}} in it")
-    values, teacher_is_here, started = processes.with_teacher(values)
     each = {
         camera: {name: value.replace("{camera}", camera) for name, value in values.items()}
         for camera in cameras
     }
-    processes.look_at_parameters(context, list(each.values()))
+    processes.warn_of_unused_sections(context, list(each.values()))
+    companion, teacher = options.local_teacher(values)
+    started = processes.teacher(teacher)
     for camera, own in each.items():
         fixed = {
-            arguments.COMPANION: teacher_is_here,
-            arguments.CAMERA: {"frame_id": f"{camera}_optical_frame"},
+            options.COMPANION: companion,
+            options.CAMERA: {"frame_id": f"{camera}_optical_frame"},
         }
         started += processes.nodes(own, fixed)
     return started

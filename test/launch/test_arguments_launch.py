@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from types import ModuleType
 from typing import Any
@@ -22,20 +21,17 @@ from launch.launch_description_sources.python_launch_file_utilities import (
     load_python_launch_file_as_module,
 )
 
-from tiekd_ros.nodes.common.parameter_groups import NODE_SETTINGS
-
 FILES = ("depth", "demo", "multi_camera")
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
-BOOLEANS = ("rectify", "autostart")
 
 
 def launch_file(name: str) -> str:
     return str(SHARE / "launch" / f"{name}.launch.py")
 
 
-def shared(name: str) -> ModuleType:
-    """Return what the launch files have in common."""
-    return load_python_launch_file_as_module(str(SHARE / "launch" / f"{name}.py"))
+def shared() -> ModuleType:
+    """Return the module that the launch files share."""
+    return load_python_launch_file_as_module(str(SHARE / "launch" / "processes.py"))
 
 
 def arguments(name: str) -> dict[str, DeclareLaunchArgument]:
@@ -75,35 +71,22 @@ def test_images_get_through_unless_the_user_chose_the_way(
     assert os.environ[TRANSPORTS].startswith(used)
 
 
-def test_where_an_argument_sets_a_parameter_its_default_is_the_parameters() -> None:
-    module = shared("arguments")
-    compared = 0
-    for argument in module.ARGUMENTS.values():
-        group, _, name = argument.parameter.rpartition(".")
-        for node in argument.nodes:
-            for field in dataclasses.fields(NODE_SETTINGS[node].get(group, ())):
-                if argument.parameter and field.name == name:
-                    default = str(field.default).lower() if name in BOOLEANS else field.default
-                    assert argument.default == default, name
-                    compared += 1
-    assert compared >= 10
-
-
-def parameters(module: ModuleType, node: str, **given: str) -> dict[str, Any]:
-    """Return the parameters that the launch file passes on for the arguments that were given."""
-    values = {name: argument.unset for name, argument in module.arguments.ARGUMENTS.items()}
-    found = module._dictionaries((node,), {**values, **given}, {})
-    context = LaunchContext()
-    return {n: v.evaluate(context) for each in found for n, v in each.items()}
-
-
 def test_what_is_given_wins_over_the_file_of_parameters_even_if_it_is_the_default() -> None:
-    module = shared("processes")
-    assert parameters(module, "depth_node") == {}
+    module = shared()
+
+    def parameters(number: int, **given: str) -> dict[str, Any]:
+        node = module.nodes({**module.options.unset_values(), **given}, {})[number]
+        context = LaunchContext()
+        node._perform_substitutions(context)
+        assert node.node_name == f"/tiekd/{('depth_node', 'companion_node')[number]}"
+        found = module.options.node_processes({**module.options.unset_values(), **given}, {})
+        return found[number].parameters
+
+    assert parameters(0) == {}
     given = {"rectify": "false", "device": "auto", "image_transport": "raw"}
-    assert parameters(module, "depth_node", **given) == {**given, "rectify": False}
-    url = module.arguments.ARGUMENTS["teacher"].default
-    assert parameters(module, "companion_node", teacher=url) == {"teacher.url": url}
+    assert parameters(0, **given) == {**given, "rectify": False}
+    url = module.options.LAUNCH_OPTIONS["teacher"].default
+    assert parameters(1, teacher=url) == {"teacher.url": url}
 
 
 def test_the_description_tells_what_holds_where_nothing_is_given() -> None:
@@ -118,21 +101,11 @@ def test_the_description_tells_what_holds_where_nothing_is_given() -> None:
 def test_the_enclave_has_a_name_in_every_namespace(
     namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = shared("processes")
+    module = shared()
     monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
-    _, enclave = module._enclave("depth_node", {"namespace": namespace})
+    values = {**module.options.unset_values(), "namespace": namespace}
+    _, enclave = module._enclave(module.options.node_processes(values, {})[0])
     assert enclave == "/".join(["", *filter(None, namespace.split("/")), "depth_node"])
-
-
-def test_the_launch_file_starts_the_nodes_as_plain_processes() -> None:
-    """So that it does not matter how a ROS distribution treats managed nodes at launch."""
-    module = shared("processes")
-    values = {name: argument.unset for name, argument in module.arguments.ARGUMENTS.items()}
-    started = module.nodes(values)
-    assert {type(action).__name__ for action in started} == {"Node"}
-    for action in started:
-        action._perform_substitutions(LaunchContext())
-    assert [a.node_name for a in started] == ["/tiekd/depth_node", "/tiekd/companion_node"]
 
 
 @pytest.mark.parametrize(

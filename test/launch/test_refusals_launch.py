@@ -27,14 +27,14 @@ def test_a_node_that_cannot_start_ends_all_with_the_reason(tmp_path: Path) -> No
     values = {"/**/depth_node": {"ros__parameters": {"encoding": "8UC1"}}}
     said = launch_depth(tmp_path, sections=values)
     assert "8UC1" in said
-    assert "depth_node cannot start; it has said why" in said
+    assert "depth_node cannot start; its own message says why" in said
     assert said.count("[depth_node-1]: process started") == 1
 
 
 def test_a_camera_that_cannot_start_ends_all_with_the_reason(tmp_path: Path) -> None:
     said = launch_depth(tmp_path, f"camera:={tmp_path / 'nowhere'}")
     assert "nowhere does not exist" in said
-    assert "camera_node cannot start; it has said why" in said
+    assert "camera_node cannot start; its own message says why" in said
     assert said.count("camera_node-3]: process started") == 1
 
 
@@ -47,7 +47,7 @@ def test_a_value_of_a_wrong_type_is_refused_and_not_replaced_by_the_default(
     values = {"/**": {"ros__parameters": {name: value}}}
     said = launch_depth(tmp_path, "companion:=false", sections=values)
     assert f"error: parameter {name}: " in said
-    assert "depth_node cannot start; it has said why" in said
+    assert "depth_node cannot start; its own message says why" in said
 
 
 @pytest.mark.parametrize("name", ["depth", "demo", "multi_camera"])

@@ -28,7 +28,7 @@ def test_up_restarts_a_killed_node_and_ends_all_on_sigint(
     topics = f"{peer.namespace}/image"
 
     def pid_of(node: str) -> int | None:
-        return find_process(f"tiekd_ros.nodes.programs {node}", topics)
+        return find_process("tiekd_ros.nodes.programs", node, topics)
 
     up = processes.tiekd(
         "up", "--namespace", peer.namespace, "--camera", "synthetic", "--teacher", "none",
@@ -79,7 +79,7 @@ def test_the_nodes_take_the_file_of_parameters_and_end_with_an_up_that_is_killed
         assert value_of(node, "state_dir").string_value == str(in_file)
     assert value_of("companion_node", "teacher.url").string_value == "127.0.0.1:9"
     assert value_of("camera_node", "rate_hz").double_value == 3.0
-    pids = [find_process(f"tiekd_ros.nodes.programs {node}", topic) for node in NODES]
+    pids = [find_process("tiekd_ros.nodes.programs", node, topic) for node in NODES]
     assert all(pids), up.output
     up.kill()
     wait_for(lambda: not any(is_running(pid) for pid in pids), "the end of the nodes")

@@ -2,267 +2,129 @@
 
 from __future__ import annotations
 
+import enum
+import inspect
+import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.status import Status
 
-from tiekd_ros.cli.options import State, console
+from tiekd_ros.cli.options import console, in_place_of
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.core.parameter_files import full_name, unheeded
+from tiekd_ros.core.launch_options import (
+    BOOL,
+    COMPANION,
+    LAUNCH_OPTIONS,
+    LaunchOption,
+    NodeProcess,
+    local_teacher,
+    node_processes,
+    unset_values,
+    unused_sections,
+)
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.core.supervisor import Program, free_port, node_command
+from tiekd_ros.core.supervisor import Program, node_command
 
-Namespace = Annotated[str, typer.Option(help="Namespace of the nodes.")]
-ImageTopic = Annotated[str, typer.Option(help="The camera's images.")]
-CameraInfoTopic = Annotated[str, typer.Option(help="The camera's calibration.")]
-ImageTransport = Annotated[
-    str | None,
-    typer.Option(
-        help="How the images come: raw, or compressed (on <image topic>/compressed).",
-        show_default="raw",
-    ),
-]
-Rectify = Annotated[
-    bool | None,
-    typer.Option(
-        help="Take the lens's distortion out of the images by camera_info.",
-        show_default="no-rectify",
-    ),
-]
-ParamsFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="YAML with ROS parameters; the options given here win over it.",
-        exists=True,
-        dir_okay=False,
-    ),
-]
-Teacher = Annotated[
-    str | None,
-    typer.Option(
-        help="host:port of the teacher server, or none; or a teacher to run beside the nodes, such "
-        "as huggingface:MODEL or onnx:FILE.",
-        show_default="127.0.0.1:8001",
-    ),
-]
-TeacherCa = Annotated[
-    Path | None,
-    typer.Option(
-        help="PEM file with the authority of the teacher's certificate; turns TLS on.",
-        exists=True,
-        dir_okay=False,
-    ),
-]
-TeacherTokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="File with the token that the teacher wants, closed to others.",
-        exists=True,
-        dir_okay=False,
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
-Camera = Annotated[
-    str,
-    typer.Option(
-        help="Also play a camera: 'synthetic', a folder of images, a bag, a video file, or a "
-        "webcam (/dev/video0).",
-        metavar="SOURCE",
-    ),
-]
-Companion = Annotated[bool, typer.Option(help="Log frames and learn from them.")]
-Composed = Annotated[
-    bool, typer.Option(help="Run both nodes in one process, which takes less memory.")
-]
-UseSimTime = Annotated[
-    bool | None, typer.Option(help="Take the time from /clock.", show_default="no-use-sim-time")
-]
-LogLevel = Annotated[str, typer.Option(help="debug, info, warn or error.")]
-
-# How a teacher that runs here is reached, whatever a file of parameters says of another; and how
-# long it may be silent before that is a warning, since it starts with the nodes.
-_LOCAL_TEACHER: dict[str, object] = {
-    "labels.starting_s": 120.0,
-    "teacher.tls": False,
-    **{f"teacher.{name}": "" for name in ("ca", "cert", "key", "server_name", "pin", "token_file")},
-}
+_LINE_EVERY_S = 3.0
 
 
-@dataclass(frozen=True)
-class UpOptions:
-    """What to start, and some of the parameters; `params_file` is for all others.
-
-    None leaves a parameter to that file and to the nodes' own default.
-    """
-
-    namespace: str = "tiekd"
-    image_topic: str = "/camera/image_raw"
-    camera_info_topic: str = "/camera/camera_info"
-    image_transport: str | None = None
-    rectify: bool | None = None
-    params_file: Path | None = None
-    teacher: str | None = None
-    teacher_ca: Path | None = None
-    teacher_token_file: Path | None = None
-    device: str | None = None
-    state_dir: str | None = None
-    use_sim_time: bool | None = None
-    log_level: str = "info"
-    companion: bool = True
-    composed: bool = False
-    camera: str = ""
-    camera_parameters: dict[str, object] = field(default_factory=dict)
-    companion_parameters: dict[str, object] = field(default_factory=dict)
-    depth_parameters: dict[str, object] = field(default_factory=dict)
-
-
-def node_programs(options: UpOptions, logs: Path | None = None) -> list[Program]:
+def node_programs(
+    given: Mapping[str, str],
+    fixed: Mapping[str, Mapping[str, object]] | None = None,
+    logs: Path | None = None,
+) -> list[Program]:
     """Return the programs to run: the nodes, and before them a teacher where one is to run here.
 
     Args:
-        options: names and settings.
+        given: values of `LAUNCH_OPTIONS`, by name; those that are missing are not given.
+        fixed: by node, parameters that win over all others.
         logs: folder for one log file a program; None = this process's own output.
     """
-    if options.teacher is not None and is_backend(options.teacher):
-        port = free_port()
-        parameters = {**_LOCAL_TEACHER, **options.companion_parameters}
-        here = replace(options, teacher=f"127.0.0.1:{port}", companion_parameters=parameters)
-        nodes = node_programs(here, logs)
-        teacher = _teacher_program(options.teacher, port, logs)
-        return [teacher, *nodes] if options.companion else nodes  # nobody else would ask it
-    shared = {
-        "state_dir": options.state_dir,
-        "use_sim_time": options.use_sim_time,
-        "image_transport": options.image_transport,
-        "rectify": options.rectify,
-    }
-    depth = {**shared, "device": options.device, **options.depth_parameters}
-    companion = {**shared, **_access(options), **options.companion_parameters}
-    if options.companion and options.composed:
-        programs = [_program("tiekd_nodes", options, {**depth, **companion}, logs)]
-    else:
-        programs = [_program("depth_node", options, depth, logs)]
-        if options.companion:
-            programs.append(_program("companion_node", options, companion, logs))
-    if options.camera:
-        parameters = {"source": options.camera, **options.camera_parameters}
-        programs.append(_camera_program(options, parameters, logs))
+    values = {**unset_values(), **given}
+    companion, teacher = local_teacher(values)
+    fixed = fixed or {}
+    fixed = {**fixed, COMPANION: {**companion, **fixed.get(COMPANION, {})}}
+    programs = []
+    if teacher:
+        command = [sys.executable, "-m", "tiekd_ros.cli", *teacher]
+        # Without a teacher depth is published and frames are logged all the same.
+        programs.append(Program("teacher", command, _log("teacher", logs), required=False))
+    for process in node_processes(values, fixed):
+        name = process.executable
+        programs.append(Program(name, _command(process), _log(name, logs)))
     return programs
 
 
-def unheeded_sections(options: UpOptions) -> list[str]:
-    """Return a sentence for each section of `params_file` that no node takes.
-
-    Raises:
-        TiekdError: it is no file of parameters.
-    """
-    if options.params_file is None:
-        return []
-    wanted = {
-        "depth_node": True,
-        "companion_node": options.companion,
-        "camera_node": bool(options.camera),
-    }
-    names = {node: full_name(options.namespace, node) for node in wanted}
-    started = [name for node, name in names.items() if wanted[node]]
-    try:
-        return unheeded(options.params_file, started, list(names.values()))
-    except ValueError as error:
-        raise TiekdError(str(error)) from error
-
-
-def is_backend(teacher: str) -> bool:
-    """Say whether this names a backend, as in `huggingface:MODEL`, and not a server's address."""
-    name, colon, _ = teacher.partition(":")
-    if not colon or not name.isalpha():  # an address in numbers needs no look at the backends
-        return False
-    from tiekd_ros.teacher.backends import BACKENDS
-
-    return name in BACKENDS
-
-
-def _access(options: UpOptions) -> dict[str, object]:
-    """Return the parameters of where the teacher is; None = not given."""
-    ca, token_file = options.teacher_ca, options.teacher_token_file
-    return {
-        "teacher.url": "" if options.teacher == "none" else options.teacher,
-        "teacher.ca": None if ca is None else str(ca),
-        "teacher.tls": None if ca is None else True,
-        "teacher.token_file": None if token_file is None else str(token_file),
-    }
-
-
-def _teacher_program(teacher: str, port: int, logs: Path | None) -> Program:
-    command = [sys.executable, "-m", "tiekd_ros.cli", "teacher", "serve", "--give-way"]
-    command += ["--backend", teacher, "--port", str(port)]
-    # Without a teacher depth is published and frames are logged all the same.
-    return Program("teacher", command, _log("teacher", logs), required=False)
-
-
-def _program(
-    name: str, options: UpOptions, parameters: dict[str, object], logs: Path | None
-) -> Program:
-    arguments = ["-r", f"__ns:=/{options.namespace.strip('/')}"]
-    arguments += ["-r", f"image:={options.image_topic}"]
-    arguments += ["-r", f"image_info:={options.camera_info_topic}"]
-    return Program(name, _command(name, arguments, options, parameters), _log(name, logs))
-
-
-def _camera_program(
-    options: UpOptions, parameters: dict[str, object], logs: Path | None
-) -> Program:
-    arguments = ["-r", f"__ns:=/{options.namespace.strip('/')}"]
-    arguments += ["-r", f"image_raw:={options.image_topic}"]
-    arguments += ["-r", f"camera_info:={options.camera_info_topic}"]
-    name = "camera_node"
-    return Program(name, _command(name, arguments, options, parameters), _log(name, logs))
-
-
-def _command(
-    name: str, arguments: list[str], options: UpOptions, parameters: dict[str, object]
-) -> list[str]:
-    if options.params_file is not None:
-        arguments += ["--params-file", str(options.params_file)]
-    for key, value in parameters.items():
-        if value is not None:
-            arguments += ["-p", f"{key}:={_yaml(value)}"]
-    return node_command(name, [*arguments, "--log-level", options.log_level])
-
-
-def _yaml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+def _command(process: NodeProcess) -> list[str]:
+    arguments = ["-r", f"__ns:=/{process.namespace.strip('/')}"]
+    for name, topic in process.remappings.items():
+        arguments += ["-r", f"{name}:={topic}"]
+    if process.params_file:
+        arguments += ["--params-file", process.params_file]
+    for name, value in process.parameters.items():  # YAML; the later one wins
+        arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
+    return node_command(process.executable, [*arguments, "--log-level", process.log_level])
 
 
 def _log(name: str, logs: Path | None) -> Path | None:
     return None if logs is None else logs / f"{name}.log"
 
 
-def up(
-    state: State = "",
-    namespace: Namespace = "tiekd",
-    image_topic: ImageTopic = "/camera/image_raw",
-    camera_info_topic: CameraInfoTopic = "/camera/camera_info",
-    image_transport: ImageTransport = None,
-    rectify: Rectify = None,
-    params_file: ParamsFile = None,
-    teacher: Teacher = None,
-    teacher_ca: TeacherCa = None,
-    teacher_token_file: TeacherTokenFile = None,
-    device: Device = None,
-    camera: Camera = "",
-    companion: Companion = True,
-    composed: Composed = False,
-    use_sim_time: UseSimTime = None,
-    log_level: LogLevel = "info",
-) -> None:
+_WITHOUT = {"respawn"}  # nodes are always started again here
+_NAMES = {"state_dir": "state"}  # as in the other verbs
+
+
+def _parameter(name: str, option: LaunchOption) -> inspect.Parameter:
+    """Return the command-line option of a launch option; None = not given."""
+    kind: Any = str
+    default: object = None
+    shown: str | bool = option.default or False
+    if option.choices == BOOL:
+        kind = bool
+        default = None if option.parameter else option.default == "true"
+        shown = name.replace("_", "-") if option.default == "true" else f"no-{name}"
+        shown = shown.replace("_", "-")
+    elif option.is_file:
+        kind = Path
+    elif option.choices:
+        make_enum: Any = enum.Enum  # mypy knows the call with literals only
+        kind = make_enum(name, {choice: choice for choice in option.choices}, type=str)
+    info = typer.Option(
+        help=option.description,
+        show_default=shown,
+        exists=option.is_file,
+        dir_okay=not option.is_file,
+    )
+    return inspect.Parameter(
+        _NAMES.get(name, name),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind if kind is bool and default is not None else kind | None, info],
+    )
+
+
+def _given(**values: Any) -> dict[str, str]:
+    """Return the values of the launch options that were given, as texts."""
+    given = {}
+    for name in LAUNCH_OPTIONS:
+        value = values.get(_NAMES.get(name, name))
+        if value is not None:
+            value = value.value if isinstance(value, enum.Enum) else value
+            given[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return given
+
+
+@in_place_of(
+    "given",
+    [_parameter(name, option) for name, option in LAUNCH_OPTIONS.items() if name not in _WITHOUT],
+    _given,
+)
+def up(given: dict[str, str]) -> None:
     """Run the nodes, as `ros2 launch tiekd_ros depth.launch.py` does, until Ctrl-C.
 
     Subscribe to /tiekd/depth for depth in metres. Until a student has been accepted, depth
@@ -272,28 +134,18 @@ def up(
 
     require_ros()
     prepare_environment()
-    options = UpOptions(
-        namespace=namespace,
-        image_topic=image_topic,
-        camera_info_topic=camera_info_topic,
-        image_transport=image_transport,
-        rectify=rectify,
-        params_file=params_file,
-        teacher=teacher,
-        teacher_ca=teacher_ca,
-        teacher_token_file=teacher_token_file,
-        device=device,
-        state_dir=str(StateFolder.resolve(state).create().root) if state else None,
-        use_sim_time=use_sim_time,
-        log_level=log_level,
-        companion=companion,
-        composed=composed,
-        camera=camera,
-    )
-    for text in unheeded_sections(options):
+    if given.get("state_dir"):
+        given["state_dir"] = str(StateFolder.resolve(given["state_dir"]).create().root)
+    values = {**unset_values(), **given}
+    try:
+        unused = unused_sections([values])
+    except ValueError as error:
+        raise TiekdError(str(error)) from error
+    for text in unused:
         sys.stderr.write(f"warning: {text}\n")
-    console.print(f"depth in metres on /{namespace.strip('/')}/depth; Ctrl-C ends", highlight=False)
-    supervise(node_programs(options), lambda line: console.print(line, highlight=False))
+    namespace = values["namespace"].strip("/")
+    console.print(f"depth in metres on /{namespace}/depth; Ctrl-C ends", highlight=False)
+    supervise(node_programs(values), lambda line: console.print(line, highlight=False))
 
 
 def demo(
@@ -337,9 +189,6 @@ def demo(
         training = (iterations, train_seconds, first_frames)
         result = run_demo(DemoOptions(frames, output, headless, seed, *training), console)
     raise typer.Exit(1 if result.failures else 0)
-
-
-_LINE_EVERY_S = 3.0
 
 
 def snapshot(

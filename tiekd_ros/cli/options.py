@@ -1,4 +1,4 @@
-"""What the verbs of the `tiekd` command have in common."""
+"""Options and output that verbs of the `tiekd` command share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,24 +90,45 @@ def with_settings(
     """
     fields = [field for field in dataclasses.fields(kind) if not only or field.name in only]
     names = {field.name: field.name.removesuffix("_s") for field in fields}
+    options = [
+        inspect.Parameter(
+            names[field.name],
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(field.name, field.default),
+            annotation=Annotated[type(field.default), _option(field, panel)],
+        )
+        for field in fields
+    ]
+
+    def build(**values: Any) -> Settings:
+        return kind(**{name: values[option] for name, option in names.items()})
+
+    return in_place_of(parameter, options, build)
+
+
+def in_place_of(
+    parameter: str, options: Sequence[inspect.Parameter], build: Callable[..., Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a verb: in place of its `parameter` it takes these options.
+
+    Args:
+        parameter: the verb's parameter.
+        options: keyword-only parameters, annotated for typer.
+        build: makes the parameter's value from the options' values, its keyword arguments.
+    """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(verb)
         def command(**values: Any) -> None:
-            chosen = {name: values.pop(option) for name, option in names.items()}
-            verb(**values, **{parameter: kind(**chosen)})
+            chosen = {option.name: values.pop(option.name) for option in options}
+            verb(**values, **{parameter: build(**chosen)})
 
         own = inspect.signature(verb, eval_str=True).parameters
-        options = [
-            inspect.Parameter(
-                names[field.name],
-                inspect.Parameter.KEYWORD_ONLY,
-                default=defaults.get(field.name, field.default),
-                annotation=Annotated[type(field.default), _option(field, panel)],
-            )
-            for field in fields
+        rest = [
+            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for each in own.values()
+            if each.name != parameter
         ]
-        rest = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values() if p.name != parameter]
         parameters = [*rest, *options]
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

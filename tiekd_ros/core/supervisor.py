@@ -205,7 +205,7 @@ class _Watched:
         soon = now - child.started < _STEADY_S
         refuses = child.process.returncode == 1 and soon and not self._due
         if refuses and self.program.required:
-            raise TiekdError(f"{self.program.name} cannot start; it has said why")
+            raise TiekdError(f"{self.program.name} cannot start; its own message says why")
         if child.process.returncode == 0:
             self.done = True
             say(f"{self.program.name} is done")

@@ -11,8 +11,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tiekd_ros.cli.nodes import UpOptions, node_programs
+from tiekd_ros.cli.nodes import node_programs
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.launch_options import CAMERA, COMPANION, DEPTH
 from tiekd_ros.core.supervisor import Child, Program, free_port, stop_children
 from tiekd_ros.demo.scene import Scene
 
@@ -110,15 +111,17 @@ class Stage:
         self._port = free_port()
         url = f"127.0.0.1:{self._port}"
         turn = scene.turn_s
-        self._options = UpOptions(
-            namespace=NAMESPACE,
-            image_topic=IMAGE_TOPIC,
-            teacher=url,
-            state_dir=str(state),
-            camera=str(scene.camera["source"]),
-            camera_parameters=scene.camera,
-            depth_parameters={"threads": 1},
-            companion_parameters={
+        self._options = {
+            "namespace": NAMESPACE,
+            "image_topic": IMAGE_TOPIC,
+            "teacher": url,
+            "state_dir": str(state),
+            "camera": str(scene.camera["source"]),
+        }
+        self._parameters: dict[str, dict[str, object]] = {
+            CAMERA: scene.camera,
+            DEPTH: {"threads": 1},
+            COMPANION: {
                 "frames.min_interval_s": min(0.5, turn / 60),
                 "frames.block_s": min(20.0, max(0.5, turn / 15 if turn > 30 else turn / 5)),
                 "distill.min_frames": LEAST_TRAIN,
@@ -131,7 +134,7 @@ class Stage:
                 "checks.min_known_share": _MIN_KNOWN_SHARE,
                 "teacher.timeout_s": 5.0,
             },
-        )
+        }
         command = [sys.executable, "-m", "tiekd_ros.cli", "teacher", "serve"]
         command += ["--port", str(self._port), *scene.teacher]
         self._teacher = Program("teacher", command, self.log_of("teacher"))
@@ -142,7 +145,8 @@ class Stage:
         try:
             self._children.append(Child(self._teacher))
             self._wait_for_teacher()
-            self._children += [Child(p) for p in node_programs(self._options, self._logs)]
+            programs = node_programs(self._options, self._parameters, self._logs)
+            self._children += [Child(program) for program in programs]
         except BaseException:
             stop_children(self._children)
             raise

@@ -10,7 +10,7 @@ import yaml
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from tiekd_ros.core.parameter_files import full_name, sections, takes
+from tiekd_ros.core.launch_options import full_name, sections, takes
 
 NAME = "depth_node"
 KEYS = (

@@ -1,0 +1,1 @@
+../tiekd_ros/core/launch_options.py

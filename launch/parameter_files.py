@@ -1,1 +1,0 @@
-../tiekd_ros/core/parameter_files.py
