@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tiekd_ros.core.camera import CameraModel, Intrinsics, rectified_model
+from tiekd_ros.core.camera import CameraModel, Intrinsics
 from tiekd_ros.core.errors import BadIntrinsicsError
 
 CAMERA = Intrinsics(60.0, 61.0, 31.5, 23.5)
@@ -65,7 +65,7 @@ def test_a_model_follows_its_region_of_interest_and_binning():
     both = replace(part, binning=(2, 2))
     assert both.intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
     assert both.of_view(16, 12).p[3] == -3.0
-    assert rectified_model(both).intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
+    assert both.rectified().intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
 
 
 def test_an_image_of_the_full_size_is_taken_for_the_whole():

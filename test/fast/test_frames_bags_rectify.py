@@ -44,10 +44,10 @@ def bent_topics(count: int = 3, p: tuple[float, ...] = WIDE, model: str = "plumb
 def expected(number: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a picture rectified, and where the camera did not see it."""
     lens = CameraModel(WIDTH, HEIGHT, "plumb_bob", BENT, K, tuple(np.eye(3).flatten()), WIDE)
-    made, blind = Rectifier().rectified(shown(number), lens)
-    assert blind is not None
-    assert 0.1 < blind.mean() < 0.9
-    return made, blind
+    made, invalid_mask = Rectifier().rectified(shown(number), lens)
+    assert invalid_mask is not None
+    assert 0.1 < invalid_mask.mean() < 0.9
+    return made, invalid_mask
 
 
 def assert_rectified(state: StateFolder, count: int = 3) -> None:
@@ -67,9 +67,9 @@ def test_images_are_rectified_and_labels_know_nothing_of_what_was_not_seen(tmp_p
     with FrameStore(state.frames) as store:
         store.put_label(1, np.full((HEIGHT, WIDTH), 2, np.float32), "t", "1")
         depth = store.load(1).depth
-    blind = expected(0)[1]
-    assert np.isnan(depth[blind]).all()
-    assert (depth[~blind] == 2).all()
+    invalid_mask = expected(0)[1]
+    assert np.isnan(depth[invalid_mask]).all()
+    assert (depth[~invalid_mask] == 2).all()
 
 
 def test_without_it_a_warning_says_how_many_images_and_what_would_do(tmp_path, state):

@@ -24,14 +24,16 @@ def path(tmp_path: Path) -> Path:
 
 
 def mask() -> Mask:
-    blind = np.zeros((HEIGHT, WIDTH), bool)
-    blind[:, :40] = True
-    blind[100:] = True
-    return blind
+    invalid_mask = np.zeros((HEIGHT, WIDTH), bool)
+    invalid_mask[:, :40] = True
+    invalid_mask[100:] = True
+    return invalid_mask
 
 
-def add(store: FrameStore, seed: int, blind: Mask | None = None) -> int:
-    frame_id = store.add(Observation(view(seed), seed * S, "cam", blind=blind)).frame_id
+def add(store: FrameStore, seed: int, invalid_mask: Mask | None = None) -> int:
+    frame_id = store.add(
+        Observation(view(seed), seed * S, "cam", invalid_mask=invalid_mask)
+    ).frame_id
     assert frame_id is not None
     return frame_id
 
@@ -63,7 +65,7 @@ def test_a_label_of_any_size_is_unknown_where_the_camera_saw_nothing(
 
 def test_a_label_that_comes_with_its_frame_is_masked_too(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
-        store.add(Observation(view(1), S, "cam", blind=mask()), KeptLabel(DEPTH, "t", "1"))
+        store.add(Observation(view(1), S, "cam", invalid_mask=mask()), KeptLabel(DEPTH, "t", "1"))
         assert (np.isnan(store.load(1).depth) == mask()).all()
 
 
@@ -90,7 +92,7 @@ def test_a_log_of_an_earlier_version_goes_on_and_loses_nothing(path: Path) -> No
         store.put_label(labelled, DEPTH, "t", "1")
     assert "blind_parts" not in tables(path)  # it is one, as earlier versions made it
     with FrameStore(path, read_only=True) as store:
-        assert [frame.blind_png for frame in store.unlabelled(9)] == [None]
+        assert [frame.invalid_mask_png for frame in store.unlabelled(9)] == [None]
     with FrameStore(path, EAGER) as store:
         seen = add(store, 3, mask())
         assert [frame.id for frame in store.unlabelled(9)] == [waiting, seen]
@@ -121,7 +123,7 @@ def test_another_program_that_has_the_log_open_sees_the_first_mask(path: Path) -
         add(one, 1)
         assert len(other.unlabelled(9)) == 1
         seen = add(one, 2, mask())
-        assert other.unlabelled(9)[1].blind_png is not None
+        assert other.unlabelled(9)[1].invalid_mask_png is not None
         other.put_label(seen, DEPTH, "t", "1")
         assert (np.isnan(one.load(seen).depth) == mask()).all()
 

@@ -86,7 +86,7 @@ def test_rejected_then_used_frames_go_before_unlabelled_ones(tmp_path: Path) -> 
         store.reject(rejected, "bad")
         store.put_label(used, DEPTH, "t", "1")
         store.put_label(fresh, DEPTH, "t", "1")
-        store.mark_used([used], 1)
+        store.mark_round_finished([used], 1)
         fill(store, 100)
         assert store.stats().rejected == {}
         assert used in stored_ids(store)
@@ -102,8 +102,8 @@ def test_frames_that_a_round_passed_over_do_not_count_as_used(tmp_path: Path) ->
         used, passed_over = (put(store, view(k), 1.0 + k) for k in range(2))
         store.put_label(used, DEPTH, "t", "1")
         store.put_label(passed_over, DEPTH, "t", "1")
-        store.mark_seen()
-        store.mark_used([used], 1)
+        store.mark_round_started()
+        store.mark_round_finished([used], 1)
         fill(store, 300, 15.0)
         assert {used, passed_over} & stored_ids(store) == {passed_over}
 
@@ -120,7 +120,7 @@ def test_the_held_out_split_keeps_its_share(tmp_path: Path) -> None:
                 total = store.stats().total
                 held_out = len(store.labelled_ids("held_out"))
                 assert total // 5 - 1 <= held_out <= total // 5 + 10
-        store.mark_used(store.labelled_ids("train"), 1)
+        store.mark_round_finished(store.labelled_ids("train"), 1)
         labelled = store.labelled_ids("held_out")
         for k in range(100, 120):  # a held-out block, and the teacher is away
             put(store, view(k), 12.0 + 0.04 * k)

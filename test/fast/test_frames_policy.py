@@ -7,7 +7,13 @@ import pytest
 
 from tiekd_ros.core.errors import BadImageError, InvalidSettingError
 from tiekd_ros.framelog import policy
-from tiekd_ros.framelog.policy import Neighbours, choose_split, is_too_soon, look_at, quality_fault
+from tiekd_ros.framelog.policy import (
+    Neighbours,
+    choose_split,
+    is_too_soon,
+    measure_image,
+    quality_fault,
+)
 from tiekd_ros.framelog.settings import FrameLogSettings, LabellerSettings
 
 S = 1_000_000_000
@@ -21,7 +27,7 @@ def texture(low: int = 0, high: int = 256) -> np.ndarray:
 
 
 def test_a_sharp_well_exposed_image_has_no_fault() -> None:
-    assert quality_fault(FrameLogSettings(), look_at(texture())) is None
+    assert quality_fault(FrameLogSettings(), measure_image(texture())) is None
 
 
 @pytest.mark.parametrize(
@@ -35,18 +41,20 @@ def test_a_sharp_well_exposed_image_has_no_fault() -> None:
     ],
 )
 def test_poor_images_are_refused_by_reason(image: np.ndarray, reason: str) -> None:
-    assert quality_fault(FrameLogSettings(), look_at(image.astype(np.uint8))) == reason
+    assert quality_fault(FrameLogSettings(), measure_image(image.astype(np.uint8))) == reason
 
 
 def test_sharpness_is_measured_at_one_size() -> None:
     image = texture()
     enlarged = image.repeat(3, 0).repeat(3, 1)
-    assert look_at(enlarged).sharpness == pytest.approx(look_at(image).sharpness, rel=0.1)
+    assert measure_image(enlarged).sharpness == pytest.approx(
+        measure_image(image).sharpness, rel=0.1
+    )
 
 
 def test_an_array_that_is_no_image_is_refused() -> None:
     with pytest.raises(BadImageError):
-        look_at(np.zeros((10, 10), np.uint8))
+        measure_image(np.zeros((10, 10), np.uint8))
 
 
 def test_the_interval_counts_from_the_last_stamp_and_restarts_when_time_goes_back() -> None:

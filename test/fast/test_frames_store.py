@@ -71,7 +71,7 @@ def test_a_frame_is_logged_labelled_used_and_loaded(path: Path) -> None:
         np.testing.assert_allclose(loaded.confidence, [[0, 0.5], [1, 0]], atol=1 / 255)
         assert (loaded.intrinsics, loaded.stamp_ns, loaded.split) == (CAMERA, NOW, "train")
 
-        store.mark_used([frame.id, 999], 3)
+        store.mark_round_finished([frame.id, 999], 3)
         assert store.stats().new_labels == 0
 
 
@@ -113,7 +113,7 @@ def test_a_new_label_replaces_the_old_one_and_counts_as_new(path: Path) -> None:
     with FrameStore(path) as store:
         store.add(seen(0, 0))
         store.put_label(1, DEPTH, "t", "1")
-        store.mark_used([1], 1)
+        store.mark_round_finished([1], 1)
         store.put_label(1, DEPTH * 2, "t", "2")
         assert store.load(1).depth[0, 0] == 2
         assert store.stats().new_labels == 1

@@ -23,9 +23,9 @@ DREAMT = np.where(BLIND, LABEL * np.float32(10), LABEL)
 """A label that is right where the camera saw something, and far off elsewhere."""
 
 
-def frame(number: int, blind_png: bytes | None = None) -> LoggedFrame:
+def frame(number: int, invalid_mask_png: bytes | None = None) -> LoggedFrame:
     jpeg = encode_jpeg(view(number))
-    return LoggedFrame(number, number, "camera", jpeg, WIDTH, HEIGHT, None, blind_png)
+    return LoggedFrame(number, number, "camera", jpeg, WIDTH, HEIGHT, None, invalid_mask_png)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 from sensor_msgs.msg import CameraInfo
 
 from ros_helpers.messages import HEIGHT, WIDTH, camera_info
-from tiekd_ros.nodes.camera.calibration import CalibrationCheck, comes_rectified
+from tiekd_ros.core.camera import is_rectified_topic
+from tiekd_ros.nodes.camera.calibration import CalibrationCheck
 from tiekd_ros.nodes.common.reporting import ERROR, WARN
 
 SIZE = (WIDTH, HEIGHT)
@@ -109,4 +110,4 @@ def test_an_unknown_distortion_model_is_named() -> None:
     ],
 )
 def test_the_topics_name_says_whether_images_are_rectified(topic: str, rectified: bool) -> None:
-    assert comes_rectified(topic) == rectified
+    assert is_rectified_topic(topic) == rectified

@@ -149,19 +149,19 @@ def test_a_label_is_unknown_where_a_rectified_image_shows_what_the_camera_did_no
     info = camera_info()
     info.d = [-0.3, 0.05, 0.0, 0.0, 0.0]
     info.p = [30.0, 0.0, 47.5, 0.0, 0.0, 30.0, 35.5, 0.0, 0.0, 0.0, 1.0, 0.0]
-    blind = Rectifier().rectified(image_to_rgb(picture(1)), info).blind
-    assert blind is not None
-    assert 0.1 < blind.mean() < 0.9
+    invalid_mask = Rectifier().rectified(image_to_rgb(picture(1)), info).invalid_mask
+    assert invalid_mask is not None
+    assert 0.1 < invalid_mask.mean() < 0.9
     backend = StubBackend(np.nan_to_num(ramp(WIDTH, HEIGHT), nan=1.0))
     with serving(backend) as url, companion(peer, state, teacher__url=url, rectify=True):
         log_image(peer, state, picture(1), info)
         await_frames(state, "labelled", 1)
     with FrameStore(state.frames, read_only=True) as store:
         depth = store.load(store.labelled_ids()[0]).depth
-    assert depth.shape == blind.shape
-    assert (np.isnan(depth) == blind).all()
+    assert depth.shape == invalid_mask.shape
+    assert (np.isnan(depth) == invalid_mask).all()
     with closing(sqlite3.connect(state.frames)) as connection:
         (stored,) = connection.execute("SELECT depth FROM labels").fetchone()
     units = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert (units[blind] == 0).all()
-    assert (units[~blind] > 0).all()
+    assert (units[invalid_mask] == 0).all()
+    assert (units[~invalid_mask] > 0).all()

@@ -38,8 +38,8 @@ def scene(width: int = WIDTH, height: int = HEIGHT) -> Any:
 
 
 def rectified(image: Any, info: CameraInfo) -> View:
-    image, blind = Rectifier().rectified(image, info)
-    return View(image, rectified_info(info), blind)
+    image, invalid_mask = Rectifier().rectified(image, info)
+    return View(image, rectified_info(info), invalid_mask)
 
 
 def through_the_lens(image: Any, info: CameraInfo) -> Any:
@@ -72,7 +72,7 @@ def test_it_is_opencvs_own_answer(model: str) -> None:
         expected = cv2.fisheye.undistortImage(distorted, k, d, Knew=k)
     else:
         expected = cv2.undistort(distorted, k, d)
-    seen = np.ones((HEIGHT, WIDTH), bool) if view.blind is None else ~view.blind
+    seen = np.ones((HEIGHT, WIDTH), bool) if view.invalid_mask is None else ~view.invalid_mask
     inner = cv2.erode(seen.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     assert inner.mean() > 0.7
     assert np.abs(view.image[inner].astype(int) - expected[inner]).max() <= 1
@@ -108,26 +108,26 @@ def test_what_the_camera_did_not_see_is_marked() -> None:
     info = lens("plumb_bob")
     info.p = [55.0, 0.0, 82.0, 0.0, 0.0, 56.0, 58.0, 0.0, 0.0, 0.0, 1.0, 0.0]  # half the size
     view = rectified(np.full((HEIGHT, WIDTH, 3), 200, np.uint8), info)
-    assert view.blind is not None
-    assert view.blind[0].all()
-    assert view.blind[:, 0].all()
-    assert not view.blind[40:80, 50:110].any()
-    assert fit_mask(view.blind, HEIGHT, WIDTH) is view.blind
-    small = fit_mask(view.blind, HEIGHT // 2, WIDTH // 2)
+    assert view.invalid_mask is not None
+    assert view.invalid_mask[0].all()
+    assert view.invalid_mask[:, 0].all()
+    assert not view.invalid_mask[40:80, 50:110].any()
+    assert fit_mask(view.invalid_mask, HEIGHT, WIDTH) is view.invalid_mask
+    small = fit_mask(view.invalid_mask, HEIGHT // 2, WIDTH // 2)
     assert small.shape == (HEIGHT // 2, WIDTH // 2)
-    assert abs(float(small.mean()) - float(view.blind.mean())) < 0.02
+    assert abs(float(small.mean()) - float(view.invalid_mask.mean())) < 0.02
 
 
 def test_what_a_polynomial_shows_again_mirrored_is_not_seen() -> None:
     info = camera_info([60.0, 0.0, 79.5, 0.0, 60.0, 59.5, 0.0, 0.0, 1.0], WIDTH, HEIGHT)
     info.d = [-0.35, 0.0, 0.0, 0.0, 0.0]
-    blind = rectified(scene(), info).blind
-    assert blind is not None
+    invalid_mask = rectified(scene(), info).invalid_mask
+    assert invalid_mask is not None
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     radius = np.hypot(x - 79.5, y - 59.5)
     turns = 60 / np.sqrt(3 * 0.35)  # where r - 0.35 r^3 is largest
-    assert blind[radius > turns + 1].all()
-    assert not blind[radius < turns - 1].any()
+    assert invalid_mask[radius > turns + 1].all()
+    assert not invalid_mask[radius < turns - 1].any()
 
 
 def test_another_calibration_makes_other_maps() -> None:
@@ -267,6 +267,6 @@ def test_the_maps_of_a_calibration_with_nan_are_made_once() -> None:
     info, again = (lens("plumb_bob", [0.3, 0.0, 0.0, 0.0, 0.0]) for _ in range(2))
     info.p, again.p = [float("nan")] * 12, [float("nan")] * 12
     rectifier = Rectifier()
-    first = rectifier.rectified(scene(), info).blind
+    first = rectifier.rectified(scene(), info).invalid_mask
     assert first is not None
-    assert rectifier.rectified(scene(), again).blind is first
+    assert rectifier.rectified(scene(), again).invalid_mask is first

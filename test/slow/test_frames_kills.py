@@ -94,6 +94,6 @@ def test_a_training_process_reads_while_this_one_writes(tmp_path: Path) -> None:
             ids = store.labelled_ids()
             for frame_id in ids[-3:]:
                 assert store.load(frame_id).image.shape == (120, 160, 3)
-            store.mark_used(ids, 1)
+            store.mark_round_finished(ids, 1)
         child.communicate()
         assert len(store.labelled_ids()) == 30

@@ -19,7 +19,7 @@ from rosbags.typesys.store import Typestore
 
 from tiekd_ros.bags import scratch
 from tiekd_ros.bags.records import CDR, ROS1, BagError, Message, Storage, Topic
-from tiekd_ros.bags.scratch import Desk
+from tiekd_ros.bags.scratch import ScratchDir
 from tiekd_ros.bags.storage import open_storage
 from tiekd_ros.core.closing import Closing
 
@@ -155,7 +155,7 @@ class Bag(Closing):
         self._unpacked = 0
         try:
             scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-tiekd-bag")))
-            self._open(layout.files, Desk(scratch))
+            self._open(layout.files, ScratchDir(scratch))
         except BaseException:
             self._stack.close()
             raise
@@ -230,11 +230,11 @@ class Bag(Closing):
         except (SerdeError, KeyError, AssertionError) as error:
             raise BagError(f"a message of {topic.name} is damaged ({error})") from error
 
-    def _open(self, files: list[Path], desk: Desk) -> None:
+    def _open(self, files: list[Path], scratch_dir: ScratchDir) -> None:
         """Open all files; one of several may be of no use."""
         for file in files:
             try:
-                storage = open_storage(file, desk)
+                storage = open_storage(file, scratch_dir)
             except BagError as error:
                 if len(files) == 1:
                     raise

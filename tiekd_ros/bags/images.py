@@ -9,8 +9,8 @@ from typing import Any
 
 from tiekd_ros.bags.bag import MIXED, Bag
 from tiekd_ros.bags.records import CDR, ROS1, BagError, Message, Topic
-from tiekd_ros.core.camera import CameraModel
-from tiekd_ros.core.encodings import compressed_to_rgb, raw_to_rgb
+from tiekd_ros.core.camera import CameraModel, is_rectified_topic
+from tiekd_ros.core.encodings import compressed_to_rgb, is_depth, raw_to_rgb
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.core.images import RgbImage
 
@@ -19,7 +19,6 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 _COMPRESSED_NAME = "/compressed"
-_DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
 
 def choose_images(bag: Bag, wanted: str = "") -> Topic:
@@ -128,9 +127,7 @@ def _is_depth(bag: Bag, topic: Topic) -> bool:
         fields = bag.decode(message)
     except BagError:
         return False
-    if topic.type == IMAGE:
-        return str(fields.encoding) in _DEPTH_ENCODINGS
-    return "compresseddepth" in str(fields.format).lower()
+    return is_depth(str(fields.encoding if topic.type == IMAGE else fields.format))
 
 
 def _oddities(bag: Bag) -> str:
@@ -207,7 +204,7 @@ class BagCamera:
         self.bag = bag
         self.images = choose_images(bag, image_topic)
         self.info = choose_info(bag, self.images, camera_info_topic)
-        self.rectified = _last_part(self.images.name).startswith("image_rect")
+        self.rectified = is_rectified_topic(self.images.name)
         """Whether the images are rectified already, by image_pipeline's names."""
 
     def __len__(self) -> int:
@@ -267,29 +264,7 @@ class BagCamera:
             fields = self.bag.decode(message)
         except BagError:
             return None
-        # ROS 1 writes the matrices' names in capitals.
-        d, k, r, p = (
-            tuple(
-                float(value) for value in getattr(fields, name, getattr(fields, name.upper(), ()))
-            )
-            for name in "dkrp"
-        )
-        region = fields.roi
-        shown = tuple(
-            int(getattr(region, name)) for name in ("x_offset", "y_offset", "width", "height")
-        )
-        model = CameraModel(
-            width=int(fields.width),
-            height=int(fields.height),
-            distortion_model=str(fields.distortion_model),
-            d=d,
-            k=k,
-            r=r,
-            p=p,
-            binning=(max(int(fields.binning_x), 1), max(int(fields.binning_y), 1)),
-            roi=shown if region.width and region.height else None,  # type: ignore[arg-type]
-        )
-        return _stamp_of(fields), model
+        return _stamp_of(fields), CameraModel.from_message(fields)
 
     def _image(self, message: Message, model: CameraModel | None) -> BagImage:
         try:
@@ -313,7 +288,3 @@ class BagCamera:
 def _stamp_of(fields: Any) -> int:
     stamp = fields.header.stamp
     return int(stamp.sec) * _NS_PER_S + int(stamp.nanosec)
-
-
-def _last_part(topic: str) -> str:
-    return topic.removesuffix("/compressed").rpartition("/")[2]

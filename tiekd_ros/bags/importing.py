@@ -13,17 +13,7 @@ from pathlib import Path
 from tiekd_ros.bags.bag import Bag
 from tiekd_ros.bags.images import BagCamera, BagImage
 from tiekd_ros.bags.records import BagError
-from tiekd_ros.core.camera import (
-    VISIBLE_SHIFT_PX,
-    CameraModel,
-    Intrinsics,
-    Rectifier,
-    border_shift_px,
-    calibration_key,
-    is_calibrated,
-    model_fault,
-    rectified_model,
-)
+from tiekd_ros.core.camera import VISIBLE_SHIFT_PX, CameraModel, Intrinsics, Rectifier
 from tiekd_ros.core.errors import BadImageError, BadIntrinsicsError
 from tiekd_ros.core.images import Mask, RgbImage
 from tiekd_ros.framelog import policy
@@ -34,11 +24,11 @@ from tiekd_ros.framelog.imports import (
     ImportReport,
     Recording,
 )
-from tiekd_ros.framelog.records import Observation, Place, Places
+from tiekd_ros.framelog.records import ImportCursor, ImportCursors, Observation
 from tiekd_ros.framelog.selection import NoRoomError
 from tiekd_ros.framelog.store import FrameStore
 
-_MUCH_BLIND = 0.1
+_MUCH_INVALID = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,20 +37,20 @@ class BagView:
 
     image: RgbImage
     intrinsics: Intrinsics | None
-    blind: Mask | None
+    invalid_mask: Mask | None
     """(H, W), where a rectified image shows what the camera did not see; None = nowhere."""
-    bent: CameraModel | None
+    distorted_camera: CameraModel | None
     """Its calibration, where the lens bends it visibly, or in a way that cannot be computed."""
 
-    def observed(self, image: BagImage, place: Place) -> Observation:
+    def observed(self, image: BagImage, cursor: ImportCursor) -> Observation:
         """Return what to log, as of the message that this view was made of."""
         return Observation(
             self.image,
             image.stamp_ns,
             image.frame_id,
             self.intrinsics,
-            place=place,
-            blind=self.blind,
+            cursor=cursor,
+            invalid_mask=self.invalid_mask,
         )
 
 
@@ -87,10 +77,9 @@ class BagViewer:
         if options.rectify and not camera.rectified:
             self._rectifier = Rectifier("leave out --rectify")
             self._try(first, pixels)
-        self._shift: tuple[tuple[object, ...], float] | None = None  # (calibration, pixels)
-        self._blind_share = 0.0
-        self._bent = 0
-        self._bent_model: CameraModel | None = None
+        self._invalid_share = 0.0
+        self._distorted_count = 0
+        self._distorted_camera: CameraModel | None = None
         self._last: CameraModel | None = None
 
     def _try(self, first: BagImage, pixels: RgbImage) -> None:
@@ -114,36 +103,39 @@ class BagViewer:
             BadImageError: it is damaged, or its calibration does not allow to rectify it.
             BadIntrinsicsError: its calibration is no camera's.
         """
-        pixels, blind, bent = image.rgb(), None, None
+        pixels, invalid_mask, distorted_camera = image.rgb(), None, None
         model = self._last = self._model_of(image, pixels)
         if model is not None and self._rectifier is not None:
-            pixels, blind = self._rectifier.rectified(pixels, model)
-            model = rectified_model(model)
-        elif model is not None and is_calibrated(model):
-            bent = None if self._shift_of(model) < VISIBLE_SHIFT_PX else model
+            pixels, invalid_mask = self._rectifier.rectified(pixels, model)
+            model = model.rectified()
+        elif model is not None and model.is_calibrated:
+            distorted_camera = None if model.border_shift_px() < VISIBLE_SHIFT_PX else model
         height, width = pixels.shape[:2]
         intrinsics = None if model is None else model.intrinsics(width, height)
-        return BagView(pixels, intrinsics, blind, bent)
+        return BagView(pixels, intrinsics, invalid_mask, distorted_camera)
 
     def note_kept(self, view: BagView) -> None:
         """Count a view that was logged."""
-        if view.bent is not None:
-            self._bent += 1
-            self._bent_model = view.bent
-        if view.blind is not None:
-            self._blind_share = max(self._blind_share, float(view.blind.mean()))
+        if view.distorted_camera is not None:
+            self._distorted_count += 1
+            self._distorted_camera = view.distorted_camera
+        if view.invalid_mask is not None:
+            self._invalid_share = max(self._invalid_share, float(view.invalid_mask.mean()))
 
     def warnings(self) -> list[str]:
         """Say what students will learn wrongly."""
-        model = self._bent_model
+        model = self._distorted_camera
         if model is None:
             return []
-        shift = self._shift_of(model)
-        by = model_fault(model) if math.isnan(shift) else f"up to {shift:.0f} px at the border"
+        shift = model.border_shift_px()
+        by = (
+            model.distortion_fault() if math.isnan(shift) else f"up to {shift:.0f} px at the border"
+        )
         return [
-            f"{self._bent} images were logged as a lens with distortion ({model.distortion_model}) "
-            f"shows them ({by}), and so students learn them. For nodes that rectify (rectify: "
-            "true), import them with --rectify into a new log, or the rectified topic (image_rect)"
+            f"{self._distorted_count} images were logged as a lens with distortion "
+            f"({model.distortion_model}) shows them ({by}), and so students learn them. For nodes "
+            "that rectify (rectify: true), import them with --rectify into a new log, or the "
+            "rectified topic (image_rect)"
         ]
 
     def remarks(self) -> list[str]:
@@ -151,9 +143,9 @@ class BagViewer:
         remarks = []
         if self._idle:
             remarks.append(f"{self._camera.images.name} is rectified already: left it as it is")
-        if self._blind_share > _MUCH_BLIND:
+        if self._invalid_share > _MUCH_INVALID:
             remarks.append(
-                f"up to {self._blind_share:.0%} of a rectified image is what the camera did not "
+                f"up to {self._invalid_share:.0%} of a rectified image is what the camera did not "
                 "see: labels are unknown there"
             )
         if self._given is not None:
@@ -182,17 +174,11 @@ class BagViewer:
         if model is None:
             return None
         if self._camera.rectified:
-            model = rectified_model(model)
+            model = model.rectified()
         return model.of_view(pixels.shape[1], pixels.shape[0])
 
-    def _shift_of(self, model: CameraModel) -> float:
-        key = calibration_key(model)
-        if self._shift is None or self._shift[0] != key:
-            self._shift = (key, border_shift_px(model))
-        return self._shift[1]
 
-
-_SAVE_EVERY_S = 1.0  # where nothing is kept: a frame brings its place with it
+_SAVE_EVERY_S = 1.0  # where nothing is kept: a frame brings its cursor with it
 
 
 class BagImport(Recording):
@@ -233,28 +219,28 @@ class BagImport(Recording):
         """Close the bag."""
         self._bag.close()
 
-    def _starts(self, places: Places) -> dict[int, int]:
+    def _starts(self, cursors: ImportCursors) -> dict[int, int]:
         """Return how many images of each file were looked at before."""
         starts: dict[int, int] = {}
         name = self._camera.images.name
         for file, recording in self._recordings.items():
-            place = None if self._options.again else places.find(recording)
-            if place is None:
+            cursor = None if self._options.again else cursors.find(recording)
+            if cursor is None:
                 continue
             # Where something else stands there now, the file was mended in its midst.
-            if self._bag.recorded_at(name, file, place.images - 1) == place.mark:
-                starts[file] = place.images
+            if self._bag.recorded_at(name, file, cursor.images - 1) == cursor.mark:
+                starts[file] = cursor.images
         return starts
 
     def _offer(
         self,
         store: FrameStore,
-        places: Places,
+        cursors: ImportCursors,
         advance: Callable[[], None],
     ) -> None:
-        starts = self._starts(places)
+        starts = self._starts(cursors)
         seen: Counter[int] = Counter()  # images, by file
-        place, saved_at = None, time.monotonic()
+        cursor, saved_at = None, time.monotonic()
         last_ns: int | None = None
         try:
             for number, image in enumerate(self._camera):
@@ -263,26 +249,31 @@ class BagImport(Recording):
                     self.report.looked_at_before += 1
                     advance()
                     continue
-                here = Place(self._recordings[image.file], seen[image.file], image.log_ns)
+                here = ImportCursor(self._recordings[image.file], seen[image.file], image.log_ns)
                 try:
                     last_ns = self._one(store, image, here, last_ns, number)
                 except NoRoomError:
                     self.report.stopped = policy.NO_ROOM
                     self.report.not_looked_at = len(self._camera) - number
                     return
-                if place is not None and place.recording != here.recording:
-                    places.put(place)
-                place = here
+                if cursor is not None and cursor.recording != here.recording:
+                    cursors.put(cursor)
+                cursor = here
                 if time.monotonic() - saved_at > _SAVE_EVERY_S:
-                    places.put(place)
+                    cursors.put(cursor)
                     saved_at = time.monotonic()
                 advance()
         finally:
-            if place is not None:
-                places.put(place)
+            if cursor is not None:
+                cursors.put(cursor)
 
     def _one(
-        self, store: FrameStore, image: BagImage, place: Place, last_ns: int | None, number: int
+        self,
+        store: FrameStore,
+        image: BagImage,
+        cursor: ImportCursor,
+        last_ns: int | None,
+        number: int,
     ) -> int | None:
         """Offer one image; return the stamp of the one that was kept last.
 
@@ -297,7 +288,7 @@ class BagImport(Recording):
             return last_ns
         try:
             view = self._viewer.view(image)
-            verdict = store.add(view.observed(image, place))
+            verdict = store.add(view.observed(image, cursor))
         except (BadImageError, BadIntrinsicsError) as error:
             self._left_out[UNREADABLE] += 1
             self._faults.append(str(error))

@@ -55,7 +55,7 @@ class _Closable(Protocol):
     def close(self) -> None: ...
 
 
-class Desk:
+class ScratchDir:
     """Where a bag's files lie while they are read; one that is packed as a whole at a time."""
 
     def __init__(self, path: Path) -> None:

@@ -19,7 +19,7 @@ from tiekd_ros.bags.salvage import (
     SqliteSalvage,
     with_its_log,
 )
-from tiekd_ros.bags.scratch import Desk, bound_rosbags
+from tiekd_ros.bags.scratch import ScratchDir, bound_rosbags
 
 _ROS1_MAGIC = b"#ROSBAG V"
 
@@ -80,9 +80,9 @@ class SoundStorage:
 
 
 class PackedStorage:
-    """A file that is packed as a whole: it lies unpacked on the desk only until the next one."""
+    """A file that is compressed as a whole: unpacked in the scratch folder until the next one."""
 
-    def __init__(self, path: Path, desk: Desk) -> None:
+    def __init__(self, path: Path, scratch_dir: ScratchDir) -> None:
         """Unpack it, and look what is in it.
 
         Raises:
@@ -90,7 +90,7 @@ class PackedStorage:
         """
         self.notes: list[str] = []
         self._path = path
-        self._desk = desk
+        self._scratch_dir = scratch_dir
         self._unpacked: Path | None = None
         self._inner = self._reach()
         self.topics = self._inner.topics
@@ -110,11 +110,11 @@ class PackedStorage:
             self._unpacked = None
 
     def _reach(self) -> Storage:
-        self._desk.clear_for(self)
-        target = self._desk.folder() / self._path.name.removesuffix(".zstd")
+        self._scratch_dir.clear_for(self)
+        target = self._scratch_dir.folder() / self._path.name.removesuffix(".zstd")
         try:
             whole = scratch.unpack_file(self._path, target)
-            inner = open_storage(target, self._desk)
+            inner = open_storage(target, self._scratch_dir)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -127,21 +127,21 @@ class PackedStorage:
         return inner
 
 
-def open_storage(path: Path, desk: Desk) -> Storage:
-    """Open a file of a bag; what has to be unpacked first lies on `desk`.
+def open_storage(path: Path, scratch_dir: ScratchDir) -> Storage:
+    """Open a file of a bag; what has to be unpacked first lies on `scratch_dir`.
 
     Raises:
         BagError: it is no bag, or nothing in it can be read.
     """
     try:
-        return _open(path, desk)
+        return _open(path, scratch_dir)
     except BagError:
         raise
     except Exception as error:  # whatever damage does to those who read it
         raise BagError(f"{path} is too damaged to be read ({error})") from error
 
 
-def _open(path: Path, desk: Desk) -> Storage:
+def _open(path: Path, scratch_dir: ScratchDir) -> Storage:
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -150,11 +150,11 @@ def _open(path: Path, desk: Desk) -> Storage:
     if not start:
         raise BagError(f"{path} is empty: its recorder was stopped before it wrote anything")
     if start.startswith(scratch.ZSTD_MAGIC):
-        return PackedStorage(path, desk)
+        return PackedStorage(path, scratch_dir)
     if start.startswith(MCAP_MAGIC):
         return _open_mcap(path)
     if start.startswith(SQLITE_MAGIC):
-        return _open_sqlite(path, desk)
+        return _open_sqlite(path, scratch_dir)
     if start.startswith(_ROS1_MAGIC):
         return _open_ros1(path)
     raise BagError(
@@ -174,8 +174,8 @@ def _open_mcap(path: Path) -> Storage:
     return McapSalvage(path)  # no index: rosbags refuses messages that are not in order
 
 
-def _open_sqlite(path: Path, desk: Desk) -> Storage:
-    completed, note = with_its_log(path, desk.folder())
+def _open_sqlite(path: Path, scratch_dir: ScratchDir) -> Storage:
+    completed, note = with_its_log(path, scratch_dir.folder())
     try:
         storage: Storage = SoundStorage(path.name, Sqlite3Reader(completed or path))
     except Exception:  # whatever a damaged file does to it

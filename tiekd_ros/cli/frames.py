@@ -36,7 +36,7 @@ from tiekd_ros.framelog.imports import (
     ImportReport,
     Recording,
 )
-from tiekd_ros.framelog.records import Place, Places
+from tiekd_ros.framelog.records import ImportCursor, ImportCursors
 from tiekd_ros.teacher.errors import TeacherAnswerError
 
 if TYPE_CHECKING:
@@ -100,11 +100,13 @@ class RgbdImport(Recording):
     def close(self) -> None:
         """Nothing stays open."""
 
-    def _offer(self, store: FrameStore, places: Places, advance: Callable[[], None]) -> None:
+    def _offer(
+        self, store: FrameStore, cursors: ImportCursors, advance: Callable[[], None]
+    ) -> None:
         recording = self._recording()
-        before = None if self._options.again else places.find(recording)
+        before = None if self._options.again else cursors.find(recording)
         names, mark = self._folder.names, 0
-        place = None
+        cursor = None
         for index, name in enumerate(names):
             mark = zlib.crc32(name.encode(), mark)  # of all up to here: none came in between
             if before is not None and index + 1 == before.images and mark == before.mark:
@@ -114,16 +116,16 @@ class RgbdImport(Recording):
             for index, name in enumerate(names):
                 mark = zlib.crc32(name.encode(), mark)
                 if index >= self.report.looked_at_before:
-                    here = Place(recording, index + 1, mark)
+                    here = ImportCursor(recording, index + 1, mark)
                     if self._one(store, index, here) == policy.NO_ROOM:
                         self.report.stopped = policy.NO_ROOM
                         self.report.not_looked_at = len(names) - index
                         return
-                    place = here
+                    cursor = here
                 advance()
         finally:
-            if place is not None:
-                places.put(place)
+            if cursor is not None:
+                cursors.put(cursor)
 
     def _conclude(self) -> None:
         if self._faults:
@@ -132,12 +134,12 @@ class RgbdImport(Recording):
                 f"{self._faults[0]}"
             )
 
-    def _one(self, store: FrameStore, index: int, place: Place) -> str:
+    def _one(self, store: FrameStore, index: int, cursor: ImportCursor) -> str:
         """Offer one image; return why it was not kept, or 'kept'."""
         reason = NOT_ASKED_FOR
         if index % self._options.every == 0:
             try:
-                reason = self._add(store, index, place)
+                reason = self._add(store, index, cursor)
             except DatasetError as error:
                 reason = UNREADABLE
                 self._faults.append(str(error))
@@ -150,7 +152,7 @@ class RgbdImport(Recording):
             self._left_out[reason] += 1
         return reason
 
-    def _add(self, store: FrameStore, index: int, place: Place) -> str:
+    def _add(self, store: FrameStore, index: int, cursor: ImportCursor) -> str:
         item = self._folder.item(index)
         assert item.truth is not None
         height, width = item.image.shape[:2]
@@ -161,7 +163,7 @@ class RgbdImport(Recording):
 
         check_answer(DepthAnswer(item.truth), width, height)
         seen = Observation(
-            item.image, self._stamps_ns[index], _FRAME_ID, self._intrinsics, place=place
+            item.image, self._stamps_ns[index], _FRAME_ID, self._intrinsics, cursor=cursor
         )
         return store.add(seen, KeptLabel(item.truth, *TEACHER)).reason
 
@@ -318,7 +320,8 @@ Rectify = Annotated[
 ]
 Every = Annotated[int, typer.Option(help="Only one image in so many.", min=1)]
 Again = Annotated[
-    bool, typer.Option("--again", help="Look at images anew that an earlier import has looked at.")
+    bool,
+    typer.Option("--again", help="Look at images anew that an earlier import has looked at."),
 ]
 Output = Annotated[
     Path, typer.Argument(help="Folder of the bag; must not exist yet.", metavar="OUT")

@@ -63,8 +63,8 @@ _LAYOUTS = {
 RAW_ENCODINGS = tuple(_LAYOUTS)
 """What `raw_to_rgb` reads."""
 
-DEPTH_ENCODINGS = ("32FC1", "64FC1")
-"""What no camera's picture has."""
+_DEPTH_ENCODINGS = ("16UC1", "32FC1", "64FC1")
+_COMPRESSED_DEPTH = "compresseddepth"
 
 _COLOURS = tuple(
     f"{order}{bits}" for order in ("rgb", "bgr", "rgba", "bgra") for bits in ("8", "16")
@@ -72,6 +72,15 @@ _COLOURS = tuple(
 _CODECS = ("jpeg", "jpg", "png")
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _JPEG_SCAN, _JPEG_END, _PNG_END = b"\xff\xda", b"\xff\xd9", b"IEND"
+
+
+def is_depth(encoding: str) -> bool:
+    """Return whether an Image's encoding, or a CompressedImage's format, is that of depth images.
+
+    16UC1 is one (REP-118), but some infrared cameras use it too: `raw_to_rgb` reads it, for a
+    topic that was named.
+    """
+    return encoding in _DEPTH_ENCODINGS or _COMPRESSED_DEPTH in encoding.lower()
 
 
 def raw_to_rgb(
@@ -114,7 +123,7 @@ def raw_to_rgb(
 
 
 def _layout_of(encoding: str) -> _Layout:
-    if encoding in DEPTH_ENCODINGS:
+    if encoding not in _LAYOUTS and is_depth(encoding):
         raise BadImageError(
             f"an image of {encoding} is a depth image, not a camera's picture; choose the colour "
             "image's topic"
@@ -197,7 +206,7 @@ def compressed_to_rgb(format: str, data: Any) -> RgbImage:
 
 def _check_codec(format: str, data: bytes) -> None:
     """Refuse what is no whole JPEG or PNG file; a cut-off one would decode, in part."""
-    if "compresseddepth" in format.lower():
+    if is_depth(format):
         raise BadImageError(
             f"format {format!r} is a depth image, not a camera's picture; choose the colour "
             "image's topic"

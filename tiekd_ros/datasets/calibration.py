@@ -11,21 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from tiekd_ros.core.camera import CameraModel, Intrinsics
+from tiekd_ros.core.camera import CameraModel, Intrinsics, same_shape
 from tiekd_ros.core.errors import BadIntrinsicsError, DatasetError
 
 K_FILE = "K.txt"
 CAMERA_FILES = ("camera.yaml", "camera_info.yaml")
-ASPECT_TOLERANCE = 0.01
-"""Relative difference of two aspect ratios up to which they show the same view."""
-
-# A lens outside these (field of view of about 170 and 2 degrees) is a wrong file, not a camera.
-_FOCAL_PER_SIDE = (0.05, 30.0)
-
-
-def same_aspect(one: tuple[int, int], other: tuple[int, int], tolerance: float) -> bool:
-    """Tell whether two (width, height) sizes agree in aspect ratio up to `tolerance`."""
-    return abs((one[0] * other[1]) / (one[1] * other[0]) - 1.0) <= tolerance
 
 
 def find_intrinsics(folder: Path, image_size: tuple[int, int]) -> Intrinsics | None:
@@ -131,7 +121,7 @@ def _read_camera_yaml(path: Path, image_size: tuple[int, int]) -> Intrinsics:
             f"{path} is no camera_calibration file ({error!r}): it needs image_width, "
             "image_height and camera_matrix: {data: [9 numbers]}"
         ) from error
-    if min(size) < 1 or not same_aspect(size, image_size, ASPECT_TOLERANCE):
+    if min(size) < 1 or not same_shape(size, image_size):
         raise DatasetError(
             f"{path} describes images of {size[0]}x{size[1]}, those here are "
             f"{image_size[0]}x{image_size[1]}: not the same view; use this camera's own file"
@@ -150,13 +140,7 @@ def plausible(where: Path | str, numbers: npt.ArrayLike, size: tuple[int, int]) 
         found = Intrinsics.from_matrix(numbers)
     except BadIntrinsicsError as error:
         raise DatasetError(f"{where}: {error}") from error
-    width, height = size
-    low, high = (bound * max(size) for bound in _FOCAL_PER_SIDE)
-    inside = 0 < found.cx < width and 0 < found.cy < height
-    if not inside or not all(low <= focal <= high for focal in (found.fx, found.fy)):
-        raise DatasetError(
-            f"{where}: (fx, fy, cx, cy) = {found.as_tuple()} cannot belong to images of "
-            f"{width}x{height}: the principal point must lie inside the image and the focal "
-            f"lengths between {low:g} and {high:g} pixels; was K made for another image size?"
-        )
+    fault = found.implausibility(*size)
+    if fault:
+        raise DatasetError(f"{where}: {fault}")
     return found

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 
-from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.camera import Intrinsics, same_shape
 from tiekd_ros.core.errors import BadImageError, DatasetError
 from tiekd_ros.core.images import DepthMap, RgbImage, decode_image
-from tiekd_ros.datasets.calibration import ASPECT_TOLERANCE, find_intrinsics, same_aspect
+from tiekd_ros.datasets.calibration import find_intrinsics
 from tiekd_ros.datasets.items import DepthItem, ReadOptions, SkipReport
 from tiekd_ros.datasets.map_format import FOLDER_MAPS, TEACHER_FOLDER
 from tiekd_ros.datasets.split_dataset import find_split, read_names
@@ -291,7 +291,7 @@ def short_list(names: Sequence[str], most: int = 8) -> str:
 def check_same_view(path: Path, depth: DepthMap, image_size: tuple[int, int]) -> None:
     """Raise DatasetError unless a depth map has the aspect ratio of its (width, height) image."""
     size = (depth.shape[1], depth.shape[0])
-    if not same_aspect(size, image_size, ASPECT_TOLERANCE):
+    if not same_shape(size, image_size):
         raise DatasetError(
             f"{path} is {size[0]}x{size[1]}, its image {image_size[0]}x{image_size[1]}: not the "
             "same view; register the depth to the image"

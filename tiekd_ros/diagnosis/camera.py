@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
+from tiekd_ros.core.camera import is_rectified_topic
 from tiekd_ros.core.supervisor import TRANSPORTS
 from tiekd_ros.diagnosis.facts import (
     CAMERA_INFO,
@@ -481,8 +482,7 @@ def _size(last: Mapping[str, Any], ros: RosFacts) -> Iterator[Finding]:
 
 
 def _distortion(last: Mapping[str, Any], image_topic: str, *, rectify: bool) -> Iterator[Finding]:
-    name = image_topic.removesuffix("/compressed").rpartition("/")[2]
-    if rectify or name.startswith("image_rect") or not any(last["d"]):
+    if rectify or is_rectified_topic(image_topic) or not any(last["d"]):
         return
     yield Finding(
         WARN,

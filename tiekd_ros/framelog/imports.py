@@ -10,7 +10,7 @@ from typing import Any
 
 from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.closing import Closing
-from tiekd_ros.framelog.records import Places
+from tiekd_ros.framelog.records import ImportCursors
 from tiekd_ros.framelog.store import FrameStore
 
 NOT_ASKED_FOR = "not_asked_for"
@@ -34,7 +34,7 @@ class ImportOptions:
     every: int = 1
     """Only one image in so many."""
     again: bool = False
-    """Look at images anew that an earlier import has looked at."""
+    """ImageStats at images anew that an earlier import has looked at."""
     rectify: bool = False
     """Take the lens's distortion out."""
 
@@ -92,17 +92,19 @@ class Recording(Closing):
         Raises:
             FrameStoreError: the frame log cannot be written; what was kept stays.
         """
-        places = Places(store.path, store.settings.lock_timeout_s)
+        cursors = ImportCursors(store.path, store.settings.lock_timeout_s)
         try:
-            self._offer(store, places, advance)
+            self._offer(store, cursors, advance)
         finally:
-            places.close()
+            cursors.close()
             self.report.left_out = dict(self._left_out.most_common())
             self._conclude()
         return self.report
 
     @abstractmethod
-    def _offer(self, store: FrameStore, places: Places, advance: Callable[[], None]) -> None:
+    def _offer(
+        self, store: FrameStore, cursors: ImportCursors, advance: Callable[[], None]
+    ) -> None:
         """Offer the images that no earlier import has looked at."""
 
     @abstractmethod

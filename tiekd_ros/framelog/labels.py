@@ -27,13 +27,13 @@ CREATE TABLE IF NOT EXISTS blind_parts (
 """
 
 
-def write_blind(connection: sqlite3.Connection, frame_id: int, mask_png: bytes) -> None:
+def write_invalid_mask(connection: sqlite3.Connection, frame_id: int, mask_png: bytes) -> None:
     """Keep a frame's mask, in the caller's transaction."""
     connection.execute(_TABLE)
     connection.execute("INSERT INTO blind_parts VALUES (?, ?)", (frame_id, mask_png))
 
 
-def read_blind(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, bytes]:
+def read_invalid_masks(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, bytes]:
     """Return the masks, as PNG, of those of these frames that have one."""
     if not connection.execute("PRAGMA table_info(blind_parts)").fetchall():
         return {}
@@ -42,7 +42,7 @@ def read_blind(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, 
     return dict(connection.execute(query, list(ids)).fetchall())
 
 
-def without_blind(depth: DepthMap, mask_png: bytes | None) -> DepthMap:
+def mask_invalid(depth: DepthMap, mask_png: bytes | None) -> DepthMap:
     """Return depth (h, w) of a frame's view at any size, NaN where its image shows nothing.
 
     Raises:
@@ -50,8 +50,8 @@ def without_blind(depth: DepthMap, mask_png: bytes | None) -> DepthMap:
     """
     if mask_png is None:
         return depth
-    blind = fit_mask(decode_mask_png(mask_png), depth.shape[0], depth.shape[1])
-    return np.where(blind, np.float32(np.nan), depth)
+    invalid_mask = fit_mask(decode_mask_png(mask_png), depth.shape[0], depth.shape[1])
+    return np.where(invalid_mask, np.float32(np.nan), depth)
 
 
 _CONFIDENCE_UNITS = 255.0
@@ -61,17 +61,17 @@ _FARTHEST_M = 65535 / 256
 def encode_label(
     depth: DepthMap,
     confidence: npt.NDArray[np.floating] | None,
-    blind_png: bytes | None = None,
+    invalid_mask_png: bytes | None = None,
 ) -> tuple[bytes, bytes | None]:
     """Encode depth (h, w) in metres and confidence (h, w) in 0..1.
 
-    Depth becomes unknown where `blind_png` says that the camera saw nothing.
+    Depth becomes unknown where `invalid_mask_png` says that the camera saw nothing.
 
     Raises:
         BadDepthError: nothing is known in the depth map, the shapes differ, or the mask is damaged.
     """
     try:
-        depth = without_blind(depth, blind_png)
+        depth = mask_invalid(depth, invalid_mask_png)
     except BadImageError as error:
         raise BadDepthError(f"the mask of what the camera did not see: {error}") from error
     known = np.isfinite(depth) & (depth > 0) & (depth <= _FARTHEST_M)

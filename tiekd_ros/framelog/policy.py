@@ -31,7 +31,7 @@ _WHITE = 250
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageStats:
     """What an image looks like, in numbers."""
 
     thumbnail: Thumbnail
@@ -50,7 +50,7 @@ class Look:
         return 1.0 - self.black_share - self.white_share
 
 
-def look_at(image: RgbImage) -> Look:
+def measure_image(image: RgbImage) -> ImageStats:
     """Measure an RGB image, uint8 (H, W, 3).
 
     Raises:
@@ -63,7 +63,7 @@ def look_at(image: RgbImage) -> Look:
     if factor < 1:  # never enlarge: that would only blur
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    return Look(
+    return ImageStats(
         thumbnail=small,
         sharpness=float(cv2.Laplacian(grey, cv2.CV_32F).var()),
         black_share=float((grey <= _BLACK).mean()),
@@ -114,14 +114,14 @@ def is_too_soon(settings: FrameLogSettings, stamp_ns: int, last_ns: int | None) 
     return stamp_ns - last_ns < round(settings.min_interval_s * _NS_PER_S)
 
 
-def quality_fault(settings: FrameLogSettings, look: Look) -> str | None:
+def quality_fault(settings: FrameLogSettings, stats: ImageStats) -> str | None:
     """Return why an image is too poor to keep, or None where it is not."""
     share = settings.max_clipped_share
-    if look.black_share > share or look.brightness < settings.min_brightness:
+    if stats.black_share > share or stats.brightness < settings.min_brightness:
         return UNDEREXPOSED
-    if look.white_share > share or look.brightness > settings.max_brightness:
+    if stats.white_share > share or stats.brightness > settings.max_brightness:
         return OVEREXPOSED
-    if look.sharpness < settings.min_sharpness:
+    if stats.sharpness < settings.min_sharpness:
         return BLURRED
     return None
 

@@ -31,8 +31,8 @@ DO UPDATE SET images = excluded.images, mark = excluded.mark
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place in one file of a recording."""
+class ImportCursor:
+    """A cursor in one file of a recording."""
 
     recording: str
     """What tells the file from others: a hash."""
@@ -42,33 +42,33 @@ class Place:
     """What tells the last one of them from others: when it was recorded."""
 
 
-def write_place(connection: sqlite3.Connection, place: Place) -> None:
-    """Note a place, in the caller's transaction: a frame and its place are stored together."""
+def write_cursor(connection: sqlite3.Connection, cursor: ImportCursor) -> None:
+    """Note a cursor, in the caller's transaction: a frame and its cursor are stored together."""
     connection.execute(_TABLE)
-    connection.execute(_KEEP, (place.recording, place.images, place.mark))
+    connection.execute(_KEEP, (cursor.recording, cursor.images, cursor.mark))
 
 
-class Places(Closing):
-    """The places in a frame log, to go on from where an import stopped."""
+class ImportCursors(Closing):
+    """The cursors in a frame log, to go on from where an import stopped."""
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         """Open a frame log that is there already; errors as `FrameStore`."""
         self._db = Database(path, read_only=False, timeout_s=timeout_s)
 
-    def find(self, recording: str) -> Place | None:
-        """Return the place in a file; None where no image of it was looked at."""
+    def find(self, recording: str) -> ImportCursor | None:
+        """Return the cursor in a file; None where no image of it was looked at."""
         with self._db.read() as connection:
             if not connection.execute("PRAGMA table_info(file_places)").fetchall():
                 return None
             row = connection.execute(
                 "SELECT images, mark FROM file_places WHERE recording = ?", (recording,)
             ).fetchone()
-        return None if row is None else Place(recording, int(row[0]), int(row[1]))
+        return None if row is None else ImportCursor(recording, int(row[0]), int(row[1]))
 
-    def put(self, place: Place) -> None:
-        """Note a place."""
+    def put(self, cursor: ImportCursor) -> None:
+        """Note a cursor."""
         with self._db.write() as connection:
-            write_place(connection, place)
+            write_cursor(connection, cursor)
 
     def close(self) -> None:
         """Close the file."""
@@ -99,9 +99,9 @@ class Observation:
     """Of this image, in its pixels; None where no camera_info came."""
     confidence: float | None = None
     """The student's mean confidence in its depth of this image, 0..1."""
-    place: Place | None = None
-    """Of an imported image: its place in the recording, kept with the frame."""
-    blind: Mask | None = None
+    cursor: ImportCursor | None = None
+    """Of an imported image: its cursor in the recording, kept with the frame."""
+    invalid_mask: Mask | None = None
     """(H, W), where a rectified image shows what the camera did not see; None = nowhere."""
 
 
@@ -132,7 +132,7 @@ class LoggedFrame:
     width: int
     height: int
     intrinsics: Intrinsics | None
-    blind_png: bytes | None = None
+    invalid_mask_png: bytes | None = None
     """The mask of what the camera did not see, 1-bit PNG; None = it saw all."""
 
 

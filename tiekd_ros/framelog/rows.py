@@ -12,9 +12,9 @@ import numpy as np
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import encode_jpeg, encode_mask_png
-from tiekd_ros.framelog.labels import encode_label, read_blind, write_blind
+from tiekd_ros.framelog.labels import encode_label, read_invalid_masks, write_invalid_mask
 from tiekd_ros.framelog.novelty import Distances
-from tiekd_ros.framelog.policy import Look
+from tiekd_ros.framelog.policy import ImageStats
 from tiekd_ros.framelog.records import (
     HELD_OUT,
     LABELLED,
@@ -26,7 +26,7 @@ from tiekd_ros.framelog.records import (
     Observation,
     Split,
     StoreStats,
-    write_place,
+    write_cursor,
 )
 from tiekd_ros.framelog.schema import Database, UnknownFrameError, used_bytes
 
@@ -35,7 +35,7 @@ class Blobs(NamedTuple):
     """A frame's image, with what belongs to it where it is logged."""
 
     jpeg: bytes
-    blind_png: bytes | None
+    invalid_mask_png: bytes | None
     """The mask of what the camera did not see; None = it saw all."""
     depth_png: bytes | None
     """The label, where it is known already."""
@@ -48,14 +48,16 @@ def encode_frame(observation: Observation, label: KeptLabel | None, jpeg_quality
         BadDepthError: no pixel of the label is known.
     """
     jpeg = encode_jpeg(observation.image, jpeg_quality)
-    blind_png = None if observation.blind is None else encode_mask_png(observation.blind)
-    depth_png = None if label is None else encode_label(label.depth, None, blind_png)[0]
-    return Blobs(jpeg, blind_png, depth_png)
+    invalid_mask_png = (
+        None if observation.invalid_mask is None else encode_mask_png(observation.invalid_mask)
+    )
+    depth_png = None if label is None else encode_label(label.depth, None, invalid_mask_png)[0]
+    return Blobs(jpeg, invalid_mask_png, depth_png)
 
 
-IN_SIGHT = -1
+IN_ROUND = -1
 """`last_round` of a label that there was when the round under way began."""
-PASSED_OVER = 0
+SKIPPED = 0
 """`last_round` of a label that a finished round could have drawn, but did not.
 
 Where a round trained on it, `last_round` is that round's number (from 1 on); NULL: it is new.
@@ -88,7 +90,7 @@ def read_waiting(
     skipped = [int(frame_id) for frame_id in skip]
     query = _WAITING.format(marks=", ".join("?" * len(skipped)))
     rows = connection.execute(query, (*skipped, limit)).fetchall()
-    masks = read_blind(connection, [int(row[0]) for row in rows])
+    masks = read_invalid_masks(connection, [int(row[0]) for row in rows])
     return [
         LoggedFrame(
             id=frame_id,
@@ -98,7 +100,7 @@ def read_waiting(
             width=width,
             height=height,
             intrinsics=intrinsics_of(camera),
-            blind_png=masks.get(frame_id),
+            invalid_mask_png=masks.get(frame_id),
         )
         for frame_id, stamp_ns, camera_frame, jpeg, width, height, *camera in rows
     ]
@@ -107,7 +109,7 @@ def read_waiting(
 def insert_frame(
     connection: sqlite3.Connection,
     observation: Observation,
-    look: Look,
+    stats: ImageStats,
     blobs: Blobs,
     split: Split,
     distances: Distances,
@@ -115,7 +117,7 @@ def insert_frame(
     """Insert a frame, its image and its mask; return its new id."""
     height, width = observation.image.shape[:2]
     camera = observation.intrinsics
-    thumbnail = look.thumbnail.astype(np.uint8).tobytes()
+    thumbnail = stats.thumbnail.astype(np.uint8).tobytes()
     cursor = connection.execute(
         _INSERT,
         (
@@ -125,19 +127,19 @@ def insert_frame(
             height,
             *(camera.as_tuple() if camera is not None else (None,) * 4),
             split,
-            look.sharpness,
-            look.exposure,
+            stats.sharpness,
+            stats.exposure,
             float(distances.min()) if len(distances) else None,
             observation.confidence,
-            len(thumbnail) + len(blobs.jpeg) + len(blobs.blind_png or b""),
+            len(thumbnail) + len(blobs.jpeg) + len(blobs.invalid_mask_png or b""),
         ),
     )
     frame_id = int(cursor.lastrowid or 0)
     connection.execute("INSERT INTO images VALUES (?, ?, ?)", (frame_id, thumbnail, blobs.jpeg))
-    if blobs.blind_png is not None:
-        write_blind(connection, frame_id, blobs.blind_png)
-    if observation.place is not None:
-        write_place(connection, observation.place)
+    if blobs.invalid_mask_png is not None:
+        write_invalid_mask(connection, frame_id, blobs.invalid_mask_png)
+    if observation.cursor is not None:
+        write_cursor(connection, observation.cursor)
     return frame_id
 
 
@@ -179,22 +181,22 @@ def write_rejection(connection: sqlite3.Connection, frame_id: int, reason: str) 
     )
 
 
-def write_seen(connection: sqlite3.Connection) -> None:
+def write_round_started(connection: sqlite3.Connection) -> None:
     """Note which labels there are now."""
     connection.execute(
         "UPDATE frames SET last_round = ? "
         "WHERE state = 'labelled' AND split = 'train' AND last_round IS NULL",
-        (IN_SIGHT,),
+        (IN_ROUND,),
     )
 
 
-def write_used(connection: sqlite3.Connection, ids: Iterable[int], round_number: int) -> None:
+def write_round_finished(
+    connection: sqlite3.Connection, ids: Iterable[int], round_number: int
+) -> None:
     """Note that a round trained on these frames, and which it passed over."""
     rows = [(int(round_number), int(frame_id)) for frame_id in ids]
     connection.executemany("UPDATE frames SET last_round = ? WHERE id = ?", rows)
-    connection.execute(
-        "UPDATE frames SET last_round = ? WHERE last_round = ?", (PASSED_OVER, IN_SIGHT)
-    )
+    connection.execute("UPDATE frames SET last_round = ? WHERE last_round = ?", (SKIPPED, IN_ROUND))
 
 
 def read_labelled_ids(
@@ -240,7 +242,7 @@ def image_bytes(connection: sqlite3.Connection, frame_id: int) -> int:
     ).fetchone()
     if row is None:
         raise UnknownFrameError(f"frame {frame_id} is not stored; it may have been evicted")
-    return int(row[0]) + len(read_blind(connection, [frame_id]).get(frame_id, b""))
+    return int(row[0]) + len(read_invalid_masks(connection, [frame_id]).get(frame_id, b""))
 
 
 def intrinsics_of(values: Iterable[float | None]) -> Intrinsics | None:
@@ -274,7 +276,7 @@ def count(
     new_labels = connection.execute(
         "SELECT COUNT(*) FROM frames WHERE state = 'labelled' AND split = 'train' "
         "AND (last_round IS NULL OR last_round = ?)",
-        (IN_SIGHT,),
+        (IN_ROUND,),
     ).fetchone()[0]
     first, last = connection.execute("SELECT MIN(stamp_ns), MAX(stamp_ns) FROM frames").fetchone()
     return StoreStats(

@@ -20,7 +20,7 @@ import numpy as np
 from tiekd_ros.core.images import Thumbnail
 from tiekd_ros.framelog import policy
 from tiekd_ros.framelog.novelty import Distances, Link, ThumbnailIndex
-from tiekd_ros.framelog.policy import Look, SplitRule, read_rule, warn_of, write_rule
+from tiekd_ros.framelog.policy import ImageStats, SplitRule, read_rule, warn_of, write_rule
 from tiekd_ros.framelog.records import HELD_OUT, TRAIN, Split
 from tiekd_ros.framelog.schema import used_bytes
 from tiekd_ros.framelog.settings import FrameLogSettings
@@ -85,7 +85,7 @@ def _most_dispensable(
     return None if row is None else int(row[0])
 
 
-class Catalogue:
+class NoveltyIndex:
     """Thumbnails, the split's origin and the last stamp. The store's write lock guards it."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class Catalogue:
         connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'index_version'")
         self._version = _meta(connection, "index_version")
 
-    def distrust(self, newest_id: int) -> None:
+    def invalidate(self, newest_id: int) -> None:
         """Forget what a transaction did that was rolled back; `newest_id` was there before it."""
         # The id of a frame that was rolled back is given to the next one.
         self._newest_id = newest_id
@@ -189,23 +189,23 @@ class Selection:
     def __init__(self, path: Path, settings: FrameLogSettings, *, evicts: bool) -> None:
         self.settings = settings
         """What it keeps; split as the log is, once that is known."""
-        self.catalogue = Catalogue()
+        self.novelty = NoveltyIndex()
         self._path = path
         self._evicts = evicts
 
     def catch_up(self, connection: sqlite3.Connection) -> bool:
         """Take in what changed in the file; return whether anything had."""
-        changed = self.catalogue.sync(connection)
-        rule, own = self.catalogue.rule, SplitRule.of(self.settings)
+        changed = self.novelty.sync(connection)
+        rule, own = self.novelty.rule, SplitRule.of(self.settings)
         if rule is not None and rule != own:
             warn_of(self._path, rule, own)
             self.settings = rule.put_into(self.settings)
         return changed
 
-    def choose(self, look: Look, stamp_ns: int) -> tuple[policy.Choice, Distances]:
+    def choose(self, stats: ImageStats, stamp_ns: int) -> tuple[policy.Choice, Distances]:
         """Choose a split, or none, by time and by the views that are stored."""
-        index, origin_ns = self.catalogue.index, self.catalogue.origin_ns
-        distances = index.distances(look.thumbnail)
+        index, origin_ns = self.novelty.index, self.novelty.origin_ns
+        distances = index.distances(stats.thumbnail)
         neighbours = index.neighbours(distances, self.settings.identical_distance)
         origin_ns = stamp_ns if origin_ns is None else origin_ns
         return policy.choose_split(self.settings, stamp_ns, origin_ns, neighbours), distances
@@ -215,13 +215,13 @@ class Selection:
         connection: sqlite3.Connection,
         frame_id: int,
         stamp_ns: int,
-        look: Look,
+        stats: ImageStats,
         split: Split,
         distances: Distances,
     ) -> None:
         """Take in the frame that the caller has just inserted, with what `choose` returned."""
         rule = SplitRule.of(self.settings)
-        self.catalogue.add(connection, frame_id, stamp_ns, look.thumbnail, split, distances, rule)
+        self.novelty.add(connection, frame_id, stamp_ns, stats.thumbnail, split, distances, rule)
 
     def fit(self, connection: sqlite3.Connection, keep: int) -> None:
         """Evict frames, never `keep`, until the log has room, in the caller's transaction.
@@ -234,5 +234,5 @@ class Selection:
         if not self._evicts:
             raise NoRoomError
         self.catch_up(connection)
-        make_room(connection, self.catalogue.index, self.settings, keep)
-        self.catalogue.count_change(connection)
+        make_room(connection, self.novelty.index, self.settings, keep)
+        self.novelty.count_change(connection)

@@ -20,8 +20,8 @@ from tiekd_ros.core.closing import Closing
 from tiekd_ros.core.errors import BadDepthError, BadImageError, BadIntrinsicsError
 from tiekd_ros.core.images import DepthMap, decode_depth_png, decode_image
 from tiekd_ros.framelog import policy
-from tiekd_ros.framelog.labels import decode_confidence, encode_label, read_blind
-from tiekd_ros.framelog.policy import SplitRule, look_at, read_rule
+from tiekd_ros.framelog.labels import decode_confidence, encode_label, read_invalid_masks
+from tiekd_ros.framelog.policy import SplitRule, measure_image, read_rule
 from tiekd_ros.framelog.records import (
     KeptLabel,
     LoggedFrame,
@@ -42,8 +42,8 @@ from tiekd_ros.framelog.rows import (
     read_waiting,
     write_label,
     write_rejection,
-    write_seen,
-    write_used,
+    write_round_finished,
+    write_round_started,
 )
 from tiekd_ros.framelog.schema import Database, StoreFullError, UndecodableFrameError
 from tiekd_ros.framelog.selection import NoRoomError, Selection
@@ -148,8 +148,8 @@ class FrameStore(Closing):
         """
         frame_id = int(frame_id)
         with self._db.read() as connection:
-            blind_png = read_blind(connection, [frame_id]).get(frame_id)
-        depth_png, confidence_png = encode_label(depth, confidence, blind_png)
+            invalid_mask_png = read_invalid_masks(connection, [frame_id]).get(frame_id)
+        depth_png, confidence_png = encode_label(depth, confidence, invalid_mask_png)
         with self._change() as connection:
             teacher = (teacher_name, teacher_version)
             write_label(connection, frame_id, depth_png, confidence_png, teacher)
@@ -214,23 +214,23 @@ class FrameStore(Closing):
                 labels.append(KeptLabel(decode_depth_png(depth), name, version))
         return labels
 
-    def mark_seen(self) -> None:
+    def mark_round_started(self) -> None:
         """Note which labels there are as a round begins; all but these count as new after it.
 
-        Until `mark_used` says that the round is over they count as new as well: a round that
-        was killed has seen nothing.
+        Until `mark_round_finished` says that the round is over they count as new as well: a round
+        that was killed has seen nothing.
         """
         with self._change() as connection:
-            write_seen(connection)
+            write_round_started(connection)
 
-    def mark_used(self, ids: Iterable[int], round_number: int) -> None:
+    def mark_round_finished(self, ids: Iterable[int], round_number: int) -> None:
         """Note that a round is over and trained on these frames; ids that are gone do no harm.
 
-        No label that `mark_seen` noted counts as new from now on.
+        No label that `mark_round_started` noted counts as new from now on.
         """
         ids = list(ids)
         with self._change() as connection:
-            write_used(connection, ids, round_number)
+            write_round_finished(connection, ids, round_number)
 
     def stats(self) -> StoreStats:
         """Count what is stored. Waits for no writer."""
@@ -240,36 +240,36 @@ class FrameStore(Closing):
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         with self._db.write_lock:
-            newest_id = self._selection.catalogue.newest_id
+            newest_id = self._selection.novelty.newest_id
             try:
                 with self._db.write() as connection:
                     yield connection
             except BaseException:
-                self._selection.catalogue.distrust(newest_id)
+                self._selection.novelty.invalidate(newest_id)
                 raise
 
     def _add(self, observation: Observation, label: KeptLabel | None) -> Verdict:
         selection, stamp_ns = self._selection, int(observation.stamp_ns)
-        if policy.is_too_soon(selection.settings, stamp_ns, selection.catalogue.last_ns):
+        if policy.is_too_soon(selection.settings, stamp_ns, selection.novelty.last_ns):
             return Verdict(None, policy.TOO_SOON)
-        look = look_at(observation.image)
-        fault = policy.quality_fault(selection.settings, look)
+        stats = measure_image(observation.image)
+        fault = policy.quality_fault(selection.settings, stats)
         if fault is not None:
             return Verdict(None, fault)
-        choice, distances = selection.choose(look, stamp_ns)
+        choice, distances = selection.choose(stats, stamp_ns)
         if choice.split is None:
             return Verdict(None, choice.reason)
         blobs = encode_frame(observation, label, selection.settings.jpeg_quality)
         try:
             with self._change() as connection:
                 if selection.catch_up(connection):  # another process was faster
-                    choice, distances = selection.choose(look, stamp_ns)
+                    choice, distances = selection.choose(stats, stamp_ns)
                 if choice.split is None:
                     return Verdict(None, choice.reason)
                 frame_id = insert_frame(
-                    connection, observation, look, blobs, choice.split, distances
+                    connection, observation, stats, blobs, choice.split, distances
                 )
-                selection.take_in(connection, frame_id, stamp_ns, look, choice.split, distances)
+                selection.take_in(connection, frame_id, stamp_ns, stats, choice.split, distances)
                 if label is not None and blobs.depth_png is not None:
                     teacher = (label.teacher_name, label.teacher_version)
                     write_label(connection, frame_id, blobs.depth_png, None, teacher)

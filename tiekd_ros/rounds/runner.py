@@ -77,7 +77,7 @@ class RoundRunner(Follower):
             try:
                 number = max(self._log.numbers(), default=0) + 1
                 record = RoundRecord(number, train_frames=train, held_out_frames=held_out)
-                self._store.mark_seen()
+                self._store.mark_round_started()
                 self._log.save(record)
             except TiekdError:
                 lock.close()
@@ -219,7 +219,7 @@ class RoundRunner(Follower):
 
     def _mark_used(self, ids: list[int], number: int) -> None:
         with contextlib.suppress(TiekdError):  # bookkeeping must not undo a verdict
-            self._store.mark_used(ids, number)
+            self._store.mark_round_finished(ids, number)
 
     def _version_of_round(self, number: int) -> str | None:
         for version in reversed(self._registry.versions()):

@@ -15,6 +15,7 @@ from tiekd_ros.core.camera import (
     calibration_key,
     is_calibrated,
     is_distorted,
+    is_rectified_topic,
     model_fault,
     projection,
 )
@@ -31,7 +32,7 @@ class View(NamedTuple):
     image: RgbImage
     info: CameraInfo | None
     """The calibration of this very image; its header is the camera_info's own."""
-    blind: Mask | None = None
+    invalid_mask: Mask | None = None
     """(H, W), where a rectified image shows what the camera did not see; None = nowhere."""
 
 
@@ -119,12 +120,6 @@ _OTHER_SHAPE = (
 )
 
 
-def comes_rectified(topic: str) -> bool:
-    """Say whether a topic's name calls its images rectified: image_rect, image_rect_color, ..."""
-    name = topic.removesuffix("/compressed").rpartition("/")[2]
-    return name.startswith("image_rect")
-
-
 class CalibrationCheck:
     """Looks at calibrations; what takes long to compute is kept for the last one.
 
@@ -163,7 +158,7 @@ class CalibrationCheck:
             return
         if all(expected) and not is_near(expected, size):
             yield WARN, f"{_sizes(expected, size)}; K and P are scaled"
-        rectified = comes_rectified(topic)
+        rectified = is_rectified_topic(topic)
         if self._rectify and rectified:
             yield (
                 WARN,

@@ -12,13 +12,12 @@ from typing import TypeAlias
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from tiekd_ros.core.camera import Rectifier, is_calibrated
+from tiekd_ros.core.camera import Rectifier, is_calibrated, is_rectified_topic
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.camera.calibration import (
     CalibrationCheck,
     View,
-    comes_rectified,
     info_of_view,
     rectified_info,
 )
@@ -158,7 +157,7 @@ class CameraInput:
             view = self._rectified(view)
         elif (
             view.info is not None
-            and comes_rectified(self._image.topic)
+            and is_rectified_topic(self._image.topic)
             and is_calibrated(view.info)
         ):
             view = View(image, rectified_info(view.info))
@@ -172,8 +171,8 @@ class CameraInput:
                 f"rectify is on, and no camera_info has come on {self._info.topic}: the image "
                 "is not used; publish camera_info, or set rectify to false"
             )
-        image, blind = self._rectifier.rectified(view.image, view.info)
-        return View(image, rectified_info(view.info), blind)
+        image, invalid_mask = self._rectifier.rectified(view.image, view.info)
+        return View(image, rectified_info(view.info), invalid_mask)
 
     def check(self) -> list[Finding]:
         """Look after the subscriptions; return, and log, what is wrong. Call once a second.

@@ -13,7 +13,7 @@ import cv2
 from tiekd_ros.bags import require_rosbags
 from tiekd_ros.bags.bag import Bag, is_bag
 from tiekd_ros.bags.images import BagCamera, BagImage
-from tiekd_ros.core.camera import CameraModel, rectified_model
+from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import RgbImage
 from tiekd_ros.datasets.calibration import read_camera_model
@@ -162,7 +162,7 @@ class BagSource:
         model = message.model if self._calibration is None else self._calibration(size)
         if model is not None:
             if self._camera.rectified:
-                model = rectified_model(model)
+                model = model.rectified()
             model = model.of_view(*size)  # as the part of the image that was recorded has it
         return SourceImage(image, model, message.stamp_ns, frame_id=message.frame_id)
 

@@ -17,9 +17,9 @@ from std_msgs.msg import Header
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.encodings import (
-    DEPTH_ENCODINGS,
     RAW_ENCODINGS,
     compressed_to_rgb,
+    is_depth,
     raw_to_rgb,
     used_rows,
 )
@@ -47,7 +47,7 @@ def image_to_rgb(message: Image | CompressedImage, *, copy: bool = True) -> RgbI
     """
     if isinstance(message, CompressedImage):
         return compressed_to_rgb(message.format, message.data)
-    known = message.encoding in (*RAW_ENCODINGS, *DEPTH_ENCODINGS)
+    known = message.encoding in RAW_ENCODINGS or is_depth(message.encoding)
     if not known and message.width and message.height:
         return _by_cv_bridge(message)
     return raw_to_rgb(

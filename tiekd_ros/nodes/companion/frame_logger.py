@@ -173,10 +173,12 @@ class FrameLogger:
             self._fault, self._last_ns = "", stamp
 
     def _record(self, message: CameraImage, stamp: int) -> None:
-        image, info, blind = self._camera.view(message, patience_s=_PATIENCE_S, awaits_first=True)
+        image, info, invalid_mask = self._camera.view(
+            message, patience_s=_PATIENCE_S, awaits_first=True
+        )
         if self._mailbox.closed:
             return
-        self._invalid_share = 0.0 if blind is None else float(blind.mean())
+        self._invalid_share = 0.0 if invalid_mask is None else float(invalid_mask.mean())
         height, width = image.shape[:2]
         self._recorder.record(
             Observation(
@@ -185,6 +187,6 @@ class FrameLogger:
                 message.header.frame_id,
                 conversions.intrinsics_of(info, width, height) if info is not None else None,
                 self._confidence.at(stamp),
-                blind=blind,
+                invalid_mask=invalid_mask,
             )
         )

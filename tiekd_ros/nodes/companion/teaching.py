@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.framelog import FrameLogSettings, LabelAnswer, LoggedFrame, NotNow, RefusedLabel
-from tiekd_ros.framelog.labels import without_blind
+from tiekd_ros.framelog.labels import mask_invalid
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.errors import (
     TeacherAnswerError,
@@ -164,7 +164,7 @@ class TeacherDesk:
 
 def _of_what_was_seen(frame: LoggedFrame, answer: DepthAnswer) -> DepthAnswer:
     """Return an answer that knows nothing of what the camera did not see, as it will be kept."""
-    depth = without_blind(answer.depth, frame.blind_png)
+    depth = mask_invalid(answer.depth, frame.invalid_mask_png)
     if not (depth > 0).any():
         raise TeacherAnswerError(
             "nothing is known of the part of the image that the camera saw", "label_unknown"

@@ -141,7 +141,7 @@ class DepthNode(ManagedNode):
         if self._camera is None:
             return
         clock = FrameClock(arrived)
-        image, info, blind = self._camera.view(message, copy=False, patience_s=PATIENCE_S)
+        image, info, invalid_mask = self._camera.view(message, copy=False, patience_s=PATIENCE_S)
         clock.decoded()
         self._counters.image_size = (image.shape[1], image.shape[0])
         runtime, output, settings = resources.student.runtime, resources.output, self.settings
@@ -161,8 +161,8 @@ class DepthNode(ManagedNode):
         )
         if confidence is not None and settings.min_confidence > 0:
             depth[~(confidence >= settings.min_confidence)] = np.nan  # NaN is not enough either
-        if blind is not None:
-            depth[fit_mask(blind, *depth.shape)] = np.nan
+        if invalid_mask is not None:
+            depth[fit_mask(invalid_mask, *depth.shape)] = np.nan
         self._counters.pixels.add(depth, confidence, time.monotonic())
         clock.predicted(stages)
         header, bins = message.header, runtime.card.bins
