@@ -1,179 +1,173 @@
-"""What the doctor makes of facts: surroundings, cameras and calibrations, without ROS."""
+"""`tiekd doctor`: its request, the facts about this machine, and its page."""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from pathlib import Path
+
 import pytest
+from typer.testing import CliRunner
 
-from helpers.probed import CAMERA, INFO, NODE, end, node, ros, worst
+from helpers.frames import filled_state
+from helpers.ros_facts import SILENT, ros_facts, worst
+from helpers.students import small_student
+from helpers.teachers import RELATIVE, StubBackend, free_port, serving
+from tiekd_ros.cli.doctor import Examination, _show, diagnose
+from tiekd_ros.cli.doctor_facts import (
+    DoctorFacts,
+    DoctorRequest,
+    ask_teacher,
+    collect_device,
+    collect_machine,
+    collect_state,
+)
+from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.diagnosis.camera import check_camera_info, check_image, focal_px
-from tiekd_ros.diagnosis.environment import check_ros, check_transports
-from tiekd_ros.diagnosis.examination import Complaint
-from tiekd_ros.diagnosis.facts import CAMERA_INFO, COMPRESSED_IMAGE, ERROR, IMAGE, OK, WARN
-from tiekd_ros.diagnosis.nodes import check_depth, check_depth_node
-
-
-def test_all_is_well():
-    it = ros()
-    assert worst(check_image(it, "")).level == OK
-    assert worst(check_camera_info(it, "")).level == OK
-    assert worst(check_depth_node(it)).level == OK
-    assert worst(check_depth(it, 0)).what == (
-        "/tiekd/depth (Image, reliable, volatile): 30.0 Hz, 640x480 32FC1, "
-        "97% of the pixels known, median 2.00 m"
-    )
-    latched = {"publishers": [end(CAMERA, CAMERA_INFO, "reliable", "transient_local")]}
-    text = "(CameraInfo, reliable, transient_local): 30.0 Hz"
-    assert text in worst(check_camera_info(ros({"camera_info": latched}), "")).what
-    assert "(Image, reliable, volatile): 30.0 Hz, 640x480" in worst(check_image(it, "")).what
-    assert focal_px(it) == (500.0, 640)
-
-
-@pytest.mark.parametrize(
-    ("change", "level", "text"),
-    [
-        ({"k": [0.0] * 9}, WARN, "uncalibrated"),
-        ({"k": [None, *INFO["k"][1:]]}, WARN, "uncalibrated"),
-        ({"width": 0}, WARN, "has no size"),
-        ({"k": [500.0, 0.0, 700.0, *INFO["k"][3:]]}, WARN, "(700, 240) lies outside"),
-        ({"k": [20.0, *INFO["k"][1:]]}, WARN, "173 degrees"),
-        ({"k": [9e3, *INFO["k"][1:]]}, WARN, "4 degrees"),
-        ({"width": 1280, "height": 960}, WARN, "K and P are scaled"),
-        ({"width": 640, "height": 640}, ERROR, "another shape"),
-        ({"d": [0.1, 0.0, 0.0, 0.0, 0.0]}, WARN, "not rectified"),
-        ({"binning": [2, 2], "width": 1280, "height": 960}, OK, "1280x960"),
-        ({"roi": [100, 50, 640, 480], "width": 1280, "height": 960}, OK, "1280x960"),
-    ],
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.diagnosis.facts import (
+    ERROR,
+    UNREACHABLE,
+    WARN,
+    DeviceFacts,
+    RosFacts,
+    TeacherFacts,
 )
-def test_a_calibration_that_cannot_be_right(change, level, text):
-    finding = worst(check_camera_info(ros({"camera_info": {"last": change}}), ""))
-    assert (finding.level, text in finding.what) == (level, True), finding
+from tiekd_ros.diagnosis.machine import check_state
+from tiekd_ros.student import StudentRegistry
+
+DEVICE = DeviceFacts("auto", "auto", "cpu (4 cores)", "2.13.0", onnxruntime_fault="")
 
 
-def test_distortion_is_no_fault_of_rectified_images():
-    bent = {"camera_info": {"last": {"d": [0.1] * 5}}}
-    assert worst(check_camera_info(ros(bent), "")).level == WARN
-    assert worst(check_camera_info(ros(bent, managed=node(rectify=True)), "")).level == OK
+@pytest.fixture
+def state(tmp_path: Path) -> StateFolder:
+    return StateFolder(tmp_path / "state").create()
 
 
-@pytest.mark.parametrize(("rectify", "level"), [(False, WARN), (True, ERROR)])
-def test_a_missing_calibration_is_an_error_where_it_is_needed(rectify, level):
-    published = [{"name": "/camera/left/camera_info", "types": [CAMERA_INFO]}]
-    missing = {"camera_info": {"publishers": [], "type": "", "last": None, "count": 0}}
-    it = ros(missing, managed=node(rectify=rectify), published=published)
-    finding = worst(check_camera_info(it, ""))
-    assert finding.level == level
-    assert "camera_info_topic:=/camera/left/camera_info" in finding.remedy
+def facts_with(ros: RosFacts | None, tmp_path: Path) -> DoctorFacts:
+    """Return facts of a machine without a student."""
+    machine = collect_machine({}, DEVICE, shared_memory=tmp_path)
+    state = collect_state(StateFolder(tmp_path / "none"))
+    return DoctorFacts(machine, ros, "", state, None, (4, 2))
 
 
-def test_the_nearest_names_come_first_and_our_own_never():
-    names = ["/a/thermal", "/camera/image_rect", "/tiekd/depth", "/tiekd/confidence"]
-    published = [{"name": name, "types": [IMAGE]} for name in names]
-    it = ros({"image": {"publishers": [], "type": "", "count": 0}}, published=published)
-    remedy = worst(check_image(it, "")).remedy
-    assert remedy.startswith("there is /camera/image_rect, /a/thermal: ")
-    assert "image_topic:=/camera/image_rect" in remedy
+def test_a_name_that_ros_cannot_have_is_refused():
+    for field in ("namespace", "image_topic", "camera_info_topic", "depth_topic"):
+        for name in ("no name", "a//b", "/2nd", "a/ü"):
+            with pytest.raises(InvalidSettingError, match=name):
+                DoctorRequest(**{field: name})
+        assert getattr(DoctorRequest(**{field: "/robot1/front"}), field) == "/robot1/front"
 
 
-def test_where_no_image_is_in_sight_it_speaks_of_the_domain():
-    it = ros({"image": {"publishers": [], "type": "", "count": 0}}, published=[])
-    assert "ROS_DOMAIN_ID (here 7)" in worst(check_image(it, "")).remedy
+def test_a_missing_student_is_no_error_while_depth_comes(tmp_path):
+    for ros, level in ((ros_facts(), WARN), (ros_facts({"depth": SILENT}), ERROR)):
+        found = diagnose(DoctorRequest(), facts_with(ros, tmp_path))
+        assert worst(each for each in found if each.check == "student").level == level
 
 
-def test_compressed_images_beside_the_topic():
-    published = [{"name": "/camera/image_raw/compressed", "types": [COMPRESSED_IMAGE]}]
-    it = ros({"image": {"publishers": [], "type": "", "count": 0}}, published=published)
-    assert "image_transport: compressed" in worst(check_image(it, "")).remedy
+def test_the_checks_come_in_the_order_in_which_depth_comes_about_on_one_screen(tmp_path, capsys):
+    found = diagnose(DoctorRequest(), facts_with(ros_facts(), tmp_path))
+    order = [
+        "ros", "transports", "image", "camera_info", "clock", "depth_node", "device", "state",
+        "student", "companion_node", "teacher", "depth",
+    ]  # fmt: skip
+    assert list(dict.fromkeys(each.check for each in found)) == order
+    result = Examination(tuple(found), ros_facts(), "/tiekd/depth")
+    _show(result)
+    page = capsys.readouterr().out
+    assert len(page.splitlines()) < 40
+    assert "depth on /tiekd/depth at 30.0 Hz" in page
+    assert RosFacts.from_json(json.loads(json.dumps(result.as_dict()))["ros"]) == result.ros
+    _show(Examination(tuple(found), ros_facts({"depth": SILENT}), "/tiekd/depth"))
+    assert "no depth on /tiekd/depth: begin with the first ERROR" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("change", "level", "text"),
-    [
-        ({"count": 0, "last": None}, ERROR, "nothing arrives"),
-        ({"last": {"fault": "encoding 'xyz' is not supported"}}, ERROR, "'xyz'"),
-        ({"last": {"stamped": False}}, WARN, "no stamps"),
-        ({"last": {"age_s": 3600.0}}, WARN, "3600 s behind"),
-        ({"last": {"age_s": -60.0}}, WARN, "60 s ahead"),
-    ],
-)
-def test_images_that_cannot_be_used(change, level, text):
-    finding = worst(check_image(ros({"image": change}), ""))
-    assert (finding.level, text in finding.what) == (level, True), finding
+def test_without_ros_it_says_so_and_looks_at_the_rest(state, monkeypatch):
+    promote(state)
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    done = CliRunner().invoke(app, ["doctor", "--json", "--state", str(state.root)])
+    assert done.exit_code == 1
+    result = json.loads(done.stdout)
+    assert (result["depth_flows"], result["ros"]) == (False, {})
+    findings = {each["check"]: each for each in result["findings"]}
+    assert "there is no ROS 2" in findings["ros"]["what"]
+    assert {findings[check]["level"] for check in ("device", "state", "student")} == {"ok"}
+    assert "depth" not in findings
 
 
-@pytest.mark.parametrize("policy", ["reliability", "durability"])
-def test_one_of_two_publishers_that_is_not_heard_is_a_warning(policy):
-    weak = {"reliability": "best_effort"} if policy == "reliability" else {}
-    strong = {"durability": "transient_local"}
-    publishers = [end(CAMERA, IMAGE, **strong), end("/other", IMAGE, **strong | weak)]
-    if policy == "durability":
-        publishers[1]["durability"] = "volatile"
-    it = ros({"image": {"publishers": publishers, "subscribers": [end(NODE, IMAGE, **strong)]}})
-    levels = {each.level for each in check_image(it, "")}
-    assert levels == {WARN}
-    assert f"input_{policy}: auto" in next(check_image(it, "")).remedy
-    alone = ros(
-        {"image": {"publishers": publishers[1:], "subscribers": [end(NODE, IMAGE, **strong)]}}
-    )
-    assert worst(check_image(alone, "")).level == ERROR
+# The facts.
 
 
-def test_the_nodes_own_images_are_no_cameras_whatever_they_are_called():
-    published = [{"name": name, "types": [IMAGE]} for name in ("/camera/depth", "/a/thermal")]
-    it = ros(
-        {"image": {"publishers": [], "type": "", "count": 0}},
-        published=published,
-        made=["/camera/depth"],
-    )
-    assert worst(check_image(it, "")).remedy.startswith("there is /a/thermal: ")
+def test_the_device():
+    device = collect_device("cpu", "torch")
+    assert device.name.startswith("cpu (")
+    assert (device.fault, device.onnxruntime_fault) == ("", None)
+    assert collect_device("cpu", "auto").onnxruntime_fault == ""
+    assert "cuda:99" in collect_device("cuda:99", "auto").fault
 
 
-def test_a_topic_that_the_node_does_not_listen_to():
-    finding = worst(check_image(ros(heard={"image": ["/elsewhere"]}), "/camera/image_raw"))
-    assert finding.level == ERROR
-    assert finding.what == "depth_node listens to /elsewhere, not to /camera/image_raw"
+def test_the_programs_that_hold_a_state_folder(state):
+    with state.claimed("companion"):
+        assert collect_state(state).holders == (f"companion (process {os.getpid()})",)
+    assert collect_state(state).holders == ()
 
 
-def test_a_topic_of_the_wrong_type():
-    wrong = "std_msgs/msg/String"
-    finding = worst(check_image(ros({"image": {"publishers": [end(CAMERA, wrong)]}}), ""))
-    assert finding.level == ERROR
-    assert f"as {wrong}, not as {IMAGE}" in finding.what
+def test_a_state_folder_that_is_not_there_or_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert not collect_state(StateFolder(tmp_path / "file" / "state")).is_folder
+    other = StateFolder(tmp_path / "other")
+    facts = collect_state(other)
+    assert (facts.nearest, facts.is_folder, facts.write_fault) == (str(tmp_path), True, "")
+    assert not other.root.exists()  # looking makes nothing
+    assert collect_state(StateFolder(Path("/proc/self/tiekd"))).write_fault
 
 
-def test_two_cameras_on_one_topic():
-    both = [end("/a", IMAGE), end("/b", IMAGE)]
-    finding = worst(check_image(ros({"image": {"publishers": both}}), ""))
+def test_the_frames_and_a_frame_log_that_is_damaged(tmp_path):
+    state = filled_state(tmp_path / "filled")
+    frames = collect_state(state).frames
+    assert frames["labelled"]["train"] >= 4
+    state.frames.write_bytes(b"no database at all" * 100)
+    finding = worst(check_state(collect_state(state), nodes_run=True))
     assert finding.level == WARN
-    assert "(/a, /b)" in finding.what
+    assert str(state.frames) in finding.what
 
 
-def test_images_that_get_lost_on_the_way_are_seen_by_their_camera_info(tmp_path):
-    it = ros({"image": {"rate_hz": 9.0}})
-    finding = worst(check_transports({}, it, shared_memory=tmp_path))
-    assert finding.level == WARN
-    assert "images (922 kB) come at 9.0 Hz, camera_info at 30.0 Hz" in finding.what
-    assert "FASTDDS_BUILTIN_TRANSPORTS" in finding.remedy
-    assert worst(check_transports({}, ros(), shared_memory=tmp_path)).level == OK
+def promote(state: StateFolder, **card: object) -> None:
+    registry = StudentRegistry(state.students)
+    registry.promote(registry.add(small_student(**card)).version)
 
 
-def test_transports_without_shared_memory(tmp_path):
-    finding = worst(check_transports({}, None, shared_memory=tmp_path / "none"))
-    assert finding.level == WARN
-    assert "--ipc=host" in finding.remedy
+def test_the_students_and_one_that_is_damaged(state):
+    assert collect_state(state).student is None
+    StudentRegistry(state.students).add(small_student())
+    facts = collect_state(state)
+    assert (facts.live, facts.versions, facts.student.version) == ("", ("000001",), "000001")
+    StudentRegistry(state.students).promote("000001")
+    facts = collect_state(state)
+    assert facts.live == "000001"
+    assert facts.student.input_size == (96, 64)
+    assert 0 <= facts.student.age_days < 1
+    weights = state.students / "000001" / "student.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    facts = collect_state(state)
+    assert facts.live == "000001"
+    assert "000001" in facts.student_fault
 
 
-def test_ros_that_does_not_discover():
-    finding = worst(check_ros({"ROS_AUTOMATIC_DISCOVERY_RANGE": "off"}, ros(), ""))
-    assert finding.level == ERROR
-    assert "LOCALHOST" in finding.remedy
-    sourced = worst(check_ros({"ROS_DISTRO": "jazzy"}, ros(), ""))
-    assert (sourced.level, "Jazzy, rmw_fastrtps_cpp, domain 7" in sourced.what) == (OK, True)
-
-
-@pytest.mark.parametrize("field", ["namespace", "image_topic", "camera_info_topic", "depth_topic"])
-@pytest.mark.parametrize("name", ["no name", "a//b", "/2nd", "a/ü"])
-def test_a_name_that_ros_cannot_have_is_refused(field, name):
-    with pytest.raises(InvalidSettingError, match=name):
-        Complaint(**{field: name})
-    assert getattr(Complaint(**{field: "/robot1/front"}), field) == "/robot1/front"
+def test_the_teacher():
+    assert ask_teacher(None, "") is None
+    assert ask_teacher({"teacher.url": ""}, "") == TeacherFacts()
+    assert "url must be host:port" in ask_teacher({}, "http://teacher").fault
+    token = {"teacher.url": "t:1", "teacher.token_file": "/none"}
+    assert "/none" in ask_teacher(token, "").fault
+    port = free_port()
+    facts = ask_teacher({}, f"127.0.0.1:{port}")
+    assert (facts.cause, facts.identity) == (UNREACHABLE, "")
+    with serving(StubBackend(), port=port):
+        facts = ask_teacher({}, f"127.0.0.1:{port}")
+        parameters = {"teacher.url": f"127.0.0.1:{port}", "teacher.timeout_s": 9.0, "rectify": 1}
+        assert ask_teacher(parameters, "") == facts
+    assert facts == TeacherFacts(f"127.0.0.1:{port}", tls=False, identity="stub 7")
+    with serving(StubBackend(identity=RELATIVE)) as address:
+        assert "does not say that its depth is in metres" in ask_teacher({}, address).fault

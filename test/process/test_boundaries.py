@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "rounds": {"core", "method", "student", "framelog", "datasets"},
     "evaluation": {"core", "method", "student", "framelog", "datasets", "teacher"},
     "training": {"core", "method", "student", "framelog", "datasets", "evaluation", "report"},
-    "diagnosis": {"core", "rounds", "student", "framelog", "teacher"},
+    "diagnosis": {"core"},
     "nodes": {
         "core", "student", "framelog", "bags", "datasets", "worlds", "method", "rounds", "teacher",
         "diagnosis", "report",

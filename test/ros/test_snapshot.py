@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,43 +14,52 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from sensor_msgs.msg import Image
+from typer.testing import CliRunner
 
 from helpers.students import BINS, promote_small
-from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, image_message
+from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, header, image_message
 from ros_helpers.peer import Peer, running
-from ros_helpers.processes import Processes
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.cli.nodes import snapshot as take_snapshot
+from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import decode_image
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.nodes.common.conversions import image_to_rgb, stamp_ns
+from tiekd_ros.diagnosis import keys
+from tiekd_ros.nodes.common.conversions import depth_to_image, image_to_rgb, stamp_ns
 from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.nodes.depth.preview import describe_range, with_scale
 from tiekd_ros.nodes.probe import snapshot as snapshot_module
-from tiekd_ros.nodes.probe.snapshot import SnapshotTaker
+from tiekd_ros.nodes.probe.snapshot import SnapshotTaker, write_snapshot
 
 PERIOD_S = 0.1
-GRACE_S, LATE_S, STALE_S = 2.0, 6.0, 0.3
+GRACE_S, LATE_S, STALE_S = 0.5, 1.5, 0.3
 RANGE = (BINS.min_depth_m, 9.0, "turbo")
 
 
-@pytest.fixture
-def promoted(state: StateFolder) -> StateFolder:
+def tiekd_snapshot(*arguments: str) -> tuple[int, str]:
+    """Return the exit status, and what `tiekd snapshot` printed with its error."""
+    done = CliRunner().invoke(app, ["snapshot", *arguments])
+    assert done.exception is None or isinstance(done.exception, TiekdError | SystemExit)
+    return done.exit_code, f"{done.output}{done.exception or ''}"
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """A depth_node with a student and a camera."""
+    state = StateFolder(tmp_path_factory.mktemp("robot") / "state").create()
     promote_small(state)
-    return state
-
-
-def test_all_pictures_are_of_one_image_as_it_was_published(
-    peer: Peer, processes: Processes, promoted: StateFolder, tmp_path: Path
-) -> None:
-    out = tmp_path / "not" / "there" / "yet"
     with (
-        running(DepthNode, peer, state_dir=str(promoted.root), max_range_m=9.0),
+        Peer("/test_snapshot") as peer,
+        running(DepthNode, peer, state_dir=str(state.root), max_range_m=9.0),
         peer.playing(camera_info(), PERIOD_S),
     ):
-        taken = processes.tiekd("snapshot", str(out), "--namespace", peer.namespace)
-        assert taken.wait() == 0, taken.output
+        yield peer
+
+
+def test_all_pictures_are_of_one_image_as_it_was_published(robot: Peer, tmp_path: Path) -> None:
+    out = tmp_path / "not" / "there" / "yet"
+    status, output = tiekd_snapshot(str(out), "--namespace", robot.namespace)
+    assert status == 0, output
     names = ["depth_mm.png", "image.png", "points.png", "preview.png", "snapshot.json"]
     assert sorted(file.name for file in out.iterdir()) == names
     facts = json.loads((out / "snapshot.json").read_text())
@@ -71,42 +81,55 @@ def test_all_pictures_are_of_one_image_as_it_was_published(
     np.testing.assert_array_equal(preview, with_scale(preview[:HEIGHT, :WIDTH], *RANGE))
     assert decode_image((out / "points.png").read_bytes()).std() > 5
     assert facts["frame_id"] == FRAME_ID
-    assert facts["topics"]["image"] == f"{peer.namespace}/image"  # found out, not told
+    assert facts["topics"]["image"] == f"{robot.namespace}/image"  # found out, not told
     assert facts["student"] == "000001"
     assert facts["preview_shows"] == describe_range(*RANGE)
     assert facts["missing"] == {}
 
 
+def test_without_nodes_it_names_the_topic_and_where_there_is_another(
+    robot: Peer, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    status, output = tiekd_snapshot(str(out), "--namespace", "no", "--timeout", "0.1")
+    assert status == 1
+    assert "no node publishes /no/depth; start the nodes" in output
+    assert not out.exists()
+    with SnapshotTaker("no") as taker:
+
+        def reason() -> str:
+            with pytest.raises(TiekdError) as caught:
+                taker.take(0.1, lambda counts: None)
+            return str(caught.value)
+
+        hint = f"there is {robot.namespace}/depth: --namespace {robot.namespace}"
+        wait_for(lambda: hint in reason(), hint, explain=reason)
+
+
 def test_without_calibration_it_writes_what_there_is_and_says_what_is_missing_and_why(
-    peer: Peer, processes: Processes, promoted: StateFolder, tmp_path: Path
+    peer: Peer, state: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    with running(DepthNode, peer, state_dir=str(promoted.root)), peer.playing(None, PERIOD_S):
-        taken = processes.tiekd("snapshot", str(out), "--namespace", peer.namespace)
-        assert taken.wait() == 1
-    assert (out / "preview.png").exists()
-    assert not (out / "points.png").exists()
-    assert "no points: nothing came on" in taken.output
-    assert "there are no points without camera_info" in taken.output
-    missing = json.loads((out / "snapshot.json").read_text())["missing"]
-    assert set(missing) == {"points", "camera_info"}
-
-
-def test_millimetres_and_best_effort_topics_are_read_too(
-    peer: Peer, processes: Processes, promoted: StateFolder, tmp_path: Path
-) -> None:
-    parameters = {
-        "state_dir": str(promoted.root), "encoding": "16UC1", "output_reliability": "best_effort",
-    }  # fmt: skip
-    out = tmp_path / "out"
-    with running(DepthNode, peer, **parameters), peer.playing(camera_info(), PERIOD_S):
-        taken = processes.tiekd("snapshot", str(out), "--namespace", peer.namespace)
-        assert taken.wait() == 0, taken.output
-    assert json.loads((out / "snapshot.json").read_text())["encoding"] == "16UC1"
+    """With depth in millimetres, and outputs that are best effort."""
+    monkeypatch.setattr(snapshot_module, "_GRACE_S", GRACE_S)
+    promote_small(state)
+    other = {"encoding": "16UC1", "output_reliability": "best_effort"}
+    with (
+        running(DepthNode, peer, state_dir=str(state.root), **other),
+        peer.playing(None, PERIOD_S),
+    ):
+        status, output = tiekd_snapshot(str(tmp_path), "--namespace", peer.namespace)
+    assert status == 1
+    assert (tmp_path / "preview.png").exists()
+    assert not (tmp_path / "points.png").exists()
+    assert "no points: nothing came on" in output
+    assert "there are no points without camera_info" in output
+    facts = json.loads((tmp_path / "snapshot.json").read_text())
+    assert facts["encoding"] == "16UC1"
+    assert set(facts["missing"]) == {"points", "camera_info"}
 
 
 def test_where_no_image_has_all_parts_that_with_most_is_taken_and_a_late_report_awaited(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_module, "_GRACE_S", GRACE_S)
     parts = {"image": (1, 2), "depth": (1, 2, 3), "depth/preview": (1, 2)}
@@ -121,110 +144,64 @@ def test_where_no_image_has_all_parts_that_with_most_is_taken_and_a_late_report_
 
     diagnostics = peer.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
     status = DiagnosticStatus(name=f"{peer.namespace}/peer")
-    stale = KeyValue(key="preview shows", value="nothing yet")
-    shown = KeyValue(key="preview shows", value=describe_range(*RANGE))
+    stale = KeyValue(key=keys.PREVIEW_SHOWS, value="nothing yet")
+    shown = KeyValue(key=keys.PREVIEW_SHOWS, value=describe_range(*RANGE))
 
-    def tell() -> None:
+    def report() -> None:
         for value in (stale, shown):
-            status.values = [KeyValue(key="student", value="000007"), value]
+            status.values = [KeyValue(key=keys.STUDENT, value="000007"), value]
             diagnostics.publish(DiagnosticArray(status=[status]))
             time.sleep(STALE_S)
 
-    late = threading.Timer(LATE_S, tell)
-    with SnapshotTaker(peer.namespace, f"{peer.namespace}/image") as taker:
+    late = threading.Timer(LATE_S, report)
+    image_topic = f"{peer.namespace}/image"
+    with SnapshotTaker(peer.namespace, image_topic) as taker:
         snapshot = taker.take(PATIENCE_S, publish)
     late.join()
-    told = {"student": "000007", "preview shows": describe_range(*RANGE)}
+    told = {keys.STUDENT: "000007", keys.PREVIEW_SHOWS: describe_range(*RANGE)}
     assert snapshot.diagnostics == told
     assert set(snapshot.messages) == {"image", "depth", "preview"}
     stamps = {stamp_ns(message.header) for message in snapshot.messages.values()}
     assert stamps == {stamp_ns(image_message(2).header)}
     assert set(snapshot.missing) == {"camera_info", "points"}
 
-
-def test_without_diagnostics_it_writes_the_pictures_and_says_what_is_not_known(
-    peer: Peer, promoted: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(snapshot_module, "_REPORT_S", 0.5)
-    monkeypatch.setattr(DepthNode, "publish_report", lambda node: None)
-    reason = f"no diagnostics: nothing came from {peer.namespace}/depth_node on /diagnostics"
-    with (
-        running(DepthNode, peer, state_dir=str(promoted.root)),
-        peer.playing(camera_info(), PERIOD_S),
-        pytest.raises(TiekdError, match=f"the snapshot is not whole: {reason}"),
-    ):
-        take_snapshot(tmp_path, namespace=peer.namespace, timeout=PATIENCE_S)
+    monkeypatch.setattr(snapshot_module, "_REPORT_S", GRACE_S)
+    with SnapshotTaker(peer.namespace, image_topic) as taker:
+        snapshot = taker.take(PATIENCE_S, publish)
+    reason = snapshot.missing["diagnostics"]
+    assert reason.startswith(f"nothing came from {peer.namespace}/peer on /diagnostics")
+    depth = depth_to_image(np.ones((HEIGHT, WIDTH), np.float32), header())
+    messages = {"depth": depth, "preview": snapshot.messages["preview"]}
+    write_snapshot(replace(snapshot, messages=messages), tmp_path)
     assert json.loads((tmp_path / "snapshot.json").read_text())["student"] is None
     preview = decode_image((tmp_path / "preview.png").read_bytes())
     assert preview.shape == (HEIGHT, WIDTH, 3)  # without a scale that might be wrong
 
 
-def test_without_depth_it_repeats_what_the_depth_node_says(
-    peer: Peer, processes: Processes, state: StateFolder, tmp_path: Path
+def test_without_depth_it_repeats_the_depth_nodes_report(
+    peer: Peer, state: StateFolder, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     with running(DepthNode, peer, state_dir=str(state.root)), peer.playing(camera_info(), PERIOD_S):
-        taken = processes.tiekd(
-            "snapshot", str(out), "--namespace", peer.namespace, "--timeout", "4"
-        )
-        assert taken.wait() == 1
-    assert f"no depth within 4 s: {peer.namespace}/depth_node says: " in taken.output
-    assert "no accepted student" in taken.output
-    assert "Traceback" not in taken.output
+        status, output = tiekd_snapshot(str(out), "--namespace", peer.namespace, "--timeout", "1.5")
+    assert status == 1
+    assert f"no depth within 1.5 s: {peer.namespace}/depth_node reports: " in output
+    assert "no accepted student" in output
     assert not out.exists()
 
 
-def test_without_nodes_it_names_the_topic_and_how_to_start_them(
-    processes: Processes, tmp_path: Path
-) -> None:
-    taken = processes.tiekd(
-        "snapshot", str(tmp_path / "out"), "--namespace", "no", "--timeout", "1"
-    )
-    assert taken.wait() == 1
-    assert "nobody publishes /no/depth; start the nodes" in taken.output
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_wrong_namespace_is_told_the_right_one(
-    peer: Peer, processes: Processes, promoted: StateFolder, tmp_path: Path
-) -> None:
-    with running(DepthNode, peer, state_dir=str(promoted.root)):
-        out = str(tmp_path / "out")
-        taken = processes.tiekd("snapshot", out, "--namespace", "no", "--timeout", "6")
-        assert taken.wait() == 1
-    assert f"there is {peer.namespace}/depth: --namespace {peer.namespace}" in taken.output
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
+def test_options_that_cannot_be_are_refused_at_once(tmp_path: Path) -> None:
+    for options, reason in (
         (("--namespace", "a b!"), "no name for ROS: Invalid namespace"),
         (("--image-topic", "/a b"), "no name for ROS: failed to resolve name"),
         (("--timeout", "0"), "Invalid value"),
-    ],
-)
-def test_what_cannot_be_is_refused_at_once(
-    processes: Processes, tmp_path: Path, options: tuple[str, str], reason: str
-) -> None:
-    taken = processes.tiekd("snapshot", str(tmp_path / "out"), *options)
-    assert taken.wait() != 0
-    assert reason in taken.output
-    assert "Traceback" not in taken.output
-
-
-def test_a_file_in_the_way_is_refused_and_left_as_it_is(
-    processes: Processes, tmp_path: Path
-) -> None:
-    file = tmp_path / "out"
+    ):
+        status, output = tiekd_snapshot(str(tmp_path / "out"), *options)
+        assert status != 0
+        assert reason in output
+    file = tmp_path / "file"
     file.write_text("mine")
-    taken = processes.tiekd("snapshot", str(file))
-    assert taken.wait() == 1
-    assert f"{file} is a file; give a folder" in taken.output
+    status, output = tiekd_snapshot(str(file))
+    assert status == 1
+    assert f"{file} is a file; give a folder" in output
     assert file.read_text() == "mine"
-
-
-def test_it_ends_at_ctrl_c_without_a_traceback(processes: Processes, tmp_path: Path) -> None:
-    taken = processes.tiekd("snapshot", str(tmp_path / "out"), "--namespace", "no")
-    wait_for(lambda: "so far" in taken.output, "a sign of life", explain=lambda: taken.output)
-    assert taken.stop() != 0
-    assert "Traceback" not in taken.output

@@ -1,4 +1,4 @@
-"""The camera's calibration: whether it is there and can be right."""
+"""The camera's topics: publishers, quality of service, type, and the calibration's plausibility."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any
 
-from tiekd_ros.core.camera import is_rectified_topic
+from tiekd_ros.core.camera import (
+    VISIBLE_SHIFT_PX,
+    CameraModel,
+    Intrinsics,
+    Size,
+    is_rectified_topic,
+)
 from tiekd_ros.core.supervisor import TRANSPORTS
 from tiekd_ros.diagnosis.facts import (
     CAMERA_INFO,
@@ -22,15 +27,9 @@ from tiekd_ros.diagnosis.facts import (
     Endpoint,
     Finding,
     RosFacts,
-    Topic,
-    candidates,
-    check_several,
-    check_unheard,
-    check_unpublished,
-    domains_in_words,
-    errors_in,
-    listed,
-    start_with,
+    TopicFacts,
+    namespace_of,
+    split_remedy,
 )
 
 COMPRESSED = "/compressed"
@@ -216,7 +215,8 @@ def _remap_image(kind: str, topic: str) -> str:
 
 
 def _option(role: str, topic: str) -> str:
-    return f"(launch files: {role}_topic:={topic})"
+    flag = f"--{role.replace('_', '-')}-topic"
+    return f"(launch files: {role}_topic:={topic}, tiekd up: {flag} {topic})"
 
 
 def _there_are(names: Sequence[str]) -> str:
@@ -242,106 +242,249 @@ def _nearest(
     return sorted(found, key=distance)
 
 
-# The examination of `tiekd doctor`.
+# The calibration.
+
+
+def check_calibration(
+    model: CameraModel, image_size: Size | None, image_topic: str, *, rectify: bool
+) -> Iterator[Finding]:
+    """Check whether a calibration can be right, in itself and for its images.
+
+    Args:
+        model: as the camera_info has it.
+        image_size: of the images; None while none has come.
+        image_topic: their topic, whose name tells whether they are rectified.
+        rectify: whether the nodes rectify them.
+    """
+    for level, what, remedy in _calibration_faults(model, image_size, image_topic, rectify):
+        yield Finding(level, "camera_info", what, remedy)
+
+
+def _calibration_faults(
+    model: CameraModel, size: Size | None, topic: str, rectify: bool
+) -> Iterator[tuple[str, str, str]]:
+    if not model.is_calibrated:
+        yield ERROR if rectify else WARN, "camera_info is uncalibrated (K[0] = 0)", _CALIBRATE
+        return
+    if size is None or not all(size):
+        return
+    expected = model.image_size
+    sizes = (
+        f"camera_info is for {expected[0]:g} x {expected[1]:g}, images are {size[0]} x {size[1]}"
+    )
+    if not model.fits_shape(*size):
+        yield (
+            ERROR,
+            f"{sizes}: another shape, so K and P cannot be right and are not used (no points, an "
+            "uncalibrated camera_info beside depth)",
+            "calibrate the camera at this size, or remap image_info to this camera's",
+        )
+        return
+    if not all(expected):
+        yield (
+            WARN,
+            f"camera_info says {model.width} x {model.height} pixels; K and P are taken for the "
+            f"images' {size[0]} x {size[1]}",
+            "calibrate the camera, or set them in its driver",
+        )
+    elif not model.fits_size(*size):
+        remedy = "better: have the camera's driver publish both for one size"
+        yield WARN, f"{sizes}; K and P are scaled", remedy
+    view = model.of_view(*size)
+    fault = Intrinsics.from_matrix(view.k).implausibility(*size)
+    if fault:
+        yield WARN, *split_remedy(fault, _CALIBRATE)
+    yield from _distortion(view, topic, rectify)
+
+
+def _distortion(view: CameraModel, topic: str, rectify: bool) -> Iterator[tuple[str, str, str]]:
+    if is_rectified_topic(topic):
+        if rectify:
+            what = f"rectify is on, but by its name {topic} is rectified already"
+            yield WARN, what, "set rectify to false, or remap image to the raw images"
+        return
+    if rectify or not view.is_distorted:
+        return
+    fault = view.distortion_fault()
+    if fault:
+        yield WARN, *split_remedy(fault, _CALIBRATE)
+        return
+    shift_px = view.border_shift_px()
+    if shift_px >= VISIBLE_SHIFT_PX:
+        yield (
+            WARN,
+            f"the images are not rectified: the lens moves their border by up to {shift_px:.0f} "
+            "px, and so depth's",
+            "set rectify to true for both nodes, or remap image to image_rect",
+        )
+
+
+# The camera's topics as the probe saw them.
 
 _LATE_S = 10.0
 """Stamps that far from now are of another clock."""
+_OWN_OUTPUTS = ("depth", "depth/preview", "confidence", "camera_info")
 
 
-def check_image(ros: RosFacts, asked: str) -> Iterator[Finding]:
-    """Look at the topic of the images.
+def check_image(ros: RosFacts, requested: str) -> Iterator[Finding]:
+    """Check the topic of the images.
 
     Args:
         ros: the facts.
-        asked: the topic that the user named; empty where that of depth_node is meant.
+        requested: the topic that the user named; empty where depth_node's is meant.
     """
     topic = ros.topics["image"]
-    wanted = _wanted_type(ros, topic)
-    heard = ros.heard.get("image", ())
-    found = []
-    if asked and heard and topic.name not in heard:
-        what = f"depth_node listens to {listed(list(heard))}, not to {topic.name}"
-        found.append(_error(what, start_with("image_topic", topic.name)))
+    wanted = _image_type(ros, topic)
+    found = _other_topic(ros, "image", requested, ERROR)
     if not topic.publishers:
-        remedy = _camera_where_else(ros, topic.name, wanted)
-        found.append(check_unpublished(ros, "image", asked, ERROR, remedy))
+        network = (
+            f"compare ROS_DOMAIN_ID (here {ros.domain}{_other_domains(ros)}) and the discovery "
+            "range with those of its shell"
+        )
+        remedy = missing_image_remedy(topic.name, wanted, ros.published, _own(ros), network)
+        found.append(_unpublished(ros, "image", requested, ERROR, remedy))
     else:
-        found += _wrong_types(topic, wanted)
-        found += check_unheard(ros, "image", wanted, ERROR)
-        found += check_several(ros, "image", wanted)
-        if not errors_in(found):
-            found += _camera_content(ros, topic)
-    yield from found or [_fine(topic)]
+        found += _check_publishers(ros, "image", wanted, ERROR)
+        if not any(each.level == ERROR for each in found):
+            found += _check_messages(ros, topic)
+    if not found:
+        last = topic.last or {}
+        size = f", {last['width']}x{last['height']} {last['encoding']}" if last else ""
+        what = f"{offered(topic)}{size}, from {topic.publishers[0].node}"
+        found = [Finding(OK, "image", what)]
+    yield from found
 
 
-def _error(what: str, remedy: str) -> Finding:
-    return Finding(ERROR, "image", what, remedy)
+def check_camera_info(ros: RosFacts, requested: str) -> Iterator[Finding]:
+    """Check the topic of the calibration; arguments as of `check_image`."""
+    topic, image = ros.topics["camera_info"], ros.topics["image"]
+    rectify = bool(ros.parameter(DEPTH_NODE, "rectify", False))
+    level = ERROR if rectify else WARN
+    effect = "no depth, since rectify is on" if rectify else "depth comes without it"
+    found = _other_topic(ros, "camera_info", requested, WARN)
+    if not topic.publishers:
+        remedy = missing_info_remedy(image.name, ros.published, _own(ros))
+        unpublished = _unpublished(ros, "camera_info", requested, level, remedy)
+        found.append(replace(unpublished, what=f"{unpublished.what} ({effect})"))
+    found += _check_publishers(ros, "camera_info", CAMERA_INFO, level)
+    model = camera_model(topic)
+    if model is not None:
+        size = None if image.last is None else (image.last["width"], image.last["height"])
+        found += check_calibration(model, size, image.name, rectify=rectify)
+    elif topic.type == CAMERA_INFO:
+        what = f"{topic.publishers[0].node} publishes {topic.name}, but nothing arrives ({effect})"
+        found.append(Finding(level, "camera_info", what, "see the log of the camera's driver"))
+    if not found:
+        assert model is not None
+        lens = f"{model.width}x{model.height}, fx {model.k[0]:.1f}, fy {model.k[4]:.1f} px"
+        found = [Finding(OK, "camera_info", f"{offered(topic)}, {lens}")]
+    yield from found
 
 
-def _wanted_type(ros: RosFacts, topic: Topic) -> str:
-    """Return what depth_node takes; where it does not listen, either will do."""
-    if topic.name in ros.heard.get("image", ()):
+def camera_model(topic: TopicFacts) -> CameraModel | None:
+    """Return the calibration of the last camera_info; None where none came."""
+    if topic.last is None:
+        return None
+    numbers = {
+        name: tuple(math.nan if each is None else each for each in topic.last[name])
+        for name in ("d", "k", "r", "p")
+    }
+    return CameraModel(
+        width=topic.last["width"],
+        height=topic.last["height"],
+        distortion_model=topic.last["distortion_model"],
+        binning=tuple(topic.last["binning"]),
+        roi=None if topic.last["roi"] is None else tuple(topic.last["roi"]),
+        **numbers,
+    )
+
+
+def offered(topic: TopicFacts) -> str:
+    """Return a published topic's name, type, quality of service and rate, in words."""
+    first = topic.publishers[0]
+    kind = topic.type.rpartition("/")[2]
+    rate = f"{topic.count} message{'s' if topic.count != 1 else ''}"
+    if topic.rate_hz is not None:
+        rate = f"{topic.rate_hz:.1f} Hz"
+    return f"{topic.name} ({kind}, {first.reliability}, {first.durability}): {rate}"
+
+
+def _image_type(ros: RosFacts, topic: TopicFacts) -> str:
+    """Return depth_node's type; where it does not subscribe, the publisher's."""
+    if topic.name in ros.inputs.get("image", ()):
         transport = ros.parameter(DEPTH_NODE, "image_transport", "raw")
         return COMPRESSED_IMAGE if transport == "compressed" else IMAGE
     return topic.type if topic.type == COMPRESSED_IMAGE else IMAGE
 
 
-def _camera_where_else(ros: RosFacts, name: str, wanted: str) -> str:
-    raw, compressed = name.removesuffix(COMPRESSED), name.removesuffix(COMPRESSED) + COMPRESSED
-    if name != compressed and COMPRESSED_IMAGE in ros.published.get(compressed, ()):
-        return f"there is {compressed}: start the nodes with image_transport: compressed"
-    if name == compressed and IMAGE in ros.published.get(raw, ()):
-        return f"there is {raw}: start the nodes with image_transport: raw"
-    found = candidates(ros, [wanted], name)
-    if not found:
-        return (
-            f"start the camera's driver; if it runs, compare ROS_DOMAIN_ID (here {ros.domain}"
-            f"{_others(ros)}) and the discovery range with those of its shell"
-        )
-    base = found[0].removesuffix(COMPRESSED) if wanted == COMPRESSED_IMAGE else found[0]
-    return f"there is {listed(found)}: {start_with('image_topic', base)}"
+def _own(ros: RosFacts) -> set[str]:
+    """Return the outputs of all depth nodes, which are no cameras."""
+    spaces = {ros.namespace, *map(namespace_of, ros.other_depth_nodes)}
+    own = {f"{space.rstrip('/')}/{each}" for space in spaces for each in _OWN_OUTPUTS}
+    return own | set(ros.outputs)
 
 
-def _others(ros: RosFacts) -> str:
-    found = domains_in_words(ros.elsewhere)
+def _other_domains(ros: RosFacts) -> str:
+    found = ros.domains_in_words
     return f"; this machine has programs with ROS in {found}" if found else ""
 
 
-def _wrong_types(topic: Topic, wanted: str) -> Iterator[Finding]:
-    wrong = {each.type: each.node for each in topic.publishers if each.type != wanted}
-    right = len(topic.publishers) > sum(each.type != wanted for each in topic.publishers)
-    for kind, node in wrong.items():
-        what = f"{node} publishes {topic.name} as {kind}, not as {wanted}"
-        if kind == COMPRESSED_IMAGE:
-            remedy = "start depth_node with image_transport: compressed"
-            if not topic.name.endswith(COMPRESSED):
-                remedy += f" and -r image/compressed:={topic.name}"
-        elif kind == IMAGE:
-            remedy = "start depth_node with image_transport: raw"
-        else:
-            remedy = "name the camera's topic (image_topic), or stop that publisher"
-        yield Finding(WARN if right else ERROR, "image", what, remedy)
+def _other_topic(ros: RosFacts, role: str, requested: str, level: str) -> list[Finding]:
+    """Find out whether depth_node subscribes to another topic than the user named."""
+    topic, inputs = ros.topics[role].name, ros.inputs.get(role, ())
+    if not requested or not inputs or topic in inputs:
+        return []
+    what = f"depth_node subscribes to {_listed(inputs)}, not to {topic}"
+    name = "image" if role == "image" else "image_info"
+    return [Finding(level, role, what, f"remap {name}:={topic} {_option(role, topic)}")]
 
 
-def _camera_content(ros: RosFacts, topic: Topic) -> Iterator[Finding]:
-    if not topic.count:
-        yield _error(
-            f"{topic.publishers[0].node} publishes {topic.name}, but nothing arrives",
-            "see in its log whether the camera runs; on another machine, its "
-            f"FASTDDS_BUILTIN_TRANSPORTS has to be the nodes' too ({TRANSPORTS.split('?')[0]})",
+def _unpublished(ros: RosFacts, role: str, requested: str, level: str, remedy: str) -> Finding:
+    """Return that an input has no publisher, as far as that is known."""
+    name, node = ros.topics[role].name, ros.own_nodes.get(DEPTH_NODE)
+    what = f"no node publishes {name}"
+    if ros.undiscovered:
+        what = f"no publisher of {name} was discovered within {ros.duration_s:.0f} s"
+    is_guess = not requested and not ros.inputs.get(role)
+    if is_guess and (ros.other_depth_nodes if node is None else node.state != "active"):
+        return Finding(
+            WARN,
+            role,
+            f"which topic is meant is not known without a depth_node that is active in "
+            f"{ros.namespace}; {what}",
+            f"mend depth_node first, or name the topic (--{role.replace('_', '-')}-topic TOPIC)",
         )
+    return Finding(level, role, what, remedy)
+
+
+def _check_publishers(ros: RosFacts, role: str, wanted: str, worst: str) -> list[Finding]:
+    topic, node = ros.topics[role], ros.own_nodes.get(DEPTH_NODE)
+    own = {each for each in topic.subscribers if node is not None and each.node == node.name}
+    found = wrong_types(topic.name, topic.publishers, wanted, worst)
+    for each in own:
+        if each.type == wanted:
+            found += unmatched_publishers(topic.name, topic.publishers, each, worst)
+    return found + several_publishers(topic.name, topic.publishers, wanted)
+
+
+def _check_messages(ros: RosFacts, topic: TopicFacts) -> Iterator[Finding]:
+    if not topic.count:
+        what = f"{topic.publishers[0].node} publishes {topic.name}, but nothing arrives"
+        yield Finding(ERROR, "image", what, NO_IMAGES_REMEDY)
+    last = topic.last
+    if last is None:
         return
-    last = topic.last or {}
-    if last.get("fault"):
-        yield _error(last["fault"], "change the camera's pixel format, for example to rgb8")
-    if last and not last["stamped"]:
+    if last["fault"]:
+        remedy = "change the camera's pixel format, for example to rgb8"
+        yield Finding(ERROR, "image", last["fault"], remedy)
+    if not last["stamped"]:
         yield Finding(
             WARN,
             "image",
             f"the images on {topic.name} carry no stamps (0)",
             "have the camera's driver stamp them; nothing can be matched with depth by time",
         )
-    elif last and abs(last["age_s"]) > _LATE_S and not ros.topics["clock"].publishers:
+    elif abs(last["age_s"]) > _LATE_S and not ros.topics["clock"].publishers:
         yield Finding(
             WARN,
             "image",
@@ -350,163 +493,3 @@ def _camera_content(ros: RosFacts, topic: Topic) -> Iterator[Finding]:
             "let both machines follow one clock (chrony, PTP); of a recording: play it with "
             "/clock, and start the nodes with use_sim_time:=true",
         )
-
-
-def _fine(topic: Topic) -> Finding:
-    last = topic.last or {}
-    size = f", {last['width']}x{last['height']} {last['encoding']}" if last else ""
-    who = topic.publishers[0]
-    return Finding(
-        OK,
-        "image",
-        f"{topic.name} ({offered(topic)}): {rate(topic)}{size}, from {who.node}",
-    )
-
-
-def offered(topic: Topic) -> str:
-    """Return the type and the quality of service of a topic that somebody publishes, in words."""
-    who = topic.publishers[0]
-    return f"{topic.type.rpartition('/')[2]}, {who.reliability}, {who.durability}"
-
-
-def rate(topic: Topic) -> str:
-    """Return how often something comes, in words."""
-    if topic.rate_hz is None:
-        return f"{topic.count} message{'s' if topic.count != 1 else ''}"
-    return f"{topic.rate_hz:.1f} Hz"
-
-
-_VIEW_DEG = (15.0, 170.0)
-"""Horizontal fields of view of cameras for robots."""
-_SAME_SHAPE = 0.01
-
-
-def check_camera_info(ros: RosFacts, asked: str) -> Iterator[Finding]:
-    """Look at the topic of the calibration; `asked` as for `check_image`."""
-    topic = ros.topics["camera_info"]
-    heard = ros.heard.get("camera_info", ())
-    needed = bool(ros.parameter(DEPTH_NODE, "rectify", False))
-    level = ERROR if needed else WARN
-    effect = "no depth, since rectify is on" if needed else "depth comes without it"
-    found = []
-    if asked and heard and asked not in heard:
-        what = f"depth_node listens to {listed(list(heard))}, not to {asked}"
-        found.append(Finding(WARN, "camera_info", what, start_with("camera_info_topic", asked)))
-    if not topic.publishers:
-        unpublished = check_unpublished(
-            ros, "camera_info", asked, level, _where_else(ros, topic.name)
-        )
-        found.append(replace(unpublished, what=f"{unpublished.what} ({effect})"))
-    elif topic.type != CAMERA_INFO:
-        who = topic.publishers[0].node
-        what = f"{who} publishes {topic.name} as {topic.type}, not as {CAMERA_INFO} ({effect})"
-        remedy = "name the camera's topic (camera_info_topic)"
-        found.append(Finding(level, "camera_info", what, remedy))
-    elif topic.last is None:
-        what = f"{topic.publishers[0].node} publishes {topic.name}, but nothing arrives ({effect})"
-        found.append(Finding(level, "camera_info", what, "see the log of the camera's driver"))
-    else:
-        found += _content(topic.last, ros, rectify=needed)
-    found += check_unheard(ros, "camera_info", CAMERA_INFO, level)
-    found += check_several(ros, "camera_info", CAMERA_INFO)
-    if not found:
-        what = f"{topic.name} ({offered(topic)}): {rate(topic)}, {_words(topic.last)}"
-        found = [Finding(OK, "camera_info", what)]
-    yield from found
-
-
-def focal_px(ros: RosFacts) -> tuple[float, int] | None:
-    """Return the focal length fx and the width that it is for, of a calibrated camera."""
-    last = ros.topics["camera_info"].last
-    if last is None or not _is_calibrated(last):
-        return None
-    width, _ = _described_size(last)
-    scale = max(last["binning"][0], 1)
-    return last["k"][0] / scale, round(width)
-
-
-def _where_else(ros: RosFacts, name: str) -> str:
-    found = candidates(ros, [CAMERA_INFO], name)
-    folder = ros.topics["image"].name.rpartition("/")[0]
-    found.sort(key=lambda other: other.rpartition("/")[0] != folder)  # the image's sibling first
-    if found:
-        return f"there is {listed(found)}: {start_with('camera_info_topic', found[0])}"
-    return _CALIBRATE
-
-
-def _content(last: Mapping[str, Any], ros: RosFacts, *, rectify: bool) -> Iterator[Finding]:
-    if not _is_calibrated(last):
-        yield Finding(
-            ERROR if rectify else WARN,
-            "camera_info",
-            "camera_info is uncalibrated (K is no camera's): points and labels lack the lens",
-            _CALIBRATE,
-        )
-        return
-    yield from _geometry(last)
-    yield from _size(last, ros)
-    yield from _distortion(last, ros.topics["image"].name, rectify=rectify)
-
-
-def _geometry(last: Mapping[str, Any]) -> Iterator[Finding]:
-    fx, cx, cy = last["k"][0], last["k"][2], last["k"][5]
-    width, height = last["width"], last["height"]
-    if not width or not height:
-        remedy = "have the camera's driver fill in width and height"
-        yield Finding(WARN, "camera_info", "camera_info has no size (width, height)", remedy)
-        return
-    if not (0 < cx < width and 0 < cy < height):
-        what = f"the centre ({cx:.0f}, {cy:.0f}) lies outside of the {width} x {height} image"
-        yield Finding(WARN, "camera_info", what, _CALIBRATE)
-    view = math.degrees(2 * math.atan(width / 2 / fx))
-    if not _VIEW_DEG[0] <= view <= _VIEW_DEG[1]:
-        what = f"fx = {fx:.0f} px at {width} px is a field of view of {view:.0f} degrees"
-        yield Finding(WARN, "camera_info", what, f"see that it is this camera's; {_CALIBRATE}")
-
-
-def _size(last: Mapping[str, Any], ros: RosFacts) -> Iterator[Finding]:
-    image = ros.topics["image"].last
-    width, height = _described_size(last)
-    if image is None or not width or not height or not image["width"] or not image["height"]:
-        return
-    size = (image["width"], image["height"])
-    if abs(width - size[0]) < 1 and abs(height - size[1]) < 1:
-        return
-    text = f"camera_info is for {width:g} x {height:g}, images are {size[0]} x {size[1]}"
-    if abs(width * size[1] / (height * size[0]) - 1) > _SAME_SHAPE:
-        remedy = "calibrate the camera at the size that it sends, or have it send the other"
-        yield Finding(ERROR, "camera_info", f"{text}: another shape, so K cannot be right", remedy)
-    else:
-        remedy = "better: have the camera's driver publish both for one size"
-        yield Finding(WARN, "camera_info", f"{text}; K and P are scaled", remedy)
-
-
-def _distortion(last: Mapping[str, Any], image_topic: str, *, rectify: bool) -> Iterator[Finding]:
-    if rectify or is_rectified_topic(image_topic) or not any(last["d"]):
-        return
-    yield Finding(
-        WARN,
-        "camera_info",
-        f"the lens distorts ({last['distortion_model']}, D is not 0), and the images are not "
-        "rectified",
-        "set rectify to true for both nodes, or take the rectified topic (image_rect)",
-    )
-
-
-def _is_calibrated(last: Mapping[str, Any]) -> bool:
-    k = last["k"]
-    return None not in k and k[0] > 0 and k[4] > 0
-
-
-def _described_size(last: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the (width, height) of the images that it is for, by ROI and binning."""
-    _, _, width, height = last["roi"]
-    if not (width and height):
-        width, height = last["width"], last["height"]
-    return width / max(last["binning"][0], 1), height / max(last["binning"][1], 1)
-
-
-def _words(last: Mapping[str, Any] | None) -> str:
-    assert last is not None
-    fx, fy = last["k"][0], last["k"][4]
-    return f"{last['width']}x{last['height']}, fx {fx:.1f}, fy {fy:.1f} px"

@@ -1,27 +1,33 @@
-"""The two ends of a topic: who publishes, who listens, and whether they can hear each other."""
+"""Facts about a robot's depth, as plain values, and the findings that rules make of them."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tiekd_ros.diagnosis import keys
+
 OK, WARN, ERROR = "ok", "warn", "error"
+"""Levels of findings. warn: depth may come all the same; error: it does not, or is wrong."""
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+DEPTH_NODE, COMPANION_NODE = "depth_node", "companion_node"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: str
-    """ok; warn: depth may come all the same; error: it does not, or must not be trusted."""
     check: str
-    """What was looked at: ros, image, student, ..."""
+    """The subject: ros, image, student, ..."""
     what: str
-    """What was found, with the values."""
+    """The observation, with its values."""
     remedy: str = ""
-    """What would mend it; empty where all is well."""
+    """Empty where all is well."""
 
     @property
     def text(self) -> str:
@@ -34,7 +40,7 @@ class Finding:
 
 
 def split_remedy(text: str, otherwise: str) -> tuple[str, str]:
-    """Split an error's text, `what is wrong; what would do`, at its last semicolon.
+    """Split an error's text, `observation; remedy`, at its last semicolon.
 
     Where it has none, the remedy is `otherwise`.
     """
@@ -42,15 +48,14 @@ def split_remedy(text: str, otherwise: str) -> tuple[str, str]:
     return (what, remedy) if what else (text, otherwise)
 
 
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
-CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-DEPTH_NODE, COMPANION_NODE = "depth_node", "companion_node"
+def namespace_of(full_name: str) -> str:
+    """Return the namespace of a node's full name."""
+    return full_name.rpartition("/")[0] or "/"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One publisher of a topic, or one subscriber."""
+    """One publisher or subscriber of a topic."""
 
     node: str
     type: str
@@ -61,34 +66,26 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Topic:
-    """A topic, and what came on it while the probe listened."""
+class TopicFacts:
+    """A topic, and the messages that came while the probe listened."""
 
     name: str
     type: str
-    """Of what was listened to; empty where nobody publishes."""
+    """Of the subscription; empty where no node publishes."""
     count: int
     rate_hz: float | None
+    """None for fewer than two messages."""
     bytes: int
     """Size of the last message."""
     last: Mapping[str, Any] | None
-    """The last message in short, where it has the type that it should have."""
+    """The last message in short, where it has the expected type."""
     publishers: tuple[Endpoint, ...]
     subscribers: tuple[Endpoint, ...]
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Topic:
-        """Read from the probe's JSON."""
-        ends = {
-            end: tuple(Endpoint(**each) for each in values[end])
-            for end in ("publishers", "subscribers")
-        }
-        return cls(**{**values, **ends})
-
 
 @dataclass(frozen=True)
-class Managed:
-    """What one of our nodes answered."""
+class NodeFacts:
+    """Answers of depth_node or companion_node to the probe."""
 
     name: str
     state: str
@@ -97,8 +94,8 @@ class Managed:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """A node's last word on /diagnostics."""
+class NodeReport:
+    """A node's last status on /diagnostics."""
 
     level: int
     message: str
@@ -107,214 +104,184 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class RosFacts:
-    """What ROS has."""
+    """The ROS graph, and the messages of the topics that depth depends on."""
 
     rmw: str
     domain: int
-    looked_s: float
+    duration_s: float
     """How long the probe looked."""
-    unheard: int
-    """Programs of this domain that this machine has, and that ROS did not show until the end."""
-    elsewhere: Mapping[int, int]
+    undiscovered: int
+    """Programs of this domain that run on this machine and were not discovered until the end."""
+    other_domains: Mapping[int, int]
     """How many programs with ROS this machine has in other domains."""
     namespace: str
     nodes: tuple[str, ...]
     """Full names; one that runs twice is there twice."""
     published: Mapping[str, tuple[str, ...]]
-    """Types by topic, of the topics that somebody publishes."""
-    heard: Mapping[str, tuple[str, ...]]
-    """What depth_node subscribes to: topics by role (image, camera_info)."""
-    made: tuple[str, ...]
+    """Types by topic, of all topics with a publisher."""
+    inputs: Mapping[str, tuple[str, ...]]
+    """The topics that depth_node subscribes to, by role (image, camera_info)."""
+    outputs: tuple[str, ...]
     """The topics on which depth_node publishes images."""
-    topics: Mapping[str, Topic]
+    topics: Mapping[str, TopicFacts]
     """By role: image, camera_info, depth, clock."""
-    managed: Mapping[str, Managed]
-    """Our nodes in the namespace, by kind: depth_node, companion_node."""
-    diagnostics: Mapping[str, Diagnosis]
+    own_nodes: Mapping[str, NodeFacts]
+    """depth_node and companion_node, as far as they run in the namespace, by kind."""
+    reports: Mapping[str, NodeReport]
     """By full name."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RosFacts:
-        """Read from the probe's JSON."""
-        return cls(
-            rmw=values["rmw"],
-            domain=values["domain"],
-            looked_s=values["looked_s"],
-            unheard=values["unheard"],
-            elsewhere={int(domain): count for domain, count in values["elsewhere"].items()},
-            namespace=values["namespace"],
-            nodes=tuple(values["nodes"]),
-            published={each["name"]: tuple(each["types"]) for each in values["published"]},
-            heard={role: tuple(names) for role, names in values["heard"].items()},
-            made=tuple(values["made"]),
-            topics={role: Topic.from_json(each) for role, each in values["topics"].items()},
-            managed={kind: Managed(**each) for kind, each in values["managed"].items()},
-            diagnostics={name: Diagnosis(**d) for name, d in values["diagnostics"].items()},
-        )
+        """Read from the JSON of `dataclasses.asdict`."""
+
+        def topic(each: Mapping[str, Any]) -> TopicFacts:
+            endpoints = {
+                side: tuple(Endpoint(**one) for one in each[side])
+                for side in ("publishers", "subscribers")
+            }
+            return TopicFacts(**{**each, **endpoints})
+
+        converted = {
+            "other_domains": {int(n): count for n, count in values["other_domains"].items()},
+            "nodes": tuple(values["nodes"]),
+            "published": {name: tuple(types) for name, types in values["published"].items()},
+            "inputs": {role: tuple(names) for role, names in values["inputs"].items()},
+            "outputs": tuple(values["outputs"]),
+            "topics": {role: topic(each) for role, each in values["topics"].items()},
+            "own_nodes": {kind: NodeFacts(**each) for kind, each in values["own_nodes"].items()},
+            "reports": {name: NodeReport(**each) for name, each in values["reports"].items()},
+        }
+        return cls(**{**values, **converted})
 
     def parameter(self, kind: str, name: str, otherwise: Any) -> Any:
-        """Return a parameter of one of our nodes, `otherwise` where it is not known."""
-        node = self.managed.get(kind)
+        """Return a parameter of depth_node or companion_node, `otherwise` if it is not known."""
+        node = self.own_nodes.get(kind)
         return otherwise if node is None else node.parameters.get(name, otherwise)
 
-    def said(self, kind: str) -> Diagnosis:
-        """Return a node's last diagnostics, empty ones where there are none."""
-        node = self.managed.get(kind)
-        nothing = Diagnosis(0, "", {})
-        return nothing if node is None else self.diagnostics.get(node.name, nothing)
+    def report_of(self, kind: str) -> NodeReport:
+        """Return a node's last report, an empty one where there is none."""
+        node, empty = self.own_nodes.get(kind), NodeReport(0, "", {})
+        return empty if node is None else self.reports.get(node.name, empty)
 
     @property
-    def depth_nodes_elsewhere(self) -> tuple[str, ...]:
-        """Full names of the depth nodes that are not in the namespace, whatever they are called."""
-        own = self.managed.get(DEPTH_NODE)
-        kinds = {name: said.values.get("kind") for name, said in self.diagnostics.items()}
-        named = [name for name in self.nodes if name.endswith(f"/{DEPTH_NODE}")]
-        named += [name for name in self.nodes if kinds.get(name) == DEPTH_NODE]
-        return tuple(name for name in named if own is None or name != own.name)
+    def other_depth_nodes(self) -> tuple[str, ...]:
+        """Full names of the depth nodes outside the namespace, also of those that are renamed."""
+        own = self.own_nodes.get(DEPTH_NODE)
+        return tuple(
+            name
+            for name in self.nodes
+            if (own is None or name != own.name)
+            and (name.endswith(f"/{DEPTH_NODE}") or self._kind_of(name) == DEPTH_NODE)
+        )
+
+    def _kind_of(self, name: str) -> str:
+        report = self.reports.get(name)
+        return "" if report is None else report.values.get(keys.KIND, "")
 
     @property
     def depth_flows(self) -> bool:
         """Whether depth came while the probe listened."""
         return self.topics["depth"].count > 0
 
-
-_OWN_OUTPUTS = ("depth", "depth/preview", "confidence", "camera_info")
-_AT_MOST = 3
-
-
-def candidates(ros: RosFacts, kinds: Iterable[str], name: str) -> list[str]:
-    """Return the published topics of these types, but for our own, those like `name` first."""
-    spaces = {ros.namespace, *map(namespace_of, ros.depth_nodes_elsewhere)}
-    own = {f"{space.rstrip('/')}/{each}" for space in spaces for each in _OWN_OUTPUTS}
-    own |= set(ros.made)
-    found = [n for n, types in ros.published.items() if set(types) & set(kinds) and n not in own]
-
-    def likeness(other: str) -> float:
-        return difflib.SequenceMatcher(None, name, other).ratio()
-
-    return sorted(found, key=lambda other: (-likeness(other), other))
+    @property
+    def domains_in_words(self) -> str:
+        """The other domains in use on this machine, such as `domains 0, 5`; may be empty."""
+        found = [str(each) for each in sorted(self.other_domains)]
+        return f"domain{'s' if len(found) > 1 else ''} {', '.join(found)}" if found else ""
 
 
-def namespace_of(full_name: str) -> str:
-    """Return where a node is."""
-    return full_name.rpartition("/")[0] or "/"
+@dataclass(frozen=True)
+class DeviceFacts:
+    """The device that depth_node's parameters choose on this machine."""
+
+    requested: str
+    """The parameter `device`."""
+    runtime: str
+    """The parameter `runtime`."""
+    name: str = ""
+    """Such as cuda:0 (NVIDIA Orin); empty with a fault."""
+    torch: str = ""
+    """Its version."""
+    torch_has_cuda: bool = False
+    fault: str = ""
+    """Why the requested device cannot be used."""
+    onnxruntime_fault: str | None = None
+    """Empty where it can be used there; None where it was not asked for."""
+    gpu: str = ""
+    """A file that only a machine with a GPU has."""
 
 
-def listed(names: list[str]) -> str:
-    """Return the first few names."""
-    more = len(names) - _AT_MOST
-    return ", ".join(names[:_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+@dataclass(frozen=True)
+class MachineFacts:
+    """This machine and the environment that the doctor was called with."""
+
+    environment: Mapping[str, str]
+    device: DeviceFacts
+    rclpy_wheel: str = ""
+    """Version of the PyPI package ros-rclpy."""
+    receive_buffer_bytes: int | None = None
+    """net.core.rmem_max."""
+    shared_memory: str = "/dev/shm"
+    shared_memory_bytes: tuple[int, int] | None = None
+    """(total, free); None where there is none."""
 
 
-def domains_in_words(domains: Iterable[int]) -> str:
-    """Return the numbers of domains, such as `domains 0, 5`; empty where there are none."""
-    found = [str(each) for each in sorted(domains)]
-    return f"domain{'s' if len(found) > 1 else ''} {', '.join(found)}" if found else ""
+@dataclass(frozen=True)
+class StudentFacts:
+    """The card of a registry's student."""
+
+    version: str
+    status: str
+    is_refused: bool
+    reason: str
+    architecture: str
+    input_size: tuple[int, int]
+    """(width, height), pixels."""
+    max_depth_m: float
+    focal_px: tuple[float, float] | None
+    """(fx, fy) at the input size."""
+    age_days: float | None
 
 
-def start_with(option: str, value: str) -> str:
-    """Say how the nodes are started with an argument, such as image_topic."""
-    flag = option.replace("_", "-")
-    return f"start the nodes with {option}:={value} (tiekd up --{flag} {value})"
+@dataclass(frozen=True)
+class StateFacts:
+    """A state folder."""
+
+    root: str
+    nearest: str
+    """The folder itself, or its nearest parent that exists."""
+    is_folder: bool
+    """Whether `nearest` is one."""
+    write_fault: str = ""
+    """Why `nearest` cannot be written to."""
+    free_bytes: int = 0
+    frames: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Number of frames by state (logged, labelled, rejected) and split; empty without a log."""
+    frames_fault: str = ""
+    """Why the frame log cannot be read."""
+    holders: tuple[str, ...] = ()
+    """Programs that hold its locks: kind and process."""
+    live: str = ""
+    """The live student's version."""
+    versions: tuple[str, ...] = ()
+    student: StudentFacts | None = None
+    """The live student, or the newest where none is live."""
+    student_fault: str = ""
+    """Why the registry or the live student cannot be read."""
 
 
-_OPTIONS = {"image": "image-topic", "camera_info": "camera-info-topic"}
+UNREACHABLE, DENIED, BUSY = "unreachable", "denied", "busy"
 
 
-def qos_mismatch(publisher: Endpoint, subscriber: Endpoint) -> str:
-    """Say which policy keeps a subscriber from hearing a publisher; empty where none does."""
-    if publisher.reliability == "best_effort" and subscriber.reliability == "reliable":
-        return "reliability"
-    if publisher.durability == "volatile" and subscriber.durability == "transient_local":
-        return "durability"
-    return ""
+@dataclass(frozen=True)
+class TeacherFacts:
+    """A teacher's answer to one request."""
 
-
-def check_unpublished(ros: RosFacts, role: str, asked: str, level: str, remedy: str) -> Finding:
-    """Say that nobody publishes an input, as far as that is known.
-
-    Args:
-        ros: the facts.
-        role: image or camera_info.
-        asked: the topic that the user named; empty where that of depth_node is meant.
-        level: of the finding.
-        remedy: likewise.
-    """
-    name, node = ros.topics[role].name, ros.managed.get(DEPTH_NODE)
-    what = f"nobody publishes {name}"
-    if ros.unheard:
-        what = f"nobody was seen to publish {name} within {ros.looked_s:.0f} s"
-    is_guessed = not asked and not ros.heard.get(role)
-    if is_guessed and (ros.depth_nodes_elsewhere if node is None else node.state != "active"):
-        return Finding(
-            WARN,
-            role,
-            f"which topic is meant is not known without a depth_node that is active in "
-            f"{ros.namespace}; {what}",
-            f"mend depth_node first, or name the topic (--{_OPTIONS[role]} TOPIC)",
-        )
-    return Finding(level, role, what, remedy)
-
-
-def check_unheard(ros: RosFacts, role: str, wanted: str, worst: str) -> Iterator[Finding]:
-    """Say which publishers of an input depth_node cannot hear.
-
-    Args:
-        ros: the facts.
-        role: image or camera_info.
-        wanted: the type that it should have.
-        worst: the level where it hears none.
-    """
-    topic, own = ros.topics[role], ros.managed.get(DEPTH_NODE)
-    listening = [s for s in topic.subscribers if own is not None and s.node == own.name]
-    right = [each for each in topic.publishers if each.type == wanted]
-    mismatches = [
-        (each, policy) for each in right for ear in listening if (policy := qos_mismatch(each, ear))
-    ]
-    level = worst if len(mismatches) >= len(right) else WARN
-    for each, policy in mismatches:
-        offered = each.reliability if policy == "reliability" else each.durability
-        asked = ros.parameter(DEPTH_NODE, f"input_{policy}", "unknown")
-        yield Finding(
-            level,
-            role,
-            f"depth_node cannot hear {each.node}: it publishes {topic.name} {offered}, which does "
-            f"not serve input_{policy}: {asked}",
-            f"start depth_node with input_{policy}: auto",
-        )
-
-
-def check_several(ros: RosFacts, role: str, wanted: str) -> Iterator[Finding]:
-    """Say where more than one publishes what should come from one camera."""
-    topic = ros.topics[role]
-    names = sorted(each.node for each in topic.publishers if each.type == wanted)
-    if len(names) > 1:
-        yield Finding(
-            WARN,
-            role,
-            f"{len(names)} publishers of {topic.name} ({', '.join(names)}): what they send is "
-            "mixed up",
-            "stop all but one, or remap them: a namespace for each camera",
-        )
-
-
-def check_unserved(ros: RosFacts) -> Iterator[Finding]:
-    """Say who asks for depth in a quality that it does not have."""
-    topic = ros.topics["depth"]
-    for ear in topic.subscribers:
-        policies = {qos_mismatch(each, ear) for each in topic.publishers}
-        if "" in policies or not policies:
-            continue
-        policy = sorted(policies)[0]
-        remedy = (
-            "let it subscribe volatile: old depth is useless"
-            if policy == "durability"
-            else "set output_reliability to reliable, or let it subscribe best effort"
-        )
-        what = f"{ear.node} asks for more ({policy}) than {topic.name} offers, and gets nothing"
-        yield Finding(WARN, "depth", what, remedy)
-
-
-def errors_in(findings: list[Finding]) -> bool:
-    """Say whether there is an error among them."""
-    return any(each.level == ERROR for each in findings)
+    url: str = ""
+    """host:port; empty where none is configured."""
+    tls: bool = False
+    identity: str = ""
+    """Its name and version; empty with a fault."""
+    fault: str = ""
+    cause: str = ""
+    """UNREACHABLE, DENIED, BUSY, or empty for all else."""

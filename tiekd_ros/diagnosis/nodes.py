@@ -1,10 +1,10 @@
-"""Our nodes: whether they run, in which state, what they say, and the depth that comes of it."""
+"""The nodes: running, active, in agreement with each other, and publishing depth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiekd_ros.diagnosis.camera import offered, rate
+from tiekd_ros.diagnosis.camera import offered, qos_mismatches
 from tiekd_ros.diagnosis.facts import (
     COMPANION_NODE,
     DEPTH_NODE,
@@ -13,37 +13,35 @@ from tiekd_ros.diagnosis.facts import (
     WARN,
     Finding,
     RosFacts,
-    check_unserved,
-    domains_in_words,
     namespace_of,
 )
 
 _START = "start the nodes: tiekd up, or ros2 launch tiekd_ros depth.launch.py"
-_HARDLY = 0.05
-"""A share of pixels with a distance so small that something is wrong."""
+_LEAST_VALID_SHARE = 0.05
+"""A smaller share of pixels with a distance means that something is wrong."""
 _SAME_FOR_BOTH = ("state_dir", "rectify", "use_sim_time")
 
 
 def check_depth_node(ros: RosFacts) -> Iterator[Finding]:
-    """Look at depth_node."""
-    node = ros.managed.get(DEPTH_NODE)
+    """Check that depth_node runs and is active."""
+    node = ros.own_nodes.get(DEPTH_NODE)
     if node is None:
         where, topic = f"{ros.namespace.rstrip('/')}/{DEPTH_NODE}", ros.topics["depth"]
         what = f"{where} does not run"
-        if ros.unheard:
-            what = f"{where} was not seen within {ros.looked_s:.0f} s"
+        if ros.undiscovered:
+            what = f"{where} was not discovered within {ros.duration_s:.0f} s"
         if ros.depth_flows:
-            by = ", ".join(sorted(each.node for each in topic.publishers)) or "somebody"
+            by = ", ".join(sorted(each.node for each in topic.publishers)) or "another program"
             what = f"{what}; {topic.name} comes from {by}"
         level = WARN if ros.depth_flows else ERROR
-        yield Finding(level, DEPTH_NODE, what, _elsewhere(ros))
+        yield Finding(level, DEPTH_NODE, what, _other_place(ros))
         return
     yield from _check_node(ros, DEPTH_NODE, ERROR)
 
 
 def check_companion_node(ros: RosFacts, *, has_student: bool) -> Iterator[Finding]:
-    """Look at companion_node, without which nothing is learnt."""
-    if COMPANION_NODE not in ros.managed:
+    """Check companion_node; without it, and without a student, there will be no depth."""
+    if COMPANION_NODE not in ros.own_nodes:
         if has_student:
             yield Finding(OK, COMPANION_NODE, "does not run: nothing is logged or learnt")
         else:
@@ -51,7 +49,7 @@ def check_companion_node(ros: RosFacts, *, has_student: bool) -> Iterator[Findin
             yield Finding(WARN, COMPANION_NODE, what, _START)
         return
     yield from _check_node(ros, COMPANION_NODE, WARN)
-    both = [ros.managed.get(DEPTH_NODE), ros.managed[COMPANION_NODE]]
+    both = [ros.own_nodes.get(DEPTH_NODE), ros.own_nodes[COMPANION_NODE]]
     for name in _SAME_FOR_BOTH:
         values = [None if n is None else n.parameters.get(name) for n in both]
         if None not in values and values[0] != values[1]:
@@ -64,20 +62,20 @@ def check_companion_node(ros: RosFacts, *, has_student: bool) -> Iterator[Findin
 
 
 def check_clock(ros: RosFacts) -> Iterator[Finding]:
-    """Look where the nodes' time comes from."""
-    simulated = [n.name for n in ros.managed.values() if n.parameters.get("use_sim_time") is True]
+    """Check that /clock has a publisher where the nodes need it, and only there."""
+    simulated = [n.name for n in ros.own_nodes.values() if n.parameters.get("use_sim_time") is True]
     clock = ros.topics["clock"].publishers
     if simulated and not clock:
         yield Finding(
             WARN,
             "clock",
-            f"use_sim_time is on for {' and '.join(simulated)}, and nobody publishes /clock: "
-            "their time stands still",
+            f"use_sim_time is on for {' and '.join(simulated)}, and /clock has no "
+            "publisher: their time stands still",
             "play the bag with --clock, or start the nodes with use_sim_time:=false",
         )
     elif simulated:
         yield Finding(OK, "clock", f"/clock, from {clock[0].node}")
-    elif clock and ros.managed:
+    elif clock and ros.own_nodes:
         yield Finding(
             WARN,
             "clock",
@@ -89,11 +87,11 @@ def check_clock(ros: RosFacts) -> Iterator[Finding]:
 
 
 def check_depth(ros: RosFacts, obstacles: int) -> Iterator[Finding]:
-    """Look at what comes in the end.
+    """Check the depth images.
 
     Args:
         ros: the facts.
-        obstacles: how many errors were found before.
+        obstacles: number of errors found before.
     """
     topic = ros.topics["depth"]
     if not topic.count:
@@ -105,16 +103,16 @@ def check_depth(ros: RosFacts, obstacles: int) -> Iterator[Finding]:
         )
         yield Finding(ERROR, "depth", f"nothing comes on {topic.name}", remedy)
         return
-    found = [*_values(ros), *check_unserved(ros)]
+    found = [*_values(ros), *_unserved_subscribers(ros)]
     if len(topic.publishers) > 1:
         names = ", ".join(sorted(each.node for each in topic.publishers))
         what = f"{len(topic.publishers)} publishers of {topic.name} ({names})"
         found.append(Finding(WARN, "depth", what, "stop all but one, or give each a namespace"))
-    yield from found or [_fine(ros)]
+    yield from found or [Finding(OK, "depth", _description(ros))]
 
 
 def _check_node(ros: RosFacts, kind: str, level: str) -> Iterator[Finding]:
-    node, said = ros.managed[kind], ros.said(kind)
+    node, report = ros.own_nodes[kind], ros.report_of(kind)
     found = []
     if ros.nodes.count(node.name) > 1:
         what = f"{ros.nodes.count(node.name)} nodes are called {node.name}"
@@ -124,10 +122,10 @@ def _check_node(ros: RosFacts, kind: str, level: str) -> Iterator[Finding]:
         remedy = "it may be loading; try --seconds 20. Else see its log, and start it again"
         found.append(Finding(WARN if ros.depth_flows else level, kind, what, remedy))
     elif node.state != "active":
-        found.append(Finding(level, kind, *_not_active(node.name, node.state, said.message)))
-    elif said.level:
-        found.append(Finding(WARN, kind, f"says: {said.message}", "as it says"))
-    yield from found or [Finding(OK, kind, f"{node.name} is active: {said.message or 'silent'}")]
+        found.append(Finding(level, kind, *_not_active(node.name, node.state, report.message)))
+    elif report.level:
+        found.append(Finding(WARN, kind, f"says: {report.message}", "as it says"))
+    yield from found or [Finding(OK, kind, f"{node.name} is active: {report.message or 'silent'}")]
 
 
 def _not_active(name: str, state: str, message: str) -> tuple[str, str]:
@@ -140,14 +138,14 @@ def _not_active(name: str, state: str, message: str) -> tuple[str, str]:
     return f"{name} is {state}", f"{commands}; or start it with autostart: true"
 
 
-def _elsewhere(ros: RosFacts) -> str:
-    spaces = [namespace_of(name) for name in ros.depth_nodes_elsewhere]
+def _other_place(ros: RosFacts) -> str:
+    spaces = [namespace_of(name) for name in ros.other_depth_nodes]
     if spaces:
         return f"one runs in {spaces[0]}: tiekd doctor --namespace {spaces[0]}"
-    domains = domains_in_words(ros.elsewhere)
+    domains = ros.domains_in_words
     if not domains:
         return _START
-    first = min(ros.elsewhere)
+    first = min(ros.other_domains)
     return (
         f"{_START}. If they run: this machine has programs with ROS in {domains}, and this is "
         f"domain {ros.domain}: ROS_DOMAIN_ID={first} tiekd doctor"
@@ -160,12 +158,12 @@ def _values(ros: RosFacts) -> Iterator[Finding]:
     if last.get("fault"):
         yield Finding(ERROR, "depth", last["fault"], "see who publishes it")
         return
-    share = last.get("known_share", 1.0)
-    if share >= _HARDLY:
+    share = last.get("valid_share", 1.0)
+    if share >= _LEAST_VALID_SHARE:
         return
     names = ("min_confidence", "min_range_m", "max_range_m")
-    set_ = {name: ros.parameter(DEPTH_NODE, name, 0.0) for name in names}
-    given = ", ".join(f"{name} {value:g}" for name, value in set_.items() if value)
+    limits = {name: ros.parameter(DEPTH_NODE, name, 0.0) for name in names}
+    given = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value)
     yield Finding(
         WARN if share else ERROR,
         "depth",
@@ -175,11 +173,29 @@ def _values(ros: RosFacts) -> Iterator[Finding]:
     )
 
 
-def _fine(ros: RosFacts) -> Finding:
+def _unserved_subscribers(ros: RosFacts) -> Iterator[Finding]:
+    """Find the subscribers that request a higher quality of service than depth has."""
     topic = ros.topics["depth"]
-    last = topic.last or {}
-    text = f"{topic.name} ({offered(topic)}): {rate(topic)}"
-    if last:
-        text += f", {last['width']}x{last['height']} {last['encoding']}"
-        text += f", {last['known_share']:.0%} of the pixels known, median {last['median_m']:.2f} m"
-    return Finding(OK, "depth", text)
+    for each in topic.subscribers:
+        requested = (each.reliability, each.durability)
+        found = [qos_mismatches(publisher, *requested) for publisher in topic.publishers]
+        if not found or [] in found:
+            continue
+        policy = found[0][0]
+        remedy = (
+            "let it subscribe volatile: old depth is useless"
+            if policy == "durability"
+            else "set output_reliability to reliable, or let it subscribe best effort"
+        )
+        what = f"{each.node} requests more ({policy}) than {topic.name} offers, and gets nothing"
+        yield Finding(WARN, "depth", what, remedy)
+
+
+def _description(ros: RosFacts) -> str:
+    topic = ros.topics["depth"]
+    text = offered(topic)
+    if topic.last:
+        last = topic.last
+        text += f", {last['width']}x{last['height']} {last['encoding']}, "
+        text += f"{last['valid_share']:.0%} of the pixels valid, median {last['median_m']:.2f} m"
+    return text

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import RgbImage, encode_depth_png, encode_png
+from tiekd_ros.diagnosis import keys
+from tiekd_ros.diagnosis.facts import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
 from tiekd_ros.nodes.common.conversions import image_to_depth, image_to_rgb, stamp_ns
+from tiekd_ros.nodes.common.qos import highest_offered, publishers_of, type_name
 from tiekd_ros.nodes.depth.points import read_cloud
 from tiekd_ros.nodes.depth.preview import read_range, with_scale
 from tiekd_ros.nodes.probe.observer import BackgroundNode
@@ -27,10 +31,10 @@ from tiekd_ros.report.point_view import draw_points
 
 PARTS = ("image", "depth", "camera_info", "preview", "points")
 _KINDS = {
-    "sensor_msgs/msg/Image": Image,
-    "sensor_msgs/msg/CompressedImage": CompressedImage,
-    "sensor_msgs/msg/CameraInfo": CameraInfo,
-    "sensor_msgs/msg/PointCloud2": PointCloud2,
+    IMAGE: Image,
+    COMPRESSED_IMAGE: CompressedImage,
+    CAMERA_INFO: CameraInfo,
+    type_name(PointCloud2): PointCloud2,
 }
 _OUTPUTS = {
     "depth": ("depth", Image),
@@ -42,14 +46,14 @@ _KEPT = 12  # messages of each part, of which one stamp is in all
 _GRACE_S = 5.0
 """How long to wait for the other parts once there is depth: what has not come by then will not."""
 _REPORT_S = 15.0
-"""How long to wait for what the depth node says afterwards: once a second, and on a busy machine
+"""How long to wait for the depth node's report afterwards: once a second, and on a busy machine
 some seconds late."""
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Messages of one stamp, and what the depth node said at that time."""
+    """Messages of one stamp, and the depth node's report."""
 
     messages: Mapping[str, Any]
     """By part; what is missing is in `missing`."""
@@ -76,7 +80,7 @@ class SnapshotTaker(BackgroundNode):
             self._topics = self._names(image_topic)
         except (NameValidationException, RuntimeError) as error:  # RCLError is a RuntimeError
             raise TiekdError(f"no name for ROS: {' '.join(str(error).split())}") from error
-        self._heard: set[str] = set()
+        self._subscribed: set[str] = set()
         self._messages: dict[str, OrderedDict[int, Any]] = {p: OrderedDict() for p in PARTS}
         self._counts = dict.fromkeys(PARTS, 0)
         self._statuses: dict[str, DiagnosticStatus] = {}
@@ -111,7 +115,7 @@ class SnapshotTaker(BackgroundNode):
         while (now := time.monotonic()) - start < timeout_s:
             self._subscribe()
             with self._lock:
-                counts, whole = dict(self._counts), self._newest(PARTS)
+                counts, whole = dict(self._counts), self._newest()
             progress(counts)
             if whole is not None:
                 break
@@ -124,25 +128,25 @@ class SnapshotTaker(BackgroundNode):
         return self._result(timeout_s)
 
     def _await_report(self) -> None:
-        """Let the depth node say something that it says after the fact."""
+        """Wait for a report that the depth node makes after the images."""
         with self._lock:
             self._statuses.clear()
         end = time.monotonic() + _REPORT_S
-        while self._depth_node() and not self._is_told() and time.monotonic() < end:
+        while self._depth_node() and not self._is_reported() and time.monotonic() < end:
             time.sleep(_POLL_S)
 
-    def _is_told(self) -> bool:
-        """Say whether a report has come that knows of the preview, if there was one."""
+    def _is_reported(self) -> bool:
+        """Return whether a report has come, with the preview's range if there was a preview."""
         status = self._status()
         if status is None:
             return False
-        shows = next((v.value for v in status.values if v.key == "preview shows"), "")
+        shows = next((v.value for v in status.values if v.key == keys.PREVIEW_SHOWS), "")
         return not self._counts["preview"] or read_range(shows) is not None
 
     def _result(self, timeout_s: float) -> Snapshot:
         status = self._status()
         with self._lock:
-            stamp = self._newest(PARTS)
+            stamp = self._newest()
             if stamp is None:
                 stamp = self._fullest()
             found = {
@@ -155,8 +159,9 @@ class SnapshotTaker(BackgroundNode):
         missing = {part: self._why_missing(part) for part in PARTS if part not in found}
         if status is None:
             missing["diagnostics"] = (
-                f"nothing came from {self._who()} on /diagnostics within {_REPORT_S:g} s, so the "
-                "student and the preview's range are not known; see its log, or try again"
+                f"nothing came from {self._depth_node() or 'the depth node'} on /diagnostics "
+                f"within {_REPORT_S:g} s, so the student and the preview's range are not known; "
+                "see its log, or try again"
             )
         return Snapshot(
             found,
@@ -165,108 +170,94 @@ class SnapshotTaker(BackgroundNode):
             {part: topic for part, topic in self._topics.items() if part in found},
         )
 
-    # Which messages belong together.
+    # Messages of one stamp.
 
-    def _newest(self, parts: tuple[str, ...]) -> int | None:
-        """Return the newest stamp that all these parts have; to be called with the lock held."""
-        common = set.intersection(*(set(self._messages[part]) for part in parts))
+    def _newest(self) -> int | None:
+        """Return the newest stamp that all parts have; to be called with the lock held."""
+        common = set.intersection(*(set(self._messages[part]) for part in PARTS))
         return max(common, default=None)
 
     def _fullest(self) -> int | None:
-        """Return the stamp of depth that most parts have, the newest of several."""
+        """Return the stamp of depth that most parts have, the newest of several; likewise."""
         stamps = self._messages["depth"]
         shared = {s: sum(s in m for m in self._messages.values()) for s in stamps}
         return max(stamps, key=lambda s: (shared[s], s), default=None)
 
-    # Subscribing as publishers turn up.
+    # Subscriptions, made as publishers are discovered.
 
     def _subscribe(self) -> None:
         if "image" not in self._topics and (topic := self._camera_topic()):
             self._topics["image"] = topic
         for part, topic in self._topics.items():
-            publishers = self._node.get_publishers_info_by_topic(topic)
-            kind = _KINDS.get(publishers[0].topic_type) if publishers else None
-            if part in self._heard or kind is None:
+            publishers = publishers_of(self._node, topic)
+            kind = _KINDS.get(publishers[0].type) if publishers else None
+            if part in self._subscribed or kind is None:
                 continue
             if part != "image" and kind is not _OUTPUTS[part][1]:
                 continue
-            self._heard.add(part)
-            # Reliable loses no large message, but hears nothing of who offers less.
-            offers = {p.qos_profile.reliability for p in publishers}
-            reliable = offers == {ReliabilityPolicy.RELIABLE}
-            chosen = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-            profile = QoSProfile(depth=_KEPT, reliability=chosen)
-            self._node.create_subscription(kind, topic, self._keeper(part), profile)
+            self._subscribed.add(part)
+            # Reliable loses no large message, but gets nothing from a best-effort publisher.
+            reliability, _ = highest_offered(publishers)
+            profile = QoSProfile(depth=_KEPT, reliability=ReliabilityPolicy[reliability.upper()])
+            self._node.create_subscription(kind, topic, partial(self._keep, part), profile)
 
-    def _keeper(self, part: str) -> Callable[[Any], None]:
-        def keep(message: Any) -> None:
-            with self._lock:
-                kept = self._messages[part]
-                kept[stamp_ns(message.header)] = message
-                self._counts[part] += 1
-                while len(kept) > _KEPT:
-                    kept.popitem(last=False)
+    def _keep(self, part: str, message: Any) -> None:
+        with self._lock:
+            kept = self._messages[part]
+            kept[stamp_ns(message.header)] = message
+            self._counts[part] += 1
+            while len(kept) > _KEPT:
+                kept.popitem(last=False)
 
-        return keep
-
-    def _depth_node(self) -> tuple[str, str] | None:
-        """Return name and namespace of who publishes depth."""
-        for info in self._node.get_publishers_info_by_topic(self._topics["depth"]):
-            return info.node_name, info.node_namespace
-        return None
+    def _depth_node(self) -> str:
+        """Return the full name of the node that publishes depth; empty where there is none."""
+        return next((p.node for p in publishers_of(self._node, self._topics["depth"])), "")
 
     def _camera_topic(self) -> str:
-        node = self._depth_node()
-        if node is None:
+        namespace, _, name = self._depth_node().rpartition("/")
+        if not name:
             return ""
         try:
-            topics = self._node.get_subscriber_names_and_types_by_node(*node)
-        except RuntimeError:  # the node has gone meanwhile
+            topics = self._node.get_subscriber_names_and_types_by_node(name, namespace or "/")
+        except RuntimeError:  # the node has gone meanwhile, or its name is not known yet
             return ""
-        images = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
-        return next((topic for topic, kinds in topics if images & set(kinds)), "")
+        return next(
+            (topic for topic, kinds in topics if {IMAGE, COMPRESSED_IMAGE} & set(kinds)), ""
+        )
 
-    # Why something is missing.
+    # Reasons for what is missing.
 
     def _why_no_depth(self) -> str:
-        topic = self._topics["depth"]
-        node = self._depth_node()
-        if node is None:
+        topic, node = self._topics["depth"], self._depth_node()
+        if not node:
             graph = self._node.get_topic_names_and_types()
-            images = [name for name, kinds in graph if "sensor_msgs/msg/Image" in kinds]
+            images = [name for name, kinds in graph if IMAGE in kinds]
             others = [name for name in images if name.endswith("/depth")]
             hint = f"; there is {others[0]}: --namespace {others[0][:-6]}" if others else ""
             return (
-                f"nobody publishes {topic}; start the nodes (ros2 launch tiekd_ros "
+                f"no node publishes {topic}; start the nodes (ros2 launch tiekd_ros "
                 f"depth.launch.py, or tiekd up), or compare ROS_DOMAIN_ID{hint}"
             )
         status = self._status()
         if status is None:
-            return f"{self._who()} offers {topic} and says nothing on /diagnostics; look at its log"
-        return f"{self._who()} says: {status.message}"
-
-    def _who(self) -> str:
-        node = self._depth_node()
-        return "the depth node" if node is None else f"{node[1].rstrip('/')}/{node[0]}"
+            return f"{node} publishes {topic} and reports nothing on /diagnostics; see its log"
+        return f"{node} reports: {status.message}"
 
     def _why_missing(self, part: str) -> str:
         topic = self._topics.get(part)
         if topic is None:
-            return "it is not to be seen what the depth node listens to; give --image-topic"
-        if part not in self._heard:
-            return f"nobody publishes {topic}"
+            return "the depth node's image topic is not known; give --image-topic"
+        if part not in self._subscribed:
+            return f"no node publishes {topic}"
         if self._counts[part]:
             return f"{self._counts[part]} messages on {topic}, none with the stamp of a depth image"
         status = self._status()
-        said = f"; the depth node says: {status.message}" if status is not None else ""
-        return f"nothing came on {topic}{said}"
+        reported = f"; the depth node reports: {status.message}" if status is not None else ""
+        return f"nothing came on {topic}{reported}"
 
     def _status(self) -> DiagnosticStatus | None:
-        node = self._depth_node()
-        if node is None:
-            return None
         with self._lock:
-            return self._statuses.get(f"{node[1].rstrip('/')}/{node[0]}")
+            return self._statuses.get(self._depth_node())
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         with self._lock:
@@ -312,7 +303,7 @@ def _depth(snapshot: Snapshot) -> bytes:
 
 def _preview(snapshot: Snapshot) -> bytes:
     picture = image_to_rgb(snapshot.messages["preview"])
-    shown = read_range(snapshot.diagnostics.get("preview shows", ""))
+    shown = read_range(snapshot.diagnostics.get(keys.PREVIEW_SHOWS, ""))
     return encode_png(picture if shown is None else with_scale(picture, *shown))
 
 
@@ -331,7 +322,7 @@ _PICTURES: dict[str, tuple[str, Callable[[Snapshot], bytes]]] = {
 
 
 def _facts(snapshot: Snapshot) -> dict[str, object]:
-    """Return what the pictures do not tell, fit for JSON."""
+    """Return values that the pictures do not have, fit for JSON."""
     message = snapshot.messages["depth"]
     depth = image_to_depth(message)
     known = depth[np.isfinite(depth)]
@@ -347,8 +338,8 @@ def _facts(snapshot: Snapshot) -> dict[str, object]:
             name: round(float(np.percentile(known, percent)), 3) if known.size else None
             for name, percent in (("p1", 1), ("median", 50), ("p99", 99))
         },
-        "student": snapshot.diagnostics.get("student"),
-        "preview_shows": snapshot.diagnostics.get("preview shows"),
+        "student": snapshot.diagnostics.get(keys.STUDENT),
+        "preview_shows": snapshot.diagnostics.get(keys.PREVIEW_SHOWS),
     }
     if "camera_info" in snapshot.messages:
         facts["k"] = [float(v) for v in snapshot.messages["camera_info"].k]
