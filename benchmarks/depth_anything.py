@@ -1,7 +1,7 @@
-"""Depth Anything V2 Small (arXiv 2406.09414) from transformers, with random weights.
+"""Depth Anything V2 (arXiv 2406.09414) from transformers, with random weights.
 
-Its speed does not depend on its weights, and so nothing is downloaded. It answers relative
-depth; here it stands for what a user would pick instead of a student, as to time and memory.
+Its speed does not depend on its weights, and so nothing is downloaded. The small one stands for
+what a user would pick instead of a student, as to time and memory; the others are teachers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -43,31 +44,76 @@ def working_size(height: int, width: int) -> tuple[int, int]:
     return fitted[0], fitted[1]
 
 
-def build_network() -> nn.Module:
-    """Return the small model, 24.8 million parameters."""
+class Size(NamedTuple):
+    """The measures of a Vision Transformer with Depth Anything's neck and head."""
+
+    width: int
+    layers: int
+    heads: int
+    neck: tuple[int, int, int, int]
+    fusion: int
+    short_side: int  # of the image that goes in, pixels
+
+
+SIZES = {
+    "tiny": Size(192, 4, 3, (24, 48, 96, 192), 32, 126),
+    "small": Size(384, 12, 6, (48, 96, 192, 384), 64, _SHORT_SIDE),
+    "large": Size(1024, 24, 16, (256, 512, 1024, 1024), 256, _SHORT_SIDE),
+}
+
+
+def build_network(name: str = "small", **more: Any) -> nn.Module:
+    """Return a network; the small one has 24.8 million parameters.
+
+    Args:
+        name: of SIZES.
+        more: of DepthAnythingConfig, for a metric network.
+    """
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
+    size = SIZES[name]
     backbone = Dinov2Config(
-        hidden_size=384,
-        num_hidden_layers=12,
-        num_attention_heads=6,
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
         patch_size=_STEP,
         image_size=_SHORT_SIDE,
-        out_features=["stage3", "stage6", "stage9", "stage12"],
+        out_features=[f"stage{size.layers * quarter // 4}" for quarter in range(1, 5)],
         reshape_hidden_states=False,
         apply_layernorm=True,
     )
     config = DepthAnythingConfig(
         backbone_config=backbone,
         patch_size=_STEP,
-        reassemble_hidden_size=384,
+        reassemble_hidden_size=size.width,
         reassemble_factors=[4, 2, 1, 0.5],
-        neck_hidden_sizes=[48, 96, 192, 384],
-        fusion_hidden_size=64,
+        neck_hidden_sizes=list(size.neck),
+        fusion_hidden_size=size.fusion,
         head_hidden_size=32,
+        **more,
     )
     torch.manual_seed(0)
     return DepthAnythingForDepthEstimation(config).eval()
+
+
+def write_checkpoint(folder: Path, name: str) -> None:
+    """Write a checkpoint with random weights: metric, up to 20 m, as Depth Anything's indoors."""
+    from transformers import DPTImageProcessor
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # what is to be read here are the tables
+    logging.disable_progress_bar()
+    network: Any = build_network(name, depth_estimation_type="metric", max_depth=20)
+    network.save_pretrained(folder)
+    side = SIZES[name].short_side
+    DPTImageProcessor(
+        size={"height": side, "width": side},
+        keep_aspect_ratio=True,
+        ensure_multiple_of=_STEP,
+        do_pad=False,
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    ).save_pretrained(folder)
 
 
 def start_torch(size: tuple[int, int], device: str) -> Run:

@@ -24,46 +24,102 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
-from math import isfinite, nan
+from collections.abc import Callable, Sequence
+from math import nan
 from pathlib import Path
+from typing import NamedTuple
 
-from distill_rounds import ITERATIONS, STAGES, RoundTimes, prepare, time_round
+from diagnostic_msgs.msg import DiagnosticStatus
 from distill_steps import STRAIGHTFORWARD, time_steps
-from measuring import Goal, Spread, arguments, finish, print_table, spread
-from node_stage import own_domain
+from harness import BROKE, Goal, Report, Row, Spread, parser, run, spread
+from node_stage import HEIGHT, WIDTH, check_running, fill_frame_log, nodes, own_domain
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.core.supervisor import Child
+from tiekd_ros.nodes.common import conversions, qos
+from tiekd_ros.nodes.probe.observer import BackgroundNode
+from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
-BROKE = "broke"
+ITERATIONS = 200
+STAGES = ("start", "loading", "training", "judging", "storing", "swap")
+"""start: until the worker is at work; storing: with promotion; swap: until the first depth."""
+
 ARMS: dict[str, dict[str, object]] = {
     "as it is": {},
     "decoder first": {"train.decoder_first": 0.5},
 }
+_BROKEN = "broke"
+_TRAIN_FRAMES = 64
+_NAMESPACE = "/bench_distill"
+_IMAGES_HZ = 10.0
+_SECOND = 1_000_000_000
+_START_S, _ROUND_S, _LIVE_S = 60.0, 1200.0, 60.0
 
 
-def main(arguments_: list[str] | None = None) -> int:
-    """Measure, print the tables and write `distill.json`; 1 where a round broke."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--rounds", type=int, default=0, help="of each arm [1 if quick, else 3]")
-    options = parser.parse_args(arguments_)
+class RoundTimes(NamedTuple):
+    """One round: seconds by stage and in all, milliseconds of a step, held-out scores.
+
+    What did not come about is NaN: a round that is refused gives no student that goes live.
+    """
+
+    verdict: str  # accepted, refused, failed, or what went wrong
+    stages: dict[str, float] = dict.fromkeys(STAGES, nan)
+    trigger_to_live: float = nan
+    step_ms: float = nan
+    abs_rel: float = nan
+    rmse: float = nan
+
+
+def main(argv: list[str] | None = None) -> int:
+    made = parser(__doc__ or "")
+    made.add_argument("--rounds", type=int, default=0, help="of each arm [1 if quick, else 3]")
+    options = made.parse_args(argv)
+    report = Report("distill", options)
     steps = time_steps(repeats=5 if options.quick else 25)
-    rounds = options.rounds or (1 if options.quick else 3)
     folder = Path(tempfile.mkdtemp(prefix="tiekd_distill_"))
     try:
         labelled = prepare(folder / "labelled")
-        times = _time_arms(folder, rounds)
+        times = time_arms(folder, options.rounds or (1 if options.quick else 3))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _print_steps(steps)
+    report.table(
+        "steps_ms",
+        "One training step, ms (10th-90th percentile); faster: times, than plain",
+        step_rows(steps),
+        data=steps,
+    )
     title = f"Trigger to live, s: {labelled} labelled frames, {ITERATIONS} iterations"
-    _print_rounds(title, times)
-    tables = {"steps_ms": steps, "rounds_s": times, "iterations": ITERATIONS}
-    finish("distill", options, tables, _goals(steps, times))
-    return 1 if any(r.verdict.startswith(BROKE) for rows in times.values() for r in rows) else 0
+    report.table("rounds_s", title, round_rows(times), data=times)
+    report.tables["iterations"] = ITERATIONS
+    report.goals.append(live_goal(steps, times["as it is"]))
+    code = report.finish()
+    broke = any(r.verdict.startswith(_BROKEN) for rows in times.values() for r in rows)
+    return BROKE if broke else code
 
 
-def _time_arms(folder: Path, rounds: int) -> dict[str, list[RoundTimes]]:
+def prepare(root: Path) -> str:
+    """Make a state folder with labelled frames, one a second of a camera's walk.
+
+    Returns:
+        How many there are, in words.
+    """
+    held_out = fill_frame_log(
+        StateFolder(root).create(),
+        IndoorWorld(WorldSettings()),
+        [second * _SECOND for second in range(1, 10 * _TRAIN_FRAMES)],
+        (WIDTH, HEIGHT),
+        block_s=12.0,
+        train_frames=_TRAIN_FRAMES,
+    )
+    return f"{_TRAIN_FRAMES} + {held_out} held out"
+
+
+def time_arms(folder: Path, rounds: int) -> dict[str, list[RoundTimes]]:
     """Run the arms in turn, so that the machine's noise hits all alike."""
     times: dict[str, list[RoundTimes]] = {name: [] for name in ARMS}
     for number in range(rounds):
@@ -75,69 +131,146 @@ def _time_arms(folder: Path, rounds: int) -> dict[str, list[RoundTimes]]:
                 with own_domain():
                     times[name].append(time_round(state, parameters))
             except TiekdError as error:
-                times[name].append(RoundTimes.broken(f"{BROKE}: {error}"))
+                times[name].append(RoundTimes(f"{_BROKEN}: {error}"))
             print(times[name][-1].verdict, file=sys.stderr, flush=True)
             shutil.rmtree(state)
     return times
 
 
-def _print_steps(steps: dict[str, dict[str, Spread]]) -> None:
-    kinds = list(next(iter(steps.values())))
+def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
+    """Start the nodes on a state folder without a student, call distill, wait for depth.
+
+    Args:
+        state: the folder.
+        parameters: of companion_node.
+
+    Raises:
+        TiekdError: a node ends, no round starts, or something does not come in time.
+    """
+    companion = {
+        "state_dir": state,
+        "teacher.url": '""',
+        "train.iterations": ITERATIONS,
+        "train.device": "cpu",
+        **parameters,
+    }
+    depth = {"state_dir": state, "device": "cpu"}
+    wanted = ("companion_node", companion), ("depth_node", depth)
+    with nodes(*wanted, logs=state, namespace=_NAMESPACE) as started, _Client(started) as client:
+        client.await_nodes()
+        return client.run_round()
+
+
+class _Client(BackgroundNode):
+    """Sends images, calls distill, notes when what happened."""
+
+    def __init__(self, nodes: Sequence[Child]) -> None:
+        self._children = nodes
+        super().__init__("client", _NAMESPACE)
+        self._at: dict[str, float] = {}  # what began, when
+        self._status: dict[str, str] = {}
+        node = self._node
+        node.create_subscription(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
+        node.create_subscription(Image, "depth", self._on_depth, qos.RELIABLE)
+        self._images = node.create_publisher(Image, "image", qos.RELIABLE)
+        self._distill = node.create_client(Trigger, "distill")
+        self._picture = IndoorWorld(WorldSettings()).render(0, WIDTH, HEIGHT).image
+        node.create_timer(1 / _IMAGES_HZ, self._send_image)
+
+    def await_nodes(self) -> None:
+        """Wait until both nodes are there and ready."""
+        self._await(self._distill.service_is_ready, _START_S, "the distill service")
+        self._await(lambda: self._images.get_subscription_count() >= 2, _START_S, "both nodes")
+
+    def run_round(self) -> RoundTimes:
+        """Call distill and follow the round until there is depth, or it is refused."""
+        self._at["start"] = time.monotonic()
+        future = self._distill.call_async(Trigger.Request())
+        self._await(future.done, _START_S, "the answer of distill")
+        answer = future.result()
+        if not answer.success:
+            raise TiekdError(f"distill: {answer.message}")
+        self._await(lambda: self._status.get("stage") == "done", _ROUND_S, "the verdict")
+        status = self._status
+        verdict = status["state"]
+        if verdict == "accepted":
+            self._await(lambda: "live" in self._at, _LIVE_S, "depth of the new student")
+        elif status.get("reason"):
+            verdict += f": {status['reason']}"
+        ends = [*STAGES[1:], "live"]
+        stages = {s: self._between(s, e) for s, e in zip(STAGES, ends, strict=True)}
+        step_ms = 1e3 * float(status.get("train_seconds", nan)) / ITERATIONS
+        scores = [float(status.get(f"after.{name}", nan)) for name in ("abs_rel", "rmse")]
+        return RoundTimes(verdict, stages, self._between("start", "live"), step_ms, *scores)
+
+    def _between(self, start: str, end: str) -> float:
+        return self._at.get(end, nan) - self._at.get(start, nan)
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        self._status = {v.key: v.value for v in message.values}
+        stage, step = self._status.get("stage", ""), self._status.get("step", "")
+        if not stage:
+            return
+        if stage == "judging" and step == self._status.get("steps") != "0":
+            stage = "storing"
+        names = {"done": "swap"}
+        if stage != "starting":
+            self._at.setdefault(names.get(stage, stage), time.monotonic())
+
+    def _on_depth(self, message: Image) -> None:
+        self._at.setdefault("live", time.monotonic())
+
+    def _send_image(self) -> None:
+        header = Image().header
+        header.stamp = self._node.get_clock().now().to_msg()
+        self._images.publish(conversions.rgb_to_image(self._picture, header))
+
+    def _await(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            check_running(self._children)
+            if time.monotonic() > deadline:
+                raise TiekdError(f"{what} did not come in {timeout_s:.0f} s")
+            time.sleep(0.01)
+
+
+def step_rows(steps: dict[str, dict[str, Spread]]) -> list[Row]:
     plain = steps[STRAIGHTFORWARD]["step"].median
-    rows = [
-        [name, *(str(parts[kind]) for kind in kinds), plain / parts["step"].median]
+    return [
+        {"step": name, **parts, "faster": plain / parts["step"].median}
         for name, parts in steps.items()
     ]
-    print_table(
-        "One training step, ms (10th-90th percentile); the last column: times faster than plain",
-        ["step", *kinds, "faster"],
-        rows,
-    )
 
 
-def _print_rounds(title: str, times: dict[str, list[RoundTimes]]) -> None:
-    rows = []
-    for name, rounds in times.items():
-        medians = [_spread([r.stages[stage] for r in rounds]).median for stage in STAGES]
-        whole = _spread([r.trigger_to_live for r in rounds])
-        step = _spread([r.step_ms for r in rounds]).median
-        scores = [_spread([getattr(r, key) for r in rounds]).median for key in ("abs_rel", "rmse")]
-        rows.append(
-            [name, *medians, str(whole), step, *map(_digits, scores),
-             _verdicts(rounds)],
-        )  # fmt: skip
-    print_table(
-        title,
-        ["arm", *STAGES, "trigger to live", "ms/iteration", "held-out AbsRel", "RMSE [m]",
-         "rounds"],
-        rows,
-    )  # fmt: skip
+def round_rows(times: dict[str, list[RoundTimes]]) -> list[Row]:
+    """Return the medians of each arm's rounds."""
+    return [
+        {
+            "arm": name,
+            **{stage: spread([r.stages[stage] for r in rounds]).median for stage in STAGES},
+            "trigger to live": spread([r.trigger_to_live for r in rounds]),
+            "ms/iteration": spread([r.step_ms for r in rounds]).median,
+            "held-out AbsRel": f"{spread([r.abs_rel for r in rounds]).median:.4f}",
+            "RMSE [m]": f"{spread([r.rmse for r in rounds]).median:.4f}",
+            "rounds": _verdicts(rounds),
+        }
+        for name, rounds in times.items()
+    ]
 
 
-def _spread(values: list[float]) -> Spread:
-    """Return the spread of those that are numbers; NaN where none is."""
-    return spread([value for value in values if isfinite(value)] or [nan])
-
-
-def _digits(score: float) -> str:
-    return f"{score:.4f}" if isfinite(score) else "-"
-
-
-def _verdicts(rounds: list[RoundTimes]) -> str:
+def _verdicts(rounds: Sequence[RoundTimes]) -> str:
     counts = Counter(r.verdict.partition(":")[0] for r in rounds)
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
-def _goals(steps: dict[str, dict[str, Spread]], times: dict[str, list[RoundTimes]]) -> list[Goal]:
-    rounds = times["as it is"]
-    live = _spread([r.trigger_to_live for r in rounds]).median
-    plain = steps[STRAIGHTFORWARD]["step"].median
-    faster = plain / steps["as it is"]["step"].median
+def live_goal(steps: dict[str, dict[str, Spread]], rounds: Sequence[RoundTimes]) -> Goal:
+    live = spread([r.trigger_to_live for r in rounds])
+    faster = steps[STRAIGHTFORWARD]["step"].median / steps["as it is"]["step"].median
     note = f"{_verdicts(rounds)}; a step is {faster:.1f} x faster than the same done plainly"
     name = f"trigger to live, 64 frames, {ITERATIONS} iterations"
-    measured = f"{live:.0f} s" if isfinite(live) else "-"
-    return [Goal(name, "as low as possible", measured, None, note)]
+    measured = f"{live.median:.0f} s" if live.n else "-"
+    return Goal(name, "as low as possible", measured, None, note)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

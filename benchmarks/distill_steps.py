@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from measuring import Spread, progress, spread
+from harness import Spread, progress, spread
 from straightforward_loss import straightforward_loss
 from torch import Tensor, nn
 from torch.nn import functional

@@ -9,7 +9,8 @@ Time is that of forward and backward, in turn. The straightforward loss is timed
 channels first as well, and the fused one is judged by the faster of the two. Memory is what the
 peak of the process's resident memory grows by from before the forward pass, with the logits
 already there, to after the backward pass (VmHWM in /proc/self/status), each in a process of its
-own; that contains the gradient of the logits, which both have to give. Agreement is the difference
+own, or, on a CUDA device, the device's memory; that contains the gradient of the logits, which
+both have to give. Agreement is the difference
 of the loss, relative, or of the gradient, relative to the largest gradient, whichever is more, in
 float64. In float32 the rounding inside SSIM, which both share, is larger than what sets them
 apart: the table shows how far each is from float64. Both at no more than 128 rows.
@@ -19,17 +20,26 @@ The straightforward losses are in straightforward_loss.py. Takes 5 minutes, with
 
 from __future__ import annotations
 
-import ctypes
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from measuring import Goal, Spread, arguments, finish, interleaved, print_table, progress, spread
+from harness import (
+    Goal,
+    Report,
+    Row,
+    Spread,
+    cuda_peak_mib,
+    in_own_process,
+    interleaved,
+    memory_mib,
+    parser,
+    progress,
+    run,
+    spread,
+    start_peak,
+)
 from straightforward_loss import straightforward_loss
 from torch import Tensor
 
@@ -41,7 +51,6 @@ STRAIGHTFORWARD, FUSED = "straightforward", "fused"
 CHANNELS_FIRST = "straightforward, channels first"
 FASTER, LEANER, AGREES = 3.0, 4.0, 1e-5  # what is promised at 352 x 704
 MOST_ROWS = 128  # of maps that are compared in float64; the published loss crops 110
-MIB = 2**20
 
 
 class Size(NamedTuple):
@@ -86,50 +95,59 @@ class Apart(NamedTuple):
     fused: float
 
 
-class Row(NamedTuple):
-    """What was measured of a case."""
-
-    case: str
-    ms: dict[str, Spread]
-    mib: dict[str, float]
-    faster: float
-    leaner: float
-    apart: Apart
-
-
-def main(arguments_: list[str] | None = None) -> int:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--memory", nargs=2, metavar=("CASE", "WAY"), help="print one peak, bytes")
-    options = parser.parse_args(arguments_)
-    if options.memory:
-        print(json.dumps(peak_memory(*options.memory)))
-        return 0
-    cases = [case for case in CASES if case.is_quick or not options.quick]
-    rows = [measure(case, options.quick) for case in cases]
-    show(rows)
-    goals = [goal for case, row in zip(cases, rows, strict=True) for goal in goals_of(case, row)]
-    finish("loss", options, {"loss": rows}, goals)
-    return 0
+def main(argv: list[str] | None = None) -> int:
+    made = parser(__doc__ or "")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
+    made.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], help="[all]")
+    options = made.parse_args(argv)
+    report = Report("loss", options)
+    cases = [
+        case
+        for case in CASES
+        if (case.name in options.cases if options.cases else case.is_quick or not options.quick)
+    ]
+    rows = [measure(case, options.quick, options.device) for case in cases]
+    report.table(
+        "loss",
+        "Forward and backward: ms, median (10th-90th percentile); memory beyond the logits, MiB",
+        rows,
+    )
+    for case, row in zip(cases, rows, strict=True):
+        report.goals += goals_of(case, row)
+    return report.finish()
 
 
-def measure(case: Case, is_quick: bool) -> Row:
+def measure(case: Case, is_quick: bool, device: str) -> Row:
     """Measure both ways of one case."""
     large = case.size.height * case.size.width > 1e5
-    logits, depth = make_input(case, case.size)
+    logits, depth = make_input(case, case.size, device)
     calls = timed_ways(case, logits, depth)
     repeats = (5 if is_quick else 7) if large else (15 if is_quick else 50)
-    apart = compare(case)  # warms up as well
+    apart = compare(case, device)  # warms up as well
     times = interleaved(calls, repeats=repeats, warm_up=0 if is_quick and large else 2)
     ms = {name: spread(values) for name, values in times.items()}
-    with progress() as bar:
-        bar.add_task(f"{case.name}: memory", total=None)
-        mib = measure_memory(case)
-    return Row(case.name, ms, mib, times_faster(ms), mib[STRAIGHTFORWARD] / mib[FUSED], apart)
+    if device == "cpu":
+        with progress() as bar:
+            bar.add_task(f"{case.name}: memory", total=None)
+            mib = {w: in_own_process(peak_mib, case, w) for w in (STRAIGHTFORWARD, FUSED)}
+    else:
+        mib = {way: cuda_peak_mib(calls[way]) for way in (STRAIGHTFORWARD, FUSED)}
+    return {
+        "case": case.name,
+        **{f"{way} ms": found for way, found in ms.items()},
+        "n": ms[FUSED].n,
+        "faster": times_faster(ms),
+        **{f"{way} MiB": found for way, found in mib.items()},
+        "less": mib[STRAIGHTFORWARD] / max(mib[FUSED], 1e-9),
+        "apart (float64)": apart.float64,
+        "float32 from float64": f"{apart.straightforward:.0e}, {apart.fused:.0e}",
+    }
 
 
-def compare(case: Case) -> Apart:
+def compare(case: Case, device: str) -> Apart:
     """Return how far losses and gradients of the two ways are apart, and from float64."""
-    logits, depth = make_input(case, case.size._replace(height=min(case.size.height, MOST_ROWS)))
+    size = case.size._replace(height=min(case.size.height, MOST_ROWS))
+    logits, depth = make_input(case, size, device)
     single, double = (
         {name: loss_and_gradient(loss, logits.to(dtype), depth.to(dtype))
          for name, loss in ways(case).items()}
@@ -191,7 +209,7 @@ def times_faster(ms: Mapping[str, Spread]) -> float:
     return min(ms[STRAIGHTFORWARD].median, ms[CHANNELS_FIRST].median) / ms[FUSED].median
 
 
-def make_input(case: Case, size: Size) -> tuple[Tensor, Tensor]:
+def make_input(case: Case, size: Size, device: str) -> tuple[Tensor, Tensor]:
     """Return random logits (B, C, h, w) and a smooth depth (B, 1, h, w), a tenth unknown."""
     B, h, w = size
     torch.manual_seed(0)
@@ -201,77 +219,28 @@ def make_input(case: Case, size: Size) -> tuple[Tensor, Tensor]:
     low, high = case.bins.min_depth_m, case.bins.max_depth_m
     depth = low + share.clamp(0, 1) * (high - low)
     depth[torch.rand(depth.shape) < 0.1] = torch.nan
-    return logits.requires_grad_(), depth
+    return logits.to(device).requires_grad_(), depth.to(device)
 
 
-def measure_memory(case: Case) -> dict[str, float]:
-    """Return the peak of both ways in MiB, each measured in a process of its own."""
-    command = [sys.executable, __file__, "--memory", case.name]
-    children = {
-        way: subprocess.Popen([*command, way], stdout=subprocess.PIPE, text=True)
-        for way in (STRAIGHTFORWARD, FUSED)
-    }
-    found = {}
-    for way, child in children.items():
-        output, _ = child.communicate()
-        if child.returncode:
-            raise SystemExit(f"measuring the memory of {case.name}, {way}, failed: see above")
-        found[way] = json.loads(output) / MIB
-    return found
-
-
-def peak_memory(name: str, way: str) -> int:
-    """Return by how many bytes forward and backward raise the peak of resident memory."""
-    case = next(case for case in CASES if case.name == name)
+def peak_mib(case: Case, way: str) -> float:
+    """Return by how many MiB forward and backward raise this process's peak memory."""
     loss = ways(case)[way]
-    small, small_depth = make_input(case, Size(1, 8, 8))
+    small, small_depth = make_input(case, Size(1, 8, 8), "cpu")
     loss(small, small_depth).backward()  # what libraries set up once
-    logits, depth = make_input(case, case.size)
-    # Memory that was used before and freed must neither serve nor count.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
-    before = _resident_peak()
+    logits, depth = make_input(case, case.size, "cpu")
+    start_peak()  # memory that was used before and freed must neither serve nor count
+    before = memory_mib("VmHWM")
     loss(logits, depth).backward()
-    return _resident_peak() - before
-
-
-def _resident_peak() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("this system does not tell the peak of resident memory (VmHWM)")
-
-
-def show(rows: list[Row]) -> None:
-    ways_ = (STRAIGHTFORWARD, FUSED)
-    timed = (STRAIGHTFORWARD, CHANNELS_FIRST, FUSED)
-    print_table(
-        "Forward and backward: ms, median (10th-90th percentile); memory beyond the logits, MiB",
-        ("case", *(f"{w} ms" for w in timed), "n", "faster", *(f"{w} MiB" for w in ways_), "less",
-         "apart (float64)", "float32 from float64"),
-        [
-            (r.case, *(r.ms[w] for w in timed), r.ms[FUSED].n, f"{r.faster:.1f} x",
-             *(r.mib[w] for w in ways_), f"{r.leaner:.1f} x", f"{r.apart.float64:.0e}",
-             f"{r.apart.straightforward:.0e}, {r.apart.fused:.0e}")
-            for r in rows
-        ],
-    )  # fmt: skip
+    return memory_mib("VmHWM") - before
 
 
 def goals_of(case: Case, row: Row) -> list[Goal]:
-    apart = row.apart.float64
-    same = Goal(f"{row.case}: agrees", f"<= {AGREES:.0e}", f"{apart:.0e}", apart <= AGREES)
-    least = FASTER if case.is_promised else 1.0
-    goals = [
-        Goal(f"{row.case}: faster", f">= {least:.0f} x", f"{row.faster:.1f} x", row.faster >= least)
-    ]
+    name, least = case.name, FASTER if case.is_promised else 1.0
+    goals = [Goal.at_least(f"{name}: faster", row["faster"], least)]
     if case.is_promised:
-        met = row.leaner >= LEANER
-        goals.append(
-            Goal(f"{row.case}: less memory", f">= {LEANER:.0f} x", f"{row.leaner:.1f} x", met)
-        )
-    return [*goals, same]
+        goals.append(Goal.at_least(f"{name}: less memory", row["less"], LEANER))
+    return [*goals, Goal.at_most(f"{name}: agrees", row["apart (float64)"], AGREES, "")]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

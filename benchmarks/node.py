@@ -1,4 +1,4 @@
-"""How long depth takes from the camera to whoever wants it, whatever else goes on.
+"""How long depth takes from the camera to its subscriber, whatever else goes on.
 
     python benchmarks/node.py --quick            less than 5 minutes on 2 cores
     python benchmarks/node.py                    6 minutes
@@ -23,16 +23,18 @@ It uses a ROS domain of its own, and Fast DDS's LARGE_DATA transports unless you
 from __future__ import annotations
 
 import argparse
-import sys
+import time
+from contextlib import suppress
+from typing import NamedTuple
 
-from measuring import Goal, arguments, finish, print_table
-from node_modes import Idle, Swapping, Training, bench, run_idle, run_swaps, run_training
-from node_stage import HEIGHT, WIDTH
-from node_stream import Latency
+import numpy as np
+from harness import Goal, Report, Row, Spread, number, parser, progress, run, spread
+from node_bench import RATES_HZ, Bench, Latency, bench
+from node_stage import ECHO, HEIGHT, WIDTH
 
 from tiekd_ros.core.devices import RUNTIMES
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.student import InputSize
+from tiekd_ros.student import InputSize, StudentRegistry
 
 _DEFAULT = InputSize.near(HEIGHT, WIDTH, 71680)  # what a first student gets
 _LARGE = InputSize(HEIGHT, WIDTH)
@@ -40,80 +42,220 @@ _LABELLED = 64
 _LEAST_MS, _SHARE = 2.0, 0.15  # the node's allowance over the bare network, whichever is larger
 _WHILE_TRAINING, _WHILE_TRAINING_CUDA = 1.25, 1.2  # p95 over that of the idle node
 _VERDICTS = ("accepted", "refused")
+_DIAGNOSED_S = 5.5  # how far back latency in the diagnostics reaches, and a little more
+_SETTLED_S = 8.0  # after a round: promotion, loading and probing are over, the worker is gone
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; 1 where something did not run."""
-    options = _parser().parse_args(arguments)
-    try:
-        idle, swapping, training = _measure(options)
-    except TiekdError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    _print(idle, swapping, training)
-    tables = {"idle": idle, "swapping": swapping, "training": training}
-    goals = [*(_overhead(size, found) for size, found in idle.items())]
-    finish("node", options, tables, [*goals, *_swaps(swapping), *_training(training)])
-    return 0
+class Idle(NamedTuple):
+    """Delays in milliseconds, measured in turns."""
+
+    runtime: str
+    node: Latency
+    node_delay: Spread  # stamp to depth received
+    echo_delay: Spread  # the same of the echo: the transport alone
+    inside: float  # image arrived in the node's callback to depth published: median
+    bare: Spread  # the runtime without ROS, one image right after the other
+    bare_paced: Spread  # the same at the camera's rate
+    stages: dict[str, float]  # of the node, medians
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="of the node [auto]")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
-    parser.add_argument("--swaps", type=int, help="exchanges of students [100]")
-    parser.add_argument("--steps", type=int, help="training steps of the round [200; quick: 30]")
-    return parser
+class Training(NamedTuple):
+    """The stream beside a distillation round, and without one just before and after."""
+
+    runtime: str  # of the node while training went on
+    before: Latency
+    training: Latency
+    after: Latency
+    steps: int
+    wanted_steps: int
+    seconds: float  # from the call to the verdict
+    rested_s: float
+    verdict: str
 
 
-def _measure(options: argparse.Namespace) -> tuple[dict[str, Idle], Swapping, Training]:
+class Swapping(NamedTuple):
+    """The stream while students are exchanged, and without, at the same rate."""
+
+    rate_hz: float
+    idle: Latency
+    swapping: Latency
+    swaps: int
+    seconds: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _options(argv)
+    report = Report("node", options)
     quick = options.quick
     steps = options.steps or (30 if quick else 200)
     kind = options.device, options.runtime
     idle = {}
     with bench(_DEFAULT, *kind) as running:
         idle[_name(_DEFAULT)] = run_idle(running, 2 if quick else 6)
-        swapping = run_swaps(running, options.swaps or 100, 5.0 if quick else 20.0)
+        swapping = run_swaps(running, options.swaps, 5.0 if quick else 20.0)
     with bench(_LARGE, *kind) as running:
         idle[_name(_LARGE)] = run_idle(running, 2 if quick else 4)
     with bench(_DEFAULT, *kind, labelled=_LABELLED, steps=steps) as running:
         seconds = 8.0 if quick else 20.0
         training = run_training(running, steps, seconds, timeout_s=120.0 if quick else 400.0)
-    return idle, swapping, training
+    _print(report, idle, swapping, training)
+    report.tables = {"idle": idle, "swapping": swapping, "training": training}
+    report.goals += [overhead_goal(size, found) for size, found in idle.items()]
+    report.goals += [*swap_goals(swapping), *training_goals(training)]
+    return report.finish()
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    made = parser(__doc__ or "")
+    made.add_argument("--runtime", choices=RUNTIMES, default="auto", help="of the node [auto]")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
+    made.add_argument("--swaps", type=int, default=100, help="exchanges of students [100]")
+    made.add_argument("--steps", type=int, help="training steps of the round [200; quick: 30]")
+    return made.parse_args(argv)
 
 
 def _name(size: InputSize) -> str:
     return f"{size.height}x{size.width}"
 
 
-def _print(idle: dict[str, Idle], swapping: Swapping, training: Training) -> None:
-    columns = ("network's input", "node", "echo", "bare", "bare, paced", "inside the node", "drops")
-    rows = [
-        (name, i.node_delay, i.echo_delay, i.bare, i.bare_paced, i.inside,
-         f"{i.node.dropped} of {i.node.shown}")
-        for name, i in idle.items()
-    ]  # fmt: skip
-    print_table("Image stamp to depth received, ms, and the network without ROS", columns, rows)
-    stages = next(iter(idle.values())).stages
-    rows = [(name, *i.stages.values(), i.runtime) for name, i in idle.items()]
-    print_table("Inside the node, medians, ms", ("network's input", *stages, "runtime"), rows)
-    modes = (
-        ("idle, before training", training.before),
-        (f"training, {training.steps} of {training.wanted_steps} steps", training.training),
-        ("idle, after training", training.after),
-        (f"idle at {swapping.rate_hz:g} Hz", swapping.idle),
-        (f"swapping, {swapping.swaps} in {swapping.seconds:.0f} s", swapping.swapping),
+def run_idle(running: Bench, rounds: int) -> Idle:
+    """Measure node, echo and bare network in turns."""
+    watcher = running.watcher
+    shown: list[int] = []
+    echoed: list[int] = []
+    inside: list[float] = []
+    fast: list[float] = []
+    paced: list[float] = []
+    with progress() as bar:
+        for _ in bar.track(range(rounds), description="idle"):
+            shown += running.play(_DIAGNOSED_S)[3:]  # the first few find everything cold
+            inside.append(running.diagnosed("latency p50 [ms]"))
+            values = watcher.values
+            echoed += running.play(2.0, ECHO)[3:]
+            fast += running.bare.ask("run 60 0")["ms"][5:]
+            rate = running.rate_hz
+            paced += running.bare.ask(f"run {round(3 * rate)} {rate}")["ms"][3:]
+    return Idle(
+        values["runtime"],
+        watcher.latency([shown]),
+        spread(watcher.delays(shown)),
+        spread(watcher.delays(echoed, ECHO)),
+        float(np.median(inside)),
+        spread(fast),
+        spread(paced),
+        {k[5:-5]: float(v) for k, v in values.items() if k.startswith("time ")},
     )
-    columns = ("mode", "p50", "p95", "p99", "longest gap", "images", "drops")
-    rows = [(name, *_row(latency)) for name, latency in modes]
-    print_table(f"Stamp to depth received, ms, network's input {_name(_DEFAULT)}", columns, rows)
 
 
-def _row(found: Latency) -> tuple[object, ...]:
-    return found.p50, found.p95, found.p99, found.longest_gap, found.shown, found.dropped
+def run_training(running: Bench, steps: int, seconds: float, timeout_s: float) -> Training:
+    """Measure the stream beside a round.
+
+    Args:
+        running: with labelled frames and a companion.
+        steps: that the round is to make.
+        seconds: of idle stream before and after it.
+        timeout_s: for the round.
+    """
+    watcher = running.watcher
+    before = running.play(seconds)[3:]
+    with progress() as bar, running.playing() as during:
+        task = bar.add_task("training", total=steps)
+        started = time.monotonic()
+        watcher.distill()
+        while watcher.round.get("stage") != "done" and time.monotonic() - started < timeout_s:
+            bar.update(task, completed=watcher.steps_done)
+            time.sleep(0.2)
+        took = time.monotonic() - started
+        runtime = watcher.values["runtime"]
+    status = watcher.round
+    _settle(running, status)
+    after = running.play(seconds)[3:]
+    return Training(
+        runtime,
+        watcher.latency([before]),
+        watcher.latency([during[3:]]),
+        watcher.latency([after]),
+        _steps_of(running, status),
+        steps,
+        took,
+        float(status.get("rested_seconds", 0.0)),
+        status.get("state", "") if status.get("stage") == "done" else "not over in time",
+    )
 
 
-def _overhead(size: str, found: Idle) -> Goal:
+def _steps_of(running: Bench, status: dict[str, str]) -> int:
+    """Return the steps that a round made, by its student; else the last that it reported."""
+    if not status.get("version"):
+        return running.watcher.steps_done
+    card = StudentRegistry(running.made.state.students).card(status["version"])
+    return int(card.training["steps"])
+
+
+def _settle(running: Bench, status: dict[str, str]) -> None:
+    """Wait until the node runs what came of a round, and what this took has died away."""
+    watcher = running.watcher
+    if status.get("state") == "accepted":
+        with suppress(TiekdError):  # in vain: then the stretch before the round is what is left
+            watcher.wait_until(
+                lambda: watcher.values["student"] == status["version"], "the new student"
+            )
+    running.play(_SETTLED_S)
+
+
+def run_swaps(running: Bench, swaps: int, seconds: float) -> Swapping:
+    """Exchange two students as fast as the node takes them, at the highest rate that it takes.
+
+    Args:
+        running: its node runs one of the two.
+        swaps: how many.
+        seconds: of stream without swaps before.
+    """
+    watcher = running.watcher
+    rate = next((rate for rate in RATES_HZ if running.fits(rate)), RATES_HZ[-1])
+    with running.playing(rate_hz=rate) as before:
+        time.sleep(seconds)
+    with progress() as bar, running.playing(rate_hz=rate) as during:
+        time.sleep(0.5)
+        started = time.monotonic()
+        for count in bar.track(range(swaps), description="swapping"):
+            version = running.made.versions[(count + 1) % 2]
+            watcher.announce(version)
+            watcher.wait_until(
+                lambda version=version: watcher.values["student"] == version, "the swap"
+            )
+        took = time.monotonic() - started
+    return Swapping(rate, watcher.latency([before[3:]]), watcher.latency([during[3:]]), swaps, took)
+
+
+def _print(report: Report, idle: dict[str, Idle], swapping: Swapping, training: Training) -> None:
+    rows: list[Row] = [
+        {
+            "network's input": name,
+            "node": i.node_delay,
+            "echo": i.echo_delay,
+            "bare": i.bare,
+            "bare, paced": i.bare_paced,
+            "inside the node": i.inside,
+            "drops": f"{i.node.dropped} of {i.node.shown}",
+        }
+        for name, i in idle.items()
+    ]
+    report.table("idle", "Image stamp to depth received, ms, and the network without ROS", rows)
+    rows = [{"network's input": n, **i.stages, "runtime": i.runtime} for n, i in idle.items()]
+    report.table("stages", "Inside the node, medians, ms", rows)
+    modes = {
+        "idle, before training": training.before,
+        f"training, {training.steps} of {training.wanted_steps} steps": training.training,
+        "idle, after training": training.after,
+        f"idle at {swapping.rate_hz:g} Hz": swapping.idle,
+        f"swapping, {swapping.swaps} in {swapping.seconds:.0f} s": swapping.swapping,
+    }
+    title = f"Stamp to depth received, ms, network's input {_name(_DEFAULT)}"
+    rows = [{"mode": mode, **latency._asdict()} for mode, latency in modes.items()]
+    report.table("modes", title, rows)
+
+
+def overhead_goal(size: str, found: Idle) -> Goal:
     bare = found.bare.median
     over = found.node_delay.median - bare
     note = (
@@ -121,60 +263,51 @@ def _overhead(size: str, found: Idle) -> Goal:
         f"depth published: {found.inside - bare:.1f} ms over the bare network, "
         f"{found.inside - found.bare_paced.median:.1f} ms over the bare network at this rate"
     )
-    return Goal(
-        f"node over bare network, {WIDTH}x{HEIGHT} images, input {size}",
-        f"<= {max(_LEAST_MS, _SHARE * bare):.1f} ms",
-        f"{over:.1f} ms ({over / bare:.0%} of {bare:.1f} ms)",
-        over <= max(_LEAST_MS, _SHARE * bare),
-        note,
-    )
+    name = f"node over bare network, {WIDTH}x{HEIGHT} images, input {size}"
+    goal = Goal.at_most(name, over, max(_LEAST_MS, _SHARE * bare), "ms", note)
+    return goal._replace(measured=f"{goal.measured} ({over / bare:.0%} of {bare:.1f} ms)")
 
 
-def _swaps(found: Swapping) -> list[Goal]:
+def swap_goals(found: Swapping) -> list[Goal]:
     frame_ms = 1e3 / found.rate_hz
-    grown = found.swapping.longest_gap - found.idle.longest_gap
     name = f"{found.swaps} swaps at {found.rate_hz:g} Hz"
+    idle, swapping = found.idle, found.swapping
     return [
         Goal(
             f"{name}: images without depth",
             "0",
-            f"{found.swapping.dropped} of {found.swapping.shown}",
-            found.swapping.dropped == 0,
-            f"{found.idle.dropped} of {found.idle.shown} without swaps",
+            f"{swapping.dropped} of {swapping.shown}",
+            swapping.dropped == 0,
+            f"{idle.dropped} of {idle.shown} without swaps",
         ),
         Goal(
             f"{name}: longest gap between depth images",
             f"<= idle + {frame_ms:.0f} ms",
-            f"{found.swapping.longest_gap:.0f} ms",
-            grown <= frame_ms,
-            f"idle: {found.idle.longest_gap:.0f} ms",
+            f"{swapping.longest_gap:.0f} ms",
+            swapping.longest_gap - idle.longest_gap <= frame_ms,
+            f"idle: {idle.longest_gap:.0f} ms",
         ),
     ]
 
 
-def _training(found: Training) -> list[Goal]:
+def training_goals(found: Training) -> list[Goal]:
     most = _WHILE_TRAINING_CUDA if "cuda" in found.runtime else _WHILE_TRAINING
     idle = min(found.before.p95, found.after.p95)
-    ratio = found.training.p95 / idle
-    return [
-        Goal(
-            "p95 while training",
-            f"<= {most:g} x idle",
-            f"{ratio:.2f} x ({found.training.p95:.1f} / {idle:.1f} ms)",
-            ratio <= most,
-            f"idle: the lower of before ({found.before.p95:.1f} ms) and after "
-            f"({found.after.p95:.1f} ms); {found.training.dropped} of {found.training.shown} "
-            "images without depth while training",
-        ),
-        Goal(
-            "the training beside it ends",
-            f"{found.wanted_steps} steps and a verdict",
-            f"{found.steps} in {found.seconds:.0f} s, {found.verdict}",
-            found.steps >= found.wanted_steps and found.verdict in _VERDICTS,
-            f"rested {found.rested_s:.0f} s",
-        ),
-    ]
+    beside = Goal.at_most(
+        "p95 while training", found.training.p95 / idle, most, "x idle",
+        f"{number(found.training.p95)} ms; idle, the lower of before "
+        f"({number(found.before.p95)} ms) and after ({number(found.after.p95)} ms); "
+        f"{found.training.dropped} of {found.training.shown} images without depth while training",
+    )  # fmt: skip
+    ends = Goal(
+        "the training beside it ends",
+        f"{found.wanted_steps} steps and a verdict",
+        f"{found.steps} in {found.seconds:.0f} s, {found.verdict}",
+        found.steps >= found.wanted_steps and found.verdict in _VERDICTS,
+        f"rested {found.rested_s:.0f} s",
+    )
+    return [beside, ends]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

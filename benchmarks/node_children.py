@@ -1,13 +1,12 @@
 """The processes beside the nodes in `node.py`: a camera, an echo and the bare network.
 
 Each is told what to do by lines on its standard input and answers with lines of JSON. They end
-when that input does, so nothing is left behind whoever is killed.
+when that input does, so none is left behind by a parent that is killed.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from harness import say
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.time import Time
@@ -30,11 +30,6 @@ from tiekd_ros.nodes.common import conversions, qos
 from tiekd_ros.student import RuntimeFactory, StudentRegistry
 
 _FOCAL_SHARE = 0.8  # of the image's width, as an ordinary camera's
-
-
-def say(**values: Any) -> None:
-    """Answer the parent."""
-    print(json.dumps(values), flush=True)
 
 
 def paced(rate_hz: float, stopped: Callable[[], bool]) -> itertools.count[int]:

@@ -1,16 +1,13 @@
-"""What `node.py` measures on: a state folder made for it, and the processes that run on it."""
+"""The stage of node.py and distill.py: a state folder with frames, and the nodes on it."""
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,10 +32,11 @@ _HELD_OUT_EVERY = 4
 _PICTURES = 16
 _PERIOD_S = 60.0
 _SECOND = 1_000_000_000
+_SAID = 2000  # characters of a node's log that are shown where it ended
 
 
 class Made(NamedTuple):
-    """What was made to measure on."""
+    """The files to measure on."""
 
     state: StateFolder
     pictures: Path  # of the camera: a .npy file, (N, 480, 640, 3) uint8
@@ -81,30 +79,49 @@ def prepare(root: Path, size: InputSize, labelled: int) -> Made:
         for n in range(_PICTURES)
     ]
     np.save(root / "pictures.npy", np.stack(pictures))
-    _label_frames(state, world, labelled)
+    step_s = _PERIOD_S / max(labelled, 1)
+    stamps = [round((number + 0.5) * step_s * _SECOND) for number in range(labelled)]
+    # Half the camera's size: more than the network takes in, and quicker to draw.
+    fill_frame_log(state, world, stamps, (WIDTH // 2, HEIGHT // 2), max(0.5, 4 * step_s))
     versions = _register(StudentRegistry(state.students), size)
     return Made(state, root / "pictures.npy", versions)
 
 
-def _label_frames(state: StateFolder, world: IndoorWorld, count: int) -> None:
-    width, height = WIDTH // 2, HEIGHT // 2  # more than the network takes in; quicker to draw
-    step_s = _PERIOD_S / max(count, 1)
+def fill_frame_log(
+    state: StateFolder,
+    world: IndoorWorld,
+    stamps: Sequence[int],
+    size: tuple[int, int],
+    block_s: float,
+    train_frames: int | None = None,
+) -> int:
+    """Log frames of a camera's walk, every one kept, and label them with the exact depth.
+
+    Args:
+        state: where the log is.
+        world: what the camera sees.
+        stamps: of the frames, nanoseconds, > 0.
+        size: (width, height) of the images in pixels.
+        block_s: seconds of a block of the split by time.
+        train_frames: ends as soon as so many frames are there to train on.
+
+    Returns:
+        The number of frames held out.
+    """
     settings = FrameLogSettings(
-        min_interval_s=0.0,
-        min_novelty=0.0,
-        identical_distance=0.0,
-        guard_share=0.0,
-        block_s=max(0.5, 4 * step_s),
-        held_out_every=_HELD_OUT_EVERY,
-    )
-    camera = IndoorWorld.default_intrinsics(width, height)
+        min_interval_s=0.0, min_novelty=0.0, identical_distance=0.0, guard_share=0.0,
+        block_s=block_s, held_out_every=_HELD_OUT_EVERY,
+    )  # fmt: skip
+    camera = IndoorWorld.default_intrinsics(*size)
     with FrameStore(state.frames, settings) as store:
-        for number in range(count):
-            stamp = round((number + 0.5) * step_s * _SECOND)
-            view = world.render(stamp, width, height)
+        for stamp in stamps:
+            view = world.render(stamp, *size, camera)
             kept = store.add(Observation(view.image, stamp, "camera", camera))
             if kept.frame_id is not None:
                 store.put_label(kept.frame_id, view.depth, "exact", "1")
+            if len(store.labelled_ids("train")) == train_frames:
+                break
+        return len(store.labelled_ids("held_out"))
 
 
 def _register(registry: StudentRegistry, size: InputSize) -> list[str]:
@@ -119,65 +136,6 @@ def _register(registry: StudentRegistry, size: InputSize) -> list[str]:
         versions.append(registry.add(Student(card, network)).version)
     registry.promote(versions[0])
     return versions
-
-
-class Helper:
-    """One of `node_children.py`'s processes."""
-
-    def __init__(self, kind: str, *arguments: object) -> None:
-        script = Path(__file__).with_name("node_children.py")
-        self._process = subprocess.Popen(
-            [sys.executable, str(script), kind, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.said: dict[str, Any] = {}
-
-    def await_ready(self) -> None:
-        """Wait until it is at work; `said` then has what it told of itself."""
-        while "ready" not in self.said:
-            self.said |= self._answer()
-
-    def ask(self, command: str) -> dict[str, Any]:
-        """Tell it something and return the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise TiekdError(f"{self._process.args} ended with code {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-@contextmanager
-def helpers(*wanted: tuple[object, ...]) -> Iterator[list[Helper]]:
-    """Run helpers side by side, each named with its arguments."""
-    started: list[Helper] = []
-    try:
-        for kind, *arguments in wanted:
-            started.append(Helper(str(kind), *arguments))
-        for helper in started:
-            helper.await_ready()
-        yield started
-    finally:
-        for helper in started:
-            helper.close()
 
 
 @contextmanager
@@ -196,3 +154,16 @@ def nodes(
         yield started
     finally:
         stop_children(started)
+
+
+def check_running(started: Sequence[Child]) -> None:
+    """Do nothing while all nodes run.
+
+    Raises:
+        TiekdError: one has ended; the message has the end of its log.
+    """
+    for child in started:
+        if child.ended:
+            log = child.program.log
+            said = "" if log is None else log.read_text(errors="replace")[-_SAID:]
+            raise TiekdError(f"{child.program.name} {child.ended}:\n{said}")

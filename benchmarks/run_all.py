@@ -1,13 +1,15 @@
 """Run the speed benchmarks one after the other, and end with one table of all goals.
 
-    python benchmarks/run_all.py --quick       within 15 minutes on 2 cores
-    python benchmarks/run_all.py               about half an hour, what docs/performance.md shows
-    python benchmarks/run_all.py --only loss   one of them
+    python benchmarks/run_all.py --quick         within 15 minutes on 2 cores
+    python benchmarks/run_all.py                 about half an hour, what docs/performance.md shows
+    python benchmarks/run_all.py --only loss     one of them
+    python benchmarks/run_all.py --device cuda   students, loss and node on a GPU alone
 
 Each is a process of its own. One that breaks or does not end is reported, and the next one runs.
-Where a CUDA device is, gpu.py runs too. Run it on a machine that does nothing else.
+Where a CUDA device is, it is measured too, node.py with --quick. Run it on a machine that does
+nothing else.
 
-Exits with 0 when every script ran to its end; a goal that is missed is a result, not an error.
+Exits with 1 where a goal was missed, with 2 where a script broke.
 """
 
 from __future__ import annotations
@@ -25,18 +27,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from measuring import Goal, arguments, console, finish
+from harness import BROKE, MISSED, RESULTS, Goal, Report, console, parser, run
 
 from tiekd_ros.core.supervisor import ended_by_signals
 
-SCRIPTS = ("student", "loss", "node", "distill")
-ON_A_GPU = "gpu"
+SCRIPTS = {"cpu": ("student", "loss", "node", "distill"), "cuda": ("student", "loss", "node")}
 _LIMIT_S = 1800.0  # of one script: far more than any takes
 _GRACE_S = 10.0
 
 
 class Outcome(NamedTuple):
-    """How a script ended; `problem` is empty where it ran to its end."""
+    """The end of one script; `problem` is empty where it ran to its end."""
 
     name: str
     seconds: float
@@ -45,53 +46,62 @@ class Outcome(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all, print the table, write it."""
     options = read_options(argv)
+    report = Report("run_all", options)
     screen = console()
-    quick = ["--quick"] if options.quick else []
     outcomes = []
-    for number, name in enumerate(options.only, 1):
-        screen.rule(f"{number} of {len(options.only)}: {name}")
-        outcome = run(options.scripts / f"{name}.py", options.output, *quick)
+    for device, name in [(d, n) for d in options.device for n in options.only if n in SCRIPTS[d]]:
+        title = name if device == "cpu" else f"{name}, {device}"
+        screen.rule(title)
+        if device == "cuda" and not torch.cuda.is_available():
+            note = f"torch {torch.__version__} sees no CUDA device"
+            screen.print(f"{note}: nothing to measure")
+            report.goals.append(Goal(f"{title}: all", "-", "-", None, note))
+            continue
+        # On a GPU into a folder of its own, beside the results of the same script on the CPU.
+        file = options.output / ("" if device == "cpu" else "gpu") / f"{name}.json"
+        more = [] if device == "cpu" else ["--device", device]
+        if options.quick or (device, name) == ("cuda", "node"):
+            more.append("--quick")
+        outcome = run_script(title, options.scripts / f"{name}.py", file, *more)
         outcomes.append(outcome)
         ended = f"BROKE, going on: {outcome.problem}" if outcome.problem else "ended"
-        screen.print(f"{name} {ended} after {outcome.seconds:.0f} s")
+        screen.print(f"{title} {ended} after {outcome.seconds:.0f} s")
     screen.rule("all")
-    tables = {o.name: {"seconds": o.seconds, "problem": o.problem or None} for o in outcomes}
-    finish("run_all", options, tables, [goal for o in outcomes for goal in named(o)])
+    report.tables |= {o.name: {"seconds": o.seconds, "problem": o.problem} for o in outcomes}
+    report.goals += [goal for outcome in outcomes for goal in named(outcome)]
+    code = report.finish()
     broken = [outcome.name for outcome in outcomes if outcome.problem]
     total = sum(outcome.seconds for outcome in outcomes)
     screen.print(f"{total / 60:.1f} minutes" + (f", BROKE: {', '.join(broken)}" if broken else ""))
-    return 1 if broken else 0
+    return BROKE if broken else code
 
 
 def read_options(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument(
+    made = parser(__doc__ or "")
+    made.add_argument(
         "--only",
         nargs="+",
-        choices=(*SCRIPTS, ON_A_GPU),
-        default=[*SCRIPTS, *([ON_A_GPU] if torch.cuda.is_available() else [])],
-        help="which, in this order [all; gpu where CUDA is]",
+        choices=SCRIPTS["cpu"],
+        default=SCRIPTS["cpu"],
+        help="in this order [all]",
     )
-    parser.add_argument(
-        "--scripts",
-        type=Path,
-        default=Path(__file__).parent,
-        metavar="DIR",
-        help="folder of the scripts [the one of this script]",
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    made.add_argument("--device", nargs="+", choices=SCRIPTS, default=devices, help="[all here]")
+    made.add_argument("--scripts", type=Path, default=Path(__file__).parent, metavar="DIR")
+    made.add_argument(
+        "--output", type=Path, default=RESULTS, metavar="DIR", help=f"for their results [{RESULTS}]"
     )
-    return parser.parse_args(argv)
+    options = made.parse_args(argv)
+    options.json = options.json or options.output / "run_all.json"
+    return options
 
 
-def run(script: Path, output: Path, *more: str) -> Outcome:
+def run_script(name: str, script: Path, results: Path, *more: str) -> Outcome:
     """Run a script to its end, with more arguments, and read the results that it wrote."""
-    name = script.stem
-    results = output / f"{name}.json"
     results.unlink(missing_ok=True)  # of an earlier run
     start = time.monotonic()
-    problem = wait_for([sys.executable, script, "--output", output, *more])
+    problem = wait_for([sys.executable, script, "--json", results, *more])
     seconds = time.monotonic() - start
     if problem:
         return Outcome(name, seconds, problem, [])
@@ -110,7 +120,7 @@ def wait_for(command: Sequence[str | Path]) -> str:
     except subprocess.TimeoutExpired:
         return f"still running after {_LIMIT_S:.0f} s, stopped"
     else:
-        return f"exit code {code}, see above" if code else ""
+        return "" if code in (0, MISSED) else f"exit code {code}, see above"
     finally:  # also after Ctrl-C, which a session of its own does not get
         stop(child)
 
@@ -137,4 +147,4 @@ def named(outcome: Outcome) -> list[Goal]:
 
 if __name__ == "__main__":
     with ended_by_signals():  # SIGTERM and a closed terminal leave no script behind either
-        sys.exit(main())
+        run(main)

@@ -1,6 +1,7 @@
 """Measure students against the published one, and against what a user would pick instead.
 
     python benchmarks/student.py --quick
+    python benchmarks/student.py --device cuda
 
 `mobilenetv2-fast` at 480x640 and at a robot's default size, the published `mobilenetv2` student
 (257 bins) at the same sizes in the same runtimes, and the Depth Anything V2 Small architecture
@@ -12,7 +13,7 @@ Columns: `ms` is the median (10th-90th percentile) from a camera's image in memo
 map in memory, all cases of a table taking turns, and `net` the network's share of it, also ms;
 students answer at the image's size with confidence, Depth Anything at its own. `GMAC` are 10^9
 multiply-accumulates of convolutions and matrix products (half of what torch.utils.flop_counter
-counts). `of peak` is GMAC per second as a share of what this machine reaches in one large matrix
+counts). `% of peak` is GMAC per second as a share of what this machine reaches in one large matrix
 product. `MiB` is the peak of a process of its own while frames run, above what it held before
 the network was made. `x ours` is the time as a multiple of that of mobilenetv2-fast in the same
 table, runtime (`eager`: our torch runtime) and input size (Depth Anything, which works at a size
@@ -20,6 +21,11 @@ of its own: 480x640).
 
 The rows `eager` are the same network in torch as one would write it, without the fused batch
 norms and the memory layout of our torch runtime.
+
+On a CUDA device `net` is taken between two events of the device, and `MiB` is the device's
+memory at its peak from before the start of the network, weights included, to the end of a frame.
+A CUDA graph takes its memory when it is captured, at the start, so the start counts for all,
+with what it needs for a while.
 """
 
 from __future__ import annotations
@@ -27,21 +33,24 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import depth_anything
 import torch
-from measuring import (
+from harness import (
+    Goal,
     Neighbours,
-    Spread,
-    arguments,
-    finish,
+    Report,
+    Row,
+    cuda_peak_mib,
+    in_own_process,
     interleaved,
-    print_table,
+    number,
+    parser,
     progress,
+    run,
     spread,
 )
 from student_cases import (
@@ -61,16 +70,16 @@ from student_cases import (
     peak_memory_mib,
     roofline_gmacs,
 )
-from student_goals import judge
 
 from tiekd_ros.method.first_student import StudentSettings
 from tiekd_ros.student import InputSize, Prediction
 
 NETWORKS = (OURS, PUBLISHED, DEPTH_ANYTHING)
 _REST_S = 0.01
-COLUMNS = (
-    "network", "runtime", "input", "M params", "GMAC", "ms", "net", "n", "of peak", "MiB", "x ours"
-)  # fmt: skip
+_FASTER = {PUBLISHED: 60.0, DEPTH_ANYTHING: 15.0}
+_ONNXRUNTIME_FASTER = 2.0
+_MOST_MS, _ON_THREADS = 30.0, 2
+_MOST_CUDA_MS = 1.0
 
 
 class Times(NamedTuple):
@@ -80,75 +89,24 @@ class Times(NamedTuple):
     network: list[float]
 
 
-class Row(NamedTuple):
-    """One line of a table; what was not measured is None."""
-
-    network: str
-    runtime: str
-    input: str
-    threads: int
-    parameters_m: float
-    gmac: float
-    ms: Spread
-    network_ms: float | None
-    of_peak: float
-    peak_mib: float | None
-    times_ours: float | None
-
-    def cells(self) -> list[object]:
-        """Return what the table shows."""
-        network = "-" if self.network_ms is None else self.network_ms
-        memory = "-" if self.peak_mib is None else f"{self.peak_mib:.0f}"
-        ratio = "-" if self.times_ours is None else self.times_ours
-        gmac = f"{self.gmac:.2f}"
-        share = f"{self.of_peak:.0%}" if math.isfinite(self.of_peak) else "-"
-        texts = (self.network, self.runtime, self.input, f"{self.parameters_m:.2f}", gmac)
-        return [*texts, self.ms, network, self.ms.n, share, memory, ratio]
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
     options = read_options(argv)
+    report = Report("student", options)
     for sentence in left_out(options.networks):
         print(f"left out: {sentence}", flush=True)
-    tables: dict[str, object] = {}
-    small = robot_size()
-    main_rows: list[Row] = []
-    peaks = {count: roofline_gmacs(count) for count in {options.threads, 1}}
-    for size, threads in (
-        (tuple(options.size), options.threads),
-        (small, options.threads),
-        *(((tuple(options.size), 1), (small, 1)) if options.threads > 1 else ()),
-    ):
-        cases = list(choose_cases(size, threads, options))
-        if not cases:
-            continue
-        peak = peaks[threads]
-        neighbours = Neighbours()
-        times = time_cases(start_cases(cases), quick=options.quick)
-        others = neighbours.cores()
-        rows = make_rows(times, weigh(cases, options), peak)
-        main_rows = main_rows or rows
-        name = f"{size[0]}x{size[1]}, threads {threads}"
-        print_table(
-            f"Input {name}; large matrix product: {peak:.0f} GMAC/s; "
-            f"cores taken by other programs meanwhile: {others:.1f}",
-            COLUMNS,
-            [row.cells() for row in rows],
-        )
-        tables[name] = {"peak_gmacs": peak, "cores_of_others": others, "rows": rows}
-    at_goal = main_rows if tuple(options.size) == IMAGE else []
-    finish("student", options, tables, judge(at_goal, options.threads))
-    return 0
+    if options.device == "cpu":
+        rows = measure_on_cpu(options, report)
+        at_goal = rows if tuple(options.size) == IMAGE else []
+        report.goals += judge(at_goal, options.threads)
+    else:
+        report.goals.append(measure_on_cuda(options, report))
+    return report.finish()
 
 
 def read_options(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument(
-        "--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="which [all]"
-    )
-    parser.add_argument(
+    made = parser(__doc__ or "")
+    made.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="[all]")
+    made.add_argument(
         "--size",
         nargs=2,
         type=int,
@@ -156,9 +114,61 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
         default=IMAGE,
         help="input size of the first table; goals are judged at 480 640 only",
     )
-    parser.add_argument("--threads", type=int, default=min(2, all_cores()), help="CPU threads [2]")
-    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    return parser.parse_args(argv)
+    made.add_argument("--threads", type=int, default=min(2, all_cores()), help="CPU threads [2]")
+    made.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
+    return made.parse_args(argv)
+
+
+def measure_on_cpu(options: argparse.Namespace, report: Report) -> list[Row]:
+    """Measure a table a size and number of threads; return the rows of the first."""
+    size, small = tuple(options.size), robot_size()
+    tables = [(size, options.threads), (small, options.threads)]
+    if options.threads > 1:
+        tables += [(size, 1), (small, 1)]
+    peaks = {count: roofline_gmacs(count) for count in {options.threads, 1}}
+    first: list[Row] = []
+    for (height, width), threads in tables:
+        cases = choose_cases((height, width), threads, options)
+        if not cases:
+            continue
+        peak = peaks[threads]
+        neighbours = Neighbours()
+        times = time_cases(start_cases(cases), quick=options.quick)
+        others = neighbours.cores()
+        rows = make_rows(times, weigh(cases, options), peak)
+        first = first or rows
+        name = f"{height}x{width}, threads {threads}"
+        report.table(
+            name,
+            f"Input {name}; large matrix product: {peak:.0f} GMAC/s; "
+            f"cores taken by other programs meanwhile: {others:.1f}",
+            rows,
+            data={"peak_gmacs": peak, "cores_of_others": others, "rows": rows},
+        )
+    return first
+
+
+def measure_on_cuda(options: argparse.Namespace, report: Report) -> Goal:
+    """Measure all networks in one table; return the goal of ours at 480x640."""
+    cases = [
+        Case(network, runtime, *size, device=options.device)
+        for size in (IMAGE, robot_size())
+        for network, runtime in ((OURS, TORCH), (OURS, EAGER_LAST), (PUBLISHED, TORCH))
+    ]
+    if not depth_anything.missing_package():
+        working = depth_anything.working_size(*IMAGE)
+        cases.append(Case(DEPTH_ANYTHING, TORCH, *working, device=options.device))
+    runs: dict[Case, Run] = {}
+
+    def start(case: Case) -> None:
+        runs[case] = case.start()
+        runs[case](camera_image())
+
+    memory = {case: cuda_peak_mib(partial(start, case)) for case in cases}
+    rows = make_rows(time_cases(runs, quick=options.quick), memory, math.nan)
+    report.table("networks", torch.cuda.get_device_name(), rows)
+    return judge_on_cuda(rows[0]["net"])
 
 
 def left_out(networks: Sequence[str]) -> list[str]:
@@ -172,7 +182,6 @@ def left_out(networks: Sequence[str]) -> list[str]:
 
 
 def has_onnxruntime() -> bool:
-    """Whether students can be exported and run there."""
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
 
 
@@ -207,11 +216,11 @@ def weigh(cases: Sequence[Case], options: argparse.Namespace) -> dict[Case, floa
         return {}
     with progress() as bar:
         tracked = bar.track(cases, description="peak memory, each in its own process")
-        return {case: peak_memory_mib(case) for case in tracked}
+        return {case: in_own_process(peak_memory_mib, case) for case in tracked}
 
 
 def make_rows(times: Mapping[Case, Times], memory: Mapping[Case, float], peak: float) -> list[Row]:
-    """Return a table's rows.
+    """Return a table's rows; what was not measured is None.
 
     Args:
         times: of each case.
@@ -227,25 +236,24 @@ def make_rows(times: Mapping[Case, Times], memory: Mapping[Case, float], peak: f
         runtime = ONNXRUNTIME if case.runtime == ONNXRUNTIME else TORCH
         base = ours.get((runtime, IMAGE if case.network == DEPTH_ANYTHING else case.size))
         rows.append(
-            Row(
-                case.network,
-                case.runtime,
-                f"{case.height}x{case.width}",
-                case.threads,
-                cost.parameters_m,
-                cost.gmac,
-                ms,
-                spread(network).median if network else None,
-                1e3 * cost.gmac / ms.median / peak,
-                memory.get(case),
-                ms.median / base if base else None,
-            )
+            {
+                "network": case.network,
+                "runtime": case.runtime,
+                "input": f"{case.height}x{case.width}",
+                "M params": cost.parameters_m,
+                "GMAC": cost.gmac,
+                "ms": ms,
+                "net": spread(network).median if network else None,
+                "n": ms.n,
+                "% of peak": 100 * 1e3 * cost.gmac / ms.median / peak,
+                "MiB": memory.get(case),
+                "x ours": ms.median / base if base else None,
+            }
         )
     return rows
 
 
 def start_cases(cases: Sequence[Case]) -> dict[Case, Run]:
-    """Start every case."""
     with progress() as bar:
         return {case: case.start() for case in bar.track(cases, description="starting networks")}
 
@@ -275,5 +283,50 @@ def time_cases(runs: Mapping[Case, Run], *, quick: bool) -> dict[Case, Times]:
     return found
 
 
+def judge(rows: Sequence[Row], threads: int) -> list[Goal]:
+    """Return the goals on a CPU; not measured where a row that one needs is missing.
+
+    Args:
+        rows: of the table at 480x640.
+        threads: that they were measured with.
+    """
+    by_key = {(row["network"], row["runtime"]): row for row in rows}
+    ms = {key: row["ms"].median for key, row in by_key.items()}
+
+    def faster(name: str, slow: tuple[str, str], runtime: str, least: float, note: str) -> Goal:
+        fast = OURS, runtime
+        ratio = ms[slow] / ms[fast] if slow in ms and fast in ms else None
+        return Goal.at_least(name, ratio, least, note=note)
+
+    goals = [
+        faster(f"{OURS} faster than {network}, {runtime}", (network, runtime), runtime, most, "")
+        for network, most in _FASTER.items()
+        for runtime in (TORCH, ONNXRUNTIME)
+    ]
+    note = ""
+    if (OURS, ONNXRUNTIME) in ms:
+        shares = [by_key[OURS, runtime]["% of peak"] for runtime in (TORCH, ONNXRUNTIME)]
+        note = (
+            f"faster than eager torch: {ms[OURS, EAGER] / ms[OURS, ONNXRUNTIME]:.1f} x; our torch "
+            f"runtime reaches {shares[0]:.0f}% of the machine's peak, onnxruntime {shares[1]:.0f}%"
+        )
+    name = f"{OURS}: onnxruntime faster than torch"
+    goals.append(faster(name, (OURS, TORCH), ONNXRUNTIME, _ONNXRUNTIME_FASTER, note))
+    name = f"{OURS}: image to depth, 480x640, threads: {_ON_THREADS}"
+    ours = [row for row in rows if row["network"] == OURS]
+    if not ours or threads != _ON_THREADS:
+        return [*goals, Goal.at_most(name, None, _MOST_MS, "ms")]
+    best = min(ours, key=lambda row: row["ms"].median)
+    found = best["ms"].median
+    alone = "" if best["net"] is None else f"{number(best['net'])} ms of it the network; "
+    at_peak = number(found * best["% of peak"] / 100)
+    note = f"{best['runtime']}; {alone}at this machine's peak: {at_peak} ms"
+    return [*goals, Goal.at_most(name, found, _MOST_MS, "ms", note)]
+
+
+def judge_on_cuda(network_ms: float | None) -> Goal:
+    return Goal.at_most("network p50, 480x640", network_ms, _MOST_CUDA_MS, "ms")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

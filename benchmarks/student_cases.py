@@ -1,22 +1,19 @@
-"""What student.py compares: networks in runtimes, started in one call, with what they cost."""
+"""The cases of student.py: networks in runtimes, started in one call, with what they cost."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import depth_anything
 import numpy as np
 import torch
+from harness import memory_mib, start_peak
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,7 +55,6 @@ class Case:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the network's input."""
         return self.height, self.width
 
     @property
@@ -117,7 +113,6 @@ def make_student(case: Case) -> Student:
 
 
 def camera_image() -> RgbImage:
-    """Return noise, uint8 RGB."""
     return np.random.default_rng(0).integers(0, 256, (*IMAGE, 3), np.uint8)
 
 
@@ -140,13 +135,6 @@ def count_cost(case: Case) -> Cost:
 
 
 def peak_memory_mib(case: Case) -> float:
-    """Return the memory that weights and frames take at most, MiB, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_here, case).result()
-
-
-def _peak_here(case: Case) -> float:
     """Return this process's peak while frames run, above what it held with all libraries loaded.
 
     What the start took for a while (the export to onnxruntime) is given back and not counted.
@@ -155,21 +143,13 @@ def _peak_here(case: Case) -> float:
         importlib.import_module(package)
     if case.network == DEPTH_ANYTHING:
         depth_anything.build_network()
-    before = _status_mib("VmRSS")
+    before = memory_mib("VmRSS")
     run = case.start()
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    start_peak()
     for _ in range(1 if case.is_slow else 3):
         run(camera_image())
-    return _status_mib("VmHWM") - before
-
-
-def _status_mib(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return float(line.split()[1]) / 1024
-    raise OSError(f"/proc/self/status has no {field}: peak memory is measured on Linux only")
+    return memory_mib("VmHWM") - before
 
 
 def roofline_gmacs(threads: int, side: int = 2048) -> float:
@@ -185,5 +165,4 @@ def roofline_gmacs(threads: int, side: int = 2048) -> float:
 
 
 def all_cores() -> int:
-    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))

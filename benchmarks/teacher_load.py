@@ -31,97 +31,264 @@ more than once.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from measuring import Goal, arguments, console, finish, number, print_table
-from teacher_load_models import NETWORKS, WAITING, write_network
-from teacher_load_overhead import Overhead, run_overhead
-from teacher_load_processes import Server
-from teacher_load_runs import FLAT, Load, Recovery, Soak, run_load, run_recovery, run_soak
+from depth_anything import SIZES, write_checkpoint
+from harness import Goal, Report, Row, Spread, interleaved, number, parser, run, spread
+from teacher_load_models import CAMERA, INSTANT, WAITING, jpegs, ramp
+from teacher_load_processes import Done, Robots, Server
+from tritonclient.grpc import service_pb2
 
-from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.images import decode_image
+from tiekd_ros.teacher.checks import check_answer
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.protocol import (
+    DepthAnswer,
+    DepthRequest,
+    TeacherIdentity,
+    read_answer,
+    write_answer,
+)
 
 _ROBOTS = (1, 8, 32, 64)
 _IN_FLIGHT = 2  # a companion's default
 _WAITING = f"{WAITING}:20,5"
 _SOAK_ROBOTS = 8
 _MANY = 8  # robots from which on the server is expected to be busy all the time
-
 _PROCESSES = 4  # one Python process is too slow for the threads of 64 robots
+
+_SETTLING_SHARE = 0.2  # of a stretch, before what is counted begins
+_WARM_UP_S = 120  # of a soak: samples, one a second
+_FLAT = 0.05  # how far from its median a server's memory may be once it has settled
 _LEAST_THROUGHPUT, _MOST_OVERHEAD_MS, _LEAST_SHARE = 0.9, 10.0, 0.5
 _FIRST_LABEL_S = 0.5  # after its wait a robot still connects, asks, and gets its label
+_ACCOUNT = ("lost", "twice", "foreign", "rejected")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; 1 where something did not run."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _soak(options) if options.soak else _load(options)
-    except (TiekdError, RuntimeError, ImportError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+class Overhead(NamedTuple):
+    """Milliseconds a frame of 640x480, of a teacher that answers at once."""
+
+    round_trip: Spread  # the client asks and has a checked label
+    parts: dict[str, Spread]  # the same work done alone, without any wire
+    sent_kb: float
+    received_kb: float
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = arguments(__doc__ or "")
-    parser.add_argument(
+def run_overhead(repeats: int) -> Overhead:
+    """Measure one robot that asks one frame after the other."""
+    image = jpegs()[0]
+    height, width = decode_image(image).shape[:2]
+    answer = DepthAnswer(ramp(1.0, 9.0, width, height))
+    message = _written(answer)
+    parts: dict[str, Callable[[], object]] = {
+        "server: JPEG to image": lambda: decode_image(image),
+        "server: depth to message": lambda: _written(answer),
+        "client: message to depth": lambda: read_answer(
+            service_pb2.ModelInferResponse.FromString(message)
+        ),
+        "client: believe it": lambda: check_answer(answer, width, height),
+    }
+    request = DepthRequest(image, CAMERA, 1, "camera")
+    with (
+        Server(INSTANT) as server,
+        TeacherClient(ClientSettings(url=server.url)) as client,
+    ):
+        whole = {"round trip": lambda: client.infer(request)}
+        times = interleaved({**whole, **parts}, repeats=repeats, warm_up=10)
+    return Overhead(
+        round_trip=spread(times["round trip"]),
+        parts={name: spread(times[name]) for name in parts},
+        sent_kb=len(image) / 1e3,
+        received_kb=len(message) / 1e3,
+    )
+
+
+def _written(answer: DepthAnswer) -> bytes:
+    identity = TeacherIdentity("overhead", "1", metric=True)
+    written: bytes = write_answer(answer, identity).SerializeToString()
+    return written
+
+
+def run_load(server: Server, robots: int, *, seconds: float, bare_s: float, processes: int) -> Row:
+    """Have so many robots labelled for so long; the model alone before and after."""
+    before = server.bare(bare_s) or 0.0
+    server.counts()
+    cpu_s = server.cpu_s()
+    done = Robots(server.url, robots, seconds, in_flight=_IN_FLIGHT, processes=processes).finish()
+    cpu_s = server.cpu_s() - cpu_s
+    counts = server.counts()
+    mean_batch = counts["labelled"] / max(1, sum(counts["batches"].values()))
+    after = server.bare(bare_s) or 0.0
+    labels = labelled_by(done, seconds)
+    bare, rate = (before + after) / 2, labels["images/s"]
+    batched = server.bare(bare_s, max(1, round(mean_batch)))
+    return {
+        "robots": robots,
+        "bare": bare,  # images a second of the model alone, right before and after
+        "fill": mean_batch,
+        "batched": batched,  # the same with batches of that size, rounded; None: it takes none
+        **labels,
+        "rate/bare": rate / bare,
+        "rate/batched": rate / batched if batched else None,
+        "again": counts["again"],  # images labelled once more, after a request that broke off
+        "CPU ms server": 1e3 * cpu_s / max(1, counts["labelled"]),  # of all threads, a label
+        "MiB": server.rss_mib(),
+    }
+
+
+def labelled_by(done: Done, seconds: float) -> Row:
+    """Sum up what robots did in a stretch of so many seconds, and the account of their frames.
+
+    `CPU ms robots` and `CPU ms server` are processor time a label, `foreign` labels with another
+    frame's mark, `retried` requests that the labellers had to repeat.
+    """
+    found = done.robots
+    labels = max(1, sum(len(robot["labels"]) for robot in found))
+    begin, end = done.start + _SETTLING_SHARE * seconds, done.start + seconds
+    trips = [[ms for at, ms in robot["labels"] if begin <= at < end] for robot in found]
+    shares = [len(own) for own in trips]
+    all_ms = [ms for own in trips for ms in own] or [float("nan")]
+    counts = {
+        name: sum(robot[name] for robot in found)
+        for name in ("frames", "labelled", "lost", "twice", "foreign")
+    }
+    return {
+        "images/s": sum(shares) / (end - begin),
+        "p50 ms": float(np.percentile(all_ms, 50)),
+        "p99 ms": float(np.percentile(all_ms, 99)),
+        "worst/mean": min(shares) / max(1e-9, float(np.mean(shares))),
+        **counts,
+        "rejected": sum(sum(robot["rejected"].values()) for robot in found),
+        "retried": sum(robot["failed"] for robot in found),
+        "CPU ms robots": 1e3 * done.cpu_s / labels,
+        "last error": next((r["last_error"] for r in found if r["last_error"]), None),
+    }
+
+
+def run_recovery(model: str, robots: int, *, down_s: float, processes: int) -> Row:
+    """Kill the server under load and start it again on its port after `down_s`."""
+    seconds = 3.0 + 4 * down_s
+    with Server(model) as first:
+        port = first.port
+        load = Robots(first.url, robots, seconds, in_flight=_IN_FLIGHT, processes=processes)
+        time.sleep(3.0)
+        first.kill()
+    killed = time.monotonic()
+    time.sleep(down_s)
+    with Server(model, port=port):
+        back = time.monotonic()
+        done = load.finish()
+    return {
+        "down_s": back - killed,
+        "robots": [
+            {
+                "robot": str(index),
+                "s to its next label": _first_after(robot["labels"], back) - back,
+                "longest wait it had set itself, s": _longest_wait(robot["waits"], killed, back),
+            }
+            for index, robot in enumerate(done.robots)
+        ],
+        "labels": labelled_by(done, seconds),
+    }
+
+
+def _first_after(labels: Sequence[Sequence[float]], moment: float) -> float:
+    return min((at for at, _ in labels if at > moment), default=float("inf"))
+
+
+def _longest_wait(waits: Sequence[Sequence[float]], begin: float, end: float) -> float:
+    return max((left for at, left in waits if begin <= at <= end), default=0.0)
+
+
+def run_soak(server: Server, robots: int, *, minutes: float, processes: int) -> Row:
+    """Watch the server's memory under steady load, a sample each second.
+
+    The first fifth is warm-up, and at least two minutes where there is twice that: until every
+    thread has had its largest batch. A sample is an instant, and says how many of a batch's
+    arrays were in memory just then: medians of ten seconds tell what stays.
+    """
+    samples: list[float] = []
+    seconds = 60.0 * minutes
+    load = Robots(server.url, robots, seconds, in_flight=_IN_FLIGHT, processes=processes)
+    with ThreadPoolExecutor(1) as waiting:
+        done = waiting.submit(load.finish)
+        while not done.done():
+            server.counts()  # or its account of every frame would grow with the run
+            samples.append(server.rss_mib())
+            time.sleep(1.0)
+    warm_up = max(len(samples) // 5, min(_WARM_UP_S, len(samples) // 2))
+    settled = samples[warm_up:]
+    third = max(1, len(settled) // 3)
+    middle = float(np.median(settled))
+    tens = [float(np.median(settled[at : at + 10])) for at in range(0, len(settled), 10)]
+    return {
+        "labels": labelled_by(done.result(), seconds),
+        "MiB after warm-up": middle,
+        "lowest": min(settled) / middle,
+        "highest": max(settled) / middle,
+        "samples outside": sum(abs(sample / middle - 1) > _FLAT for sample in settled),
+        "% of the widest 10 s": 100 * max(abs(ten / middle - 1) for ten in tens),
+        "% drift": 100 * (float(np.mean(settled[-third:]) / np.mean(settled[:third])) - 1),
+        "samples_mib": [round(sample, 1) for sample in samples],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _options(argv)
+    return _soak(options) if options.soak else _load(options)
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    made = parser(__doc__ or "")
+    made.add_argument(
         "--robots", type=int, nargs="+", default=_ROBOTS, metavar="N", help=f"how many {_ROBOTS}"
     )
-    parser.add_argument(
+    made.add_argument(
         "--robot-processes", type=int, default=_PROCESSES, metavar="N",
         help=f"over how many the robots are spread [{_PROCESSES}]",
     )  # fmt: skip
-    parser.add_argument("--network", choices=NETWORKS, default="tiny", help="of the teacher [tiny]")
-    parser.add_argument("--device", default="cpu", help="of the network: cpu, cuda or cuda:N [cpu]")
-    parser.add_argument("--threads", type=int, default=1, help="of the network on a CPU [1]")
-    parser.add_argument("--max-batch", type=int, default=8, help="of the server [8]")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="only watch the memory")
-    return parser
+    made.add_argument("--network", choices=SIZES, default="tiny", help="of the teacher [tiny]")
+    made.add_argument("--device", default="cpu", help="of the network: cpu, cuda or cuda:N [cpu]")
+    made.add_argument("--threads", type=int, default=1, help="of the network on a CPU [1]")
+    made.add_argument("--max-batch", type=int, default=8, help="of the server [8]")
+    made.add_argument("--soak", type=float, metavar="MINUTES", help="only watch the memory")
+    return made.parse_args(argv)
 
 
 def _load(options: argparse.Namespace) -> int:
+    report = Report("teacher_load", options)
     overhead = run_overhead(100 if options.quick else 400)
-    _print_overhead(overhead)
-    with tempfile.TemporaryDirectory() as folder:
-        write_network(Path(folder), options.network)
-        network = _stretches(f"huggingface:{folder}", options, options.robots)
-    _print_loads(f"{options.network} network on {options.device}", network)
-    waiting = _stretches(_WAITING, options, [n for n in options.robots if n >= _MANY])
-    _print_loads(f"{_WAITING} ms, no core busy", waiting)
-    recovery = run_recovery(
-        _WAITING,
-        _SOAK_ROBOTS,
-        down_s=4.0 if options.quick else 10.0,
-        in_flight=_IN_FLIGHT,
-        processes=options.robot_processes,
+    title = (
+        f"One frame of 640x480, ms, without a network; {overhead.sent_kb:.0f} kB there, "
+        f"{overhead.received_kb:.0f} kB back"
     )
-    _print_recovery(recovery)
-    tables = {
-        "overhead": overhead,
-        "network": network,
-        "waiting": waiting,
-        "recovery": recovery,
-    }
-    loads = {options.network: network, WAITING: waiting}
-    goals = [_overhead_goal(overhead)]
-    for name, rows in loads.items():
-        goals += [
-            _throughput_goal(f"{name}: throughput over the bare model in a loop", rows, "bare"),
-            _throughput_goal(
-                f"{name}: throughput over the bare model in as large batches", rows, "bare_batched"
-            ),
-            _account_goal(name, rows),
-            _share_goal(name, rows),
-        ]
-    finish("teacher_load", options, tables, [*goals, _recovery_goal(recovery)])
-    return 0
+    parts = {"round trip": overhead.round_trip, **overhead.parts}
+    rows = [{"part": part, "ms": ms} for part, ms in parts.items()]
+    report.table("overhead", title, rows, data=overhead)
+    report.goals.append(_overhead_goal(overhead))
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder), options.network)
+        loads = _stretches(f"huggingface:{folder}", options, options.robots)
+    title = f"Robots on one server, {options.network} network on {options.device}"
+    _report_loads(report, "network", title, options.network, loads)
+    loads = _stretches(_WAITING, options, [n for n in options.robots if n >= _MANY])
+    title = f"Robots on one server, {_WAITING} ms, no core busy"
+    _report_loads(report, "waiting", title, WAITING, loads)
+    down_s = 4.0 if options.quick else 10.0
+    found = run_recovery(_WAITING, _SOAK_ROBOTS, down_s=down_s, processes=options.robot_processes)
+    title = f"Server killed, and back {found['down_s']:.1f} s later"
+    report.table("recovery", title, found["robots"], data=found)
+    report.goals.append(_recovery_goal(found))
+    return report.finish()
 
 
-def _stretches(model: str, options: argparse.Namespace, robots: Sequence[int]) -> list[Load]:
+def _stretches(model: str, options: argparse.Namespace, robots: Sequence[int]) -> list[Row]:
     found = []
     with Server(
         model, device=options.device, threads=options.threads, max_batch=options.max_batch
@@ -130,147 +297,93 @@ def _stretches(model: str, options: argparse.Namespace, robots: Sequence[int]) -
             # Long enough for a few labels of each robot, and a few of their round trips.
             seconds = 4.0 + count / 5.0 if options.quick else 20.0 + count / 2.0
             bare_s = 2.0 if options.quick else 6.0
+            processes = options.robot_processes
             found.append(
-                run_load(
-                    server,
-                    count,
-                    seconds=seconds,
-                    bare_s=bare_s,
-                    in_flight=_IN_FLIGHT,
-                    processes=options.robot_processes,
-                )
+                run_load(server, count, seconds=seconds, bare_s=bare_s, processes=processes)
             )
     return found
 
 
+def _report_loads(report: Report, key: str, title: str, teacher: str, loads: Sequence[Row]) -> None:
+    report.table(key, title, loads)
+    name = f"{teacher}: throughput over the bare model in"
+    again = sum(load["again"] for load in loads)
+    most = max(loads, key=lambda load: load["robots"], default=None)
+    report.goals += [
+        throughput_goal(f"{name} a loop", loads, "rate/bare"),
+        throughput_goal(f"{name} as large batches", loads, "rate/batched"),
+        account_goal(f"{teacher}: ", loads, f"labelled again after a retry: {again}"),
+        Goal.at_least(
+            f"{teacher}: the worst robot's share", most and most["worst/mean"], _LEAST_SHARE,
+            "x the mean", f"of {most['robots']} robots" if most else "",
+        ),
+    ]  # fmt: skip
+
+
 def _soak(options: argparse.Namespace) -> int:
+    report = Report("teacher_soak", options)
     with Server(f"{WAITING}:5,2", max_batch=options.max_batch) as server:
         found = run_soak(
-            server,
-            _SOAK_ROBOTS,
-            minutes=options.soak,
-            in_flight=_IN_FLIGHT,
-            processes=options.robot_processes,
+            server, _SOAK_ROBOTS, minutes=options.soak, processes=options.robot_processes
         )
-    rows = [(found.labels, found.settled_mib, f"{found.lowest:.3f}", f"{found.highest:.3f}",
-             found.outside, f"{found.drift:+.2%}", found.lost, found.twice,
-             found.rejected)]  # fmt: skip
-    columns = ("labels", "MiB after warm-up", "lowest", "highest",
-               "samples outside", "drift", "lost", "twice", "rejected")  # fmt: skip
-    print_table(f"The server's memory over {found.minutes:g} minutes", columns, rows)
-    finish("teacher_soak", options, {"soak": found}, [_soak_goal(found)])
-    return 0
-
-
-def _print_overhead(found: Overhead) -> None:
-    rows = [("round trip", found.round_trip), *found.parts.items()]
-    size = f"{found.sent_kb:.0f} kB there, {found.received_kb:.0f} kB back"
-    print_table(f"One frame of 640x480, ms, without a network; {size}", ("what", "ms"), rows)
-
-
-def _print_loads(name: str, loads: Sequence[Load]) -> None:
-    columns = ("robots", "images/s", "bare", "ratio", "fill", "batched", "ratio", "p50 ms",
-               "p99 ms", "worst/mean", "frames", "lost, twice, wrong, rejected", "again",
-               "retried", "CPU ms server / robots", "MiB")  # fmt: skip
-    rows = [
-        (load.robots, own.rate, load.bare, own.rate / load.bare, load.mean_batch,
-         load.bare_batched or float("nan"), own.rate / (load.bare_batched or float("nan")),
-         own.p50_ms, own.p99_ms, own.worst_share, own.frames,
-         f"{own.lost}, {own.twice}, {own.foreign}, {own.rejected}", load.again, own.failed,
-         f"{load.server_cpu_ms:.1f} / {own.robots_cpu_ms:.1f}",
-         load.rss_mib)
-        for load in loads
-        for own in [load.labels]
-    ]  # fmt: skip
-    print_table(f"Robots on one server, {name}", columns, rows)
-    for load in loads:
-        if load.labels.last_error:
-            console().print(f"{load.robots} robots, last error: {load.labels.last_error}")
-
-
-def _print_recovery(found: Recovery) -> None:
-    columns = ("robot", "s to its next label", "longest wait it had given itself, s")
-    rows = [
-        (robot, after, period)
-        for robot, (after, period) in enumerate(zip(found.after_s, found.periods_s, strict=True))
-    ]
-    print_table(f"Server killed, and back {found.down_s:.1f} s later", columns, rows)
+    own = {name: count for name, count in found["labels"].items() if name in _ACCOUNT}
+    row = {**found, **own, "labels": str(found["labels"]["labelled"])}
+    del row["samples_mib"]
+    report.table("soak", f"The server's memory over {options.soak:g} minutes", [row], data=found)
+    report.goals.append(soak_goal(found, options.soak))
+    return report.finish()
 
 
 def _overhead_goal(found: Overhead) -> Goal:
     parts = ", ".join(f"{name} {part.median:.1f}" for name, part in found.parts.items())
-    return Goal(
-        "gRPC and decoding, a frame of 640x480",
-        f"<= {_MOST_OVERHEAD_MS:g} ms",
-        f"{found.round_trip.median:.1f} ms",
-        found.round_trip.median <= _MOST_OVERHEAD_MS,
-        f"from the robot's request to its checked label; {parts}",
-    )
+    note = f"from the robot's request to its checked label; {parts}"
+    name, ms = "gRPC and decoding, a frame of 640x480", found.round_trip.median
+    return Goal.at_most(name, ms, _MOST_OVERHEAD_MS, "ms", note)
 
 
-def _throughput_goal(goal: str, loads: Sequence[Load], over: str) -> Goal:
-    wanted = f">= {_LEAST_THROUGHPUT:g} x"
-    busy = [load for load in loads if load.robots >= _MANY and getattr(load, over)]
-    if not busy:
-        return Goal(goal, wanted, "-", None)
-    ratios = {load.robots: load.labels.rate / getattr(load, over) for load in busy}
-    worst = min(ratios.values())
-    each = ", ".join(f"{robots} robots: {ratio:.2f} x" for robots, ratio in ratios.items())
-    return Goal(goal, wanted, f"{worst:.2f} x", worst >= _LEAST_THROUGHPUT, each)
+def throughput_goal(name: str, loads: Sequence[Row], ratio: str) -> Goal:
+    ratios = {load["robots"]: load[ratio] for load in loads if load["robots"] >= _MANY}
+    known = {robots: found for robots, found in ratios.items() if found}
+    each = ", ".join(f"{robots} robots: {found:.2f} x" for robots, found in known.items())
+    return Goal.at_least(name, min(known.values(), default=None), _LEAST_THROUGHPUT, note=each)
 
 
-def _account_goal(name: str, loads: Sequence[Load]) -> Goal:
-    lost, twice, foreign, rejected = (sum(col) for col in zip(*_accounts(loads), strict=True))
-    frames = sum(load.labels.frames for load in loads)
-    return Goal(
-        f"{name}: frames without their own label, with two, with another's, rejected",
-        "0, 0, 0, 0",
-        f"{lost}, {twice}, {foreign}, {rejected} of {frames}",
-        lost == twice == foreign == rejected == 0,
-        f"labelled again after a retry: {sum(load.again for load in loads)}",
-    )
+def account_goal(prefix: str, labels: Sequence[Row], note: str = "") -> Goal:
+    """Return the goal that every frame has its own label, once."""
+    counts = [sum(own[name] for own in labels) for name in _ACCOUNT]
+    measured = f"{', '.join(map(str, counts))} of {sum(own['frames'] for own in labels)}"
+    name = f"{prefix}frames without their own label, with two, with another's, rejected"
+    return Goal(name, "0, 0, 0, 0", measured, not any(counts), note)
 
 
-def _accounts(loads: Sequence[Load]) -> list[tuple[int, int, int, int]]:
-    labels = [load.labels for load in loads]
-    found = [(own.lost, own.twice, own.foreign, own.rejected) for own in labels]
-    return found or [(0, 0, 0, 0)]
-
-
-def _share_goal(name: str, loads: Sequence[Load]) -> Goal:
-    goal, wanted = f"{name}: the worst robot's share", f">= {_LEAST_SHARE:g} x the mean"
-    if not loads:
-        return Goal(goal, wanted, "-", None)
-    most = max(loads, key=lambda load: load.robots)
-    share = most.labels.worst_share
-    return Goal(goal, wanted, f"{share:.2f} x", share >= _LEAST_SHARE, f"of {most.robots} robots")
-
-
-def _recovery_goal(found: Recovery) -> Goal:
-    beyond = [a - p for a, p in zip(found.after_s, found.periods_s, strict=True)]
-    account = (found.lost, found.twice, found.foreign, found.rejected)
-    named = zip(account, ("lost", "twice", "wrong", "rejected"), strict=True)
-    lost = f"{', '.join(f'{count} {name}' for count, name in named)} of {found.frames}"
+def _recovery_goal(found: Row) -> Goal:
+    after = [robot["s to its next label"] for robot in found["robots"]]
+    waits = [robot["longest wait it had set itself, s"] for robot in found["robots"]]
+    beyond = max(a - wait for a, wait in zip(after, waits, strict=True))
+    account = account_goal("", [found["labels"]])
     return Goal(
         "next label after the server's return",
         f"within the robot's wait + {_FIRST_LABEL_S:g} s",
-        f"median {number(float(np.median(found.after_s)))} s, worst {number(max(found.after_s))} s",
-        max(beyond) <= _FIRST_LABEL_S and not any(account),
-        f"{found.robots} robots, waits up to {number(max(found.periods_s))} s; {lost}",
+        f"median {number(float(np.median(after)))} s, worst {number(max(after))} s",
+        beyond <= _FIRST_LABEL_S and bool(account.met),
+        f"{len(after)} robots, waits up to {number(max(waits))} s; "
+        f"{', '.join(_ACCOUNT)}: {account.measured}",
     )
 
 
-def _soak_goal(found: Soak) -> Goal:
+def soak_goal(found: Row, minutes: float) -> Goal:
+    widest, labels = found["% of the widest 10 s"], found["labels"]
+    account = account_goal("", [labels])
     return Goal(
-        f"memory over {found.minutes:g} minutes, after the warm-up",
-        f"medians of 10 s within {FLAT:.0%} of the median, no frame lost, twice or rejected",
-        f"{found.widest:.1%}, drift {found.drift:+.1%}",
-        found.widest <= FLAT and found.lost == found.twice == found.rejected == 0,
-        f"{found.settled_mib:.0f} MiB, single samples {found.lowest:.3f} to {found.highest:.3f}, "
-        f"{found.outside} beyond; {found.labels} labels, {found.lost} lost, {found.twice} twice, "
-        f"{found.rejected} rejected",
+        f"memory over {minutes:g} minutes, after the warm-up",
+        f"medians of 10 s within {_FLAT:.0%} of the median, no frame lost, twice or rejected",
+        f"{widest:.1f}%, drift {found['% drift']:+.1f}%",
+        widest <= 100 * _FLAT and bool(account.met),
+        f"{found['MiB after warm-up']:.0f} MiB, single samples {found['lowest']:.3f} to "
+        f"{found['highest']:.3f}, {found['samples outside']} beyond; "
+        f"{', '.join(_ACCOUNT)}: {account.measured}",
     )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

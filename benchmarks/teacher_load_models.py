@@ -1,4 +1,4 @@
-"""What the server of `teacher_load.py` labels with, and the marks that tell labels apart.
+"""The teachers of `teacher_load.py`, and the marks that tell their labels apart.
 
 Three kinds of teacher: a Depth Anything network with random weights, written as a checkpoint and
 loaded by the `huggingface` backend as any other; one that only waits, as a server does whose
@@ -11,8 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,24 +34,6 @@ _FRAME_BITS = 18
 _MARK_SHARE = 16  # a digit's field is 1/16 of the map's height and width
 
 
-class Network(NamedTuple):
-    """The measures of a Vision Transformer with Depth Anything's neck and head."""
-
-    width: int
-    layers: int
-    heads: int
-    neck: tuple[int, int, int, int]
-    fusion: int
-    short_side: int  # of the image that goes in, pixels
-
-
-NETWORKS = {
-    "tiny": Network(192, 4, 3, (24, 48, 96, 192), 32, 126),
-    "small": Network(384, 12, 6, (48, 96, 192, 384), 64, 518),
-    "large": Network(1024, 24, 16, (256, 512, 1024, 1024), 256, 518),
-}
-
-
 def pictures() -> list[RgbImage]:
     """Return what the robots' cameras see: views of the synthetic world, 640x480."""
     world = IndoorWorld(WorldSettings(seed=3))
@@ -61,7 +42,6 @@ def pictures() -> list[RgbImage]:
 
 
 def jpegs() -> list[bytes]:
-    """Return the pictures as the frame log stores them."""
     return [encode_jpeg(image) for image in pictures()]
 
 
@@ -188,7 +168,6 @@ class MarkingBatchBackend(MarkingBackend):
 
 
 def marking(teacher: Backend) -> MarkingBackend:
-    """Return the teacher with marks."""
     batches = hasattr(teacher, "infer_batch")
     return MarkingBatchBackend(teacher) if batches else MarkingBackend(teacher)
 
@@ -198,51 +177,3 @@ def _marked(answer: DepthAnswer, stamp_ns: int) -> DepthAnswer:
     depth = answer.depth * ramp(0.5, 1.5, width, height)
     write_mark(depth, stamp_ns)
     return DepthAnswer(depth, answer.confidence)
-
-
-def write_network(folder: Path, name: str) -> None:
-    """Write a checkpoint with random weights: metric, up to 20 m, as Depth Anything's indoors."""
-    import torch
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # what is to be read here are the tables
-    logging.disable_progress_bar()
-    from transformers import (
-        DepthAnythingConfig,
-        DepthAnythingForDepthEstimation,
-        Dinov2Config,
-        DPTImageProcessor,
-    )
-
-    size = NETWORKS[name]
-    quarters = [size.layers * quarter // 4 for quarter in range(1, 5)]
-    backbone = Dinov2Config(
-        hidden_size=size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        image_size=518,
-        patch_size=14,
-        out_features=[f"stage{number}" for number in quarters],
-        reshape_hidden_states=False,
-        apply_layernorm=True,
-    )
-    config = DepthAnythingConfig(
-        backbone_config=backbone,
-        patch_size=14,
-        reassemble_hidden_size=size.width,
-        neck_hidden_sizes=list(size.neck),
-        fusion_hidden_size=size.fusion,
-        head_hidden_size=32,
-        depth_estimation_type="metric",
-        max_depth=20,
-    )
-    torch.manual_seed(0)
-    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
-    DPTImageProcessor(
-        size={"height": size.short_side, "width": size.short_side},
-        keep_aspect_ratio=True,
-        ensure_multiple_of=14,
-        do_pad=False,
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    ).save_pretrained(folder)

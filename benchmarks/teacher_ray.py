@@ -8,7 +8,7 @@ Robots, marks, the account of each frame and the two teachers are those of `teac
 plain server is one process. Ray Serve is `serve run` with one replica behind its gRPC proxy: a
 cluster of this machine alone, with all that Ray starts for it. For each teacher the plain server
 runs first, then Ray Serve, then the plain server once more, so that what else the machine does
-weighs on both sides; plain is the mean of its two stretches, and both are in the JSON file.
+weighs on both sides; a ratio is over the mean of the plain server's two stretches.
 
 Columns: images/s of all robots; p50 and p99 from asking for a label to having it; fill = images a
 batch; CPU = processor time of all the server's processes a label.
@@ -26,15 +26,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from measuring import Goal, arguments, console, finish, number, print_table
-from teacher_load_models import WAITING, write_network
+from depth_anything import write_checkpoint
+from harness import Goal, Report, Row, cpu_seconds, number, parser, run
+from teacher_load import account_goal, labelled_by
+from teacher_load_models import WAITING
 from teacher_load_processes import Robots, Server
-from teacher_load_runs import Labelled, labelled_by
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
@@ -57,27 +58,15 @@ class Serving(Protocol):
         ...
 
 
-class Stretch(NamedTuple):
-    """So many robots on one server."""
-
-    server: str
-    robots: int
-    labels: Labelled
-    fill: float
-    cpu_ms: float  # a label
-
-
 class Pair(NamedTuple):
-    """The same robots on both."""
+    """The same robots on the plain server, twice, and on Ray Serve."""
 
-    teacher: str
-    robots: int
-    plain: list[Stretch]
-    ray: Stretch
+    plain: list[Row]
+    ray: Row
 
 
 class RayServer:
-    """One `serve run` of `teacher_ray_app.py`, in a session of its own."""
+    """One `serve run` of the application below, in a session of its own."""
 
     def __init__(self, model: str, max_batch: int, device: str) -> None:
         """Start it and wait until its gRPC proxy says that the model is ready."""
@@ -108,12 +97,11 @@ class RayServer:
 
     def cpu_s(self) -> float:
         """Return the processor time of all processes that Ray started for it."""
-        ticks = 0
+        seconds = 0.0
         for process in _session(self._process.pid):
             with contextlib.suppress(OSError):
-                stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(stat[11]) + int(stat[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+                seconds += cpu_seconds(process)
+        return seconds
 
     def __enter__(self) -> RayServer:
         return self
@@ -141,47 +129,40 @@ class RayServer:
                 if client.is_model_ready(_MODEL, client_timeout=10.0):
                     return
             time.sleep(0.5)
-        raise RuntimeError(f"Ray Serve does not answer:\n{self._log.read_text()[-4000:]}")
+        raise TiekdError(f"Ray Serve does not answer:\n{self._log.read_text()[-4000:]}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; 1 where something did not run."""
-    options = _parser().parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            pairs = [pair for name in options.only for pair in _pairs(name, folder, options)]
-    except (TiekdError, RuntimeError, ImportError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    _print_pairs(pairs)
-    finish("teacher_ray", options, {"pairs": pairs}, [*map(_goal, pairs), _account(pairs)])
-    return 0
+def main(argv: list[str] | None = None) -> int:
+    options = _options(argv)
+    report = Report("teacher_ray", options)
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [pair for name in options.only for pair in _pairs(name, folder, options)]
+    stretches = [own for pair in pairs for own in (pair.plain[0], pair.ray, pair.plain[1])]
+    report.table("stretches", "The plain server and Ray Serve, one replica, in turns", stretches)
+    report.goals += [*map(_goal, pairs), account_goal("", stretches)]
+    return report.finish()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = arguments(__doc__ or "")
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    made = parser(__doc__ or "")
     names = (WAITING, TINY)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="teachers [both]")
-    parser.add_argument("--robots", type=int, nargs="+", default=(1, 8), metavar="N", help="[1 8]")
-    parser.add_argument("--max-batch", type=int, default=8, help="of both servers [8]")
-    parser.add_argument("--device", default="cpu", help="of the network: cpu or cuda [cpu]")
-    return parser
+    made.add_argument("--only", nargs="+", choices=names, default=names, help="teachers [both]")
+    made.add_argument("--robots", type=int, nargs="+", default=(1, 8), metavar="N", help="[1 8]")
+    made.add_argument("--max-batch", type=int, default=8, help="of both servers [8]")
+    made.add_argument("--device", default="cpu", help="of the network: cpu or cuda [cpu]")
+    return made.parse_args(argv)
 
 
 def _pairs(name: str, folder: str, options: argparse.Namespace) -> list[Pair]:
     model = f"{WAITING}:20,5"
     if name == TINY:
-        write_network(Path(folder), TINY)
+        write_checkpoint(Path(folder), TINY)
         model = f"huggingface:{folder}"
-    runs: list[list[Stretch]] = []
+    runs: list[list[Row]] = []
     for kind in ("plain", "ray", "plain"):
         with _serving(kind, model, options) as server:
-            runs.append([_stretch(kind, server, n, options.quick) for n in options.robots])
-    before, ray, after = runs
-    return [
-        Pair(name, robots, [before[index], after[index]], ray[index])
-        for index, robots in enumerate(options.robots)
-    ]
+            runs.append([_stretch(name, kind, server, n, options.quick) for n in options.robots])
+    return [Pair([before, after], ray) for before, ray, after in zip(*runs, strict=True)]
 
 
 @contextlib.contextmanager
@@ -194,17 +175,22 @@ def _serving(kind: str, model: str, options: argparse.Namespace) -> Iterator[Ser
             yield server
 
 
-def _stretch(kind: str, server: Serving, robots: int, quick: bool) -> Stretch:
+def _stretch(teacher: str, kind: str, server: Serving, robots: int, quick: bool) -> Row:
     _robots(server, robots, 1.0).finish()  # every thread and connection has been used once
     labelled, batches = _counts(server.url)
     cpu_s = server.cpu_s()
     seconds = 5.0 if quick else 20.0
     found = labelled_by(_robots(server, robots, seconds).finish(), seconds)
     cpu_s = server.cpu_s() - cpu_s
-    labels, runs = (
-        now - then for now, then in zip(_counts(server.url), (labelled, batches), strict=True)
-    )
-    return Stretch(kind, robots, found, labels / max(1, runs), 1e3 * cpu_s / max(1, found.labelled))
+    labelled_now, batches_now = _counts(server.url)
+    return {
+        "teacher": teacher,
+        "server": kind,
+        "robots": robots,
+        **found,
+        "fill": (labelled_now - labelled) / max(1, batches_now - batches),
+        "CPU ms server": 1e3 * cpu_s / max(1, found["labelled"]),
+    }
 
 
 def _robots(server: Serving, robots: int, seconds: float) -> Robots:
@@ -218,47 +204,16 @@ def _counts(url: str) -> tuple[int, int]:
     return model.inference_count, model.execution_count
 
 
-def _print_pairs(pairs: Sequence[Pair]) -> None:
-    columns = ("teacher", "robots", "images/s plain", "Ray", "Ray/plain", "p50 ms plain", "Ray",
-               "p99 ms plain", "Ray", "fill plain", "Ray", "CPU ms plain", "Ray")  # fmt: skip
-    rows = []
-    for pair in pairs:
-        rate, p50, p99, fill, cpu = np.mean([_numbers(own) for own in pair.plain], axis=0).tolist()
-        ray = _numbers(pair.ray)
-        rows.append((pair.teacher, pair.robots, rate, ray[0], ray[0] / rate, p50, ray[1], p99,
-                     ray[2], fill, ray[3], cpu, ray[4]))  # fmt: skip
-    print_table("The plain server and Ray Serve, one replica", columns, rows)
-    for stretch in (own for pair in pairs for own in (*pair.plain, pair.ray)):
-        if stretch.labels.last_error:
-            console().print(f"{stretch.server}, last error: {stretch.labels.last_error}")
-
-
-def _numbers(own: Stretch) -> tuple[float, float, float, float, float]:
-    return own.labels.rate, own.labels.p50_ms, own.labels.p99_ms, own.fill, own.cpu_ms
-
-
 def _goal(pair: Pair) -> Goal:
-    plain = [own.labels.rate for own in pair.plain]
-    ratio = pair.ray.labels.rate / float(np.mean(plain))
-    robots = f"{pair.robots} robot{'s' if pair.robots > 1 else ''}"
-    note = f"plain {number(plain[0])} and {number(plain[1])}, Ray {number(pair.ray.labels.rate)}"
+    plain = [own["images/s"] for own in pair.plain]
+    rate = pair.ray["images/s"]
+    robots = f"{pair.ray['robots']} robot{'s' if pair.ray['robots'] > 1 else ''}"
     return Goal(
-        f"{pair.teacher}, {robots}: Ray's throughput over the plain server's", "-",
-        f"{ratio:.2f} x", None, f"{note} images/s",
-    )  # fmt: skip
-
-
-def _account(pairs: Sequence[Pair]) -> Goal:
-    labels = [own.labels for pair in pairs for own in (*pair.plain, pair.ray)]
-    lost, twice, foreign, rejected = (
-        sum(getattr(own, name) for own in labels)
-        for name in ("lost", "twice", "foreign", "rejected")
-    )
-    return Goal(
-        "frames without their own label, with two, with another's, rejected",
-        "0, 0, 0, 0",
-        f"{lost}, {twice}, {foreign}, {rejected} of {sum(own.frames for own in labels)}",
-        lost == twice == foreign == rejected == 0,
+        f"{pair.ray['teacher']}, {robots}: Ray's throughput over the plain server's",
+        "-",
+        f"{rate / float(np.mean(plain)):.2f} x",
+        None,
+        f"plain {number(plain[0])} and {number(plain[1])}, Ray {number(rate)} images/s",
     )
 
 
@@ -280,4 +235,4 @@ def _free_ports() -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from straightforward_loss import straightforward_loss
 
-from helpers.benchmarks import benchmark_module
 from tiekd_ros.core.errors import BadDepthError
 from tiekd_ros.method.fused import compare
 from tiekd_ros.method.losses import KullbackLeibler, LossSettings
@@ -13,8 +13,6 @@ from tiekd_ros.method.objectives import make_objective
 from tiekd_ros.method.paper import PublishedDivergence, PublishedTarget
 from tiekd_ros.method.target import Bands, DepthTarget, windows
 from tiekd_ros.student import KITTI_BINS, NYU_BINS, DepthBins, StudentOutput, TargetWidth
-
-straightforward_loss = benchmark_module("straightforward_loss").straightforward_loss
 
 OBJECTIVES = ("paper", "paper-dpm", "paper-depth", "tiekd", "tiekd-dpm", "tiekd-depth")
 ROBOT = DepthBins()

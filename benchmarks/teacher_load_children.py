@@ -1,38 +1,94 @@
-"""Robots of `teacher_load.py`: the companion's own labeller and client, some in one process.
+"""The child processes of `teacher_load.py`: a real `TeacherServer`, and the robots that ask it.
 
-Each robot has a frame log in memory in which a few frames always wait. Its `Labeller` takes them
-from there, `TeacherDesk` and `TeacherClient` ask the teacher, and the log keeps account of the
-label that comes back for each. When the time is up no more frames are logged, and what waits is
-still labelled, as on a robot.
+The first argument names the kind, the second is JSON.
 
-The first argument is JSON: `url`, `first` (number of the first robot), `robots` (how many),
-`seconds`, `window` (frames that wait), `in_flight` (requests at a time of each robot). It says
-`{"ready": N}`, begins at a line or the end of standard input, says `{"start": T}`, and at the end
-what came of it as one line of JSON; times are those of the monotonic clock.
+`server`: `model` (see `open_model`), `device`, and `settings` of the server. It says
+`{"ready": PORT}`, and answers `bare SECONDS BATCH` (images a second of the model alone, in a
+loop) and `counts` (see `MarkingBackend`). It ends when its standard input does.
+
+`robots`: each is the companion's own labeller and client, and a frame log in memory in which a
+few frames always wait; the log keeps account of the label that comes back for each. When the
+time is up no more frames are logged, and what waits is still labelled, as on a robot. It wants
+`url`, `first` (number of the first robot), `robots` (how many), `seconds`, `window` (frames that
+wait), `in_flight` (requests at a time of each robot). It says `{"ready": N}`, begins at a line or
+the end of standard input, says `{"start": T}`, and at the end the account of each robot; times
+are those of the monotonic clock.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from teacher_load_models import CAMERA, HEIGHT, WIDTH, jpegs, read_mark, stamp_of
+from harness import say
+from teacher_load_models import (
+    CAMERA,
+    HEIGHT,
+    WIDTH,
+    jpegs,
+    marking,
+    open_model,
+    pictures,
+    read_mark,
+    stamp_of,
+)
 
-from tiekd_ros.core.images import DepthMap
+from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.framelog import LabelAnswer, Labeller, LabellerSettings, LoggedFrame
 from tiekd_ros.nodes.companion.teaching import TeacherDesk
+from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.protocol import DepthRequest
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.settings import ServerSettings
 
 _LONGEST_DRAIN_S = 120.0
 _LOOK_S = 0.05  # how often the waits are looked at
+_NO_REQUEST = DepthRequest(b"", CAMERA, 0, "camera")  # the image is decoded already
+
+
+def serve(asked: dict[str, Any]) -> None:
+    """Serve until standard input ends."""
+    teacher = open_model(asked["model"], asked["device"])
+    marked = marking(teacher)
+    images = pictures()
+    server = TeacherServer(marked, ServerSettings(**asked["settings"]))
+    say(ready=server.start())
+    for line in sys.stdin:
+        command, *words = line.split()
+        if command == "bare":
+            say(rate=_bare(teacher, images, float(words[0]), int(words[1])))
+        else:
+            say(**marked.counts())
+    server.stop()
+
+
+def _bare(teacher: Backend, images: list[RgbImage], seconds: float, batch: int) -> float | None:
+    """Return images a second; None where the teacher takes no batches."""
+    if batch > 1 and not hasattr(teacher, "infer_batch"):
+        return None
+    label = _labeller_of(teacher, batch)
+    endless = itertools.cycle(images)
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        label([next(endless) for _ in range(batch)])
+        done += batch
+    return done / (time.perf_counter() - started)
+
+
+def _labeller_of(teacher: Backend, batch: int) -> Callable[[list[RgbImage]], object]:
+    if batch > 1:
+        return lambda images: teacher.infer_batch(images, [_NO_REQUEST] * batch)
+    return lambda images: teacher.infer(images[0], _NO_REQUEST)
 
 
 class FrameLog:
@@ -151,18 +207,17 @@ class Robot:
         return answer
 
 
-def main() -> int:
-    """Run the robots for their time, let them finish, and print what came of it."""
-    asked = json.loads(sys.argv[1])
+def run_robots(asked: dict[str, Any]) -> None:
+    """Run the robots for their time, let them finish, and say what came of each."""
     logging.getLogger("tiekd_ros").setLevel(logging.ERROR)  # a server that is away is on the plan
     images = jpegs()
     first = int(asked["first"])
     robots = [Robot(first + index, images, asked) for index in range(asked["robots"])]
-    print(json.dumps({"ready": len(robots)}), flush=True)
+    say(ready=len(robots))
     sys.stdin.readline()
     begun_cpu_s = time.process_time()
     start = time.monotonic()
-    print(json.dumps({"start": start}), flush=True)
+    say(start=start)
     for robot in robots:
         robot.start()
     _look_until(robots, start + asked["seconds"])
@@ -170,8 +225,7 @@ def main() -> int:
         robot.log.stop_logging()
     _look_until(robots, time.monotonic() + _LONGEST_DRAIN_S)
     found = [robot.finish() for robot in robots]
-    print(json.dumps({"cpu_s": time.process_time() - begun_cpu_s, "robots": found}), flush=True)
-    return 0
+    say(cpu_s=time.process_time() - begun_cpu_s, robots=found)
 
 
 def _look_until(robots: list[Robot], end: float) -> None:
@@ -182,4 +236,4 @@ def _look_until(robots: list[Robot], end: float) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    {"server": serve, "robots": run_robots}[sys.argv[1]](json.loads(sys.argv[2]))

@@ -1,0 +1,186 @@
+"""Every benchmark script: a short run gives tables, goals and the exit code that they ask for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import depth_anything
+import harness
+import numpy as np
+import pytest
+import torch
+
+from helpers.children import Finished, run_benchmark
+from helpers.training import write_rgbd
+
+FEW_SCENES = (
+    "--only",
+    "tiekd",
+    "--scenes",
+    "1",
+    "1",
+    "1",
+    "--seeds",
+    "1",
+    "--iterations",
+    "2",
+    "--jobs",
+    "1",
+)
+TINY = "tiekd 4x257x60x80"
+needs_transformers = pytest.mark.skipif(
+    bool(depth_anything.missing_package()), reason="needs transformers: pip install '.[bench]'"
+)
+
+
+@pytest.fixture(autouse=True)
+def _same_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def results_of(script: str, folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Run a script's main in this process; return its exit code and its results file."""
+    path = folder / f"{script}.json"
+    code = importlib.import_module(script).main([*arguments, "--json", str(path)])
+    return code, json.loads(path.read_text())
+
+
+def test_student_measures_ours_and_judges_only_what_it_measured(tmp_path):
+    ours = ("--networks", "mobilenetv2-fast", "--size", "64", "96", "--threads", "1")
+    code, results = results_of("student", tmp_path, "--quick", *ours)
+    rows = results["tables"]["64x96, threads 1"]["rows"]
+    assert {"torch", "eager"} <= {row["runtime"] for row in rows}
+    for row in rows:
+        assert row["M params"] == pytest.approx(1.92, abs=0.01)
+        assert 0 < row["ms"]["low"] <= row["ms"]["median"] <= row["ms"]["high"]
+        assert row["MiB"] > 0
+        assert row["GMAC"] > 0
+    assert all(goal["met"] is None for goal in results["goals"])
+    assert code == 0
+
+
+def test_loss_measures_and_a_missed_goal_gives_exit_code_1(tmp_path, monkeypatch):
+    monkeypatch.setattr("loss.AGREES", -1.0)
+    code, results = results_of("loss", tmp_path, "--quick", "--cases", TINY)
+    (row,) = results["tables"]["loss"]
+    gradient_mib = 4 * 257 * 60 * 80 * 4 / 2**20
+    assert gradient_mib <= row["fused MiB"] < 3 * gradient_mib
+    assert row["straightforward MiB"] > 6 * gradient_mib
+    assert [goal["met"] for goal in results["goals"]][-1] is False
+    assert code == harness.MISSED
+
+
+def test_an_ablation_makes_a_table_and_is_not_repeated(tmp_path):
+    def run_in(*arguments: str) -> Finished:
+        return run_benchmark(
+            "ablation.py", "--only", "tiekd", *FEW_SCENES, *arguments, cwd=tmp_path
+        )
+
+    files = ("--json", "runs.json", "--markdown", "table.md")
+    seconds: list[float] = []
+    for _ in range(2):
+        done = run_in(*files)
+        assert done.returncode == 0, done.stderr
+        runs = json.loads((tmp_path / "runs.json").read_text())["runs"]
+        assert sorted(run["arm"]["name"] for run in runs) == ["both", "both, log bins"]
+        assert all(0 < run["test"]["abs_rel"] < 2 for run in runs)
+        assert [run["seconds"] for run in runs] == (seconds or [run["seconds"] for run in runs])
+        seconds = [run["seconds"] for run in runs]
+        assert "| TIE-KD, tiekd | both | " in (tmp_path / "table.md").read_text()
+    refused = run_in("--frames", "nowhere")
+    assert refused.returncode == 2
+    assert "there is no folder nowhere" in refused.stderr
+
+
+def test_the_base_student_is_compared_and_evaluated(tmp_path):
+    frames = ("--frames", str(write_rgbd(tmp_path / "frames")), "--pixels", "4000")
+    short = ("--iterations", "2", "--seeds", "1", "--train", "batch_size=2", "--threads", "1")
+    code, results = results_of("base_student", tmp_path, "compare", *frames, *short)
+    assert code == 0
+    assert [run["start"] for run in results["runs"]] == ["base", "random"]
+    rows = results["tables"]["compare"]
+    assert rows[-1]["start"] == "base / random"
+    again = results_of("base_student", tmp_path, "compare", *frames, *short)[1]
+    assert again["runs"] == results["runs"]
+    code, results = results_of("base_student", tmp_path, "evaluate", *frames)
+    assert {row["depth"] for row in results["tables"]["evaluate"]} == {
+        "as it is", "up to scale", "median depth",
+    }  # fmt: skip
+
+
+def test_a_short_soak_gives_its_table_and_its_goal(tmp_path):
+    _, results = results_of("teacher_load", tmp_path, "--soak", "0.05")
+    assert results["tables"]["soak"]["labels"]["labelled"] > 0
+    assert results["tables"]["soak"]["MiB after warm-up"] > 10
+    assert results["goals"][0]["wanted"].startswith("medians of 10 s within 5% of the median, no")
+
+
+@pytest.mark.timeout(400)
+def test_ray_and_the_plain_server_label_every_frame_of_the_same_robots(tmp_path):
+    pytest.importorskip("ray.serve")
+    _, results = results_of(
+        "teacher_ray", tmp_path, "--quick", "--only", "waiting", "--robots", "2"
+    )
+    stretches = results["tables"]["stretches"]
+    assert [stretch["server"] for stretch in stretches] == ["plain", "ray", "plain"]
+    for stretch in stretches:
+        assert stretch["labelled"] == stretch["frames"] > 8
+        assert stretch["CPU ms server"] > 0
+        assert 1 <= stretch["fill"] <= 8
+    ratio, account = results["goals"]
+    assert ratio["met"] is None  # nothing was promised of it
+    assert account["measured"].startswith("0, 0, 0, 0 of ")
+
+
+@pytest.mark.parametrize("script", ["distill.py", "node.py", "method_figures.py"])
+def test_what_takes_minutes_explains_itself(script):
+    if script == "method_figures.py":
+        pytest.importorskip("matplotlib")
+    told = run_benchmark(script, "--help")
+    assert told.returncode == 0, told.stderr
+    assert "--output" in told.stdout or "--json" in told.stdout
+
+
+def test_both_ways_to_do_a_training_step_learn_the_same():
+    import distill_steps
+
+    samples = distill_steps._samples()
+    losses: dict[bool, list[float]] = {}
+    for plain in (False, True):
+        arm = distill_steps._Arm(samples, plain=plain)
+        losses[plain] = []
+        for _ in range(2):
+            images, depth = arm._draw()
+            losses[plain].append(arm._loss(arm._network(images), depth).total.item())
+            arm.step()
+    assert losses[False] == pytest.approx(losses[True], rel=2e-3)
+
+
+@needs_transformers
+@pytest.mark.parametrize("size", [(480, 640), (224, 320), (376, 1241)])
+def test_depth_anythings_working_size_is_the_image_processors(size):
+    from transformers import DPTImageProcessor
+
+    side = {"height": 518, "width": 518}
+    processor = DPTImageProcessor(
+        size=side, keep_aspect_ratio=True, ensure_multiple_of=14, do_pad=False
+    )
+    image = np.zeros((*size, 3), np.uint8)
+    fitted = processor(image, return_tensors="pt")["pixel_values"].shape[2:]
+    assert depth_anything.working_size(*size) == tuple(fitted)
+
+
+@needs_transformers
+def test_depth_anything_is_the_small_one_and_its_runtimes_agree():
+    pytest.importorskip("onnxruntime")
+    network = depth_anything.build_network()
+    assert sum(p.numel() for p in network.parameters()) == 24_785_089
+    image = np.random.default_rng(0).integers(0, 256, (56, 70, 3), np.uint8)
+    torch_depth = depth_anything.start_torch((56, 70), "cpu")(image)
+    onnx_depth = depth_anything.start_onnxruntime((56, 70), 1)(image)[0]
+    np.testing.assert_allclose(onnx_depth, torch_depth.numpy(), rtol=1e-3, atol=1e-4)
