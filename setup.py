@@ -41,7 +41,7 @@ STUDENT = ["torch>=2.1", "safetensors>=0.4"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.19"]
 
 # Train offline on data sets: several GPUs, curves. Neither nodes nor rounds import these.
-TRAIN = [*STUDENT, "accelerate>=1.0", "tensorboard>=2.10"]
+TRAIN = [*STUDENT, "torch>=2.3", "accelerate>=1.0", "tensorboard>=2.10"]
 
 # The teacher's wire, both ends: client and stubs come from tritonclient, the server from grpcio.
 WIRE = ["grpcio>=1.50", "tritonclient[grpc]>=2.40"]

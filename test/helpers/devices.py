@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.method.reduction import batch_count, batch_sum, masked_mean, shared_batches
+from tiekd_ros.training.processes import Processes
 
 
 def some_loss(x: torch.Tensor) -> torch.Tensor:
@@ -20,18 +21,19 @@ def some_loss(x: torch.Tensor) -> torch.Tensor:
 def add_up(parts: list[list[float]]) -> dict[str, Any]:
     """Compute a loss of a shared batch; return the averaged gradients of both processes."""
     x = torch.tensor(parts[int(os.environ["RANK"])], requires_grad=True)
-    with shared_batches():
+    with Processes("cpu"), shared_batches():
         some_loss(x).backward()
         count = int(batch_count(x.isfinite()))
-    assert x.grad is not None
-    gradients = [torch.zeros_like(x.grad) for _ in parts]
-    dist.all_gather(gradients, x.grad)
+        assert x.grad is not None
+        gradients = [torch.zeros_like(x.grad) for _ in parts]
+        dist.all_gather(gradients, x.grad)
     return {"count": count, "gradients": [(g / len(parts)).tolist() for g in gradients]}
 
 
 def fail_in_second(_argument: None) -> dict[str, Any]:
     """Raise in one process while the other waits for it."""
-    if os.environ["RANK"] == "1":
-        raise TiekdError("0002.png is no PNG")
-    dist.barrier()
+    with Processes("cpu"):
+        if os.environ["RANK"] == "1":
+            raise TiekdError("0002.png is no PNG")
+        dist.barrier()
     return {}

@@ -8,7 +8,7 @@ Shapes: B the process's part of a batch, Hn and Wn the network's input.
 
 from __future__ import annotations
 
-import signal
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -242,5 +242,6 @@ def batches(
 
 
 def _begin_worker(_number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that trains ends its workers
+    # The process that trains ends its workers: signals to its group are not for them.
+    os.setpgid(0, 0)
     cv2.setNumThreads(0)

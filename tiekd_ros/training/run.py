@@ -34,9 +34,8 @@ from tiekd_ros.student import (
     load_student,
 )
 from tiekd_ros.training.data import TrainingSet
-from tiekd_ros.training.launching import run_on_devices
 from tiekd_ros.training.loop import OfflineTraining, TrainingJob, TrainingProgress
-from tiekd_ros.training.processes import Processes
+from tiekd_ros.training.processes import Processes, run_on_devices
 from tiekd_ros.training.recipes import OwnPreparation, Recipe, RecipeError, get_recipe, label_of
 from tiekd_ros.training.run_folder import RunFolder
 from tiekd_ros.training.settings import HousekeepingSettings, TrainingPlan

@@ -12,14 +12,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from helpers.children import PATIENCE_S, run_python, start_python, wait_until
+from helpers.children import PATIENCE_S, child_environment, run_python, start_python, wait_until
 from helpers.devices import add_up, fail_in_second, some_loss
 from helpers.training import COUNT, train_arguments, write_rgbd
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.student import load_student
 from tiekd_ros.training.data import BatchPlan
-from tiekd_ros.training.launching import run_on_devices
+from tiekd_ros.training.processes import run_on_devices
 
 TOLERANCE = 1e-4  # relative, of losses: sums of float32 in another order
 NAMES = ("loss", "kl", "ssim", "gradient_norm")
@@ -45,6 +45,12 @@ def alone(data, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.fixture
+def _helpers_found(monkeypatch):
+    """Let the processes that are started from here find `helpers`."""
+    monkeypatch.setenv("PYTHONPATH", child_environment()["PYTHONPATH"])
+
+
 def curves(output: Path) -> np.ndarray:
     """Return what was logged of each training step, (steps, values)."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -66,6 +72,8 @@ def test_two_processes_stopped_and_continued_have_the_loss_curve_of_one(data, al
     steps = [int(p.name) for p in (output / "snapshots").iterdir()]
     assert f"stopped after iteration {max(steps)} of 5" in out
     assert "continue with --resume" in out
+    assert "death signal" not in err  # torchrun's own messages
+    assert "Traceback" not in err
 
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     again = train_arguments(data, output, "--resume")
@@ -91,12 +99,14 @@ def test_what_any_process_passes_over_is_listed(tmp_path):
     assert list(json.loads(done.stdout)["bad_items"]) == [bad]
 
 
+@pytest.mark.usefixtures("_helpers_found")
 def test_an_error_in_one_process_ends_all_and_is_told_once(capfd):
     with pytest.raises(TiekdError, match=r"^0002\.png is no PNG$"):
         run_on_devices(2, "cpu", fail_in_second, None)
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("_helpers_found")
 def test_shared_means_have_the_gradient_of_the_whole_batch():
     parts = [[1.0, 2.0, 3.0], [4.0, float("nan"), float("nan")]]
     shared = run_on_devices(2, "cpu", add_up, parts)
