@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tiekd_ros.core.images import DepthMap, RgbImage, encode_jpeg
 from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.backends import create_backend, parse_backend
+from tiekd_ros.teacher.backends import read_backend
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
@@ -118,8 +118,7 @@ def open_model(text: str, device: str) -> Backend:
     if kind == WAITING:
         first_ms, each_ms = (float(word) for word in argument.split(","))
         return WaitingBackend(first_ms, each_ms)
-    name, options = parse_backend(text)
-    return create_backend(name, type(options)(**{**options.as_dict(), "device": device}))
+    return read_backend(text, {"device": device}).build()
 
 
 class MarkingBackend:

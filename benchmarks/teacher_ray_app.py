@@ -5,22 +5,30 @@ serve run teacher_ray_app:app model=waiting:20,5 grpc_port=8001 http_port=8000 m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from teacher_load_models import marking, open_model
 
+from tiekd_ros.core.settings import setting
 from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.backends import BackendOptions
-from tiekd_ros.teacher.ray_app import RayOptions, RayPlan, TeacherReplica, build
+from tiekd_ros.teacher.backends import BackendSettings
+from tiekd_ros.teacher.ray_app import RayOptions, RayPlan, build
 from tiekd_ros.teacher.settings import ServiceSettings
 
 
-class MarkingReplica(TeacherReplica):
-    """A replica whose labels carry their frames' marks."""
+@dataclass(frozen=True)
+class MarkedModel(BackendSettings):
+    """A teacher of `open_model` whose labels carry their frames' marks."""
 
-    def make_backend(self, kind: str, options: BackendOptions) -> Backend:
-        """Return the teacher of `open_model`; `kind` is its text."""
-        return marking(open_model(kind, options.device))
+    ARGUMENT = "model"
+
+    model: str = setting("", "the text that `open_model` reads")
+    device: str = setting("cpu", "device of torch")
+
+    def build(self) -> Backend:
+        """Load it."""
+        return marking(open_model(self.model, self.device))
 
 
 def app(args: dict[str, Any]) -> Any:
@@ -29,5 +37,4 @@ def app(args: dict[str, Any]) -> Any:
         insecure=True, grpc_port=int(args["grpc_port"]), http_port=int(args["http_port"])
     )
     service = ServiceSettings(max_batch=int(args["max_batch"]))
-    plan = RayPlan(options, args["model"], BackendOptions(device=args["device"]), service)
-    return build(plan, MarkingReplica)
+    return build(RayPlan(options, MarkedModel(args["model"], args["device"]), service))

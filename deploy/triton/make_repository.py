@@ -18,7 +18,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
 from tiekd_ros.teacher.protocol import MODEL_NAME, TeacherIdentity
 
 HERE = Path(__file__).resolve().parent
@@ -55,7 +55,7 @@ def make_repository(network: Path, repository: Path, gpus: int = 0) -> Path:
         TiekdError: the network or its description is missing or does not work.
         OSError: the repository cannot be written.
     """
-    identity = create_backend("onnx", BackendOptions(model=str(network), device="cpu")).identity
+    identity = OnnxSettings(model=str(network), device="cpu").build().identity
     model = repository / MODEL_NAME
     version = model / VERSION
     version.mkdir(parents=True, exist_ok=True)

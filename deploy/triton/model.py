@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import decode_image
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
 from tiekd_ros.teacher.protocol import DepthRequest
 from tiekd_ros.teacher.service import admit_image
 from tiekd_ros.teacher.settings import ServiceSettings
@@ -31,7 +31,7 @@ class TritonPythonModel:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         (network,) = folder.glob("*.onnx")
-        self._backend = create_backend("onnx", BackendOptions(model=str(network), device=device))
+        self._backend = OnnxSettings(model=str(network), device=device).build()
         self._limits = ServiceSettings()
 
     def execute(self, requests: list[Any]) -> list[Any]:

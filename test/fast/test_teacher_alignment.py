@@ -11,7 +11,6 @@ import pytest
 from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, serving
 from tiekd_ros.datasets import DatasetError, RgbdFolder
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.backends.alignment import (
     AlignedBackend,
     fit_inverse,
@@ -19,6 +18,7 @@ from tiekd_ros.teacher.backends.alignment import (
     fit_to_folder,
     split_frames,
 )
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import BackendError, RelativeTeacherError
 from tiekd_ros.teacher.protocol import DepthRequest
@@ -67,15 +67,15 @@ def folder(tmp_path):
 
 
 def test_a_relative_network_serves_metres_after_its_fit_and_none_before(network, folder):
-    asked = BackendOptions(model=str(network))
+    asked = OnnxSettings(model=str(network))
     with (
-        serving(create_backend("onnx", asked)) as url,
+        serving(asked.build()) as url,
         TeacherClient(ClientSettings(url=url)) as client,
         pytest.raises(RelativeTeacherError),
     ):
         client.infer(depth_request(grey_picture(9)))
 
-    fitted = create_backend("onnx", BackendOptions(model=str(network), align=str(folder)))
+    fitted = OnnxSettings(model=str(network), align=str(folder)).build()
     image = grey_picture(9)
     with serving(fitted) as url, TeacherClient(ClientSettings(url=url)) as client:
         identity = client.identity()
@@ -88,7 +88,7 @@ def test_a_relative_network_serves_metres_after_its_fit_and_none_before(network,
 
 def test_the_fit_is_what_was_put_in_and_is_said_with_its_error(network, folder, caplog):
     with caplog.at_level(logging.INFO):
-        fitted = create_backend("onnx", BackendOptions(model=str(network), align=str(folder)))
+        fitted = OnnxSettings(model=str(network), align=str(folder)).build()
     assert fitted.fit.scale == pytest.approx(SCALE / 3, rel=0.01)
     assert fitted.fit.shift == pytest.approx(SHIFT - SCALE / 3, rel=0.01)
     assert fitted.fit.median_error < 0.01
@@ -98,9 +98,7 @@ def test_the_fit_is_what_was_put_in_and_is_said_with_its_error(network, folder, 
 
 def test_another_fit_is_another_version(network, folder, tmp_path):
     def version(path):
-        return create_backend(
-            "onnx", BackendOptions(model=str(network), align=str(path))
-        ).identity.version
+        return OnnxSettings(model=str(network), align=str(path)).build().identity.version
 
     images = [grey_picture(seed) for seed in range(4)]
     doubled = write_rgbd(tmp_path / "other", images, [2 * depth_of(image) for image in images])
@@ -127,7 +125,7 @@ def test_a_fit_that_is_too_bad_is_refused_with_its_error(network, tmp_path):
     noise = [np.exp(rng.normal(1, 1.5, (48, 64))).astype(np.float32) for _ in images]
     folder = write_rgbd(tmp_path / "noise", images, noise)
     with pytest.raises(BackendError, match=r"median error .* at most 25\.0% is served"):
-        create_backend("onnx", BackendOptions(model=str(network), align=str(folder)))
+        OnnxSettings(model=str(network), align=str(folder)).build()
 
 
 def test_numbers_that_shrink_towards_the_camera_are_no_inverse_depth(tmp_path):
@@ -178,8 +176,7 @@ def test_an_image_that_is_all_beyond_the_fit_is_refused_and_a_blind_network_is_n
 
 def test_what_the_fit_does_not_read_is_no_part_of_the_version(network, folder):
     def version():
-        options = BackendOptions(model=str(network), align=str(folder))
-        return create_backend("onnx", options).identity.version
+        return OnnxSettings(model=str(network), align=str(folder)).build().identity.version
 
     before = version()
     for stray in (".DS_Store", "notes.txt", "images/.thumbnails", "depth/readme.txt"):
@@ -225,7 +222,7 @@ def test_a_teacher_without_a_meaning_or_without_known_pixels_cannot_be_fitted(fo
 def test_a_folder_that_is_not_there_is_refused(network, tmp_path):
     missing = str(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="nowhere"):
-        create_backend("onnx", BackendOptions(model=str(network), align=missing))
+        OnnxSettings(model=str(network), align=missing).build()
 
 
 def test_a_teacher_that_is_off_in_another_part_of_the_recording_is_found_out(tmp_path):

@@ -10,9 +10,9 @@ from helpers.teachers import METRIC, RELATIVE, StubBackend, serving
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backend import BackendRefusal, check_request
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.backends.alignment import LARGEST_STRETCH, AlignedBackend
 from tiekd_ros.teacher.backends.ensemble import EnsembleBackend
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthRequest
@@ -154,7 +154,7 @@ def test_members_of_an_ensemble_refuse_it_before_the_image_is_decoded_too(balls)
 
 def fitted_network(folder, tmp_path, network, card, **given):
     path = export(tmp_path / "net.onnx", network, card, **given)
-    return create_backend("onnx", BackendOptions(model=str(path), align=str(folder)))
+    return OnnxSettings(model=str(path), align=str(folder)).build()
 
 
 @pytest.fixture

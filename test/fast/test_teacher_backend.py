@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from helpers.teachers import StubBackend, picture, ramp
 from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.settings import setting_info
 from tiekd_ros.teacher.backend import BackendRefusal, label_all, takes_batches
-from tiekd_ros.teacher.backends import BACKENDS, create_backend, parse_backend
-from tiekd_ros.teacher.backends.base import answer_size, finished
+from tiekd_ros.teacher.backends import BACKENDS, backend_options, read_backend, settings_of
+from tiekd_ros.teacher.backends.network import answer_size, finished
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 
 IMAGES = [picture(seed) for seed in range(4)]
@@ -79,44 +82,63 @@ def test_a_single_image_is_no_batch():
     assert backend.sizes == []
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "option", "value"),
-    [
+def test_the_short_form_names_a_backend_and_its_argument():
+    for text, kind, option, value in (
         ("huggingface:org/model@v1", "huggingface", "model", "org/model@v1"),
         ("onnx:/models/a.onnx", "onnx", "model", "/models/a.onnx"),
         ("recorded:room", "recorded", "frames", "room"),
         ("synthetic:7", "synthetic", "seed", 7),
         ("synthetic", "synthetic", "seed", 0),
         ("ensemble:onnx:a,onnx:b", "ensemble", "members", "onnx:a,onnx:b"),
-    ],
-)
-def test_the_short_form_names_a_backend_and_its_argument(text, name, option, value):
-    found, options = parse_backend(text)
-    assert found == name
-    assert getattr(options, option) == value
-    assert found in BACKENDS
+    ):
+        settings = read_backend(text)
+        assert type(settings) is settings_of(kind)
+        assert getattr(settings, option) == value
+
+
+def test_what_is_said_twice_alike_or_in_parts_is_taken():
+    assert read_backend("huggingface:A", {"model": "A"}).model == "A"
+    assert read_backend("synthetic", {"seed": 4}).seed == 4
+    assert read_backend("huggingface:A", {"dtype": "bfloat16"}).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "options", "words"),
     [
-        ("oracle:x", "'oracle'.*huggingface:MODEL"),
-        ("", "unknown teacher backend ''"),
-        ("huggingface:", "huggingface:MODEL"),
-        ("recorded", "lacks its argument"),
-        ("synthetic:x", "whole number"),
-        ("synthetic:-1", "not negative"),
+        ("oracle:x", {}, "'oracle': there are huggingface, onnx"),
+        ("", {}, "unknown teacher backend ''"),
+        ("huggingface:", {}, r"needs a checkpoint: .*--model"),
+        ("onnx", {}, r"needs an exported network: .*--model"),
+        ("recorded", {}, r"needs a folder of frames: .*--frames"),
+        ("synthetic:x", {}, "seed must be int, got 'x'"),
+        ("synthetic:-1", {}, "seed must be between 0"),
+        ("huggingface:A", {"model": "B"}, r"huggingface:A and model=B \(--model\) say different"),
+        ("synthetic:0", {"seed": 4}, "synthetic:0 and seed=4"),
+        ("synthetic:3", {"seed": 0}, "synthetic:3 and seed=0"),
+        ("onnx:x", {"dtype": "float16"}, r"dtype \(--dtype\) says nothing to the backend onnx"),
+        ("recorded:r", {"period_s": 1.0}, r"period_s \(--period\) says nothing"),
+        ("ensemble:onnx:a,onnx:b", {"model": "X"}, "model .* says nothing to the backend ensemble"),
+        ("ensemble:onnx:a,onnx:b", {"dtype": "float16"}, "dtype .* says nothing"),
+        ("ensemble:synthetic:1,onnx:b", {"seed": 2}, "seed .* says nothing"),
+        ("huggingface:A", {"dtype": "half"}, "dtype must be one of"),
     ],
 )
-def test_a_short_form_that_says_nothing_known_is_refused(text, words):
+def test_a_backend_that_cannot_be_or_options_that_say_nothing_to_it_are_refused(
+    text, options, words
+):
     with pytest.raises(InvalidSettingError, match=words):
-        parse_backend(text)
+        read_backend(text, options)
 
 
-def test_networks_need_a_model():
-    for name in ("huggingface", "onnx"):
-        with pytest.raises(InvalidSettingError, match="--model"):
-            create_backend(name)
+def test_an_option_of_several_kinds_has_one_type_and_default_and_names_its_kinds():
+    for name, option in backend_options().items():
+        kinds = [kind for kind in BACKENDS if name in fields_of(kind)]
+        assert {repr(fields_of(kind)[name].default) for kind in kinds} == {repr(option.default)}
+        assert all(kind in setting_info(option).description for kind in kinds)
+
+
+def fields_of(kind):
+    return {field.name: field for field in dataclasses.fields(settings_of(kind))}
 
 
 @pytest.mark.parametrize(

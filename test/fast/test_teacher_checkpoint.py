@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 
 from helpers.checkpoints import write_depth_anything
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
 from tiekd_ros.teacher.errors import BackendError
 
 
@@ -18,7 +18,7 @@ def checkpoint(tmp_path):
 
 
 def load(folder):
-    return create_backend("huggingface", BackendOptions(model=str(folder)))
+    return HuggingFaceSettings(model=str(folder)).build()
 
 
 def test_what_is_no_depth_model_is_told_so_before_any_other_advice(checkpoint, tmp_path):

@@ -16,8 +16,10 @@ from helpers.onnx_teachers import Brightness, export, grey_picture, write_rgbd
 from helpers.strangers import refusal
 from helpers.teachers import StubBackend, serving
 from tiekd_ros.core.images import encode_png
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
 from tiekd_ros.teacher.backends.ensemble import EnsembleBackend
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
+from tiekd_ros.teacher.backends.recorded import RecordedSettings
 
 
 def beginning(width: int, height: int) -> bytes:
@@ -27,7 +29,7 @@ def beginning(width: int, height: int) -> bytes:
 def onnx(folder, **output):
     card = {"input": {"multiple_of": 16}, "output": {"meaning": "metric", **output}}
     path = export(folder / "net.onnx", Brightness(), card, open_dimensions=(0, 2, 3))
-    return create_backend("onnx", BackendOptions(model=str(path), max_input_pixels=640 * 480))
+    return OnnxSettings(model=str(path), max_input_pixels=640 * 480).build()
 
 
 def check(backend, unfit: bytes, words: str) -> None:
@@ -54,14 +56,14 @@ def test_sizes_that_do_not_suit_a_checkpoint(tmp_path):
     from helpers.checkpoints import write_depth_anything
 
     folder = str(write_depth_anything(tmp_path / "net"))
-    options = BackendOptions(model=folder, max_input_pixels=100_000)
-    check(create_backend("huggingface", options), beginning(4000, 4), "max_input_pixels")
+    backend = HuggingFaceSettings(model=folder, max_input_pixels=100_000).build()
+    check(backend, beginning(4000, 4), "max_input_pixels")
 
 
 def test_pictures_of_another_shape_than_the_recorded_ones(tmp_path):
     image = grey_picture()
     folder = write_rgbd(tmp_path / "room", [image], [np.ones(image.shape[:2], np.float32)])
-    recorded = create_backend("recorded", BackendOptions(frames=str(folder)))
+    recorded = RecordedSettings(frames=str(folder)).build()
     check(recorded, beginning(64, 64), "another aspect ratio")
     with serving(recorded) as url:
         assert refusal(url, beginning(64, 48))[0] == "INVALID_ARGUMENT"

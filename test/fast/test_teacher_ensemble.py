@@ -14,10 +14,13 @@ from helpers.teachers import (
 )
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_png
-from tiekd_ros.teacher import backends
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
-from tiekd_ros.teacher.backends.ensemble import DISAGREEMENT, EnsembleBackend, member_options
+from tiekd_ros.teacher.backends import read_backend
+from tiekd_ros.teacher.backends.ensemble import DISAGREEMENT, EnsembleBackend, EnsembleSettings
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
+from tiekd_ros.teacher.backends.recorded import RecordedSettings
+from tiekd_ros.teacher.backends.synthetic import SyntheticSettings
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import BackendError
 from tiekd_ros.teacher.protocol import DepthRequest, TeacherIdentity
@@ -82,15 +85,15 @@ def test_another_member_is_another_version():
     assert ensembles[0].identity == EnsembleBackend([flat(1.0), flat(2.0)]).identity
 
 
-def test_members_get_the_ensemble_s_options_and_their_own_argument():
-    options = BackendOptions(members="onnx:a.onnx, synthetic:7,recorded:/r", dtype="float32")
-    members = member_options(options)
-    assert [name for name, _ in members] == ["onnx", "synthetic", "recorded"]
-    assert members[0][1].model == "a.onnx"
-    assert members[1][1].seed == 7
-    assert members[2][1].frames == "/r"
-    assert {member.dtype for _, member in members} == {"float32"}
-    assert {member.members for _, member in members} == {""}
+def test_members_get_the_options_of_their_kind_and_their_own_argument():
+    text = "ensemble:huggingface:a/b, onnx:c.onnx, synthetic:7,recorded:/r"
+    ensemble = read_backend(text, {"dtype": "float32", "align": "room", "period_s": 9.0})
+    assert ensemble.member_settings() == [
+        HuggingFaceSettings(model="a/b", dtype="float32", align="room"),
+        OnnxSettings(model="c.onnx", align="room"),
+        SyntheticSettings(seed=7, period_s=9.0),
+        RecordedSettings(frames="/r"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +102,13 @@ def test_members_get_the_ensemble_s_options_and_their_own_argument():
         ("", "at least two"),
         ("synthetic:0", "at least two"),
         ("synthetic:0,oracle:1", "'oracle'"),
-        ("synthetic:0,onnx", "lacks its argument"),
+        ("synthetic:0,onnx", "needs an exported network"),
         ("synthetic:0,ensemble:synthetic:0", "cannot be a member"),
     ],
 )
 def test_members_that_cannot_be_are_refused(members, words):
     with pytest.raises(InvalidSettingError, match=words):
-        create_backend("ensemble", BackendOptions(members=members))
+        EnsembleSettings(members=members).build()
 
 
 def test_exported_networks_answer_together_over_the_wire(tmp_path):
@@ -119,7 +122,7 @@ def test_exported_networks_answer_together_over_the_wire(tmp_path):
         for name, slope in (("a", 2.0), ("b", 4.0))
     ]
     members = ",".join(f"onnx:{file}" for file in files)
-    backend = create_backend("ensemble", BackendOptions(members=members))
+    backend = EnsembleSettings(members=members).build()
     image = grey_picture()
     with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
         answer = client.infer(DepthRequest(encode_png(image), None, 0, ""))
@@ -142,10 +145,10 @@ def test_a_batch_has_the_same_answers_as_its_images_alone():
 
 
 def test_a_mistake_in_the_last_member_does_not_wait_for_the_first_to_load(tmp_path, monkeypatch):
-    def loaded(options):
+    def loaded(settings):
         raise AssertionError("the first member was loaded")
 
-    monkeypatch.setitem(backends._FACTORIES, "synthetic", loaded)
+    monkeypatch.setattr(SyntheticSettings, "build", loaded)
     for wrong in (f"onnx:{tmp_path}/gone.onnx", "recorded:/gone", f"huggingface:{__file__}"):
         with pytest.raises(TiekdError, match=f"gone|{__file__}"):
-            create_backend("ensemble", BackendOptions(members=f"synthetic:1,{wrong}"))
+            EnsembleSettings(members=f"synthetic:1,{wrong}").build()

@@ -19,7 +19,7 @@ from helpers.teachers import INTRINSICS, StubBackend, picture, serving
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backend import BackendRefusal, check_request
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthRequest
@@ -29,7 +29,7 @@ BILINEAR = 2  # PIL's number
 
 
 def load(folder, **options):
-    return create_backend("huggingface", BackendOptions(model=str(folder), **options))
+    return HuggingFaceSettings(model=str(folder), **options).build()
 
 
 def request(intrinsics=INTRINSICS):

@@ -22,7 +22,7 @@ from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import BackendError, TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthRequest
@@ -33,7 +33,7 @@ MULTIPLE = 16
 
 
 def onnx(path, **options):
-    return create_backend("onnx", BackendOptions(model=str(path), **options))
+    return OnnxSettings(model=str(path), **options).build()
 
 
 def request(intrinsics=INTRINSICS):
@@ -221,7 +221,7 @@ def test_a_card_that_cannot_be_is_refused_with_its_file_and_the_reason(tmp_path,
 
 def test_what_is_not_there_or_no_network_is_refused(tmp_path):
     with pytest.raises(InvalidSettingError, match="--model"):
-        create_backend("onnx")
+        OnnxSettings().build()
     with pytest.raises(InvalidSettingError, match="there is no file"):
         onnx(tmp_path / "nowhere.onnx")
     broken = tmp_path / "broken.onnx"

@@ -11,7 +11,9 @@ import yaml
 from helpers.teachers import METRIC, StubBackend
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher import ray_app
-from tiekd_ros.teacher.backends import BackendOptions
+from tiekd_ros.teacher.backends import backend_options
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
+from tiekd_ros.teacher.backends.synthetic import SyntheticSettings
 from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.metrics import ServiceMetrics
 from tiekd_ros.teacher.ray_app import RayOptions, RayPlan
@@ -37,9 +39,7 @@ def test_text_of_the_command_line_becomes_what_each_setting_is():
             "batch_delay_ms": "2",
         }
     )
-    assert (plan.kind, plan.backend.model, plan.backend.dtype) == (
-        "huggingface", "/models/large", "bfloat16",
-    )  # fmt: skip
+    assert plan.backend == HuggingFaceSettings(model="/models/large", dtype="bfloat16")
     assert (plan.options.gpus, plan.options.insecure) == (0.5, True)
     assert (plan.service.max_batch, plan.service.batch_delay_ms) == (16, 2.0)
 
@@ -47,7 +47,7 @@ def test_text_of_the_command_line_becomes_what_each_setting_is():
 def test_the_environment_names_the_teacher_where_no_argument_does(monkeypatch):
     monkeypatch.setenv("TIEKD_TEACHER", "synthetic:7")
     plan = RayPlan.read({})
-    assert (plan.kind, plan.backend.seed) == ("synthetic", 7)
+    assert plan.backend == SyntheticSettings(seed=7)
     assert RayPlan.read({"teacher": "synthetic:3"}).backend.seed == 3
 
 
@@ -73,25 +73,14 @@ def test_the_environment_names_the_teacher_where_no_argument_does(monkeypatch):
             {"teacher": "synthetic:0", "max_batch": 2, "workers": 3, "max_waiting": 0},
             "max_batch x workers = 12 under Ray",
         ),
-        (
-            {"teacher": "huggingface:A", "model": "B"},
-            "teacher=huggingface:A and model=B say different things; give one",
-        ),
-        ({"teacher": "synthetic:3", "seed": "4"}, "teacher=synthetic:3 and seed=4 say different"),
-        ({"teacher": "synthetic:0", "seed": "4"}, "teacher=synthetic:0 and seed=4 say different"),
-        ({"teacher": "synthetic:3", "seed": "0"}, "teacher=synthetic:3 and seed=0 say different"),
-        ({"teacher": "onnx:x.onnx", "dtype": "float16"}, "dtype says nothing to the teacher onnx"),
-        ({"teacher": "synthetic:0", "align": "room"}, "align says nothing"),
+        ({"teacher": "synthetic:3", "seed": "4"}, "synthetic:3 and seed=4 .* say different things"),
+        ({"teacher": "onnx:x.onnx", "dtype": "float16"}, "dtype .* says nothing to the backend"),
+        ({"teacher": "recorded"}, "needs a folder of frames"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name(args, message):
     with pytest.raises(InvalidSettingError, match=message):
         RayPlan.read(args)
-
-
-def test_what_is_said_twice_alike_or_in_parts_is_taken():
-    assert RayPlan.read({"teacher": "huggingface:A", "model": "A"}).backend.model == "A"
-    assert RayPlan.read({"teacher": "synthetic", "seed": "4"}).backend.seed == 4
 
 
 def test_a_replica_has_a_place_for_every_request_that_ray_gives_to_it():
@@ -110,8 +99,9 @@ def test_without_tokens_nothing_is_built():
 
 
 def test_no_two_groups_of_arguments_have_a_name_in_common():
-    groups = (RayOptions, BackendOptions, ServiceSettings)
+    groups = (RayOptions, ServiceSettings)
     names = [field.name for group in groups for field in dataclasses.fields(group)]
+    names += backend_options()
     assert len(names) == len(set(names))
 
 
@@ -144,6 +134,6 @@ def test_the_ready_config_names_what_there_is():
     module, _, name = application["import_path"].partition(":")
     assert (module, getattr(ray_app, name)) == (ray_app.__name__, ray_app.app)
     plan = RayPlan.read(application["args"])
-    assert plan.kind == "huggingface"
+    assert isinstance(plan.backend, HuggingFaceSettings)
     assert plan.options.token_file
     assert not plan.options.insecure

@@ -13,8 +13,8 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import decode_image, encode_jpeg
 from tiekd_ros.datasets import DatasetError, RgbdFolder
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.backends import BACKENDS, BackendOptions, create_backend
-from tiekd_ros.teacher.backends.recorded import RecordedBackend
+from tiekd_ros.teacher.backends import read_backend
+from tiekd_ros.teacher.backends.recorded import RecordedBackend, RecordedSettings
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthRequest
@@ -48,7 +48,7 @@ def smooth(size, image):
 
 
 def test_depth_comes_over_the_wire_for_a_jpeg_of_a_recorded_frame(folder):
-    backend = create_backend("recorded", BackendOptions(frames=str(folder)))
+    backend = RecordedSettings(frames=str(folder)).build()
     with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
         answer = client.infer(depth_request(picture(2)))
         assert client.identity() == backend.identity
@@ -108,13 +108,12 @@ def test_a_folder_of_a_single_frame_will_do(tmp_path):
 
 
 def test_a_backend_that_does_not_exist_or_lacks_its_folder_says_what_would_do(tmp_path):
-    assert BACKENDS == ("recorded", "synthetic", "huggingface", "onnx", "ensemble")
-    with pytest.raises(InvalidSettingError, match="'oracle': there are recorded, synthetic"):
-        create_backend("oracle")
+    with pytest.raises(InvalidSettingError, match="'oracle': there are huggingface, onnx"):
+        read_backend("oracle")
     with pytest.raises(InvalidSettingError, match="--frames"):
-        create_backend("recorded")
+        RecordedSettings().build()
     with pytest.raises(DatasetError, match="does not exist"):
-        create_backend("recorded", BackendOptions(frames=str(tmp_path / "nowhere")))
+        RecordedSettings(frames=str(tmp_path / "nowhere")).build()
 
 
 @needs_hololens

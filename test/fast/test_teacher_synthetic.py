@@ -7,7 +7,7 @@ import pytest
 
 from helpers.teachers import serving
 from tiekd_ros.core.images import encode_jpeg
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.synthetic import SyntheticSettings
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthRequest
@@ -26,7 +26,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def client():
-    backend = create_backend("synthetic", BackendOptions(seed=SEED))
+    backend = SyntheticSettings(seed=SEED).build()
     with (
         serving(backend, depth_type="FP32") as url,
         TeacherClient(ClientSettings(url=url)) as client,

@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 
 from helpers.checkpoints import write_depth_anything, write_depth_pro, write_glpn, write_zoe
 from helpers.teachers import INTRINSICS, picture
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
 from tiekd_ros.teacher.protocol import DepthRequest
 
 pytestmark = [
@@ -23,8 +23,7 @@ pytestmark = [
 def test_half_precision_on_the_gpu_labels_as_the_cpu_does(tmp_path, write):
     folder = str(write(tmp_path / "net"))
     gpu, cpu = (
-        create_backend("huggingface", BackendOptions(model=folder, device=device))
-        for device in ("auto", "cpu")
+        HuggingFaceSettings(model=folder, device=device).build() for device in ("auto", "cpu")
     )
     assert gpu.identity == cpu.identity
     images = [picture(seed, 128, 96) for seed in range(4)]

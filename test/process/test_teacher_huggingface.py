@@ -24,7 +24,7 @@ from helpers.teachers import INTRINSICS, picture, serving
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.backend import label_all
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import BackendError, RelativeTeacherError, TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthRequest
@@ -34,7 +34,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def load(folder, **options):
-    return create_backend("huggingface", BackendOptions(model=str(folder), **options))
+    return HuggingFaceSettings(model=str(folder), **options).build()
 
 
 def request(intrinsics=INTRINSICS):
@@ -256,9 +256,9 @@ def test_what_is_neither_folder_nor_hub_id_or_no_device_is_refused(metric, tmp_p
 OFFLINE = """
 import sys
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
 try:
-    backend = create_backend("huggingface", BackendOptions(model=sys.argv[1]))
+    backend = HuggingFaceSettings(model=sys.argv[1]).build()
 except TiekdError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 print(backend.identity.name, backend.identity.version)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
@@ -14,12 +16,22 @@ from helpers.children import run_python, wait_until
 from helpers.teachers import SilentBackend, StubBackend, depth_request, ramp
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage
-from tiekd_ros.teacher import ray_app
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, infer_arguments, read_answer
 from tiekd_ros.teacher.ray_app import TeacherReplica
+from tiekd_ros.teacher.settings import ServiceSettings
 
 TOKEN = "0123456789abcdef"
+
+
+@dataclass
+class Made:
+    """Settings of a backend that is there already."""
+
+    backend: Any
+
+    def build(self):
+        return self.backend
 
 
 class Context:
@@ -50,12 +62,13 @@ def infer_message(model: str = "depth_teacher") -> service_pb2.ModelInferRequest
 
 
 @pytest.fixture
-def replica_of(monkeypatch):
+def replica_of():
     """Return a function that makes a replica of a given backend."""
 
     def make(backend, token_file: str = "", insecure: bool = True, **service) -> TeacherReplica:
-        monkeypatch.setattr(ray_app, "create_backend", lambda kind, options: backend)
-        return TeacherReplica("stub", {}, service, token_file=token_file, insecure=insecure)
+        return TeacherReplica(
+            Made(backend), ServiceSettings(**service), token_file=token_file, insecure=insecure
+        )
 
     return make
 

@@ -23,7 +23,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from helpers.children import run_python
 from helpers.onnx_teachers import Brightness, FocalBrightness, export, grey_picture
 from tiekd_ros.core.images import encode_png
-from tiekd_ros.teacher.backends import BackendOptions, create_backend
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
 from tiekd_ros.teacher.protocol import DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.service import TeacherService
 from tiekd_ros.teacher.settings import ServiceSettings
@@ -109,7 +109,7 @@ def test_the_configuration_is_the_plain_servers(tmp_path):
     file, folder = written(tmp_path)
     text = (folder / "config.pbtxt").read_text()
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    backend = create_backend("onnx", BackendOptions(model=str(file)))
+    backend = OnnxSettings(model=str(file)).build()
     service = TeacherService(backend, ServiceSettings())
     try:
         plain = service.ModelConfig(service_pb2.ModelConfigRequest(name="depth_teacher"), None)
@@ -138,7 +138,7 @@ def test_the_model_answers_what_the_plain_server_does(tmp_path, stand_in):
     file, folder = written(tmp_path)
     image = grey_picture()
     data = encode_png(image)
-    backend = create_backend("onnx", BackendOptions(model=str(file)))
+    backend = OnnxSettings(model=str(file)).build()
     known = backend.infer(image, DepthRequest(data, None, 0, "")).depth
     assert 1.0 < np.median(known) < 10.0
     for answer in loaded(folder).execute([request(image=encoded(data))] * 2):

@@ -95,13 +95,42 @@ def with_settings(
             names[field.name],
             inspect.Parameter.KEYWORD_ONLY,
             default=defaults.get(field.name, field.default),
-            annotation=Annotated[type(field.default), _option(field, panel)],
+            annotation=Annotated[type(field.default), _option(field, panel, field.default != "")],
         )
         for field in fields
     ]
 
     def build(**values: Any) -> Settings:
         return kind(**{name: values[option] for name, option in names.items()})
+
+    return in_place_of(parameter, options, build)
+
+
+def with_given_settings(
+    parameter: str, fields: Sequence[dataclasses.Field[Any]], panel: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a verb as `with_settings`; its `parameter` gets the options that were given.
+
+    Args:
+        parameter: the verb's parameter that gets a dict of values by the settings' names.
+        fields: the settings that become options.
+        panel: heading of their part of the help.
+    """
+    names = {field.name.removesuffix("_s"): field.name for field in fields}
+    options = [
+        inspect.Parameter(
+            option,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                type(field.default) | None, _option(field, panel, str(field.default) or False)
+            ],
+        )
+        for option, field in zip(names, fields, strict=True)
+    ]
+
+    def build(**values: Any) -> dict[str, Any]:
+        return {names[option]: value for option, value in values.items() if value is not None}
 
     return in_place_of(parameter, options, build)
 
@@ -137,7 +166,7 @@ def in_place_of(
     return decorate
 
 
-def _option(field: dataclasses.Field[Any], panel: str) -> Any:
+def _option(field: dataclasses.Field[Any], panel: str, shown: bool | str) -> Any:
     info = setting_info(field)
     has_range = info.minimum is not None or info.maximum is not None
     told = info.allowed() if has_range else info.unit
@@ -145,4 +174,4 @@ def _option(field: dataclasses.Field[Any], panel: str) -> Any:
     choices = f" ({', '.join(info.choices)})" if info.choices else ""
     flag = "--" + field.name.removesuffix("_s").replace("_", "-")
     text = f"{info.description[:1].upper()}{info.description[1:]}{choices}{unit}."
-    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=field.default != "")
+    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=shown)

@@ -7,20 +7,14 @@ import os
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tiekd_ros.cli.options import AsJson, console, with_settings
+from tiekd_ros.cli.options import AsJson, console, with_given_settings, with_settings
 from tiekd_ros.core.devices import half_the_cores
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
-from tiekd_ros.teacher.backends import (
-    BackendOptions,
-    check_kind,
-    named_option,
-    parse_backend,
-    unused_options,
-)
+from tiekd_ros.teacher.backends import BACKENDS, backend_options, read_backend
 from tiekd_ros.teacher.settings import ClientSettings, ServerSettings
 
 _OPTIONS = (
@@ -113,16 +107,16 @@ teacher.command("ping")(teacher_ping)
 
 @teacher.command("serve")
 @with_settings("server", ServerSettings, "Server", port=8001)
-@with_settings("options", BackendOptions, "Teacher")
+@with_given_settings("options", list(backend_options().values()), "Teacher")
 def teacher_serve(
     backend: Annotated[
         str,
         typer.Option(
-            help="huggingface, onnx, recorded, synthetic or ensemble; or with its most important "
-            "option, as in huggingface:MODEL."
+            help=f"{', '.join(BACKENDS)}; or with its most important option, as in "
+            "huggingface:MODEL."
         ),
     ],
-    options: BackendOptions,
+    options: dict[str, Any],
     server: ServerSettings,
     log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
     log_level: Annotated[
@@ -149,16 +143,14 @@ def teacher_serve(
         raise TiekdError(
             f"the teacher server needs the package {error.name}: pip install 'tiekd_ros[teacher]'"
         ) from error
-    from tiekd_ros.teacher.backends import create_backend
-
     _check_choice("--log-format", log_format, FORMATS)
     _check_choice("--log-level", log_level, LEVELS)
     configure_logs(log_format, log_level)
     if give_way:
         _give_way()
 
-    kind, options = _chosen(backend, options)
-    # What is wrong with these should not show after minutes of loading.
+    teacher_settings = read_backend(backend, options)
+    # Before minutes of loading.
     open_secrets(server)
     check_ports(server)
     _LOG.info("loading the teacher %s", backend)
@@ -168,32 +160,7 @@ def teacher_serve(
         tell = _LOG.info if log_format == "json" else partial(console.print, highlight=False)
         tell(text)
 
-    serve(create_backend(kind, options), server, listens)
-
-
-def _chosen(backend: str, options: BackendOptions) -> tuple[str, BackendOptions]:
-    """Read `kind` or `kind:argument`; the argument stands for the option of its kind."""
-    if ":" not in backend:
-        check_kind(backend)
-        return backend, _used(backend, options)
-    kind, short = parse_backend(backend)
-    name = named_option(backend)
-    if name is None:
-        return kind, _used(kind, options)
-    given, value, default = (getattr(each, name) for each in (options, short, BackendOptions()))
-    if given not in (default, value):
-        raise InvalidSettingError(
-            f"--backend {backend} and --{name.replace('_', '-')} {given} say different things; "
-            "give one"
-        )
-    return kind, _used(kind, replace(options, **{name: value}))
-
-
-def _used(kind: str, options: BackendOptions) -> BackendOptions:
-    if unused := unused_options(kind, options):
-        flag = "--" + unused[0].removesuffix("_s").replace("_", "-")
-        raise InvalidSettingError(f"{flag} says nothing to the backend {kind}; leave it out")
-    return options
+    serve(teacher_settings.build(), server, listens)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

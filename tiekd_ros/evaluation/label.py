@@ -23,7 +23,7 @@ from tiekd_ros.framelog import FrameStore, LoggedFrame
 from tiekd_ros.framelog.schema import UnknownFrameError
 from tiekd_ros.framelog.settings import FrameLogSettings
 from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.backends import BACKENDS, BackendOptions, create_backend, parse_backend
+from tiekd_ros.teacher.backends import BACKENDS, read_backend
 from tiekd_ros.teacher.checks import AnswerChecks, check_answer
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import (
@@ -389,11 +389,13 @@ def open_teacher(options: TeacherOptions) -> Teacher:
     checks = AnswerChecks(min_known_share=options.min_known_share)
     if options.url:
         return ServerTeacher(_client_settings(options), checks)
-    kind = options.backend
-    own = BackendOptions(frames=options.frames, seed=options.seed, period_s=options.period_s)
-    if ":" in kind:
-        kind, own = parse_backend(kind)
-    return LocalTeacher(create_backend(kind, own), checks)
+    plain = TeacherOptions()
+    given = {
+        name: getattr(options, name)
+        for name in ("frames", "seed", "period_s")
+        if getattr(options, name) != getattr(plain, name)
+    }
+    return LocalTeacher(read_backend(options.backend, given).build(), checks)
 
 
 def _client_settings(options: TeacherOptions) -> ClientSettings:

@@ -1,19 +1,25 @@
-"""What a teacher network looks like to the server."""
+"""A backend: one teacher as the server sees it, and the settings that it is built from."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol, TypeGuard
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, TypeGuard
 
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage
+from tiekd_ros.core.settings import Settings
 from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
 __all__ = [
     "Backend",
     "BackendRefusal",
+    "BackendSettings",
     "BatchBackend",
+    "CheckingBackend",
     "check_request",
     "infer_all",
     "label_all",
@@ -28,7 +34,7 @@ class Backend(Protocol):
 
     @property
     def identity(self) -> TeacherIdentity:
-        """Who this teacher is; fixed while the server runs."""
+        """Name, version and unit of this teacher; fixed while the server runs."""
         ...
 
     def infer(self, image: RgbImage, request: DepthRequest) -> DepthAnswer:
@@ -42,7 +48,7 @@ class Backend(Protocol):
             Depth of the same view, at any resolution of the image's aspect ratio.
 
         Raises:
-            BackendRefusal: this image cannot be labelled, whoever asks again.
+            BackendRefusal: this image cannot be labelled, however often it is sent.
         """
         ...
 
@@ -65,7 +71,7 @@ class CheckingBackend(Backend, Protocol):
     """A teacher that knows of some requests, before it sees their image, that it refuses them."""
 
     def check(self, request: DepthRequest, height: int, width: int) -> None:
-        """Look at a request that came with an image of this size; its image is not decoded yet.
+        """Check a request that came with an image of this size, which is not decoded yet.
 
         What is refused here is refused by `infer` too.
 
@@ -73,6 +79,53 @@ class CheckingBackend(Backend, Protocol):
             BackendRefusal: this request cannot be labelled.
         """
         ...
+
+
+@dataclass(frozen=True)
+class BackendSettings(Settings):
+    """Settings of one kind of backend; each kind has its own fields and its own `build`."""
+
+    ARGUMENT: ClassVar[str]
+    """The field that ARGUMENT sets in `KIND:ARGUMENT`."""
+
+    @classmethod
+    def from_options(cls, kind: str, options: Mapping[str, Any]) -> BackendSettings:
+        """Make settings of the options that were given, by name.
+
+        Args:
+            kind: the backend's name, for messages.
+            options: names and values; what is missing keeps its default.
+
+        Raises:
+            InvalidSettingError: an option is not one of this kind's, or has a bad value.
+        """
+        names = {field.name for field in fields(cls)}
+        refuse_unused(kind, [name for name in options if name not in names])
+        return cls(**options)
+
+    def check_source(self) -> None:
+        """Check what can be checked of model or folder before anything is fetched or loaded.
+
+        Raises:
+            TiekdError: it is not there.
+        """
+
+    @abstractmethod
+    def build(self) -> Backend:
+        """Load the backend.
+
+        Raises:
+            TiekdError: it cannot start.
+        """
+
+
+def refuse_unused(kind: str, names: Sequence[str]) -> None:
+    """Refuse options that a kind of backend does not have, by the first one's name."""
+    if names:
+        flag = "--" + names[0].removesuffix("_s").replace("_", "-")
+        raise InvalidSettingError(
+            f"{names[0]} ({flag}) says nothing to the backend {kind}; leave it out"
+        )
 
 
 def check_request(backend: Backend, request: DepthRequest, height: int, width: int) -> None:

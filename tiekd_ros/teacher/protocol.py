@@ -21,16 +21,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import InferInput, service_pb2
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadIntrinsicsError
 from tiekd_ros.core.images import DepthMap, shrink_map
 from tiekd_ros.teacher.errors import BadRequestError, TeacherAnswerError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import service_pb2
 
 MODEL_NAME = "depth_teacher"
 FLOAT_TYPES: Mapping[str, type[np.floating[Any]]] = {"FP16": np.float16, "FP32": np.float32}
@@ -107,6 +109,8 @@ class DepthAnswer:
 
 def infer_arguments(request: DepthRequest) -> dict[str, Any]:
     """Return the arguments of tritonclient's `infer` for one request."""
+    from tritonclient.grpc import InferInput  # here, for `tiekd --help` reads the backends' options
+
     image = InferInput("image", [1], "BYTES")
     image.set_data_from_numpy(np.array([request.image], dtype=np.object_))
     inputs = [image]
@@ -178,6 +182,8 @@ def write_answer(
         depth_type: "FP16" (relative rounding below 0.05 %) or "FP32".
         wanted: outputs to send, in this order; confidence only where there is one.
     """
+    from tritonclient.grpc import service_pb2
+
     message = service_pb2.ModelInferResponse(model_name=MODEL_NAME, model_version=identity.version)
     for key, text in identity.as_parameters().items():
         message.parameters[key].string_param = text

@@ -25,10 +25,10 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import grpc
 from tritonclient.grpc import model_config_pb2, service_pb2
@@ -36,13 +36,11 @@ from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_
 
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends import (
-    BackendOptions,
-    create_backend,
-    named_option,
-    parse_backend,
-    unused_options,
+    BackendSettings,
+    backend_options,
+    read_backend,
+    value_from_text,
 )
 from tiekd_ros.teacher.security import REFUSAL, TOKENS_VARIABLE, Tokens, authorization_of
 from tiekd_ros.teacher.service import TeacherService
@@ -58,13 +56,11 @@ TEACHER_VARIABLE = "TIEKD_TEACHER"
 DEPLOYMENT = "teacher"
 """The deployment's name, under which a Serve config changes its options."""
 
-_S = TypeVar("_S", bound=Settings)
 # Ray's own limit is 2 GiB, for whoever can reach the port. Its proxies inherit the variable.
 _MESSAGE_LIMIT = ("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(64 * 1024 * 1024))
 # Threads are made as calls need them; how many calls there are at a time is Ray's to bound.
 _MAX_CALLS = 1024
 _METHODS = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
-_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -115,8 +111,7 @@ class RayPlan:
     """The arguments of `app`, read and checked."""
 
     options: RayOptions
-    kind: str
-    backend: BackendOptions
+    backend: BackendSettings
     service: ServiceSettings
 
     @classmethod
@@ -126,24 +121,30 @@ class RayPlan:
         Raises:
             InvalidSettingError: an unknown name, a bad value, or no teacher.
         """
-        groups = (RayOptions, BackendOptions, ServiceSettings)
-        known = [field.name for group in groups for field in dataclasses.fields(group)]
-        unknown = sorted(set(args) - set(known))
+        groups = (dataclasses.fields(RayOptions), dataclasses.fields(ServiceSettings))
+        fields = {field.name: field for group in groups for field in group} | backend_options()
+        unknown = sorted(set(args) - set(fields))
         if unknown:
             raise InvalidSettingError(
-                f"unknown argument {unknown[0]!r}: known are {', '.join(known)}"
+                f"unknown argument {unknown[0]!r}: known are {', '.join(fields)}"
             )
-        options = _changed(RayOptions(), args)
+        values = {
+            name: value_from_text(fields[name], value) if isinstance(value, str) else value
+            for name, value in args.items()
+        }
+
+        def of(names: Iterable[str]) -> dict[str, Any]:
+            return {name: values[name] for name in names if name in values}
+
+        options = RayOptions(**of(field.name for field in groups[0]))
         teacher = options.teacher or os.environ.get(TEACHER_VARIABLE, "")
         if not teacher:
             raise InvalidSettingError(
                 "no teacher is named: give teacher=huggingface:MODEL (or another backend), or "
                 f"set the environment variable {TEACHER_VARIABLE}"
             )
-        kind, named = parse_backend(teacher)
-        backend = _changed(named, args)
-        _require_one_meaning(teacher, kind, named, backend)
-        return cls(options, kind, backend, _changed(ServiceSettings(), args))
+        backend = read_backend(teacher, of(backend_options()))
+        return cls(options, backend, ServiceSettings(**of(field.name for field in groups[1])))
 
     def __post_init__(self) -> None:
         """Check what Ray's queue and a replica's have to agree on.
@@ -248,9 +249,8 @@ class TeacherReplica:
 
     def __init__(
         self,
-        kind: str,
-        backend: Mapping[str, Any],
-        service: Mapping[str, Any],
+        backend: BackendSettings,
+        service: ServiceSettings,
         *,
         token_file: str = "",
         insecure: bool = False,
@@ -258,9 +258,8 @@ class TeacherReplica:
         """Load the backend, on the GPU that Ray gave to this replica.
 
         Args:
-            kind: the backend's name.
-            backend: fields of `BackendOptions`.
-            service: fields of `ServiceSettings`.
+            backend: the teacher.
+            service: how requests are answered.
             token_file: as for `required_tokens`.
             insecure: as for `required_tokens`.
 
@@ -268,14 +267,8 @@ class TeacherReplica:
             TiekdError: the backend cannot start, or there are no tokens.
         """
         self._tokens = required_tokens(token_file, insecure=insecure)
-        self._service = TeacherService(
-            self.make_backend(kind, BackendOptions(**backend)), ServiceSettings(**service)
-        )
+        self._service = TeacherService(backend.build(), service)
         self._threads = ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="teacher")
-
-    def make_backend(self, kind: str, options: BackendOptions) -> Backend:
-        """Return what labels; a replica of another kind may bring its own."""
-        return create_backend(kind, options)
 
     def check_health(self) -> None:
         """Raise where the backend is stuck or broken; Ray asks often, and starts it anew then."""
@@ -358,13 +351,8 @@ def app(args: dict[str, Any]) -> Any:
     return build(RayPlan.read(args))
 
 
-def build(plan: RayPlan, replica: type[TeacherReplica] = TeacherReplica) -> Any:
-    """Build the application of a plan, as `app` does.
-
-    Args:
-        plan: what to build.
-        replica: what answers in it.
-    """
+def build(plan: RayPlan) -> Any:
+    """Build the application of a plan, as `app` does."""
     options = plan.options
     required_tokens(options.token_file, insecure=options.insecure)  # not first in a replica's log
     os.environ.setdefault(*_MESSAGE_LIMIT)
@@ -375,45 +363,7 @@ def build(plan: RayPlan, replica: type[TeacherReplica] = TeacherReplica) -> Any:
         grpc_options=gRPCOptions(port=options.grpc_port, grpc_servicer_functions=[SERVICER]),
         http_options=HTTPOptions(port=options.http_port),
     )
-    deployment = serve.deployment(replica).options(**plan.deployment_options())
+    deployment = serve.deployment(TeacherReplica).options(**plan.deployment_options())
     return deployment.bind(
-        plan.kind,
-        plan.backend.as_dict(),
-        plan.service.as_dict(),
-        token_file=options.token_file,
-        insecure=options.insecure,
+        plan.backend, plan.service, token_file=options.token_file, insecure=options.insecure
     )
-
-
-def _require_one_meaning(
-    teacher: str, kind: str, named: BackendOptions, chosen: BackendOptions
-) -> None:
-    """Refuse an argument that says something else than the teacher's own, or nothing to it."""
-    name = named_option(teacher)
-    if name is not None and getattr(chosen, name) != getattr(named, name):
-        raise InvalidSettingError(
-            f"teacher={teacher} and {name}={getattr(chosen, name)} say different things; give one"
-        )
-    if unused := unused_options(kind, chosen):
-        raise InvalidSettingError(f"{unused[0]} says nothing to the teacher {kind}; leave it out")
-
-
-def _changed(settings: _S, args: Mapping[str, Any]) -> _S:
-    """Return a copy with those of the arguments that belong to it; text becomes its type."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(settings):
-        if field.name in args:
-            value = args[field.name]
-            changes[field.name] = (
-                _typed(field.name, value, type(field.default)) if isinstance(value, str) else value
-            )
-    return dataclasses.replace(settings, **changes)
-
-
-def _typed(name: str, text: str, kind: type[Any]) -> Any:
-    if kind is str:
-        return text
-    try:
-        return _TRUTHS[text.lower()] if kind is bool else kind(text)
-    except (KeyError, ValueError):
-        raise InvalidSettingError(f"{name} must be {kind.__name__}, got {text!r}") from None

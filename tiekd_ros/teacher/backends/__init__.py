@@ -1,108 +1,119 @@
-"""What can answer for depth, by name."""
+"""Backends by kind. Each is a file: its settings, which build it, and the backend itself.
+
+A new one is a file here and a row of `BACKENDS`; `tiekd teacher serve`, Ray's application and
+ensembles take its options from its settings' fields. All of these modules are imported for a list
+of options (`tiekd --help`): what is large, torch for example, they import where they use it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+import dataclasses
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any
 
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.teacher.backends.options import (
-    BackendOptions,
-    check_source,
-    named_option,
-    parse_backend,
-    takes_align,
-    unused_options,
-)
-
-if TYPE_CHECKING:
-    from tiekd_ros.teacher.backend import Backend
+from tiekd_ros.core.settings import setting, setting_info
+from tiekd_ros.teacher.backend import BackendSettings
 
 __all__ = [
     "BACKENDS",
-    "BackendOptions",
-    "check_kind",
-    "create_backend",
-    "named_option",
-    "parse_backend",
-    "unused_options",
+    "BackendSettings",
+    "backend_options",
+    "read_backend",
+    "settings_of",
+    "value_from_text",
 ]
 
-
-# A backend is imported only when it is asked for: the next may need torch and gigabytes.
-def _recorded(options: BackendOptions) -> Backend:
-    from tiekd_ros.teacher.backends.recorded import RecordedBackend
-
-    return RecordedBackend(Path(options.frames))
-
-
-def _synthetic(options: BackendOptions) -> Backend:
-    from tiekd_ros.teacher.backends.synthetic import SyntheticBackend
-    from tiekd_ros.worlds import WorldSettings
-
-    return SyntheticBackend(WorldSettings(seed=options.seed, period_s=options.period_s))
-
-
-def _huggingface(options: BackendOptions) -> Backend:
-    from tiekd_ros.teacher.backends.huggingface import HuggingFaceBackend
-
-    return HuggingFaceBackend(options)
-
-
-def _onnx(options: BackendOptions) -> Backend:
-    from tiekd_ros.teacher.backends.onnx import OnnxBackend
-
-    return OnnxBackend(options)
-
-
-def _ensemble(options: BackendOptions) -> Backend:
-    from tiekd_ros.teacher.backends.ensemble import EnsembleBackend, member_options
-
-    members = member_options(options)
-    for name, member in members:  # a mistake in the last should not wait for the others to load
-        check_source(name, member)
-    return EnsembleBackend([create_backend(name, member) for name, member in members])
-
-
-_FACTORIES: dict[str, Callable[[BackendOptions], Backend]] = {
-    "recorded": _recorded,
-    "synthetic": _synthetic,
-    "huggingface": _huggingface,
-    "onnx": _onnx,
-    "ensemble": _ensemble,
+BACKENDS = {
+    "huggingface": "HuggingFaceSettings",
+    "onnx": "OnnxSettings",
+    "ensemble": "EnsembleSettings",
+    "recorded": "RecordedSettings",
+    "synthetic": "SyntheticSettings",
 }
-BACKENDS = tuple(_FACTORIES)
+"""Each kind of backend, which is its module's name, and the class of its settings there."""
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def check_kind(name: str) -> None:
-    """Check that there is a backend called `name`.
+def settings_of(kind: str) -> type[BackendSettings]:
+    """Return the settings' class of a kind of backend.
 
     Raises:
-        InvalidSettingError: there is none.
+        InvalidSettingError: there is no such kind.
     """
-    if name not in BACKENDS:
+    if kind not in BACKENDS:
         raise InvalidSettingError(
-            f"unknown teacher backend {name!r}: there are {', '.join(BACKENDS)}"
+            f"unknown teacher backend {kind!r}: there are {', '.join(BACKENDS)}"
         )
+    module = importlib.import_module(f"{__name__}.{kind}")
+    found: type[BackendSettings] = getattr(module, BACKENDS[kind])
+    return found
 
 
-def create_backend(name: str, options: BackendOptions | None = None) -> Backend:
-    """Make the backend called `name`, one of `BACKENDS`.
+def read_backend(text: str, options: Mapping[str, Any] | None = None) -> BackendSettings:
+    """Read `KIND` or `KIND:ARGUMENT`, for example `huggingface:ORG/NAME`, and further options.
 
-    Where `options.align` names a folder, a network is fitted to its depth; of an ensemble, each
-    member that is one.
+    Args:
+        text: the backend; its argument is the option that the kind's `ARGUMENT` names.
+        options: values of options by name, those that were given.
 
     Raises:
-        InvalidSettingError: there is no such backend, or it lacks an option.
-        TiekdError: what the backend says when it cannot start, of its folder for example.
+        InvalidSettingError: there is no such kind, an option is not one of its, contradicts the
+            argument or has a bad value, or one that it needs is missing.
     """
-    options = options or BackendOptions()
-    check_kind(name)
-    check_source(name, options)
-    backend = _FACTORIES[name](options)
-    if not (options.align and takes_align(name)):
-        return backend
-    from tiekd_ros.teacher.backends.alignment import AlignedBackend
+    kind, _, argument = text.strip().partition(":")
+    kind_of_settings = settings_of(kind)
+    given = dict(options or {})
+    if argument:
+        name = kind_of_settings.ARGUMENT
+        value = value_from_text(backend_options()[name], argument)
+        if given.setdefault(name, value) != value:
+            raise InvalidSettingError(
+                f"{text} and {name}={given[name]} (--{name}) say different things; give one"
+            )
+    return kind_of_settings.from_options(kind, given)
 
-    return AlignedBackend(backend, options.align, options.align_max_error)
+
+@functools.cache
+def backend_options() -> dict[str, dataclasses.Field[Any]]:
+    """Return a field for each option of any kind; its description names the kinds that have it.
+
+    An option of several kinds has the same type and default in all of them.
+    """
+    having: dict[str, dict[str, dataclasses.Field[Any]]] = {}
+    for kind in BACKENDS:
+        for field in dataclasses.fields(settings_of(kind)):
+            if isinstance(field.default, bool | int | float | str):
+                having.setdefault(field.name, {})[kind] = field
+    merged = [(name, _merged(by_kind)) for name, by_kind in having.items()]
+    made = dataclasses.make_dataclass("BackendOptions", [(name, Any, one) for name, one in merged])
+    return {field.name: field for field in dataclasses.fields(made)}
+
+
+def value_from_text(field: dataclasses.Field[Any], text: str) -> Any:
+    """Return a setting's value, of its type, from text.
+
+    Raises:
+        InvalidSettingError: the text is no such value.
+    """
+    kind: Any = type(field.default)
+    if kind is str:
+        return text
+    try:
+        return _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise InvalidSettingError(f"{field.name} must be {kind.__name__}, got {text!r}") from None
+
+
+def _merged(by_kind: Mapping[str, dataclasses.Field[Any]]) -> Any:
+    """Return the field of an option of these kinds, as `setting` makes it."""
+    first, *_ = by_kind.values()
+    kinds: dict[str, list[str]] = {}
+    for kind, field in by_kind.items():
+        kinds.setdefault(setting_info(field).description, []).append(kind)
+    text = "; ".join(f"{', '.join(names)}: {each}" for each, names in kinds.items())
+    info = dataclasses.replace(setting_info(first), description=text)
+    return setting(first.default, **dataclasses.asdict(info))

@@ -45,7 +45,7 @@ from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.datasets import RgbdFolder
 from tiekd_ros.teacher.backend import Backend, BackendRefusal, check_request, infer_all
-from tiekd_ros.teacher.backends.base import (
+from tiekd_ros.teacher.backends.network import (
     INVERSE_DEPTH,
     METRIC,
     BatchedBackend,

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import DepthMap, RgbImage, resize_depth
-from tiekd_ros.teacher.backend import Backend, check_request, infer_all
-from tiekd_ros.teacher.backends.base import BatchedBackend, fingerprint
-from tiekd_ros.teacher.backends.options import BackendOptions, parse_backend
+from tiekd_ros.core.settings import setting
+from tiekd_ros.teacher.backend import (
+    Backend,
+    BackendSettings,
+    check_request,
+    infer_all,
+    refuse_unused,
+)
+from tiekd_ros.teacher.backends import read_backend, settings_of
+from tiekd_ros.teacher.backends.network import BatchedBackend, fingerprint
 from tiekd_ros.teacher.errors import BackendError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
@@ -21,27 +29,67 @@ DISAGREEMENT = 0.1
 """Mean relative deviation from the median at which confidence has fallen to 1/e."""
 
 
-def member_options(options: BackendOptions) -> list[tuple[str, BackendOptions]]:
-    """Return name and options of each member; what they do not say is the ensemble's.
+@dataclass(frozen=True)
+class EnsembleSettings(BackendSettings):
+    """The members of an ensemble, and options that they share."""
 
-    Raises:
-        InvalidSettingError: there are fewer than two members, or one is unknown or an ensemble.
-    """
-    texts = [text.strip() for text in options.members.split(",") if text.strip()]
-    if len(texts) < 2:
-        raise InvalidSettingError(
-            "an ensemble has at least two members: give members=KIND:ARGUMENT,KIND:ARGUMENT "
-            f"(--members), got {options.members!r}"
-        )
-    members = []
-    for text in texts:
-        name, own = parse_backend(text)
-        if name == "ensemble":
-            raise InvalidSettingError(f"an ensemble cannot be a member of another: {text!r}")
-        seed = own.seed if name == "synthetic" else options.seed
-        given = replace(options, members="", model=own.model, frames=own.frames, seed=seed)
-        members.append((name, given))
-    return members
+    ARGUMENT = "members"
+
+    members: str = setting(
+        "",
+        "its members as KIND:ARGUMENT, separated by commas, for example "
+        "huggingface:ORG/NAME,onnx:FILE",
+    )
+    options: tuple[tuple[str, Any], ...] = setting(
+        (), "names and values of options; a member gets those that its kind has"
+    )
+
+    @classmethod
+    def from_options(cls, kind: str, options: Mapping[str, Any]) -> BackendSettings:
+        """Keep the options of members for them; errors as `BackendSettings.from_options`."""
+        others = {name: value for name, value in options.items() if name != "members"}
+        ensemble = cls(options.get("members", ""), tuple(others.items()))
+        used = {name for member in ensemble.member_settings() for name in _shared(type(member))}
+        refuse_unused(kind, [name for name in others if name not in used])
+        return ensemble
+
+    def check(self) -> None:
+        """Check that there are two members at least, and that each can be one."""
+        self.member_settings()
+
+    def member_settings(self) -> list[BackendSettings]:
+        """Return the settings of each member.
+
+        Raises:
+            InvalidSettingError: there are fewer than two, or one is unknown or an ensemble.
+        """
+        texts = [text.strip() for text in self.members.split(",") if text.strip()]
+        if len(texts) < 2:
+            raise InvalidSettingError(
+                "an ensemble has at least two members: give members=KIND:ARGUMENT,KIND:ARGUMENT "
+                f"(--members), got {self.members!r}"
+            )
+        members = []
+        for text in texts:
+            kind = settings_of(text.partition(":")[0])
+            if kind is EnsembleSettings:
+                raise InvalidSettingError(f"an ensemble cannot be a member of another: {text!r}")
+            shared = _shared(kind)
+            own = {name: value for name, value in self.options if name in shared}
+            members.append(read_backend(text, own))
+        return members
+
+    def build(self) -> Backend:
+        """Load all members."""
+        members = self.member_settings()
+        for member in members:  # a mistake in the last should not wait for the others to load
+            member.check_source()
+        return EnsembleBackend([member.build() for member in members])
+
+
+def _shared(kind: type[BackendSettings]) -> set[str]:
+    """Return the names of a kind's options that members share: its argument is each one's own."""
+    return {field.name for field in fields(kind)} - {kind.ARGUMENT}
 
 
 class EnsembleBackend(BatchedBackend):

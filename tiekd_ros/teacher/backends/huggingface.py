@@ -10,30 +10,34 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.devices import choose_device
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage
-from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.backends.base import (
+from tiekd_ros.core.settings import setting
+from tiekd_ros.teacher.backend import Backend, BackendRefusal
+from tiekd_ros.teacher.backends.image_recipe import CONFIG_FILES, ImageRecipe, read_recipe, resized
+from tiekd_ros.teacher.backends.network import (
     INVERSE_DEPTH,
     METRIC,
     NEEDS_FOCAL,
     BatchedBackend,
     Meaning,
+    NetworkSettings,
     answer_size,
     fingerprint,
     finished,
     identity_of,
 )
-from tiekd_ros.teacher.backends.image_recipe import CONFIG_FILES, ImageRecipe, read_recipe, resized
-from tiekd_ros.teacher.backends.options import BackendOptions, check_model
 from tiekd_ros.teacher.errors import BackendError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
+
+if TYPE_CHECKING:
+    import torch
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,11 +46,58 @@ _METRIC_KINDS = {"glpn", "zoedepth", "depth_pro", "tipsv2_dpt"}
 # DPT's first fusion layer has no skip connection, and so never uses these; Intel's checkpoints
 # leave them out.
 _UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1\.")
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
+_PROBE = (480, 640)  # (height, width) of what the network is tried on before it serves
+
+
+@dataclass(frozen=True)
+class HuggingFaceSettings(NetworkSettings):
+    """A checkpoint, and how its network runs."""
+
+    model: str = setting("", "a checkpoint's folder, or its hub id (ORG/NAME, ORG/NAME@REVISION)")
+    dtype: str = setting(
+        "auto",
+        "number type of the network; auto is float16 on a GPU, else float32",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    meaning: str = setting(
+        "auto",
+        "what the network's numbers are, where its configuration does not say it",
+        choices=("auto", "metric", "relative_depth", "inverse_depth"),
+    )
+    input_side: int = setting(
+        0,
+        "height and width that images are fitted to, in place of the checkpoint's own; 0 keeps "
+        "that. Smaller is faster and less sharp",
+        unit="pixels",
+        minimum=0,
+        maximum=8192,
+    )
+
+    def check(self) -> None:
+        """Check that a checkpoint is named."""
+        if not self.model:
+            raise InvalidSettingError(
+                "the huggingface backend needs a checkpoint: give model=DIR or model=ORG/NAME "
+                "(--model)"
+            )
+
+    def check_source(self) -> None:
+        """Check that `model` is a folder here, or can be a hub id."""
+        path = Path(self.model).expanduser()
+        if path.is_file():
+            raise InvalidSettingError(
+                f"model {self.model!r} is a file; give the folder that it lies in, {path.parent}"
+            )
+        if not path.is_dir() and not _HUB_ID.fullmatch(self.model):
+            raise InvalidSettingError(
+                f"model {self.model!r} is no folder here, and no hub id either (ORG/NAME or "
+                "ORG/NAME@REVISION)"
+            )
+
+    def load(self) -> Backend:
+        """Load the checkpoint, from the hub where it is no folder, and try it once."""
+        return HuggingFaceBackend(self)
 
 
 @dataclass(frozen=True)
@@ -64,29 +115,29 @@ class Checkpoint:
     dtype: torch.dtype
 
 
-def open_checkpoint(options: BackendOptions) -> Checkpoint:
-    """Load the checkpoint that `options.model` names.
+def open_checkpoint(settings: HuggingFaceSettings) -> Checkpoint:
+    """Load the checkpoint that `settings.model` names.
 
     Raises:
-        InvalidSettingError: the folder or the device does not exist.
+        InvalidSettingError: the device does not exist.
         BackendError: transformers is missing, the checkpoint cannot be had or lacks something,
             or it does not say what its numbers mean.
     """
-    device = choose_device(options.device)
-    dtype = _pick_dtype(options.dtype, device)
-    folder = find_folder(options.model)
+    device = choose_device(settings.device)
+    dtype = _pick_dtype(settings.dtype, device)
+    folder = find_folder(settings.model)
     config = _load_config(folder)  # first: without a depth network no other advice helps
-    recipe = read_recipe(folder, options.input_side, options.max_input_pixels)
-    meaning = read_meaning(config, options.meaning)
+    recipe = read_recipe(folder, settings.input_side, settings.max_input_pixels)
+    meaning = read_meaning(config, settings.meaning)
     network = _load_network(folder, config, dtype)
     try:
         network = network.to(device).eval()
     except RuntimeError as error:  # no memory, no driver
         raise BackendError(f"{folder} does not fit on {device}: {_first_line(error)}") from error
     # What changes the answers; device and number type do not, beyond rounding.
-    extra = {"meaning": meaning, "input_side": options.input_side}
+    extra = {"meaning": meaning, "input_side": settings.input_side}
     version = fingerprint((path for name in _FILES for path in folder.glob(name)), extra)
-    name = folder.resolve().name if Path(options.model).expanduser().is_dir() else options.model
+    name = folder.resolve().name if Path(settings.model).expanduser().is_dir() else settings.model
     return Checkpoint(name, version, network, config, meaning, recipe, device, dtype)
 
 
@@ -96,10 +147,8 @@ def find_folder(model: str) -> Path:
     HF_HUB_OFFLINE, HF_HOME and HF_TOKEN count, as everywhere with the hub.
 
     Raises:
-        InvalidSettingError: it is neither a folder nor a hub id.
         BackendError: the hub does not give it.
     """
-    check_model(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -147,9 +196,12 @@ def read_meaning(config: Any, said: str = "auto") -> Meaning:
 
 
 def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    import torch
+
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return _DTYPES[name]
+        name = "float16" if device.type == "cuda" else "float32"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _load_config(folder: Path) -> Any:
@@ -223,9 +275,6 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-_PROBE = (480, 640)  # (height, width) of what the network is tried on before it serves
-
-
 class HuggingFaceBackend(BatchedBackend):
     """One checkpoint on one device; several images of one size are one batch.
 
@@ -234,13 +283,13 @@ class HuggingFaceBackend(BatchedBackend):
     itself where the request has none.
 
     Raises:
-        InvalidSettingError: the folder or the device does not exist.
+        InvalidSettingError: the device does not exist.
         BackendError: the checkpoint cannot be had, lacks something or does not run.
     """
 
-    def __init__(self, options: BackendOptions) -> None:
-        """Load the checkpoint that `options.model` names and try it once."""
-        self._checkpoint = open_checkpoint(options)
+    def __init__(self, settings: HuggingFaceSettings) -> None:
+        """Load the checkpoint that `settings.model` names and try it once."""
+        self._checkpoint = open_checkpoint(settings)
         self.meaning = self._checkpoint.meaning
         self.identity = identity_of(
             self._checkpoint.name, self._checkpoint.version, self._checkpoint.meaning
@@ -279,6 +328,8 @@ class HuggingFaceBackend(BatchedBackend):
         self, images: Sequence[RgbImage], requests: Sequence[DepthRequest]
     ) -> list[DepthAnswer]:
         """Label images of one size in one pass; errors as `check`'s."""
+        import torch
+
         if self._alone and len(images) > 1:
             return [self.infer(*pair) for pair in zip(images, requests, strict=True)]
         loaded = self._checkpoint
@@ -305,6 +356,8 @@ class HuggingFaceBackend(BatchedBackend):
 
         1 / d = canonical * width / focal (arXiv 2410.02073, section 3.2).
         """
+        import torch
+
         guesses: list[float | None] = [None] * len(requests)
         if fields_of_view is not None:  # horizontal, degrees
             half = torch.deg2rad(fields_of_view.float()) / 2
@@ -321,6 +374,8 @@ class HuggingFaceBackend(BatchedBackend):
 
     def _try(self) -> tuple[int, int]:
         """Run once, so that what cannot work stops the start; returns the input's size."""
+        import torch
+
         loaded = self._checkpoint
         image = np.full((*_PROBE, 3), 128, np.uint8)
         try:

@@ -14,15 +14,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.errors import BackendError
+
+if TYPE_CHECKING:
+    import torch
 
 _ZOE_MARGIN = 3  # Zoe pads each side by 3 sqrt(side / 2) pixels of the image
 
@@ -81,6 +82,9 @@ class ImageRecipe:
         Raises:
             BackendRefusal: the network's input would be too large, or smaller than a pixel.
         """
+        import torch
+        from torch.nn import functional as F
+
         height, width = images[0].shape[:2]
         rows, columns = self._zoe_margin(height, width)
         size = self.seen_size(height, width)
@@ -131,6 +135,8 @@ class ImageRecipe:
 
     def _resized(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Resize bytes, or floats of 0 to 255, (B, 3, any height, any width)."""
+        from torch.nn import functional as F
+
         if x.shape[2:] == size:
             return x
         if self.filter == "nearest":
@@ -148,6 +154,8 @@ class ImageRecipe:
         return x.clamp_(0, 255)  # bicubic overshoots; what works on bytes cuts that off
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
         # A copy, of bytes anyway, so that what follows may change it in place.
         x = x.to(torch.float32, memory_format=torch.contiguous_format)
         if not self.mean:
@@ -174,6 +182,8 @@ class ImageRecipe:
 
 def resized(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bring maps (B, any height, any width) to a (height, width), bilinearly."""
+    from torch.nn import functional as F
+
     if maps.shape[1:] == size:
         return maps
     return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]

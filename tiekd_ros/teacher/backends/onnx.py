@@ -30,24 +30,56 @@ from tiekd_ros.core.errors import DatasetError, InvalidSettingError
 from tiekd_ros.core.images import RgbImage, resize_depth
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.datasets.calibration import read_yaml
-from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.backends.base import (
+from tiekd_ros.teacher.backend import Backend, BackendRefusal
+from tiekd_ros.teacher.backends.network import (
     METRIC,
     BatchedBackend,
     Meaning,
+    NetworkSettings,
     answer_size,
     fingerprint,
     finished,
     identity_of,
     needed_focal,
 )
-from tiekd_ros.teacher.backends.options import BackendOptions
 from tiekd_ros.teacher.errors import BackendError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 
 Channels = tuple[float, float, float]
 
 _KEYS = ("name", "input", "output")
+_LOG = logging.getLogger(__name__)
+_PROBE = (480, 640)  # (height, width) of what the network is tried on before it serves
+
+
+@dataclass(frozen=True)
+class OnnxSettings(NetworkSettings):
+    """An exported network, and the device that it runs on."""
+
+    model: str = setting("", "the .onnx file, described by a .yaml of the same name beside it")
+
+    def check(self) -> None:
+        """Check that a file is named."""
+        if not self.model:
+            raise InvalidSettingError(
+                "the onnx backend needs an exported network: give model=FILE.onnx (--model)"
+            )
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return Path(self.model).expanduser()
+
+    def check_source(self) -> None:
+        """Check that the file is there."""
+        if not self.path.is_file():
+            raise InvalidSettingError(
+                f"there is no file {self.path}; model must name an .onnx file"
+            )
+
+    def load(self) -> Backend:
+        """Load the file and try it once."""
+        return OnnxBackend(self)
 
 
 @dataclass(frozen=True)
@@ -323,29 +355,22 @@ def _type(node: Any) -> Any:
     return _TYPES[node.type]
 
 
-_LOG = logging.getLogger(__name__)
-
-_PROBE = (480, 640)  # (height, width) of what the network is tried on before it serves
-
-
 class OnnxBackend(BatchedBackend):
-    """One .onnx file, described by the .yaml of the same name beside it (see `onnx_card`).
+    """One .onnx file, described by the .yaml of the same name beside it (see `OnnxCard`).
 
     Images of one size are one batch where the graph leaves the batch's size open.
 
     Raises:
-        InvalidSettingError: the file or the device does not exist.
+        InvalidSettingError: the device does not exist.
         BackendError: the description is missing or does not fit the graph, or it does not run.
     """
 
-    def __init__(self, options: BackendOptions) -> None:
-        """Load the file that `options.model` names and try it once."""
-        path = Path(options.model).expanduser()
-        if not path.is_file():
-            raise InvalidSettingError(f"there is no file {path}; model must name an .onnx file")
+    def __init__(self, settings: OnnxSettings) -> None:
+        """Load the file that `settings.model` names and try it once."""
+        path = settings.path
         self._card = read_card(path)
-        self._session = DepthSession(path, self._card, options.device)
-        self._max_pixels = options.max_input_pixels
+        self._session = DepthSession(path, self._card, settings.device)
+        self._max_pixels = settings.max_input_pixels
         self.meaning: Meaning = self._card.output.meaning  # type: ignore[assignment]
         # Large networks keep their weights in files beside the graph: NAME.onnx.data, NAME.data.
         parts = {path, card_file(path), *path.parent.glob(f"{path.name}[._]*")}

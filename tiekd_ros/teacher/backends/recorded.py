@@ -1,15 +1,18 @@
-"""A teacher that has measured the answers: depth recorded with the images."""
+"""Depth that was recorded with the images, from a folder, as a teacher."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from tiekd_ros.core.errors import DatasetError, InvalidSettingError
 from tiekd_ros.core.images import RgbImage, thumbnail, thumbnail_distances
+from tiekd_ros.core.settings import setting
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.backend import Backend, BackendRefusal, BackendSettings
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
 # Mean grey-level differences of thumbnails, measured on 45 consecutive frames of a walk: a
@@ -22,6 +25,33 @@ LARGEST_RATIO = 0.7
 # Recorded frames this close to each other show the same: either will do.
 SAME_PICTURE = 0.5
 _ASPECT_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class RecordedSettings(BackendSettings):
+    """The folder that a `RecordedBackend` answers from."""
+
+    ARGUMENT = "frames"
+
+    frames: str = setting("", "folder of images/, depth/ and K.txt that it answers from")
+
+    def check(self) -> None:
+        """Check that a folder is named."""
+        if not self.frames:
+            raise InvalidSettingError(
+                "the recorded backend needs a folder of frames: give frames=DIR (--frames DIR), "
+                "with images/, depth/ and K.txt in it"
+            )
+
+    def check_source(self) -> None:
+        """Check that the folder is there."""
+        if not Path(self.frames).is_dir():
+            raise DatasetError(f"the folder of frames {self.frames} does not exist")
+
+    def build(self) -> Backend:
+        """Read the folder."""
+        self.check_source()
+        return RecordedBackend(Path(self.frames))
 
 
 class RecordedBackend:

@@ -1,10 +1,13 @@
-"""A teacher that knows the synthetic world: exact depth, rendered for the image's stamp."""
+"""Exact depth of the synthetic world, rendered for the image's stamp, as a teacher."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage, thumbnail, thumbnail_distances
-from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.core.settings import setting
+from tiekd_ros.teacher.backend import Backend, BackendRefusal, BackendSettings
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
@@ -12,6 +15,24 @@ from tiekd_ros.worlds import IndoorWorld, WorldSettings
 # Measured: JPEG at quality 60, halving or noise of 8 grey levels make 0.3 to 0.6, a 64x48
 # image 1.1; the view a thirtieth of a second later is about 6 away, another seed about 40.
 LARGEST_DISTANCE = 4.0
+
+
+@dataclass(frozen=True)
+class SyntheticSettings(BackendSettings):
+    """The world that a `SyntheticBackend` renders."""
+
+    ARGUMENT = "seed"
+
+    seed: int = setting(
+        0, "seed of the world; the camera's must be the same", minimum=0, maximum=2**31 - 1
+    )
+    period_s: float = setting(
+        60.0, "time of the camera's one round", unit="s", minimum=1.0, maximum=86400.0
+    )
+
+    def build(self) -> Backend:
+        """Make the world."""
+        return SyntheticBackend(WorldSettings(seed=self.seed, period_s=self.period_s))
 
 
 class SyntheticBackend:

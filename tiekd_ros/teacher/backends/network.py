@@ -1,4 +1,4 @@
-"""What backends that label several images at once have in common."""
+"""Parts of the backends that run a network: settings, units, sizes, versions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,75 @@ import numpy.typing as npt
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage
-from tiekd_ros.teacher.backend import Backend, BackendRefusal
+from tiekd_ros.core.settings import setting
+from tiekd_ros.teacher.backend import Backend, BackendRefusal, BackendSettings
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
-_LENGTH = 12  # hexadecimal digits: 48 bits tell a fleet's teachers apart
+Meaning = Literal["metric", "relative_depth", "inverse_depth"]
+"""metric: metres. relative_depth: depth in an unknown unit. inverse_depth: grows towards the
+camera, in an unknown unit and from an unknown zero."""
+
+METRIC: Meaning = "metric"
+INVERSE_DEPTH: Meaning = "inverse_depth"
+
+FARTHEST_M = 1000.0
+"""Beyond this a network means the sky, not a distance; it becomes unknown."""
+
+_VERSION_DIGITS = 12  # hexadecimal: 48 bits tell a fleet's teachers apart
 _BLOCK = 1 << 20
+_SAME_VIEW = 0.01  # relative difference of aspect ratios that needs no resizing
+
+NEEDS_FOCAL = (
+    "this network needs the camera's focal length: send `intrinsics` with the image (fx, fy, cx, "
+    "cy in pixels)"
+)
+
+
+@dataclass(frozen=True)
+class NetworkSettings(BackendSettings):
+    """Settings of a backend that runs a network; `align` fits its numbers to metres."""
+
+    ARGUMENT = "model"
+
+    model: str = setting("", "the network")
+    device: str = setting("auto", "cpu, cuda or cuda:N; auto takes a GPU where there is one")
+    max_input_pixels: int = setting(
+        4_000_000,
+        "largest image that the network itself is given; bounds its memory",
+        unit="pixels",
+        minimum=1024,
+        maximum=1 << 28,
+    )
+    align: str = setting(
+        "",
+        "fit the network's numbers to metres once, on this folder of images/, depth/ and K.txt of "
+        "the robots' camera; empty serves them as they are",
+    )
+    align_max_error: float = setting(
+        0.25,
+        "largest median relative error of the fit of --align, on parts of the folder that did not "
+        "make it",
+        minimum=0.0,
+        maximum=10.0,
+    )
+
+    def build(self) -> Backend:
+        """Load the network, and fit it to metres where `align` names a folder."""
+        self.check_source()
+        backend = self.load()
+        if not self.align:
+            return backend
+        from tiekd_ros.teacher.backends.alignment import AlignedBackend
+
+        return AlignedBackend(backend, self.align, self.align_max_error)
+
+    @abstractmethod
+    def load(self) -> Backend:
+        """Load the network as it is.
+
+        Raises:
+            TiekdError: it cannot be had or does not run.
+        """
 
 
 def fingerprint(files: Iterable[Path], extra: Any = None) -> str:
@@ -35,20 +100,7 @@ def fingerprint(files: Iterable[Path], extra: Any = None) -> str:
             while block := file.read(_BLOCK):
                 digest.update(block)
     digest.update(json.dumps(extra, sort_keys=True).encode())
-    return digest.hexdigest()[:_LENGTH]
-
-
-Meaning = Literal["metric", "relative_depth", "inverse_depth"]
-"""metric: metres. relative_depth: depth in an unknown unit. inverse_depth: grows towards the
-camera, in an unknown unit and from an unknown zero."""
-
-METRIC: Meaning = "metric"
-INVERSE_DEPTH: Meaning = "inverse_depth"
-
-FARTHEST_M = 1000.0
-"""Beyond this a network means the sky, not a distance; it becomes unknown."""
-
-_SAME_VIEW = 0.01  # relative difference of aspect ratios that needs no resizing
+    return digest.hexdigest()[:_VERSION_DIGITS]
 
 
 def identity_of(name: str, version: str, meaning: Meaning) -> TeacherIdentity:
@@ -89,12 +141,6 @@ def finished(values: npt.NDArray[np.float32], meaning: Meaning) -> DepthMap:
             known &= (values > 0) & (values <= FARTHEST_M)
     depth: DepthMap = np.where(known, values, np.nan).astype(np.float32)
     return depth
-
-
-NEEDS_FOCAL = (
-    "this network needs the camera's focal length: send `intrinsics` with the image (fx, fy, cx, "
-    "cy in pixels)"
-)
 
 
 class BatchedBackend(ABC):
