@@ -29,9 +29,9 @@ from helpers.bags import (
     write_bag,
     write_ros1_bag,
 )
+from tiekd_ros.bags import BagError
 from tiekd_ros.bags.bag import Bag, is_bag
 from tiekd_ros.bags.images import BagCamera
-from tiekd_ros.bags.records import BagError
 
 SOCCER = Path(__file__).resolve().parents[3] / "shared" / "data" / "mcap_soccer"
 

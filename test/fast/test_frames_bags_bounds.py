@@ -19,10 +19,9 @@ from rosbags.rosbag1 import reader as ros1
 from rosbags.rosbag2 import storage_mcap
 
 from helpers.bags import MODES, camera_topics, write_bag
-from tiekd_ros.bags import scratch
+from tiekd_ros.bags import BagError, scratch
 from tiekd_ros.bags.bag import Bag
 from tiekd_ros.bags.images import BagCamera
-from tiekd_ros.bags.records import BagError
 from tiekd_ros.bags.scratch import unpack, zstd
 from tiekd_ros.core.encodings import compressed_to_rgb
 from tiekd_ros.core.errors import BadImageError

@@ -26,9 +26,9 @@ from helpers.bags import (
     stamp_of,
     write_bag,
 )
+from tiekd_ros.bags import BagError
 from tiekd_ros.bags.bag import Bag, is_bag
 from tiekd_ros.bags.images import BagCamera
-from tiekd_ros.bags.records import BagError
 from tiekd_ros.bags.scratch import ZSTD_MAGIC
 from tiekd_ros.core.errors import BadImageError
 

@@ -11,7 +11,7 @@ pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros
 
 from helpers.bags import HEIGHT, WIDTH, K, camera_topics, image, info, shown, write_bag
 from helpers.importing import KEEP_ALL, report, run, stored
-from tiekd_ros.bags.records import BagError
+from tiekd_ros.bags import BagError
 from tiekd_ros.core.camera import CameraModel, Rectifier
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import decode_image

@@ -19,7 +19,7 @@ from rosbags.highlevel import AnyReader
 
 from helpers.children import run_python
 from helpers.frames import HEIGHT, WIDTH, fill_store, views
-from tiekd_ros.bags.records import BagError
+from tiekd_ros.bags import BagError
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import decode_depth_png, decode_image

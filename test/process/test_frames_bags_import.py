@@ -28,7 +28,7 @@ from helpers.bags import (
 )
 from helpers.children import child_environment, run_python
 from helpers.importing import KEEP_ALL, report, run, stored
-from tiekd_ros.bags.records import BagError
+from tiekd_ros.bags import BagError
 from tiekd_ros.core.errors import DatasetError, InvalidSettingError, TiekdError
 from tiekd_ros.core.images import decode_image
 from tiekd_ros.core.state import StateFolder

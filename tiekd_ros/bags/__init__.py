@@ -1,15 +1,75 @@
 """Bags (rosbag2 in SQLite or MCAP, ROS 1): their images into the frame log, and back out of it.
 
-Nothing here needs ROS. Files are read by `rosbags` where they are sound, and as far as they are
-whole where they are not. The other modules of this folder import rosbags, so call
-`require_rosbags` before they are imported.
+Nothing here needs ROS. Sound files are read by `rosbags`, damaged ones as far as they are whole.
+The other modules of this folder import rosbags, so call `require_rosbags` before they are imported.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from tiekd_ros.core.errors import TiekdError
+
+CDR = "cdr"
+"""How ROS 2 serialises messages."""
+ROS1 = "ros1"
+"""How ROS 1 did."""
+
+
+class BagError(TiekdError):
+    """A bag that cannot be read or written; the message says what there is and what would do."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of a bag."""
+
+    name: str
+    type: str
+    """With its package and 'msg', as in 'sensor_msgs/msg/Image'."""
+    encoding: str
+    """CDR, ROS1, or what else a recorder wrote (protobuf, json)."""
+    count: int
+    """Number of messages."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.type}, {self.count} messages)"
+
+
+class Message(NamedTuple):
+    """One message, as it was recorded."""
+
+    topic: str
+    log_ns: int
+    """When it was recorded, in nanoseconds."""
+    data: bytes
+    file: int = 0
+    """Which of the bag's files it lies in, counted from 0."""
+
+
+class Storage(Protocol):
+    """One file of a bag."""
+
+    topics: list[Topic]
+    notes: list[str]
+    """What was odd about the file; may grow while it is read."""
+    span_ns: tuple[int, int] | None
+    """When its first and its last message were recorded; None where there is none."""
+
+    def messages(self, names: Collection[str]) -> Iterator[Message]:
+        """Yield the messages of these topics in the order of their recording."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def full_type(name: str) -> str:
+    """Return a message type with its 'msg', which ROS 1 and some recorders leave out."""
+    parts = name.split("/")
+    return f"{parts[0]}/msg/{parts[1]}" if len(parts) == 2 else name
 
 
 def require_rosbags() -> None:

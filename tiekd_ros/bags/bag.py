@@ -17,11 +17,10 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from tiekd_ros.bags import scratch
-from tiekd_ros.bags.records import CDR, ROS1, BagError, Message, Storage, Topic
+from tiekd_ros.bags import CDR, ROS1, BagError, Message, Storage, Topic, scratch
 from tiekd_ros.bags.scratch import ScratchDir
 from tiekd_ros.bags.storage import open_storage
-from tiekd_ros.core.closing import Closing
+from tiekd_ros.core import Closing
 
 METADATA = "metadata.yaml"
 SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag")

@@ -18,9 +18,9 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from tiekd_ros import __version__
+from tiekd_ros.bags import CDR, BagError
 from tiekd_ros.bags.bag import typestore
 from tiekd_ros.bags.images import CAMERA_INFO, COMPRESSED, IMAGE
-from tiekd_ros.bags.records import CDR, BagError
 from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.errors import BadDepthError, BadImageError, InvalidSettingError
 from tiekd_ros.core.images import decode_depth_png, decode_image

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tiekd_ros.bags import CDR, ROS1, BagError, Message, Topic
 from tiekd_ros.bags.bag import MIXED, Bag
-from tiekd_ros.bags.records import CDR, ROS1, BagError, Message, Topic
 from tiekd_ros.core.camera import CameraModel, is_rectified_topic
 from tiekd_ros.core.encodings import compressed_to_rgb, is_depth, raw_to_rgb
 from tiekd_ros.core.errors import BadImageError

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiekd_ros.bags import BagError
 from tiekd_ros.bags.bag import Bag
 from tiekd_ros.bags.images import BagCamera, BagImage
-from tiekd_ros.bags.records import BagError
 from tiekd_ros.core.camera import VISIBLE_SHIFT_PX, CameraModel, Intrinsics, Rectifier
 from tiekd_ros.core.errors import BadImageError, BadIntrinsicsError
 from tiekd_ros.core.images import Mask, RgbImage
@@ -24,8 +24,8 @@ from tiekd_ros.framelog.imports import (
     ImportReport,
     Recording,
 )
+from tiekd_ros.framelog.novelty import NoRoomError
 from tiekd_ros.framelog.records import ImportCursor, ImportCursors, Observation
-from tiekd_ros.framelog.selection import NoRoomError
 from tiekd_ros.framelog.store import FrameStore
 
 _MUCH_INVALID = 0.1

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from tiekd_ros.bags.records import BagError, Message, Topic, full_type
+from tiekd_ros.bags import BagError, Message, Topic, full_type
 from tiekd_ros.bags.scratch import require_room, unpack
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"

@@ -14,7 +14,7 @@ import lz4.frame
 from rosbags.rosbag1 import reader as ros1
 from rosbags.rosbag2 import storage_mcap
 
-from tiekd_ros.bags.records import BagError
+from tiekd_ros.bags import BagError
 
 SPARED_BYTES = 64 * 2**20
 """What is left free for others."""

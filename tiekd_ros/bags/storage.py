@@ -10,8 +10,7 @@ from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
-from tiekd_ros.bags import scratch
-from tiekd_ros.bags.records import ROS1, BagError, Message, Storage, Topic, full_type
+from tiekd_ros.bags import ROS1, BagError, Message, Storage, Topic, full_type, scratch
 from tiekd_ros.bags.salvage import (
     MCAP_MAGIC,
     SQLITE_MAGIC,

@@ -15,8 +15,7 @@ from tiekd_ros.core.camera import Intrinsics, same_shape
 from tiekd_ros.core.errors import BadImageError, DatasetError
 from tiekd_ros.core.images import DepthMap, RgbImage, decode_image
 from tiekd_ros.datasets.calibration import find_intrinsics
-from tiekd_ros.datasets.items import DepthItem, ReadOptions, SkipReport
-from tiekd_ros.datasets.map_format import FOLDER_MAPS, TEACHER_FOLDER
+from tiekd_ros.datasets.items import FOLDER_MAPS, TEACHER_FOLDER, DepthItem, ReadOptions, SkipReport
 from tiekd_ros.datasets.split_dataset import find_split, read_names
 
 TIMES_FILES = ("times.txt", "timestamps.txt")

@@ -12,7 +12,7 @@ from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadImageError, DatasetError
 from tiekd_ros.core.images import DEPTH_UNITS_PER_M, KB_SIZE, DepthMap, RgbImage, kb_window
 from tiekd_ros.datasets.calibration import plausible
-from tiekd_ros.datasets.map_format import KITTI_MAPS
+from tiekd_ros.datasets.items import KITTI_MAPS
 from tiekd_ros.datasets.split_dataset import EntryFiles, Layout, SplitDataset
 
 CALIBRATION = "calib_cam_to_cam.txt"

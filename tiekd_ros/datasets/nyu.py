@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.datasets.calibration import find_intrinsics
-from tiekd_ros.datasets.map_format import NYU_MAPS
+from tiekd_ros.datasets.items import NYU_MAPS
 from tiekd_ros.datasets.split_dataset import EntryFiles, Layout, SplitDataset, SplitEntry
 
 _TEACHER_PREFIX = "data_nyu_"

@@ -14,8 +14,7 @@ from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, BadImageError, DatasetError
 from tiekd_ros.core.images import DepthMap, RgbImage, decode_depth_png, decode_image
 from tiekd_ros.datasets.calibration import plausible
-from tiekd_ros.datasets.items import DepthItem, ReadOptions, SkipReport
-from tiekd_ros.datasets.map_format import TEACHER_FOLDER, MapFormat
+from tiekd_ros.datasets.items import TEACHER_FOLDER, DepthItem, MapFormat, ReadOptions, SkipReport
 
 SPLIT_FOLDERS = (".", "split", "splits")
 _NO_DEPTH = "None"

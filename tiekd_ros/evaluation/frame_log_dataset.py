@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiekd_ros.core.closing import Closing
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import (
+    AUTO,
     DatasetError,
     DepthDataset,
     DepthItem,
@@ -15,7 +16,6 @@ from tiekd_ros.datasets import (
     SkipReport,
     open_dataset,
 )
-from tiekd_ros.datasets.opening import AUTO
 from tiekd_ros.framelog import FrameStore
 from tiekd_ros.framelog.records import Split
 

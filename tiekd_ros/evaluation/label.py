@@ -16,7 +16,7 @@ from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, BadImageError, InvalidSettingError, TiekdError
 from tiekd_ros.core.images import RgbImage, decode_image, encode_png, resize_depth
 from tiekd_ros.datasets import AUTO, DatasetError, LabelSource, ReadOptions, open_images
-from tiekd_ros.datasets.map_format import TEACHER_FOLDER
+from tiekd_ros.datasets.items import TEACHER_FOLDER
 from tiekd_ros.evaluation.frame_log_dataset import FRAMES, frame_log_file
 from tiekd_ros.evaluation.label_maps import MapFolder
 from tiekd_ros.framelog import FrameStore, LoggedFrame

@@ -14,7 +14,7 @@ import numpy as np
 from tiekd_ros.core.errors import BadDepthError, TiekdError
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.datasets import DatasetError, MapFormat
-from tiekd_ros.datasets.map_format import TEACHER_NOTE
+from tiekd_ros.datasets.items import TEACHER_NOTE
 from tiekd_ros.teacher.protocol import TeacherIdentity
 
 _LOCK = ".lock"

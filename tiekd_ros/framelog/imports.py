@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tiekd_ros.core import Closing
 from tiekd_ros.core.camera import CameraModel
-from tiekd_ros.core.closing import Closing
 from tiekd_ros.framelog.records import ImportCursors
 from tiekd_ros.framelog.store import FrameStore
 

@@ -1,22 +1,21 @@
-"""How a frame log is split, noted in it: the same for the companion, imports, and all after them.
-
-Were one of them to count blocks of another length, frames that are neighbours in time would lie
-in both splits, and students would be judged by what they have learnt from.
+"""What a frame log keeps, by time and quality, and which split a frame belongs to.
 
 The split is by time block, so that neighbours in time (which show nearly the same view)
 never straddle it, counted from the store's first frame: stamps may be wall time or start
 at 0. Of each `held_out_every` blocks the second is held out, so that a short recording has
 both splits. Two rules keep the splits apart where time does not: nothing is kept right
 after a border, and a view that is stored already brings its split with it.
+
+How a log is split is noted in it, and holds for the companion, imports, and all after them: with
+blocks of another length, neighbours would lie in both splits, and students would be judged by
+frames that they were trained on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import sqlite3
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -32,7 +31,7 @@ _WHITE = 250
 
 @dataclass(frozen=True)
 class ImageStats:
-    """What an image looks like, in numbers."""
+    """Sharpness, exposure and thumbnail of an image."""
 
     thumbnail: Thumbnail
     sharpness: float
@@ -87,7 +86,7 @@ _NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How a new view relates to the stored ones."""
+    """The stored views nearest to a new one."""
 
     nearest: float
     """Thumbnail distance to the nearest stored frame; infinite where there is none."""
@@ -104,7 +103,7 @@ class Choice:
 
 
 def is_too_soon(settings: FrameLogSettings, stamp_ns: int, last_ns: int | None) -> bool:
-    """Say whether a stamp follows the last kept one too closely.
+    """Return whether a stamp follows the last kept one too closely.
 
     A stamp before the last one (a bag that loops, a simulation that was reset) is not too
     soon: it starts the interval anew.
@@ -131,8 +130,11 @@ def choose_split(
 ) -> Choice:
     """Choose the split of a new view, or refuse it.
 
-    `origin_ns` is the stamp of the store's first frame. The answer depends on nothing but
-    the arguments.
+    Args:
+        settings: how the log is split.
+        stamp_ns: when the view was taken, nanoseconds.
+        origin_ns: stamp of the log's first frame.
+        neighbours: the stored views that are like it.
     """
     if neighbours.nearest < settings.min_novelty:
         return Choice(None, NOT_NOVEL)
@@ -155,7 +157,6 @@ def _split_of_block(settings: FrameLogSettings, block: int) -> Split:
     return HELD_OUT if block % settings.held_out_every == _HELD_OUT_BLOCK else TRAIN
 
 
-_LOG = logging.getLogger(__name__)
 _READ = "SELECT value FROM meta WHERE key IN ('block_ns', 'held_out_every') ORDER BY key"
 
 
@@ -187,12 +188,3 @@ def write_rule(connection: sqlite3.Connection, rule: SplitRule) -> None:
     """Settle how a log is split, in the caller's transaction."""
     values = (("block_ns", round(rule.block_s * _NS_PER_S)), ("held_out_every", rule[1]))
     connection.executemany("INSERT INTO meta VALUES (?, ?)", values)
-
-
-def warn_of(path: Path, kept: SplitRule, wanted: SplitRule) -> None:
-    """Say that a log stays split as it is."""
-    _LOG.warning(
-        "%s is split by block_s = %g and held_out_every = %d since its first frame: kept to that, "
-        "and not to %g and %d; for another split start an empty log",
-        *(path, *kept, *wanted),
-    )

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tiekd_ros.core import Closing
 from tiekd_ros.core.camera import Intrinsics
-from tiekd_ros.core.closing import Closing
 from tiekd_ros.core.images import DepthMap, Mask, RgbImage
 from tiekd_ros.framelog.schema import Database
 

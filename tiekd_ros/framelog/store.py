@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.core.closing import Closing
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import BadDepthError, BadImageError, BadIntrinsicsError
 from tiekd_ros.core.images import DepthMap, decode_depth_png, decode_image
 from tiekd_ros.framelog import policy
 from tiekd_ros.framelog.labels import decode_confidence, encode_label, read_invalid_masks
+from tiekd_ros.framelog.novelty import NoRoomError, NoveltyIndex
 from tiekd_ros.framelog.policy import SplitRule, measure_image, read_rule
 from tiekd_ros.framelog.records import (
     KeptLabel,
@@ -46,7 +47,6 @@ from tiekd_ros.framelog.rows import (
     write_round_started,
 )
 from tiekd_ros.framelog.schema import Database, StoreFullError, UndecodableFrameError
-from tiekd_ros.framelog.selection import NoRoomError, Selection
 from tiekd_ros.framelog.settings import FrameLogSettings
 
 
@@ -79,7 +79,7 @@ class FrameStore(Closing):
         """
         settings = settings if settings is not None else FrameLogSettings()
         self._db = Database(Path(path), read_only=read_only, timeout_s=settings.lock_timeout_s)
-        self._selection = Selection(self._db.path, settings, evicts=evicts)
+        self._novelty = NoveltyIndex(self._db.path, settings, evicts=evicts)
         self._not_kept: Counter[str] = Counter()
 
     @property
@@ -90,7 +90,7 @@ class FrameStore(Closing):
     @property
     def settings(self) -> FrameLogSettings:
         """What it keeps, and how much; from the first `add` on, split as the log is."""
-        return self._selection.settings
+        return self._novelty.settings
 
     @property
     def rule(self) -> SplitRule | None:
@@ -113,7 +113,7 @@ class FrameStore(Closing):
         """
         with self._db.write_lock:
             with self._db.read() as connection:
-                self._selection.catch_up(connection)
+                self._novelty.sync(connection)
             verdict = self._add(observation, label)
             if not verdict.kept:
                 self._not_kept[verdict.reason] += 1
@@ -154,7 +154,7 @@ class FrameStore(Closing):
             teacher = (teacher_name, teacher_version)
             write_label(connection, frame_id, depth_png, confidence_png, teacher)
             try:
-                self._selection.fit(connection, keep=frame_id)
+                self._novelty.make_room(connection, keep=frame_id)
             except NoRoomError:
                 raise StoreFullError(
                     f"frame {frame_id} and its label alone exceed max_bytes_mb = "
@@ -240,40 +240,39 @@ class FrameStore(Closing):
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         with self._db.write_lock:
-            newest_id = self._selection.novelty.newest_id
+            newest_id = self._novelty.newest_id
             try:
                 with self._db.write() as connection:
                     yield connection
             except BaseException:
-                self._selection.novelty.invalidate(newest_id)
+                self._novelty.invalidate(newest_id)
                 raise
 
     def _add(self, observation: Observation, label: KeptLabel | None) -> Verdict:
-        selection, stamp_ns = self._selection, int(observation.stamp_ns)
-        if policy.is_too_soon(selection.settings, stamp_ns, selection.novelty.last_ns):
+        novelty, stamp_ns = self._novelty, int(observation.stamp_ns)
+        if policy.is_too_soon(novelty.settings, stamp_ns, novelty.last_ns):
             return Verdict(None, policy.TOO_SOON)
         stats = measure_image(observation.image)
-        fault = policy.quality_fault(selection.settings, stats)
+        fault = policy.quality_fault(novelty.settings, stats)
         if fault is not None:
             return Verdict(None, fault)
-        choice, distances = selection.choose(stats, stamp_ns)
+        choice, distances = novelty.choose(stats, stamp_ns)
         if choice.split is None:
             return Verdict(None, choice.reason)
-        blobs = encode_frame(observation, label, selection.settings.jpeg_quality)
+        blobs = encode_frame(observation, label, novelty.settings.jpeg_quality)
         try:
             with self._change() as connection:
-                if selection.catch_up(connection):  # another process was faster
-                    choice, distances = selection.choose(stats, stamp_ns)
-                if choice.split is None:
+                if novelty.sync(connection):  # another process was faster
+                    choice, distances = novelty.choose(stats, stamp_ns)
+                split = choice.split
+                if split is None:
                     return Verdict(None, choice.reason)
-                frame_id = insert_frame(
-                    connection, observation, stats, blobs, choice.split, distances
-                )
-                selection.take_in(connection, frame_id, stamp_ns, stats, choice.split, distances)
+                frame_id = insert_frame(connection, observation, stats, blobs, split, distances)
+                novelty.add(connection, frame_id, stamp_ns, stats.thumbnail, split, distances)
                 if label is not None and blobs.depth_png is not None:
                     teacher = (label.teacher_name, label.teacher_version)
                     write_label(connection, frame_id, blobs.depth_png, None, teacher)
-                selection.fit(connection, keep=frame_id)
+                novelty.make_room(connection, keep=frame_id)
         except NoRoomError:
             return Verdict(None, policy.NO_ROOM)
         return Verdict(frame_id, policy.KEPT)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, TypeVar
 
-from tiekd_ros.core.closing import Closing
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import BadImageError, InvalidSettingError
 from tiekd_ros.core.images import read_image_size
 from tiekd_ros.teacher.checks import AnswerChecks, check_answer

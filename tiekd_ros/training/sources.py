@@ -16,7 +16,7 @@ from tiekd_ros.datasets import (
     SkipReport,
     detect_kind,
 )
-from tiekd_ros.datasets.map_format import TEACHER_FOLDER
+from tiekd_ros.datasets.items import TEACHER_FOLDER
 from tiekd_ros.evaluation.frame_log_dataset import FRAMES, FrameLogDataset, frame_log_file
 from tiekd_ros.evaluation.frame_log_dataset import open_data as open_any
 from tiekd_ros.training.data import Items, Part

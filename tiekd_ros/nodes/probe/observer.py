@@ -21,7 +21,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from tiekd_ros.core.closing import Closing
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.core.mailbox import Mailbox
