@@ -119,7 +119,7 @@ class Each(Node):
 
     def start(self):
         if self.rooms:
-            logging.getLogger("tiekd_ros.framelog.recorder").warning("of frames")
+            logging.getLogger("tiekd_ros.framelog.store").warning("of frames")
             logging.getLogger("tiekd_ros.student.runtimes.choosing").warning("of students")
             print("started", flush=True)
 

@@ -7,7 +7,6 @@ from tiekd_ros.framelog.labeller import (
     NotNow,
     RefusedLabel,
 )
-from tiekd_ros.framelog.recorder import Recorder, RecorderSnapshot
 from tiekd_ros.framelog.records import (
     HELD_OUT,
     TRAIN,
@@ -29,7 +28,7 @@ from tiekd_ros.framelog.schema import (
     UnknownFrameError,
 )
 from tiekd_ros.framelog.settings import FrameLogSettings, ImportSettings, LabellerSettings
-from tiekd_ros.framelog.store import FrameStore
+from tiekd_ros.framelog.store import FrameStore, Recorder, RecorderSnapshot
 
 __all__ = [
     "HELD_OUT",
