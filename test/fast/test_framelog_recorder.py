@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tiekd_ros.framelog import (
+    AddResult,
     FrameLogSettings,
     FrameStore,
     Observation,
@@ -14,7 +15,6 @@ from tiekd_ros.framelog import (
     StoreCorruptError,
     StoreFullError,
     StoreLockedError,
-    Verdict,
 )
 
 S = 1_000_000_000
@@ -63,7 +63,7 @@ def test_a_paused_recorder_stores_nothing_until_resumed(store: FrameStore) -> No
     ],
 )
 def test_logging_goes_on_when_a_fault_is_over(store, monkeypatch, fault) -> None:
-    def add(observation: Observation) -> Verdict:
+    def add(observation: Observation) -> AddResult:
         raise fault
 
     recorder = Recorder(store)

@@ -28,7 +28,7 @@ from ros_helpers.messages import FIRST_NS, FRAME_ID, camera_info, image_message
 from ros_helpers.peer import ACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameStore, Observation, Verdict
+from tiekd_ros.framelog import AddResult, FrameStore, Observation
 from tiekd_ros.nodes.companion.node import CompanionNode
 
 NODE = "companion_node"
@@ -100,7 +100,7 @@ def test_the_newest_image_is_stored_when_the_store_is_free_again(
     busy, free, stamps = threading.Event(), threading.Event(), []
     add = FrameStore.add
 
-    def slow(store: FrameStore, observation: Observation) -> Verdict:
+    def slow(store: FrameStore, observation: Observation) -> AddResult:
         busy.set()
         assert free.wait(PATIENCE_S)
         stamps.append((observation.stamp_ns - FIRST_NS) // STEP_NS)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,12 @@ from tiekd_ros.core.errors import BadImageError, BadIntrinsicsError
 from tiekd_ros.core.images import Mask, RgbImage
 from tiekd_ros.framelog import policy
 from tiekd_ros.framelog.imports import (
-    NOT_ASKED_FOR,
     UNREADABLE,
     ImportOptions,
     ImportReport,
     Recording,
 )
-from tiekd_ros.framelog.novelty import NoRoomError
-from tiekd_ros.framelog.records import ImportCursor, ImportCursors, Observation
+from tiekd_ros.framelog.records import ImportCursor, Observation
 from tiekd_ros.framelog.store import FrameStore
 
 _MUCH_INVALID = 0.1
@@ -55,7 +52,7 @@ class BagView:
 
 
 class BagViewer:
-    """Makes views of a camera's images.
+    """Converts a camera's images to what is logged of them, and counts its oddities.
 
     Args:
         camera: of an open bag.
@@ -123,7 +120,7 @@ class BagViewer:
             self._invalid_share = max(self._invalid_share, float(view.invalid_mask.mean()))
 
     def warnings(self) -> list[str]:
-        """Say what students will learn wrongly."""
+        """Return faults that students will learn."""
         model = self._distorted_camera
         if model is None:
             return []
@@ -139,7 +136,7 @@ class BagViewer:
         ]
 
     def remarks(self) -> list[str]:
-        """Say what was odd about the calibration."""
+        """Return oddities of the calibration."""
         remarks = []
         if self._idle:
             remarks.append(f"{self._camera.images.name} is rectified already: left it as it is")
@@ -178,11 +175,8 @@ class BagViewer:
         return model.of_view(pixels.shape[1], pixels.shape[0])
 
 
-_SAVE_EVERY_S = 1.0  # where nothing is kept: a frame brings its cursor with it
-
-
-class BagImport(Recording):
-    """A bag whose images are to be logged: opened, its topics chosen, its first image looked at.
+class BagImport(Recording[BagImage]):
+    """A bag whose images are to be logged: opened, its topics chosen, its first image converted.
 
     So what cannot be imported is refused before anything of it is.
 
@@ -192,19 +186,18 @@ class BagImport(Recording):
     """
 
     def __init__(self, path: str | Path, options: ImportOptions) -> None:
-        self._options = options
         self._bag = Bag(path)
         try:
             self._camera = BagCamera(self._bag, options.image_topic, options.camera_info_topic)
-            self._recordings = _recordings(self._bag, self._camera)
+            self._ids = _recording_ids(self._bag, self._camera)
             self._viewer = BagViewer(self._camera, options)
         except BaseException:
             self._bag.close()
             raise
         name, info = self._camera.images.name, self._viewer.info_topic
-        super().__init__(ImportReport(str(path), name, info, len(self._camera)))
+        super().__init__(ImportReport(str(path), name, info, len(self._camera)), options)
+        self._last_ns: int | None = None  # stamp of the image that was kept last
         self._unstamped = 0
-        self._faults: list[str] = []
 
     def __len__(self) -> int:
         """Return the number of images in the bag."""
@@ -219,96 +212,42 @@ class BagImport(Recording):
         """Close the bag."""
         self._bag.close()
 
-    def _starts(self, cursors: ImportCursors) -> dict[int, int]:
-        """Return how many images of each file were looked at before."""
-        starts: dict[int, int] = {}
+    def _images(self) -> Iterator[tuple[ImportCursor, BagImage]]:
+        counts: Counter[int] = Counter()  # by file
+        for image in self._camera:
+            counts[image.file] += 1
+            yield ImportCursor(self._ids[image.file], counts[image.file], image.log_ns), image
+
+    def _recording_ids(self) -> Collection[str]:
+        return self._ids.values()
+
+    def _is_valid(self, cursor: ImportCursor) -> bool:
+        """Return whether the same image stands there: not where the file's midst was mended."""
+        file = next(number for number, each in self._ids.items() if each == cursor.recording)
         name = self._camera.images.name
-        for file, recording in self._recordings.items():
-            cursor = None if self._options.again else cursors.find(recording)
-            if cursor is None:
-                continue
-            # Where something else stands there now, the file was mended in its midst.
-            if self._bag.recorded_at(name, file, cursor.images - 1) == cursor.mark:
-                starts[file] = cursor.images
-        return starts
+        return self._bag.recorded_at(name, file, cursor.images - 1) == cursor.mark
 
-    def _offer(
-        self,
-        store: FrameStore,
-        cursors: ImportCursors,
-        advance: Callable[[], None],
-    ) -> None:
-        starts = self._starts(cursors)
-        seen: Counter[int] = Counter()  # images, by file
-        cursor, saved_at = None, time.monotonic()
-        last_ns: int | None = None
-        try:
-            for number, image in enumerate(self._camera):
-                seen[image.file] += 1
-                if seen[image.file] <= starts.get(image.file, 0):
-                    self.report.looked_at_before += 1
-                    advance()
-                    continue
-                here = ImportCursor(self._recordings[image.file], seen[image.file], image.log_ns)
-                try:
-                    last_ns = self._one(store, image, here, last_ns, number)
-                except NoRoomError:
-                    self.report.stopped = policy.NO_ROOM
-                    self.report.not_looked_at = len(self._camera) - number
-                    return
-                if cursor is not None and cursor.recording != here.recording:
-                    cursors.put(cursor)
-                cursor = here
-                if time.monotonic() - saved_at > _SAVE_EVERY_S:
-                    cursors.put(cursor)
-                    saved_at = time.monotonic()
-                advance()
-        finally:
-            if cursor is not None:
-                cursors.put(cursor)
-
-    def _one(
-        self,
-        store: FrameStore,
-        image: BagImage,
-        cursor: ImportCursor,
-        last_ns: int | None,
-        number: int,
-    ) -> int | None:
-        """Offer one image; return the stamp of the one that was kept last.
-
-        Raises:
-            NoRoomError: the frame log is full.
-        """
-        if number % self._options.every:
-            self._left_out[NOT_ASKED_FOR] += 1
-            return last_ns
-        if policy.is_too_soon(store.settings, image.stamp_ns, last_ns):
-            self._left_out[policy.TOO_SOON] += 1  # known before its pixels are converted
-            return last_ns
+    def _add(self, store: FrameStore, image: BagImage, cursor: ImportCursor) -> str:
+        if policy.is_too_soon(store.settings, image.stamp_ns, self._last_ns):
+            return policy.TOO_SOON  # known before its pixels are converted
         try:
             view = self._viewer.view(image)
-            verdict = store.add(view.observed(image, cursor))
+            result = store.add(view.observed(image, cursor))
         except (BadImageError, BadIntrinsicsError) as error:
-            self._left_out[UNREADABLE] += 1
             self._faults.append(str(error))
-            return last_ns
-        if verdict.reason == policy.NO_ROOM:
-            raise NoRoomError
-        self._unstamped += not image.stamped
-        if not verdict.kept:
-            self._left_out[verdict.reason] += 1
-            return last_ns
-        self.report.kept += 1
-        self._viewer.note_kept(view)
-        return image.stamp_ns
+            return UNREADABLE
+        self._unstamped += not image.stamped and result.reason != policy.NO_ROOM
+        if result.kept:
+            self._last_ns = image.stamp_ns
+            self._viewer.note_kept(view)
+        return result.reason
 
     def _conclude(self) -> None:
         self.report.notes = [*self._bag.notes, *self._remarks()]
         self.report.warnings = self._viewer.warnings()
 
     def _remarks(self) -> list[str]:
-        """Say what was odd about the images themselves."""
+        """Return oddities of the images themselves."""
         remarks: list[str] = []
         before = self.report.looked_at_before
         if before and self._options.rectify and not self._camera.rectified:
@@ -330,8 +269,8 @@ class BagImport(Recording):
         return [*remarks, *self._viewer.remarks()]
 
 
-def _recordings(bag: Bag, camera: BagCamera) -> dict[int, str]:
-    """Return what tells each of a bag's files from others, by its number: its first image's hash.
+def _recording_ids(bag: Bag, camera: BagCamera) -> dict[int, str]:
+    """Return a hash of the first image of each of a bag's files, by the file's number.
 
     It stays the same when the bag is moved, mended, converted file by file, or has grown.
     """

@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -26,17 +26,15 @@ from tiekd_ros.framelog import (
     KeptLabel,
     Observation,
     StoreStats,
-    policy,
 )
 from tiekd_ros.framelog.imports import (
-    NOT_ASKED_FOR,
     UNREADABLE,
     Calibration,
     ImportOptions,
     ImportReport,
     Recording,
 )
-from tiekd_ros.framelog.records import ImportCursor, ImportCursors
+from tiekd_ros.framelog.records import ImportCursor
 from tiekd_ros.teacher.errors import TeacherAnswerError
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ def is_rgbd_folder(path: Path) -> bool:
     return (path / "depth").is_dir() and not (path / "metadata.yaml").exists()
 
 
-class RgbdImport(Recording):
+class RgbdImport(Recording[int]):
     """An RGB-D folder that is to be logged, as `BagImport` is of a bag.
 
     Its depth becomes the frames' label, checked as a teacher's answer is. Images without depth
@@ -73,7 +71,6 @@ class RgbdImport(Recording):
                 f"--rectify is for bags: the images of {path} have measured depth, which would not "
                 "fit any more; leave it out"
             )
-        self._options = options
         self._folder = RgbdFolder(path, ReadOptions(skip_bad=True))
         size = self._folder.image_size
         self._intrinsics: Intrinsics | None = self._folder.intrinsics
@@ -81,12 +78,13 @@ class RgbdImport(Recording):
             self._intrinsics = options.calibration(size).intrinsics(*size)
         recorded = self._folder.recorded_stamps
         self._stamps_ns = self._folder.stamps_ns(_RATE_HZ)
-        super().__init__(ImportReport(str(path), "images with depth", "", len(self._folder)))
+        self._id = _recording_id(self._folder)
+        report = ImportReport(str(path), "images with depth", "", len(self._folder))
+        super().__init__(report, options)
         if not recorded:
             self.report.notes.append(f"no stamps are recorded: took {_RATE_HZ:g} images a second")
         if self._folder.report.bad:
             self.report.notes.append(f"{len(self._folder.report.bad)} images have no depth")
-        self._faults: list[str] = []
 
     def __len__(self) -> int:
         """Return the number of images with depth."""
@@ -100,32 +98,42 @@ class RgbdImport(Recording):
     def close(self) -> None:
         """Nothing stays open."""
 
-    def _offer(
-        self, store: FrameStore, cursors: ImportCursors, advance: Callable[[], None]
-    ) -> None:
-        recording = self._recording()
-        before = None if self._options.again else cursors.find(recording)
-        names, mark = self._folder.names, 0
-        cursor = None
-        for index, name in enumerate(names):
+    def _images(self) -> Iterator[tuple[ImportCursor, int]]:
+        mark = 0
+        for index, name in enumerate(self._folder.names):
             mark = zlib.crc32(name.encode(), mark)  # of all up to here: none came in between
-            if before is not None and index + 1 == before.images and mark == before.mark:
-                self.report.looked_at_before = before.images
+            yield ImportCursor(self._id, index + 1, mark), index
+
+    def _recording_ids(self) -> Collection[str]:
+        return [self._id]
+
+    def _is_valid(self, cursor: ImportCursor) -> bool:
+        names = "".join(self._folder.names[: cursor.images])
+        return cursor.images <= len(self) and zlib.crc32(names.encode()) == cursor.mark
+
+    def _add(self, store: FrameStore, image: int, cursor: ImportCursor) -> str:
         try:
-            mark = 0
-            for index, name in enumerate(names):
-                mark = zlib.crc32(name.encode(), mark)
-                if index >= self.report.looked_at_before:
-                    here = ImportCursor(recording, index + 1, mark)
-                    if self._one(store, index, here) == policy.NO_ROOM:
-                        self.report.stopped = policy.NO_ROOM
-                        self.report.not_looked_at = len(names) - index
-                        return
-                    cursor = here
-                advance()
-        finally:
-            if cursor is not None:
-                cursors.put(cursor)
+            return self._add_checked(store, image, cursor)
+        except DatasetError as error:
+            self._faults.append(str(error))
+            return UNREADABLE
+        except (BadDepthError, TeacherAnswerError) as error:
+            self._faults.append(f"{self._folder.names[image]}: {error}")
+            return BAD_DEPTH
+
+    def _add_checked(self, store: FrameStore, index: int, cursor: ImportCursor) -> str:
+        # gRPC, which this file spares its readers
+        from tiekd_ros.teacher.checks import check_answer
+        from tiekd_ros.teacher.protocol import DepthAnswer
+
+        item = self._folder.item(index)
+        assert item.truth is not None
+        height, width = item.image.shape[:2]
+        check_answer(DepthAnswer(item.truth), width, height)
+        seen = Observation(
+            item.image, self._stamps_ns[index], _FRAME_ID, self._intrinsics, cursor=cursor
+        )
+        return store.add(seen, KeptLabel(item.truth, *TEACHER)).reason
 
     def _conclude(self) -> None:
         if self._faults:
@@ -134,44 +142,12 @@ class RgbdImport(Recording):
                 f"{self._faults[0]}"
             )
 
-    def _one(self, store: FrameStore, index: int, cursor: ImportCursor) -> str:
-        """Offer one image; return why it was not kept, or 'kept'."""
-        reason = NOT_ASKED_FOR
-        if index % self._options.every == 0:
-            try:
-                reason = self._add(store, index, cursor)
-            except DatasetError as error:
-                reason = UNREADABLE
-                self._faults.append(str(error))
-            except (BadDepthError, TeacherAnswerError) as error:
-                reason = BAD_DEPTH
-                self._faults.append(f"{self._folder.names[index]}: {error}")
-        if reason == policy.KEPT:
-            self.report.kept += 1
-        elif reason != policy.NO_ROOM:
-            self._left_out[reason] += 1
-        return reason
 
-    def _add(self, store: FrameStore, index: int, cursor: ImportCursor) -> str:
-        item = self._folder.item(index)
-        assert item.truth is not None
-        height, width = item.image.shape[:2]
-        from tiekd_ros.teacher.checks import (
-            check_answer,  # gRPC, which this file spares its readers
-        )
-        from tiekd_ros.teacher.protocol import DepthAnswer
-
-        check_answer(DepthAnswer(item.truth), width, height)
-        seen = Observation(
-            item.image, self._stamps_ns[index], _FRAME_ID, self._intrinsics, cursor=cursor
-        )
-        return store.add(seen, KeptLabel(item.truth, *TEACHER)).reason
-
-    def _recording(self) -> str:
-        digest = hashlib.sha256(b"rgbd")
-        digest.update(self._folder.names[0].encode())
-        digest.update(self._folder.image(0).tobytes())
-        return digest.hexdigest()[:32]
+def _recording_id(folder: RgbdFolder) -> str:
+    digest = hashlib.sha256(b"rgbd")
+    digest.update(folder.names[0].encode())
+    digest.update(folder.image(0).tobytes())
+    return digest.hexdigest()[:32]
 
 
 _REASONS = {
@@ -187,7 +163,7 @@ _REASONS = {
 }
 
 
-def open_recording(path: Path, options: ImportOptions) -> Recording:
+def open_recording(path: Path, options: ImportOptions) -> Recording[Any]:
     """Open a bag, or a folder of images with depth.
 
     Raises:
@@ -204,7 +180,7 @@ def open_recording(path: Path, options: ImportOptions) -> Recording:
 
 
 def run_imports(
-    imports: list[Recording], log: Path, settings: ImportSettings, as_json: bool
+    imports: list[Recording[Any]], log: Path, settings: ImportSettings, as_json: bool
 ) -> None:
     """Import recordings into a frame log one after the other, and say what became of them.
 
@@ -237,7 +213,7 @@ def run_imports(
         raise _full(log, settings.max_bytes_mb, reports[-1], imports[len(reports) :])
 
 
-def _full(log: Path, room_mb: int, last: ImportReport, rest: list[Recording]) -> TiekdError:
+def _full(log: Path, room_mb: int, last: ImportReport, rest: list[Recording[Any]]) -> TiekdError:
     others = ", ".join(each.report.bag for each in rest)
     return TiekdError(
         f"the frame log {log} is full (--max-bytes-mb {room_mb}): {last.not_looked_at} images of "
@@ -390,7 +366,7 @@ def frames_import(
     topic, calibration = _calibration(camera_info)
     options = ImportOptions(image_topic, topic, calibration, every, again, rectify)
     with contextlib.ExitStack() as stack:
-        imports: list[Recording] = []
+        imports: list[Recording[Any]] = []
         for bag in bags:
             imports.append(open_recording(bag.expanduser(), options))
             stack.callback(imports[-1].close)

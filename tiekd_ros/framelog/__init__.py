@@ -10,13 +10,13 @@ from tiekd_ros.framelog.labeller import (
 from tiekd_ros.framelog.records import (
     HELD_OUT,
     TRAIN,
+    AddResult,
     KeptLabel,
     LoggedFrame,
     Observation,
     Split,
     StoreStats,
     TrainingFrame,
-    Verdict,
 )
 from tiekd_ros.framelog.schema import (
     FrameStoreError,
@@ -33,6 +33,7 @@ from tiekd_ros.framelog.store import FrameStore, Recorder, RecorderSnapshot
 __all__ = [
     "HELD_OUT",
     "TRAIN",
+    "AddResult",
     "FrameLogSettings",
     "FrameStore",
     "FrameStoreError",
@@ -57,5 +58,4 @@ __all__ = [
     "TrainingFrame",
     "UndecodableFrameError",
     "UnknownFrameError",
-    "Verdict",
 ]

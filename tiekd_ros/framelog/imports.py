@@ -1,21 +1,26 @@
-"""What is asked of an import into the frame log, and what became of it."""
+"""Imports of recordings into the frame log: options, the loop over the images, the report."""
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tiekd_ros.core import Closing
 from tiekd_ros.core.camera import CameraModel
-from tiekd_ros.framelog.records import ImportCursors
+from tiekd_ros.framelog import policy
+from tiekd_ros.framelog.records import ImportCursor, ImportCursors
 from tiekd_ros.framelog.store import FrameStore
 
 NOT_ASKED_FOR = "not_asked_for"
-"""Why an image is left out that `every` passes over."""
+"""Why an image is left out that `every` skips."""
 UNREADABLE = "unreadable"
+
+_SAVE_EVERY_S = 1.0  # where nothing is kept: a kept frame brings its cursor with it
+_Image = TypeVar("_Image")
 
 Calibration = Callable[[tuple[int, int]], CameraModel]
 """Returns the calibration of images of (width, height)."""
@@ -23,7 +28,7 @@ Calibration = Callable[[tuple[int, int]], CameraModel]
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What to take from a recording."""
+    """The images to take from a recording."""
 
     image_topic: str = ""
     """'' = the only one with a camera's images."""
@@ -41,7 +46,7 @@ class ImportOptions:
 
 @dataclass
 class ImportReport:
-    """What became of a recording."""
+    """Result of importing one recording."""
 
     bag: str
     image_topic: str
@@ -59,21 +64,22 @@ class ImportReport:
     not_looked_at: int = 0
     """Images that were left for another time."""
     notes: list[str] = field(default_factory=list)
-    """What was odd."""
+    """Oddities of the recording, for people."""
     warnings: list[str] = field(default_factory=list)
-    """What students will learn wrongly."""
+    """Faults that students will learn."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, fit for JSON."""
         return asdict(self)
 
 
-class Recording(Closing):
-    """A recording that is open, and known to be of use; its length is its number of images."""
+class Recording(Closing, Generic[_Image]):
+    """A recording that is open and known to be of use; its length is its number of images."""
 
-    def __init__(self, report: ImportReport) -> None:
+    def __init__(self, report: ImportReport, options: ImportOptions) -> None:
         self.report = report
-        self._left_out: Counter[str] = Counter()
+        self._options = options
+        self._faults: list[str] = []
 
     @abstractmethod
     def __len__(self) -> int:
@@ -82,31 +88,82 @@ class Recording(Closing):
     @property
     @abstractmethod
     def seconds(self) -> float:
-        """How long it is."""
+        """Length of the recording, from its first image to its last."""
+
+    @abstractmethod
+    def _images(self) -> Iterator[tuple[ImportCursor, _Image]]:
+        """Yield all images in order, each with the cursor behind it."""
+
+    @abstractmethod
+    def _is_valid(self, cursor: ImportCursor) -> bool:
+        """Return whether the images up to a stored cursor are still those that it counted."""
+
+    @abstractmethod
+    def _recording_ids(self) -> Collection[str]:
+        """Return what tells each of its files from all others."""
+
+    @abstractmethod
+    def _add(self, store: FrameStore, image: _Image, cursor: ImportCursor) -> str:
+        """Offer one image; return `policy.KEPT`, or why it was not kept."""
+
+    def _conclude(self) -> None:
+        """Add notes and warnings to the report once all images were offered."""
 
     def run(self, store: FrameStore, advance: Callable[[], None]) -> ImportReport:
         """Offer its images to the frame log; `advance` is called after each.
 
-        Killed at any moment and run again, it goes on where it was; so where the log has no room.
+        Killed at any moment and run again, it continues where it was; also where the log was full.
 
         Raises:
             FrameStoreError: the frame log cannot be written; what was kept stays.
         """
-        cursors = ImportCursors(store.path, store.settings.lock_timeout_s)
-        try:
-            self._offer(store, cursors, advance)
-        finally:
-            cursors.close()
-            self.report.left_out = dict(self._left_out.most_common())
-            self._conclude()
+        left_out: Counter[str] = Counter()
+        with ImportCursors(store.path, store.settings.lock_timeout_s) as cursors:
+            try:
+                self._offer_all(store, cursors, left_out, advance)
+            finally:
+                self.report.left_out = dict(left_out.most_common())
+                self._conclude()
         return self.report
 
-    @abstractmethod
-    def _offer(
-        self, store: FrameStore, cursors: ImportCursors, advance: Callable[[], None]
+    def _offer_all(
+        self,
+        store: FrameStore,
+        cursors: ImportCursors,
+        left_out: Counter[str],
+        advance: Callable[[], None],
     ) -> None:
-        """Offer the images that no earlier import has looked at."""
+        before = {} if self._options.again else self._looked_at(cursors)
+        last: ImportCursor | None = None
+        saved_at = time.monotonic()
+        try:
+            for number, (cursor, image) in enumerate(self._images()):
+                if cursor.images <= before.get(cursor.recording, 0):
+                    self.report.looked_at_before += 1
+                    advance()
+                    continue
+                skipped = number % self._options.every
+                reason = NOT_ASKED_FOR if skipped else self._add(store, image, cursor)
+                if reason == policy.NO_ROOM:
+                    self.report.stopped = policy.NO_ROOM
+                    self.report.not_looked_at = len(self) - number
+                    return
+                if reason == policy.KEPT:
+                    self.report.kept += 1
+                else:
+                    left_out[reason] += 1
+                if last is not None and last.recording != cursor.recording:
+                    cursors.put(last)
+                last = cursor
+                if time.monotonic() - saved_at > _SAVE_EVERY_S:
+                    cursors.put(last)
+                    saved_at = time.monotonic()
+                advance()
+        finally:
+            if last is not None:
+                cursors.put(last)
 
-    @abstractmethod
-    def _conclude(self) -> None:
-        """Put what was odd into the report."""
+    def _looked_at(self, cursors: ImportCursors) -> dict[str, int]:
+        """Return how many images of each file an earlier import has looked at."""
+        found = filter(None, map(cursors.find, self._recording_ids()))
+        return {cursor.recording: cursor.images for cursor in found if self._is_valid(cursor)}

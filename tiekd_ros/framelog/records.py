@@ -106,7 +106,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AddResult:
     """What became of an observation."""
 
     frame_id: int | None

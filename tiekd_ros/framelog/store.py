@@ -27,13 +27,13 @@ from tiekd_ros.framelog.labels import decode_confidence, encode_label, read_inva
 from tiekd_ros.framelog.novelty import NoRoomError, NoveltyIndex
 from tiekd_ros.framelog.policy import SplitRule, measure_image, read_rule
 from tiekd_ros.framelog.records import (
+    AddResult,
     KeptLabel,
     LoggedFrame,
     Observation,
     Split,
     StoreStats,
     TrainingFrame,
-    Verdict,
 )
 from tiekd_ros.framelog.rows import (
     count,
@@ -107,7 +107,7 @@ class FrameStore(Closing):
         """Close the file; waits for a change that is under way. Closing twice does no harm."""
         self._db.close()
 
-    def add(self, observation: Observation, label: KeptLabel | None = None) -> Verdict:
+    def add(self, observation: Observation, label: KeptLabel | None = None) -> AddResult:
         """Store an image if it is worth keeping; what is redundant may be evicted for it.
 
         A `label` that is known already is stored with it, or neither is.
@@ -253,17 +253,17 @@ class FrameStore(Closing):
                 self._novelty.invalidate(newest_id)
                 raise
 
-    def _add(self, observation: Observation, label: KeptLabel | None) -> Verdict:
+    def _add(self, observation: Observation, label: KeptLabel | None) -> AddResult:
         novelty, stamp_ns = self._novelty, int(observation.stamp_ns)
         if policy.is_too_soon(novelty.settings, stamp_ns, novelty.last_ns):
-            return Verdict(None, policy.TOO_SOON)
+            return AddResult(None, policy.TOO_SOON)
         stats = measure_image(observation.image)
         fault = policy.quality_fault(novelty.settings, stats)
         if fault is not None:
-            return Verdict(None, fault)
+            return AddResult(None, fault)
         choice, distances = novelty.choose(stats, stamp_ns)
         if choice.split is None:
-            return Verdict(None, choice.reason)
+            return AddResult(None, choice.reason)
         blobs = encode_frame(observation, label, novelty.settings.jpeg_quality)
         try:
             with self._change() as connection:
@@ -271,7 +271,7 @@ class FrameStore(Closing):
                     choice, distances = novelty.choose(stats, stamp_ns)
                 split = choice.split
                 if split is None:
-                    return Verdict(None, choice.reason)
+                    return AddResult(None, choice.reason)
                 frame_id = insert_frame(connection, observation, stats, blobs, split, distances)
                 novelty.add(connection, frame_id, stamp_ns, stats.thumbnail, split, distances)
                 if label is not None and blobs.depth_png is not None:
@@ -279,8 +279,8 @@ class FrameStore(Closing):
                     write_label(connection, frame_id, blobs.depth_png, None, teacher)
                 novelty.make_room(connection, keep=frame_id)
         except NoRoomError:
-            return Verdict(None, policy.NO_ROOM)
-        return Verdict(frame_id, policy.KEPT)
+            return AddResult(None, policy.NO_ROOM)
+        return AddResult(frame_id, policy.KEPT)
 
 
 @dataclass(frozen=True)
