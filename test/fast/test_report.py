@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tiekd_ros.report.pictures import Row, colour_depth, colour_error, contact_sheet
+from tiekd_ros.report.pictures import SheetRow, colour_depth, colour_error, contact_sheet
 
 GREY = (205, 205, 205)
 
@@ -44,10 +44,10 @@ def test_the_error_of_an_infinite_depth_is_large():
     assert tuple(colours[0, 0]) == (165, 15, 21)
 
 
-def row(**changes) -> Row:
+def row(**changes) -> SheetRow:
     image = np.full((48, 64, 3), 90, np.uint8)
     depth = np.full((48, 64), 2.0, np.float32)
-    return Row(**{"image": image, "depths": [None, depth], "truth": depth + 0.1, **changes})
+    return SheetRow(**{"image": image, "depths": [None, depth], "truth": depth + 0.1, **changes})
 
 
 def test_a_sheet_has_a_row_a_view_and_a_column_a_map():

@@ -1,4 +1,4 @@
-"""What the demo plays: the synthetic world, or a folder of images with depth."""
+"""The scene of the demo: the synthetic world, or a folder of images with depth."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _WORLD_TURN_S = 60.0
 _LEAST_FRAMES = 12
 
 
-class Truth(Protocol):
-    """Knows the true depth of what the camera shows."""
+class TrueDepth(Protocol):
+    """The true depth of the camera's images."""
 
     def __call__(self, image: RgbImage, stamp_ns: int) -> DepthMap | None:
         """Return the depth in metres, None where it is not known for this image."""
 
 
 @dataclass(frozen=True)
-class Scene:
-    """How to play, label and judge it."""
+class DemoScene:
+    """The camera, the teacher, and the truth to measure by."""
 
     title: str
     camera: dict[str, object]  # parameters of camera_node
@@ -39,11 +39,11 @@ class Scene:
     turn_s: float  # after this time the camera has shown everything
     frames: int  # different frames worth logging, about
     score_every_s: float  # rendering a truth takes processor time that the loop needs
-    truth: Truth
+    truth: TrueDepth
 
 
-class _BackendTruth:
-    """Uses a teacher backend in this process as the truth to measure by."""
+class _BackendDepth:
+    """The answers of a teacher backend in this process, as the truth."""
 
     def __init__(self, backend: Backend, intrinsics: Intrinsics | None) -> None:
         self._backend = backend
@@ -57,10 +57,10 @@ class _BackendTruth:
             return None
 
 
-def synthetic_scene(seed: int) -> Scene:
+def synthetic_scene(seed: int) -> DemoScene:
     """Return the procedural world of this seed."""
     settings = WorldSettings(seed=seed, period_s=_WORLD_TURN_S)
-    truth = _BackendTruth(SyntheticBackend(settings), IndoorWorld.default_intrinsics(*_SIZE))
+    truth = _BackendDepth(SyntheticBackend(settings), IndoorWorld.default_intrinsics(*_SIZE))
     camera = {
         "source": "synthetic",
         "seed": seed,
@@ -70,10 +70,10 @@ def synthetic_scene(seed: int) -> Scene:
         "height": _SIZE[1],
     }
     teacher = ["--backend", "synthetic", "--seed", str(seed), "--period", str(_WORLD_TURN_S)]
-    return Scene(f"synthetic world {seed}", camera, teacher, _WORLD_TURN_S, 120, 0.4, truth)
+    return DemoScene(f"synthetic world {seed}", camera, teacher, _WORLD_TURN_S, 120, 0.4, truth)
 
 
-def folder_scene(path: Path) -> Scene:
+def folder_scene(path: Path) -> DemoScene:
     """Return an RGB-D folder: `images/`, `depth/`, `K.txt`.
 
     Raises:
@@ -86,8 +86,8 @@ def folder_scene(path: Path) -> Scene:
             "on some and to judge by others"
         )
     rate = min(10.0, max(3.0, len(folder) / 10.0))  # small folders: a loop of about ten seconds
-    truth = _BackendTruth(RecordedBackend(path), folder.intrinsics)
+    truth = _BackendDepth(RecordedBackend(path), folder.intrinsics)
     camera = {"source": str(path.absolute()), "rate_hz": rate, "loop": True}
     teacher = ["--backend", "recorded", "--frames", str(path.absolute())]
     title = f"{len(folder)} recorded frames of {path.name}"
-    return Scene(title, camera, teacher, len(folder) / rate, len(folder), 0.1, truth)
+    return DemoScene(title, camera, teacher, len(folder) / rate, len(folder), 0.1, truth)

@@ -24,7 +24,7 @@ _MAX_ERROR_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One line of a contact sheet; depth in metres, None = there was none."""
 
     image: RgbImage
@@ -66,7 +66,7 @@ def _mapped(
 
 
 def contact_sheet(
-    rows: Sequence[Row], columns: Sequence[str], title: str, subtitle: str
+    rows: Sequence[SheetRow], columns: Sequence[str], title: str, subtitle: str
 ) -> RgbImage:
     """Draw image, depths, truth and the last depth's error, one row a view.
 
@@ -97,7 +97,7 @@ def contact_sheet(
     return sheet
 
 
-def _cells(row: Row, near: float, far: float, largest: float) -> list[RgbImage | None]:
+def _cells(row: SheetRow, near: float, far: float, largest: float) -> list[RgbImage | None]:
     depths = [None if d is None else colour_depth(d, near, far) for d in row.depths]
     last = next((d for d in reversed(row.depths) if d is not None), None)
     error = None

@@ -1,4 +1,4 @@
-"""A client of the running nodes: watches the stream as a user's program would."""
+"""Client programs of the running nodes: a node in the background, and one that records the stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's processes: camera, depth node, companion and teacher, each on its own."""
+"""The demo's programs, each a process: camera, depth node, companion and teacher."""
 
 from __future__ import annotations
 
@@ -6,87 +6,13 @@ import socket
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from tiekd_ros.cli.nodes import node_programs
+from tiekd_ros.core.closing import Closing
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.launch_options import CAMERA, COMPANION, DEPTH
 from tiekd_ros.core.supervisor import Child, Program, free_port, stop_children
-from tiekd_ros.demo.scene import Scene
-
-_LINE_EVERY_S = 15.0
-
-
-class Show:
-    """One step at a time, each with a share done and a remark.
-
-    Args:
-        console: where to write.
-        headless: plain lines for a log, instead of a bar that moves.
-    """
-
-    def __init__(self, console: Console, headless: bool) -> None:
-        self._console = console
-        self._start = time.monotonic()
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._spoken = 0.0
-        self._step = ""
-        if not headless:
-            self._progress = Progress(
-                TextColumn("{task.description}", justify="left"),
-                BarColumn(bar_width=28),
-                TextColumn("{task.fields[remark]}"),
-                TimeElapsedColumn(),
-                console=console,
-            )
-
-    def __enter__(self) -> Show:
-        if self._progress is not None:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def step(self, title: str) -> None:
-        """Begin a step."""
-        self._step, self._spoken = title, time.monotonic()
-        if self._progress is None:
-            self._line(title)
-            return
-        if self._task is not None:
-            self._progress.update(self._task, completed=1.0)
-        self._task = self._progress.add_task(title, total=1.0, remark="")
-
-    def update(self, share: float, remark: str) -> None:
-        """Say how far the step is."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=min(share, 1.0), remark=remark)
-        elif time.monotonic() - self._spoken >= _LINE_EVERY_S:
-            self._spoken = time.monotonic()
-            self._line(f"  {self._step}: {remark}")
-
-    def done(self, remark: str) -> None:
-        """End the step with its result."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=1.0, remark=remark)
-        else:
-            self._line(f"  {remark}")
-
-    def _line(self, text: str) -> None:
-        seconds = time.monotonic() - self._start
-        self._console.print(f"{seconds:5.0f} s  {text}", highlight=False, soft_wrap=True)
-
+from tiekd_ros.demo.scene import DemoScene
 
 NAMESPACE = "tiekd"
 IMAGE_TOPIC = "/camera/image_raw"
@@ -95,17 +21,17 @@ _MIN_KNOWN_SHARE = 0.001  # recorded depth may be that of a LiDAR
 _PIXELS = 38_000  # half of the default: a demo's students have to learn within two minutes
 
 
-class Stage:
-    """Starts the programs on entry, stops them on exit.
+class DemoPrograms(Closing):
+    """The running programs: started on entry, stopped on exit.
 
     Args:
-        scene: what to play.
+        scene: the camera and the teacher.
         state: state folder of the nodes.
         iterations: training steps of a round at most.
         seconds: training time of a round at most.
     """
 
-    def __init__(self, scene: Scene, state: Path, iterations: int, seconds: float) -> None:
+    def __init__(self, scene: DemoScene, state: Path, iterations: int, seconds: float) -> None:
         self._state = state
         self._logs = state / "logs"
         self._port = free_port()
@@ -140,7 +66,7 @@ class Stage:
         self._teacher = Program("teacher", command, self.log_of("teacher"))
         self._children: list[Child] = []
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> DemoPrograms:
         self._logs.mkdir(parents=True, exist_ok=True)
         try:
             self._children.append(Child(self._teacher))
@@ -152,13 +78,8 @@ class Stage:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # The nodes first: a companion without its teacher has nothing to complain of then.
+    def close(self) -> None:
+        """Stop all programs, the nodes first: a companion reports a teacher that has gone."""
         stop_children(self._children[1:])
         stop_children(self._children[:1])
 
@@ -175,7 +96,7 @@ class Stage:
         return self._logs / f"{name}.log"
 
     def _wait_for_teacher(self, timeout_s: float = 60.0) -> None:
-        """Wait until the teacher listens; whether it answers well is the companion's to say.
+        """Wait until the teacher accepts connections.
 
         No gRPC client: Ctrl-C in the middle of making one leaves noise behind.
         """
@@ -188,7 +109,7 @@ class Stage:
             except OSError:
                 if time.monotonic() > deadline:
                     raise TiekdError(
-                        f"the teacher does not listen after {timeout_s:.0f} s; "
+                        f"the teacher accepts no connection after {timeout_s:.0f} s; "
                         f"see {self.log_of('teacher')}"
                     ) from None
             time.sleep(0.2)

@@ -1,0 +1,297 @@
+"""The demo's own arithmetic: scores of the stream, frames lost by swaps, and when it has failed."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tiekd_ros.demo.results import (
+    LEAST_FRAMES,
+    NOISE,
+    DemoResult,
+    RoundResult,
+    print_result,
+    scored,
+    write_sheet,
+)
+from tiekd_ros.demo.score import (
+    LEAST_S,
+    SETTLE_S,
+    UNFINISHED_S,
+    Scoreboard,
+    ScoredFrame,
+    StreamScore,
+    lost_by_swaps,
+    matching_frames,
+    measured_seconds,
+    measured_turn,
+)
+
+# Frames lost by swaps, on streams made by hand: a stall must never pass as a clean swap.
+
+RATE_HZ = 10
+SWAP = 60.0
+TAKES = 5.0  # from asking for a student to its announcement
+
+
+def ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def stamps(begin: float, end: float) -> list[int]:
+    """Return the stamps from begin to end in s, at the camera's rate."""
+    return [ns(n / RATE_HZ) for n in range(round(begin * RATE_HZ), round(end * RATE_HZ))]
+
+
+IMAGES = stamps(0, 120)
+
+
+def lost(depths: list[int], images: list[int] = IMAGES, *swaps: float) -> int:
+    return lost_by_swaps(
+        images, depths, [(ns(swap - TAKES), ns(swap)) for swap in swaps or (SWAP,)]
+    )
+
+
+def test_a_swap_without_a_gap_costs_nothing():
+    assert lost(stamps(20, 120)) == 0
+
+
+def test_every_frame_of_a_stall_around_the_announcement_counts():
+    for stall in (0.5, 1.5, 5.0):
+        assert lost(stamps(20, SWAP - stall) + stamps(SWAP, 120)) == stall * RATE_HZ
+    for stall in (0.5, 1.5):
+        assert lost(stamps(20, SWAP) + stamps(SWAP + stall, 120)) == stall * RATE_HZ
+
+
+def test_a_stream_that_dies_at_a_swap_is_lost():
+    assert lost(stamps(20, SWAP)) >= 3 * RATE_HZ
+    images = stamps(0, SWAP + 2)  # shortly before the end
+    assert lost(stamps(20, SWAP), images) == pytest.approx((2 - UNFINISHED_S) * RATE_HZ, abs=1)
+
+
+def test_the_newest_images_may_still_be_on_their_way():
+    assert lost(stamps(20, SWAP + 1.7), stamps(0, SWAP + 2)) == 0
+
+
+def test_images_before_the_first_student_or_far_from_a_swap_are_not_lost():
+    assert lost(stamps(SWAP - TAKES / 2, 120)) == 0
+    assert lost(stamps(20, 30) + stamps(31, 120)) == 0
+
+
+def test_a_frame_near_two_swaps_is_lost_once():
+    assert lost(stamps(20, 58) + stamps(59, 120), IMAGES, SWAP, SWAP + 1) == RATE_HZ
+
+
+def test_without_depth_or_images_there_is_an_answer_too():
+    assert lost([], []) == 0
+    assert lost([], stamps(SWAP, SWAP + 2)) > 0
+    assert lost_by_swaps(IMAGES, [], []) == 0
+
+
+# Students are compared over the same stretch of the camera's path, away from any swap.
+
+
+def test_whole_turns_are_measured_and_no_more_than_needed():
+    for turn_s in (0.7, 10.0, 24.0, 25.0, 60.0):
+        seconds = measured_seconds(turn_s)
+        assert seconds / turn_s == pytest.approx(round(seconds / turn_s))
+        assert seconds >= LEAST_S
+        assert seconds == turn_s or seconds < LEAST_S + turn_s
+
+
+def test_frames_before_and_just_after_a_swap_count_for_no_student():
+    for since in (-3.0, 0.0, SETTLE_S - 0.01):
+        assert measured_turn(since, 60.0) is None
+
+
+def test_the_first_turn_begins_when_the_swap_has_settled_and_takes_its_time():
+    assert measured_turn(SETTLE_S, 60.0) == 0
+    assert measured_turn(SETTLE_S + 59.9, 60.0) == 0
+    assert measured_turn(SETTLE_S + 60.1, 60.0) == 1
+
+
+# Scores, against values worked out from all pixels at once.
+
+
+def frame(depth, truth, seed: int = 0) -> ScoredFrame:
+    image = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    return ScoredFrame(seed, image, np.asarray(depth, np.float32), np.asarray(truth, np.float32))
+
+
+def test_errors_are_pooled_over_all_known_pixels_of_all_frames():
+    rng = np.random.default_rng(0)
+    truths = rng.uniform(1, 5, (3, 4, 6)).astype(np.float32)
+    depths = truths + rng.uniform(-0.1, 0.1, truths.shape).astype(np.float32)
+    truths[1, 0, :3] = np.nan
+    score = StreamScore()
+    for depth, truth in zip(depths, truths, strict=True):
+        score.add(frame(depth, truth))
+    known = np.isfinite(truths)
+    error = depths[known].astype(np.float64) - truths[known]
+    assert (score.frames, score.pixels) == (3, known.sum())
+    assert score.rmse == pytest.approx(np.sqrt(np.mean(error**2)))
+    assert score.abs_rel == pytest.approx(np.mean(np.abs(error) / truths[known]))
+    assert score.constant_rmse == pytest.approx(truths[known].astype(np.float64).std())
+
+
+def test_no_constant_beats_the_constant_rmse():
+    truth = np.random.default_rng(1).uniform(1, 5, (8, 8))
+    score = StreamScore()
+    score.add(frame(truth, truth))
+    tried = min(math.sqrt(np.mean((c - truth) ** 2)) for c in np.linspace(1, 5, 400))
+    assert score.constant_rmse <= tried + 1e-6
+
+
+def test_infinite_depth_counts_as_the_end_of_the_range_and_a_hole_as_the_farthest():
+    board = Scoreboard()
+    board.add("000001", frame([[np.inf, -np.inf, np.nan]], [[5.0, 1.0, 2.0]]), 0.5, 6.0)
+    assert board.of("000001").rmse == pytest.approx(math.sqrt((1 + 0.25 + 16) / 3))
+
+
+def test_without_a_known_pixel_there_is_no_score():
+    score = StreamScore()
+    score.add(frame([[1.0]], [[np.nan]]))
+    score.add(frame([[1.0]], [[0.0]]))
+    assert score.frames == 0
+    assert math.isnan(score.rmse)
+    assert math.isnan(score.constant_rmse)
+
+
+def test_each_student_has_its_own_score_and_sizes_are_brought_together():
+    board = Scoreboard()
+    board.add("000001", frame(np.full((2, 2), 2.0), np.full((4, 4), 1.0)), 0.1, 10.0)
+    board.add("000002", frame(np.full((4, 4), 1.0), np.full((4, 4), 1.0)), 0.1, 10.0)
+    assert board.of("000001").pixels == 16
+    assert board.of("000002").rmse == 0
+    assert board.of("000003").frames == 0
+
+
+def test_views_of_the_same_place_are_paired_and_no_place_is_shown_twice():
+    flat = np.ones((2, 2))
+    before = [frame(flat, flat, seed) for seed in range(6)]
+    after = [frame(flat, flat, seed) for seed in (90, 4, 91, 1, 4, 1)]
+    pairs = matching_frames(before, after, 9)
+    assert [(old.stamp_ns, new.stamp_ns) for old, new in pairs] == [(4, 4), (1, 1)]
+    assert len(matching_frames(before, after, 1)) == 1
+    assert matching_frames([], after, 2) == matching_frames(before, [], 2) == []
+
+
+# Results.
+
+REFUSED = RoundResult(
+    accepted=False, reason="worse than a constant", version="000001", held_out_before={},
+    held_out_after={}, baseline="constant", frames=20, held_out_frames=4, train_seconds=10.0,
+    trigger_to_live_seconds=None,
+)  # fmt: skip
+ACCEPTED = replace(
+    REFUSED, accepted=True, reason="better", trigger_to_live_seconds=20.0, rmse=0.5, abs_rel=0.1,
+    frames_measured=100,
+)  # fmt: skip
+GOOD = DemoResult(
+    scene="a scene", rounds=[ACCEPTED, replace(ACCEPTED, version="000002", rmse=0.4)],
+    frames_published=1000, dropped_by_swap=0, student="000002", state="/state", rmse=0.4,
+    abs_rel=0.1, constant_rmse=1.0, frames_measured=100,
+)  # fmt: skip
+
+
+def with_rounds(*rounds: RoundResult) -> DemoResult:
+    return replace(GOOD, rounds=list(rounds))
+
+
+def test_a_good_run_has_no_failures():
+    assert GOOD.failures == []
+
+
+def test_depth_that_is_no_better_than_a_constant_or_a_dropped_frame_fails():
+    (failure,) = replace(GOOD, rmse=1.0).failures
+    assert "not better than the best constant" in failure
+    assert replace(GOOD, dropped_by_swap=3).failures == ["3 frames were dropped by a swap"]
+
+
+def test_a_second_student_may_be_worse_by_the_noise_and_no_more():
+    for factor, fails in ((1 + NOISE / 2, False), (1 + 2 * NOISE, True)):
+        second = replace(ACCEPTED, version="000002", rmse=ACCEPTED.rmse * factor)
+        failures = with_rounds(ACCEPTED, second).failures
+        assert bool(failures) is fails
+        assert all("student 000002 made the stream worse" in text for text in failures)
+    # A refused candidate is never live, and after one there is nothing to compare with.
+    assert with_rounds(ACCEPTED, replace(REFUSED, rmse=0.5)).failures == []
+    assert with_rounds(REFUSED, ACCEPTED).failures == []
+
+
+def test_a_student_measured_on_a_handful_of_frames_fails():
+    for which in (0, 1):
+        rounds = [ACCEPTED, replace(ACCEPTED, version="000002")]
+        rounds[which] = replace(rounds[which], frames_measured=LEAST_FRAMES - 1)
+        (failure,) = with_rounds(*rounds).failures
+        assert f"measured on {LEAST_FRAMES - 1} frames only" in failure
+
+
+def nothing_accepted() -> DemoResult:
+    before = replace(GOOD, rounds=[REFUSED, replace(REFUSED, version="000002")], student=None)
+    return scored(before, Scoreboard())
+
+
+def test_what_is_not_known_is_null_for_programs_and_a_dash_for_people(tmp_path):
+    result = nothing_accepted()
+    assert result.failures == ["no student was accepted, so there was no depth"]
+    values = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    for name in ("rmse", "abs_rel", "constant_rmse", "student"):
+        assert values[name] is None
+    assert values["rounds"][0]["rmse"] is None
+    console = Console(file=io.StringIO(), width=120)
+    assert write_sheet(tmp_path / "sheet.png", result, Scoreboard()) is None
+    print_result(console, result, Path("/out"), None)
+    shown = console.file.getvalue()
+    assert "nan" not in shown
+    assert "- > -" in shown
+    assert "failed: no student was accepted" in shown
+
+
+def test_an_accepted_student_that_was_never_measured_is_shown_and_fails(tmp_path):
+    result = scored(with_rounds(ACCEPTED), Scoreboard())
+    assert len(result.failures) == 2
+    console = Console(file=io.StringIO(), width=120)
+    print_result(console, result, Path("/out"), write_sheet(tmp_path / "s", result, Scoreboard()))
+    assert "nan" not in console.file.getvalue()
+
+
+def test_the_score_is_of_the_last_accepted_students_first_turn():
+    board = Scoreboard()
+    image = np.zeros((4, 4, 3), np.uint8)
+
+    def add(version: str, turn: int, error: float) -> None:
+        truth = np.array([[1, 2, 3, 4]] * 4, np.float32)
+        frame = ScoredFrame(0, image, truth + np.float32(error), truth)
+        board.add(version, frame, 0.1, 10.0, turn)
+
+    for version, turn, error in (
+        ("000001", 0, 0.5), ("000001", 0, 0.5), ("000001", 1, 0.25), ("000001", 1, 0.25),
+        ("000001", 2, 9.0), ("000003", 0, 0.125),
+    ):  # fmt: skip
+        add(version, turn, error)
+    rounds = [ACCEPTED, replace(REFUSED, version="000002"), replace(ACCEPTED, version="000003")]
+    result = scored(with_rounds(*rounds), board)
+    assert [r.rmse for r in result.rounds] == pytest.approx([0.5, 0.5, 0.125])
+    assert result.rounds[0].rmse_repeated == pytest.approx([0.25])  # turn 2 is not whole
+    assert (result.rmse, result.frames_measured) == (pytest.approx(0.125), 1)
+    assert result.constant_rmse == pytest.approx(math.sqrt(1.25))
+
+
+def test_a_round_is_read_from_its_status():
+    status = {
+        "state": "accepted", "reason": "better", "version": "000001", "baseline": "constant",
+        "train_frames": "20", "held_out_frames": "4", "train_seconds": "10.5",
+        "before.rmse": "1.0", "after.rmse": "0.5",
+    }  # fmt: skip
+    entry = RoundResult.from_status(status, 20.0)
+    assert entry.accepted
+    assert (entry.held_out_before, entry.held_out_after) == ({"rmse": 1.0}, {"rmse": 0.5})
+    assert math.isnan(entry.rmse)
