@@ -1,22 +1,33 @@
-"""The arguments of the Ray Serve application, before Ray comes in."""
+"""The teacher on Ray Serve without Ray: arguments, and a replica's calls."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import threading
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 import yaml
+from tritonclient.grpc import service_pb2
 
-from helpers.teachers import METRIC, StubBackend
+from helpers.children import run_python, wait_until
+from helpers.teachers import METRIC, SilentBackend, StubBackend, depth_request, ramp
 from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher import ray_app
+from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends import backend_options
 from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
 from tiekd_ros.teacher.backends.synthetic import SyntheticSettings
 from tiekd_ros.teacher.batcher import Batcher
 from tiekd_ros.teacher.metrics import ServiceMetrics
-from tiekd_ros.teacher.ray_app import RayOptions, RayPlan
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, infer_arguments, read_answer
+from tiekd_ros.teacher.ray_app import RayOptions, RayPlan, TeacherReplica
 from tiekd_ros.teacher.settings import ServiceSettings
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "ray" / "serve.yaml"
@@ -137,3 +148,259 @@ def test_the_ready_config_names_what_there_is():
     assert isinstance(plan.backend, HuggingFaceSettings)
     assert plan.options.token_file
     assert not plan.options.insecure
+
+
+TOKEN = "0123456789abcdef"
+
+
+@dataclass
+class Made:
+    """Settings of a backend that is there already."""
+
+    backend: Any
+
+    def build(self):
+        return self.backend
+
+
+class Context:
+    """What Ray gives to a replica as `grpc_context`, as far as it is used."""
+
+    def __init__(self, token: str = "") -> None:
+        self.metadata = [("authorization", f"Bearer {token}")] if token else []
+        self.code: grpc.StatusCode | None = None
+        self.details = ""
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return self.metadata
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+
+def infer_message(model: str = "depth_teacher") -> service_pb2.ModelInferRequest:
+    arguments = infer_arguments(depth_request())
+    message = service_pb2.ModelInferRequest(model_name=model)
+    for tensor in arguments["inputs"]:
+        message.inputs.append(tensor._get_tensor())
+        message.raw_input_contents.append(tensor._get_content())
+    return message
+
+
+@pytest.fixture
+def replica_of():
+    """Return a function that makes a replica of a given backend."""
+
+    def make(backend, token_file: str = "", insecure: bool = True, **service) -> TeacherReplica:
+        return TeacherReplica(
+            Made(backend), ServiceSettings(**service), token_file=token_file, insecure=insecure
+        )
+
+    return make
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text(f"another-valid-token-12\n{TOKEN}\n")
+    file.chmod(0o600)
+    return str(file)
+
+
+def test_a_call_is_answered_as_by_the_plain_server(replica_of):
+    replica, context = replica_of(StubBackend(), depth_type="FP32"), Context()
+    answer = asyncio.run(replica.ModelInfer(infer_message(), grpc_context=context))
+    np.testing.assert_array_equal(read_answer(answer).depth, ramp())
+    assert context.code is None
+    ready = asyncio.run(
+        replica.ModelReady(service_pb2.ModelReadyRequest(name="depth_teacher"), context)
+    )
+    assert ready.ready
+
+
+def test_every_method_of_the_protocol_is_there_by_its_name():
+    for name in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name:
+        assert getattr(TeacherReplica, name).__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("message", "answer", "code", "text"),
+    [
+        (infer_message("oracle"), None, grpc.StatusCode.NOT_FOUND, "unknown model 'oracle'"),
+        (
+            infer_message(),
+            BackendRefusal("not this one"),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "not this one",
+        ),
+        (infer_message(), RuntimeError("broken"), grpc.StatusCode.INTERNAL, "broke on this image"),
+    ],
+    ids=["not-found", "refused", "broken"],
+)
+def test_a_refusal_stands_in_the_context_and_raises_nothing(
+    replica_of, message, answer, code, text
+):
+    replica, context = replica_of(StubBackend(answer)), Context()
+    reply = asyncio.run(replica.ModelInfer(message, context))
+    assert (context.code, reply) == (code, service_pb2.ModelInferResponse())
+    assert text in context.details
+
+
+def test_what_the_servicer_lacks_is_unimplemented(replica_of):
+    replica, context = replica_of(StubBackend()), Context()
+    request = service_pb2.RepositoryModelLoadRequest(model_name="other")
+    asyncio.run(replica.RepositoryModelLoad(request, context))
+    assert context.code is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_break_outside_the_backend_tells_the_caller_nothing_of_the_inside(
+    replica_of, monkeypatch
+):
+    replica, context = replica_of(StubBackend()), Context()
+
+    def breaks(request, call):
+        raise ValueError("/secret/path")
+
+    monkeypatch.setattr(replica._service, "ServerLive", breaks)
+    asyncio.run(replica.ServerLive(service_pb2.ServerLiveRequest(), context))
+    assert context.code is grpc.StatusCode.INTERNAL
+    assert "secret" not in context.details
+
+
+@pytest.mark.parametrize("method", ["ServerLive", "ModelConfig", "ModelInfer", "RepositoryIndex"])
+def test_without_a_token_nothing_is_answered(replica_of, token_file, method):
+    backend = StubBackend()
+    replica = replica_of(backend, token_file, insecure=False)
+    request = getattr(service_pb2, f"{method}Request", infer_message())
+    request = infer_message() if method == "ModelInfer" else request()
+    for token in ("", "wrong", TOKEN[:-1], TOKEN + "0"):
+        context = Context(token)
+        reply = asyncio.run(getattr(replica, method)(request, context))
+        assert context.code is grpc.StatusCode.UNAUTHENTICATED
+        assert reply == type(reply)()
+    assert backend.requests == []
+
+
+def test_each_of_several_tokens_lets_in(replica_of, token_file):
+    replica = replica_of(StubBackend(), token_file, insecure=False)
+    for token in (TOKEN, "another-valid-token-12"):
+        context = Context(token)
+        live = asyncio.run(replica.ServerLive(service_pb2.ServerLiveRequest(), context))
+        assert (live.live, context.code) == (True, None)
+
+
+def test_tokens_count_even_where_it_is_said_to_be_insecure(replica_of, token_file):
+    replica, context = replica_of(StubBackend(), token_file), Context()
+    asyncio.run(replica.ServerLive(service_pb2.ServerLiveRequest(), context))
+    assert context.code is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_replica_without_tokens_does_not_start(replica_of, monkeypatch):
+    monkeypatch.delenv("TIEKD_TEACHER_TOKENS", raising=False)
+    with pytest.raises(InvalidSettingError, match=r"token_file=FILE .* insecure=true"):
+        replica_of(StubBackend(), insecure=False)
+    monkeypatch.setenv("TIEKD_TEACHER_TOKENS", TOKEN)
+    replica_of(StubBackend(), insecure=False)
+
+
+def test_an_image_whose_caller_is_gone_never_reaches_the_backend(replica_of):
+    backend = SilentBackend()
+    replica = replica_of(backend, max_batch=1)
+
+    async def calls() -> None:
+        first = asyncio.create_task(replica.ModelInfer(infer_message(), Context()))
+        await asyncio.to_thread(backend.asked.wait)
+        second = asyncio.create_task(replica.ModelInfer(infer_message(), Context()))
+        await asyncio.to_thread(wait_until, lambda: replica._service.batcher.waiting)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        backend.released.set()
+        await first
+
+    asyncio.run(calls())
+    wait_until(lambda: not replica._service.batcher.inside)
+    assert len(backend.requests) == 1
+
+
+def test_many_calls_at_once_share_batches(replica_of):
+    class Batches(StubBackend):
+        sizes: list[int] = []  # noqa: RUF012
+        gate = threading.Event()
+
+        def infer_batch(
+            self, images: list[RgbImage], requests: list[DepthRequest]
+        ) -> list[DepthAnswer]:
+            self.sizes.append(len(images))
+            self.gate.wait(10)
+            return [DepthAnswer(ramp()) for _ in images]
+
+    backend = Batches()
+    replica = replica_of(backend, max_batch=4)
+
+    async def calls() -> list[object]:
+        tasks = [
+            asyncio.create_task(replica.ModelInfer(infer_message(), Context())) for _ in range(9)
+        ]
+        await asyncio.to_thread(wait_until, lambda: replica._service.batcher.inside == 9)
+        backend.gate.set()
+        return await asyncio.gather(*tasks)
+
+    assert len(asyncio.run(calls())) == 9
+    alone = len(backend.requests)  # what was left over went through by itself
+    assert sum(backend.sizes) + alone == 9
+    assert max(backend.sizes) == 4
+
+
+def test_a_stuck_backend_is_not_healthy(replica_of):
+    backend = SilentBackend()
+    replica = replica_of(backend, stuck_after_s=1.0)
+
+    def healthy() -> bool:
+        try:
+            replica.check_health()
+        except RuntimeError:
+            return False
+        return True
+
+    async def calls() -> None:
+        call = asyncio.create_task(replica.ModelInfer(infer_message(), Context()))
+        await asyncio.to_thread(backend.asked.wait)
+        assert healthy()
+        await asyncio.to_thread(wait_until, lambda: not healthy())
+        backend.released.set()
+        await call
+
+    asyncio.run(calls())
+    assert healthy()
+
+
+def test_a_backend_that_breaks_on_every_image_is_not_healthy_until_it_labels_one(replica_of):
+    backend = StubBackend(RuntimeError("CUDA error"))
+    replica = replica_of(backend)
+    for _ in range(5):
+        replica.check_health()
+        asyncio.run(replica.ModelInfer(infer_message(), Context()))
+    with pytest.raises(RuntimeError, match="breaks on every image"):
+        replica.check_health()
+    backend.answer = ramp()
+    asyncio.run(replica.ModelInfer(infer_message(), Context()))
+    replica.check_health()
+
+
+def test_requests_can_be_pickled_wherever_the_shim_was_imported():
+    code = """
+import pickle
+from tiekd_ros.teacher import ray_app
+from tritonclient.grpc import service_pb2
+request = service_pb2.ModelInferRequest(model_name="depth_teacher")
+assert pickle.loads(pickle.dumps(request)) == request
+config = service_pb2.ModelConfigResponse()
+config.config.name = "depth_teacher"
+assert pickle.loads(pickle.dumps(config.config)).name == "depth_teacher"
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr

@@ -1,10 +1,14 @@
-"""The server as a stranger meets it: plain tritonclient code and raw protocol messages."""
+"""The server as a plain client and a stranger meet it: answers, refusals, start, end, logs."""
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import re
 import struct
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -13,14 +17,22 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
 
 from helpers.strangers import image_input, infer, refusal
-from helpers.teachers import StubBackend, picture, ramp, serving
+from helpers.teachers import SilentBackend, StubBackend, picture, ramp, serving
 from tiekd_ros.core.images import decode_image, encode_jpeg
+from tiekd_ros.teacher import service
 from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.errors import TeacherServerError
+from tiekd_ros.teacher.process import configure_logs
 from tiekd_ros.teacher.protocol import DepthAnswer
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.service import RateLimitedErrorLog
+from tiekd_ros.teacher.settings import ServerSettings
 
 FP16_RELATIVE_ERROR = 2.0**-11
+
 # An EXIF segment of one entry: orientation 6, the camera was held a quarter turn to the right.
 EXIF_QUARTER_TURN = (
     b"\xff\xe1\x00\x22Exif\0\0MM\x00\x2a\x00\x00\x00\x08\x00\x01"
@@ -257,3 +269,142 @@ def test_a_message_that_breaks_the_protocol_is_told_where(change, reason):
             stub.ModelInfer(message, timeout=5.0)
     assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert reason in raised.value.details()
+
+
+PROMPT_S = 5.0
+
+
+def test_a_port_in_use_is_a_clear_error():
+    first = TeacherServer(StubBackend())
+    port = first.start()
+    try:
+        with pytest.raises(TeacherServerError, match=f"127.0.0.1:{port}.*another program"):
+            TeacherServer(StubBackend(), ServerSettings(port=port)).start()
+    finally:
+        first.stop(0.0)
+
+
+def test_health_answers_while_every_worker_is_busy_and_the_next_request_is_told_to_come_back():
+    backend = SilentBackend()
+    with (
+        serving(backend, workers=1, max_waiting=0) as url,
+        triton.InferenceServerClient(url) as client,
+    ):
+        waiting = threading.Thread(target=infer, args=(url, encode_jpeg(picture())))
+        waiting.start()
+        assert backend.asked.wait(PROMPT_S)
+        assert client.is_server_ready(client_timeout=PROMPT_S)
+        assert refusal(url, encode_jpeg(picture()))[0] == "RESOURCE_EXHAUSTED"
+        backend.released.set()
+        waiting.join(PROMPT_S)
+
+
+def test_a_request_whose_caller_gave_up_never_reaches_the_backend():
+    backend = SilentBackend()
+    with serving(backend, workers=1) as url, triton.InferenceServerClient(url) as client:
+        first = threading.Thread(target=infer, args=(url, encode_jpeg(picture())))
+        first.start()
+        assert backend.asked.wait(PROMPT_S)
+        with pytest.raises(InferenceServerException):
+            client.infer("depth_teacher", [image_input(encode_jpeg(picture()))], client_timeout=0.1)
+        time.sleep(0.1)
+        backend.released.set()
+        first.join(PROMPT_S)
+        infer(url, encode_jpeg(picture()))
+    assert len(backend.requests) == 2
+
+
+def test_a_caller_without_a_deadline_is_served():
+    with serving(StubBackend()) as url, triton.InferenceServerClient(url) as client:
+        result = client.infer("depth_teacher", [image_input(encode_jpeg(picture()))])
+    assert result.as_numpy("depth").shape == (48, 64)
+
+
+def test_waiting_for_a_server_ends_when_it_is_stopped():
+    server = TeacherServer(StubBackend())
+    server.start()
+    assert not server.wait(0.01)
+    server.stop(0.0)
+    assert server.wait(PROMPT_S)
+
+
+def test_each_kind_is_told_whole_once_a_minute_and_summed_up_at_the_end(caplog):
+    broken = StubBackend(ZeroDivisionError("first"))
+    with caplog.at_level(logging.ERROR), serving(broken) as url:
+        texts = {refusal(url, encode_jpeg(picture()))[1] for _ in range(4)}
+        broken.answer = OSError("second")
+        texts.add(refusal(url, encode_jpeg(picture()))[1])
+    marks = {re.search(r"request (\w+) in its log", text)[1] for text in texts}
+    whole = [record for record in caplog.records if record.exc_info]
+    assert [record.exc_info[0] for record in whole] == [ZeroDivisionError, OSError]
+    assert {re.search(r"request (\w+);", each.getMessage())[1] for each in whole} == marks
+    (count,) = [record.getMessage() for record in caplog.records if not record.exc_info]
+    assert re.fullmatch(r"the teacher broke on 3 more requests as on \w+ .ZeroDivision.*", count)
+
+
+def test_the_next_minute_tells_it_again_and_how_many_there_were(caplog, monkeypatch):
+    errors = RateLimitedErrorLog()
+    with caplog.at_level(logging.ERROR):
+        first = errors.log(ValueError("a"))
+        assert errors.log(ValueError("b")) == first
+        monkeypatch.setattr(service.time, "monotonic", lambda: float("inf"))
+        assert errors.log(ValueError("c")) != first
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False, True]
+    assert "1 more requests" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_labels_without_a_known_pixel_do_not_fill_the_log(caplog, times):
+    blind = StubBackend(np.full((4, 4), np.nan, np.float32))
+    with caplog.at_level(logging.ERROR), serving(blind) as url:
+        for _ in range(times):
+            assert refusal(url, encode_jpeg(picture()))[0] == "INTERNAL"
+    assert len(caplog.records) == min(times, 2)
+
+
+@pytest.fixture
+def logs():
+    """A stream that takes this process's logs, and a way to choose their format."""
+    stream, root = io.StringIO(), logging.getLogger()
+    own = logging.getLogger("tiekd_ros")
+    before = (root.handlers[:], root.level, own.level)
+    yield lambda form, level="info": configure_logs(form, level, stream) or stream
+    root.handlers[:], level, own_level = before
+    root.setLevel(level)
+    own.setLevel(own_level)
+
+
+def test_as_json_each_record_is_one_object_a_line(logs):
+    stream, log = logs("json"), logging.getLogger("tiekd_ros.teacher.test")
+    log.info("request", extra={"facts": {"code": "NOT_FOUND", "ms": 1.5}})
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        log.exception("it broke:\n%s", "yes")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "info",
+        "logger": "tiekd_ros.teacher.test",
+        "message": "request",
+        "code": "NOT_FOUND",
+        "ms": 1.5,
+    }
+    assert second["message"] == "it broke:\nyes"
+    assert second["exception"].endswith("ValueError: two\nlines")
+
+
+def test_as_text_what_came_over_the_network_cannot_begin_a_line(logs):
+    stream = logs("text")
+    facts = {"details": "x\n2026-01-01T00:00:00.000Z info forged: line"}
+    logging.getLogger("tiekd_ros.test").info("one\ntwo", extra={"facts": facts})
+    (line,) = stream.getvalue().splitlines()
+    assert " info tiekd_ros.test: one two details=" in line
+
+
+def test_what_is_told_follows_the_level_and_other_libraries_only_warn(logs):
+    stream = logs("text", "error")
+    logging.getLogger("tiekd_ros.test").warning("not told")
+    logging.getLogger("another").info("not told")
+    logging.getLogger("another").warning("told")
+    assert [line.rpartition(": ")[2] for line in stream.getvalue().splitlines()] == ["told"]

@@ -1,4 +1,4 @@
-"""`tiekd teacher serve` as a process: its options, its end, what systemd hears, what it logs."""
+"""The teacher server as a process: its options, its end, systemd, its logs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
 from helpers.children import PATIENCE_S, child_environment, run_python, wait_until
@@ -234,3 +236,130 @@ def test_giving_way_lowers_the_priority_of_the_process():
 def test_a_setting_of_the_wrong_kind_is_refused():
     with pytest.raises(InvalidSettingError, match="max_waiting"):
         ServerSettings.from_mapping({"max_waiting": "many"})
+
+
+DRAINING = """
+import sys
+from helpers.teachers import StubBackend, ramp
+from tiekd_ros.teacher.process import serve
+from tiekd_ros.teacher.settings import ServerSettings
+def answer(image, request):
+    if settings.grace_s < 1:
+        import torch
+        torch.ones(500, 500).mm(torch.ones(500, 500))
+        print("asked", flush=True)
+        while True:  # as a network does: Python's own end aborts beside it
+            torch.ones(500, 500).mm(torch.ones(500, 500))
+    print("asked", flush=True)
+    sys.stdin.readline()
+    return ramp()
+settings = ServerSettings(grace_s=float(sys.argv[1]))
+serve(StubBackend(answer), settings, lambda port: print(port, flush=True))
+"""
+
+SIGNALLED = """
+import os, random, signal, threading, time
+from tiekd_ros.teacher.process import shutdown_signal
+def ask():
+    time.sleep(random.random() / 500)
+    os.kill(os.getpid(), signal.SIGTERM)
+for _ in range(300):
+    with shutdown_signal() as asked:
+        asker = threading.Thread(target=ask)
+        asker.start()
+        while not asked.wait(0):
+            pass
+        asker.join()
+"""
+
+
+def decoded(client: triton.InferenceServerClient) -> int:
+    (model,) = client.get_inference_statistics().model_stats
+    return model.inference_stats.compute_input.count
+
+
+def takes_calls(url: str) -> bool:
+    with triton.InferenceServerClient(url) as stranger:
+        try:
+            return stranger.is_server_live(client_timeout=PATIENCE_S)
+        except InferenceServerException:
+            return False
+
+
+@contextmanager
+def draining(grace_s: float = 600.0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server whose backend waits for a line of its standard input before each answer."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", DRAINING, str(grace_s)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=child_environment(),
+        text=True,
+    )
+    try:
+        yield child, f"127.0.0.1:{int(child.stdout.readline())}"
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_sigterm_finishes_what_runs_and_what_waits_and_takes_nothing_new():
+    with draining() as (child, url):
+        with (
+            triton.InferenceServerClient(url) as client,
+            ThreadPoolExecutor(3) as callers,
+        ):
+            arguments = infer_arguments(depth_request())
+            asked = [callers.submit(client.infer, **arguments) for _ in range(3)]
+            assert child.stdout.readline() == "asked\n"
+            wait_until(lambda: decoded(client) == 3)
+            child.send_signal(signal.SIGTERM)
+            wait_until(lambda: not takes_calls(url))
+            assert not any(each.done() for each in asked)
+            child.stdin.write("\n\n\n")
+            child.stdin.flush()
+            answers = [each.result(PATIENCE_S).as_numpy("depth") for each in asked]
+        assert [answer.shape for answer in answers] == [(48, 64)] * 3
+        assert child.wait(PATIENCE_S) == 0
+
+
+def test_what_outlasts_the_grace_is_cut_off_and_counted_and_the_process_ends_with_0():
+    pytest.importorskip("torch")
+    with (
+        draining(grace_s=0.3) as (child, url),
+        ThreadPoolExecutor(2) as callers,
+        triton.InferenceServerClient(url) as client,
+    ):
+        asked = [callers.submit(client.infer, **infer_arguments(depth_request())) for _ in "ab"]
+        assert child.stdout.readline() == "asked\n"
+        wait_until(lambda: decoded(client) == 2)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(PATIENCE_S) == 0
+        for each in asked:
+            with pytest.raises(InferenceServerException):
+                each.result(PATIENCE_S)
+        assert "2 requests cut off after a grace of 0.3 s" in child.stderr.read()
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_server_whatever_still_runs(second):
+    with (
+        draining() as (child, url),
+        ThreadPoolExecutor(1) as callers,
+        triton.InferenceServerClient(url) as client,
+    ):
+        asked = callers.submit(client.infer, **infer_arguments(depth_request()))
+        assert child.stdout.readline() == "asked\n"
+        child.send_signal(signal.SIGINT)
+        wait_until(lambda: not takes_calls(url))
+        assert child.poll() is None
+        child.send_signal(second)
+        assert child.wait(PATIENCE_S) == -second
+        with pytest.raises(InferenceServerException):
+            asked.result(PATIENCE_S)
+
+
+def test_a_signal_may_come_at_any_moment_of_the_wait_for_it():
+    done = run_python("-c", SIGNALLED)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,561 @@
+"""Backends: batches, short form and options, recorded, synthetic, ensembles, early refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from helpers.onnx_teachers import Brightness, export, grey_picture, write_rgbd
+from helpers.strangers import refusal
+from helpers.teachers import (
+    RELATIVE,
+    StubBackend,
+    depth_request,
+    picture,
+    ramp,
+    serving,
+)
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.images import decode_image, encode_jpeg, encode_png
+from tiekd_ros.core.settings import setting_info
+from tiekd_ros.datasets import DatasetError, RgbdFolder
+from tiekd_ros.teacher.backend import BackendRefusal, label_all, takes_batches
+from tiekd_ros.teacher.backends import BACKENDS, backend_options, read_backend, settings_of
+from tiekd_ros.teacher.backends.ensemble import DISAGREEMENT, EnsembleBackend, EnsembleSettings
+from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
+from tiekd_ros.teacher.backends.network import answer_size, finished
+from tiekd_ros.teacher.backends.onnx import OnnxSettings
+from tiekd_ros.teacher.backends.recorded import RecordedBackend, RecordedSettings
+from tiekd_ros.teacher.backends.synthetic import SyntheticSettings
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.errors import BackendError, TeacherRefusedError
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+from tiekd_ros.worlds import IndoorWorld, WorldSettings
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+
+IMAGES = [picture(seed) for seed in range(4)]
+
+REQUESTS = [DepthRequest(b"", None, stamp, "") for stamp in range(4)]
+
+
+class Batching(StubBackend):
+    """Labels batches, each image by its stamp; breaks where it is told to."""
+
+    def __init__(self, break_with=None, bad_stamp=None):
+        super().__init__(self._of)
+        self.sizes = []
+        self.break_with = break_with
+        self.bad_stamp = bad_stamp
+
+    def _of(self, image, request):
+        if request.stamp_ns == self.bad_stamp:
+            return self.break_with
+        return ramp() + request.stamp_ns
+
+    def infer_batch(self, images, requests):
+        self.sizes.append(len(images))
+        if self.break_with is not None:
+            raise self.break_with
+        return [self.infer(*pair) for pair in zip(images, requests, strict=True)]
+
+
+def check(answers, bad=()):
+    for stamp, answer in enumerate(answers):
+        if stamp not in bad:
+            np.testing.assert_array_equal(answer.depth, ramp() + stamp)
+
+
+def test_images_go_as_one_batch_where_the_backend_takes_them():
+    backend = Batching()
+    assert takes_batches(backend)
+    check(label_all(backend, IMAGES, REQUESTS))
+    assert backend.sizes == [4]
+
+
+def test_without_batches_each_image_is_labelled_by_itself():
+    backend = StubBackend(lambda image, request: ramp() + request.stamp_ns)
+    assert not takes_batches(backend)
+    check(label_all(backend, IMAGES, REQUESTS))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), BackendRefusal("not this")])
+def test_one_bad_image_does_not_spoil_its_neighbours_labels(error):
+    backend = Batching(error, bad_stamp=2)
+    answers = label_all(backend, IMAGES, REQUESTS)
+    check(answers, bad={2})
+    assert answers[2] is error
+
+
+def test_a_batch_of_the_wrong_length_is_not_believed():
+    class Short(Batching):
+        def infer_batch(self, images, requests):
+            return super().infer_batch(images, requests)[1:]
+
+    check(label_all(Short(), IMAGES, REQUESTS))
+
+
+def test_a_single_image_is_no_batch():
+    backend = Batching()
+    (answer,) = label_all(backend, IMAGES[:1], REQUESTS[:1])
+    assert isinstance(answer, DepthAnswer)
+    assert backend.sizes == []
+
+
+def test_the_short_form_names_a_backend_and_its_argument():
+    for text, kind, option, value in (
+        ("huggingface:org/model@v1", "huggingface", "model", "org/model@v1"),
+        ("onnx:/models/a.onnx", "onnx", "model", "/models/a.onnx"),
+        ("recorded:room", "recorded", "frames", "room"),
+        ("synthetic:7", "synthetic", "seed", 7),
+        ("synthetic", "synthetic", "seed", 0),
+        ("ensemble:onnx:a,onnx:b", "ensemble", "members", "onnx:a,onnx:b"),
+    ):
+        settings = read_backend(text)
+        assert type(settings) is settings_of(kind)
+        assert getattr(settings, option) == value
+
+
+def test_what_is_said_twice_alike_or_in_parts_is_taken():
+    assert read_backend("huggingface:A", {"model": "A"}).model == "A"
+    assert read_backend("synthetic", {"seed": 4}).seed == 4
+    assert read_backend("huggingface:A", {"dtype": "bfloat16"}).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("oracle:x", {}, "'oracle': there are huggingface, onnx"),
+        ("", {}, "unknown teacher backend ''"),
+        ("huggingface:", {}, r"needs a checkpoint: .*--model"),
+        ("onnx", {}, r"needs an exported network: .*--model"),
+        ("recorded", {}, r"needs a folder of frames: .*--frames"),
+        ("synthetic:x", {}, "seed must be int, got 'x'"),
+        ("synthetic:-1", {}, "seed must be between 0"),
+        ("huggingface:A", {"model": "B"}, r"huggingface:A and model=B \(--model\) say different"),
+        ("synthetic:0", {"seed": 4}, "synthetic:0 and seed=4"),
+        ("synthetic:3", {"seed": 0}, "synthetic:3 and seed=0"),
+        ("onnx:x", {"dtype": "float16"}, r"dtype \(--dtype\) says nothing to the backend onnx"),
+        ("recorded:r", {"period_s": 1.0}, r"period_s \(--period\) says nothing"),
+        ("ensemble:onnx:a,onnx:b", {"model": "X"}, "model .* says nothing to the backend ensemble"),
+        ("ensemble:onnx:a,onnx:b", {"dtype": "float16"}, "dtype .* says nothing"),
+        ("ensemble:synthetic:1,onnx:b", {"seed": 2}, "seed .* says nothing"),
+        ("huggingface:A", {"dtype": "half"}, "dtype must be one of"),
+    ],
+)
+def test_a_backend_that_cannot_be_or_options_that_say_nothing_to_it_are_refused(
+    text, options, words
+):
+    with pytest.raises(InvalidSettingError, match=words):
+        read_backend(text, options)
+
+
+def test_an_option_of_several_kinds_has_one_type_and_default_and_names_its_kinds():
+    for name, option in backend_options().items():
+        kinds = [kind for kind in BACKENDS if name in fields_of(kind)]
+        assert {repr(fields_of(kind)[name].default) for kind in kinds} == {repr(option.default)}
+        assert all(kind in setting_info(option).description for kind in kinds)
+
+
+def fields_of(kind):
+    return {field.name: field for field in dataclasses.fields(settings_of(kind))}
+
+
+@pytest.mark.parametrize(
+    ("image", "output", "size"),
+    [
+        ((480, 640), (240, 320), (240, 320)),  # smaller, same aspect: as it is
+        ((480, 640), (518, 686), (480, 640)),  # larger: nothing gained
+        ((1080, 1920), (518, 924), (518, 924)),  # the same aspect but for rounding
+        ((480, 640), (384, 384), (333, 443)),  # stretched: back to the image's aspect
+        ((1, 1), (64, 64), (1, 1)),
+    ],
+)
+def test_an_answer_has_the_image_s_aspect_and_no_empty_pixels(image, output, size):
+    assert answer_size(image, output) == size
+
+
+def test_numbers_that_are_no_depth_become_unknown():
+    values = np.array([[np.nan, np.inf, -1.0, 0.0, 2.0, 5000.0]], np.float32)
+    nan = np.nan
+    np.testing.assert_array_equal(finished(values, "metric"), [[nan, nan, nan, nan, 2.0, nan]])
+    np.testing.assert_array_equal(
+        finished(values, "inverse_depth"), [[nan, nan, nan, 0.0, 2.0, 5000.0]]
+    )
+
+
+HOLOLENS = Path(__file__).resolve().parents[3] / "shared" / "data" / "hololens"
+
+needs_hololens = pytest.mark.skipif(
+    not HOLOLENS.is_dir(), reason=f"real frames are not here: {HOLOLENS}"
+)
+
+FP16_RELATIVE_ERROR = 2.0**-11
+
+
+def write_folder(folder: Path, images: list[np.ndarray]) -> Path:
+    """Write images as PNG, each with a depth ramp that its index scales."""
+    for name in ("images", "depth"):
+        (folder / name).mkdir(parents=True)
+    for index, image in enumerate(images):
+        cv2.imwrite(str(folder / "images" / f"{index:03d}.png"), image[..., ::-1])
+        depth = np.nan_to_num(ramp() * (1 + index) * 1000).astype(np.uint16)
+        cv2.imwrite(str(folder / "depth" / f"{index:03d}.png"), depth)
+    (folder / "K.txt").write_text("60 0 31.5\n0 60 23.5\n0 0 1\n")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "room", [picture(seed) for seed in range(4)])
+
+
+def smooth(size, image):
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def test_depth_comes_over_the_wire_for_a_jpeg_of_a_recorded_frame(folder):
+    backend = RecordedSettings(frames=str(folder)).build()
+    with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
+        answer = client.infer(depth_request(picture(2)))
+        assert client.identity() == backend.identity
+    np.testing.assert_allclose(answer.depth, ramp() * 3, rtol=FP16_RELATIVE_ERROR, atol=0.001)
+    assert backend.identity.version == "room-4"
+    assert backend.identity.metric
+
+
+def test_an_unknown_image_is_refused_over_the_wire(folder):
+    with (
+        serving(RecordedBackend(folder)) as url,
+        TeacherClient(ClientSettings(url=url)) as client,
+        pytest.raises(TeacherRefusedError, match="unknown image: the most similar of 4"),
+    ):
+        client.infer(depth_request(picture(99)))
+
+
+@pytest.mark.parametrize("quality", [60, 80, 92])
+@pytest.mark.parametrize("size", [(320, 240), (160, 120), (640, 480)])
+def test_a_frame_is_known_again_after_compression_and_resizing(tmp_path, quality, size):
+    pictures = [picture(seed, 320, 240) for seed in range(4)]
+    backend = RecordedBackend(write_folder(tmp_path / "room", pictures))
+    for seed in range(4):
+        image = decode_image(encode_jpeg(smooth(size, pictures[seed]), quality))
+        assert backend.find(image) == seed
+
+
+def test_a_frame_is_known_again_under_noise(folder):
+    noise = np.random.default_rng(1).normal(0, 6, (48, 64, 3))
+    noisy = np.clip(picture(1) + noise, 0, 255).astype(np.uint8)
+    assert RecordedBackend(folder).find(noisy) == 1
+
+
+def test_a_picture_between_two_recorded_ones_is_refused(tmp_path):
+    first, last = picture(0), picture(1)
+    slow = [cv2.addWeighted(last, share, first, 1 - share, 0) for share in (0.0, 0.02, 0.04)]
+    backend = RecordedBackend(write_folder(tmp_path / "slow", [slow[0], slow[2]]))
+    with pytest.raises(BackendRefusal, match="between"):
+        backend.find(slow[1])
+
+
+def test_two_identical_frames_are_no_contradiction(tmp_path):
+    backend = RecordedBackend(
+        write_folder(tmp_path / "still", [picture(0), picture(0), picture(1)])
+    )
+    assert backend.find(picture(0)) in (0, 1)
+
+
+def test_another_aspect_ratio_is_refused(folder):
+    with pytest.raises(BackendRefusal, match="aspect"):
+        RecordedBackend(folder).find(smooth((48, 48), picture(0)))
+
+
+def test_a_folder_of_a_single_frame_will_do(tmp_path):
+    backend = RecordedBackend(write_folder(tmp_path / "one", [picture(0)]))
+    assert backend.find(picture(0)) == 0
+
+
+def test_a_backend_that_does_not_exist_or_lacks_its_folder_says_what_would_do(tmp_path):
+    with pytest.raises(InvalidSettingError, match="'oracle': there are huggingface, onnx"):
+        read_backend("oracle")
+    with pytest.raises(InvalidSettingError, match="--frames"):
+        RecordedSettings().build()
+    with pytest.raises(DatasetError, match="does not exist"):
+        RecordedSettings(frames=str(tmp_path / "nowhere")).build()
+
+
+@needs_hololens
+def test_every_hololens_frame_finds_itself_after_jpeg_80_and_at_half_size():
+    backend = RecordedBackend(HOLOLENS)
+    frames = RgbdFolder(HOLOLENS)
+    for index in range(len(frames)):
+        image = frames.image(index)
+        assert backend.find(decode_image(encode_jpeg(image, 80))) == index
+        half = smooth((image.shape[1] // 2, image.shape[0] // 2), image)
+        assert backend.find(decode_image(encode_jpeg(half, 80))) == index
+
+
+@needs_hololens
+def test_a_hololens_frame_that_was_not_recorded_is_not_taken_for_its_neighbour():
+    backend = RecordedBackend(HOLOLENS)
+    frames = RgbdFolder(HOLOLENS)
+    known = backend._thumbnails
+    for index in range(len(frames)):
+        backend._thumbnails = known.copy()
+        backend._thumbnails[index] = -1000.0
+        with pytest.raises(BackendRefusal, match="unknown image"):
+            backend.find(frames.image(index))
+
+
+@needs_hololens
+def test_hololens_depth_comes_over_the_wire():
+    frames = RgbdFolder(HOLOLENS)
+    with (
+        serving(RecordedBackend(HOLOLENS), depth_type="FP32") as url,
+        TeacherClient(ClientSettings(url=url)) as client,
+    ):
+        data = encode_jpeg(frames.image(20), 85)
+        answer = client.infer(DepthRequest(data, frames.intrinsics, 0, "camera"))
+    np.testing.assert_array_equal(answer.depth, frames.depth(20))
+
+
+SEED = 3
+
+WIDTH, HEIGHT = 160, 120
+
+STAMP_NS = 1_790_000_012_345_678_901  # today's epoch: nanoseconds must survive the way
+
+INTRINSICS = IndoorWorld.default_intrinsics(WIDTH, HEIGHT)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return IndoorWorld(WorldSettings(seed=SEED))
+
+
+@pytest.fixture(scope="module")
+def client():
+    backend = SyntheticSettings(seed=SEED).build()
+    with (
+        serving(backend, depth_type="FP32") as url,
+        TeacherClient(ClientSettings(url=url)) as client,
+    ):
+        yield client
+
+
+def test_depth_is_the_worlds_own(world, client):
+    view = world.render(STAMP_NS, WIDTH, HEIGHT, INTRINSICS)
+    data = encode_jpeg(view.image, 80)
+    answer = client.infer(DepthRequest(data, INTRINSICS, STAMP_NS, "camera"))
+    np.testing.assert_allclose(answer.depth, view.depth, rtol=1e-4)
+    identity = client.identity()
+    assert (identity.name, identity.version, identity.metric) == ("synthetic", "seed-3", True)
+
+
+def test_intrinsics_may_be_left_out_where_the_camera_used_the_default(world, client):
+    view = world.render(STAMP_NS, WIDTH, HEIGHT)
+    answer = client.infer(DepthRequest(encode_jpeg(view.image), None, STAMP_NS, "camera"))
+    np.testing.assert_array_equal(answer.depth, view.depth)
+
+
+def test_the_picture_of_another_time_is_refused(world, client):
+    view = world.render(STAMP_NS + 5_000_000_000, WIDTH, HEIGHT, INTRINSICS)
+    with pytest.raises(TeacherRefusedError, match=r"unknown image.*own stamp"):
+        client.infer(DepthRequest(encode_jpeg(view.image), INTRINSICS, STAMP_NS, "camera"))
+
+
+def test_the_picture_of_another_world_is_refused(client):
+    view = IndoorWorld(WorldSettings(seed=SEED + 1)).render(STAMP_NS, WIDTH, HEIGHT)
+    with pytest.raises(TeacherRefusedError, match="same seed"):
+        client.infer(DepthRequest(encode_jpeg(view.image), None, STAMP_NS, "camera"))
+
+
+def test_a_size_that_the_world_cannot_draw_is_refused(client):
+    banner = np.zeros((1, 5000, 3), np.uint8)
+    with pytest.raises(TeacherRefusedError, match="no such view"):
+        client.infer(DepthRequest(encode_jpeg(banner), None, STAMP_NS, "camera"))
+
+
+REQUEST = DepthRequest(b"", None, 0, "")
+
+
+def flat(depth):
+    return StubBackend(np.full((48, 64), depth, np.float32))
+
+
+def asked(*members):
+    return EnsembleBackend(members).infer(picture(), REQUEST)
+
+
+def test_the_median_is_answered_and_one_that_is_far_off_does_not_count():
+    answer = asked(flat(2.0), flat(2.2), flat(9.0))
+    np.testing.assert_allclose(answer.depth, 2.2)
+
+
+def test_confidence_is_one_where_all_agree_and_falls_with_the_deviation():
+    np.testing.assert_allclose(asked(flat(3.0), flat(3.0)).confidence, 1.0)
+    answer = asked(flat(3.0 * 0.9), flat(3.0), flat(3.0 * 1.1))
+    np.testing.assert_allclose(answer.confidence, np.exp(-0.2 / 3 / DISAGREEMENT), rtol=1e-5)
+
+
+def test_what_few_members_know_is_unknown_and_what_some_know_is_less_certain():
+    depth = np.full((48, 64), 2.0, np.float32)
+    half, none = depth.copy(), depth.copy()
+    half[:, :10] = np.nan
+    none[:, :5] = np.nan
+    answer = asked(StubBackend(depth), StubBackend(half), StubBackend(none))
+    assert np.isnan(answer.depth[:, :5]).all()
+    np.testing.assert_allclose(answer.depth[:, 5:], 2.0)
+    np.testing.assert_allclose(answer.confidence[:, :5], 0.0)
+    np.testing.assert_allclose(answer.confidence[:, 5:10], 2 / 3, rtol=1e-5)
+    np.testing.assert_allclose(answer.confidence[:, 10:], 1.0)
+
+
+def test_members_of_other_resolutions_are_brought_to_the_first_one_s():
+    small = StubBackend(np.full((24, 32), 4.0, np.float32))
+    assert asked(flat(2.0), small).depth.shape == (48, 64)
+    assert asked(small, flat(2.0)).depth.shape == (24, 32)
+
+
+def test_an_image_that_one_refuses_is_refused():
+    with pytest.raises(BackendRefusal, match="never seen"):
+        asked(flat(2.0), StubBackend(BackendRefusal("never seen")))
+
+
+def test_members_must_be_metric():
+    with pytest.raises(BackendError, match=r"stub is not metric.*--align"):
+        EnsembleBackend([flat(2.0), StubBackend(identity=RELATIVE)])
+
+
+def test_another_member_is_another_version():
+    other = StubBackend(identity=TeacherIdentity("stub", "8", metric=True))
+    ensembles = [EnsembleBackend([flat(1.0), member]) for member in (flat(2.0), other)]
+    assert ensembles[0].identity.name == "ensemble(stub+stub)"
+    assert ensembles[0].identity.metric
+    assert ensembles[0].identity.version != ensembles[1].identity.version
+    assert ensembles[0].identity == EnsembleBackend([flat(1.0), flat(2.0)]).identity
+
+
+def test_members_get_the_options_of_their_kind_and_their_own_argument():
+    text = "ensemble:huggingface:a/b, onnx:c.onnx, synthetic:7,recorded:/r"
+    ensemble = read_backend(text, {"dtype": "float32", "align": "room", "period_s": 9.0})
+    assert ensemble.member_settings() == [
+        HuggingFaceSettings(model="a/b", dtype="float32", align="room"),
+        OnnxSettings(model="c.onnx", align="room"),
+        SyntheticSettings(seed=7, period_s=9.0),
+        RecordedSettings(frames="/r"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ("", "at least two"),
+        ("synthetic:0", "at least two"),
+        ("synthetic:0,oracle:1", "'oracle'"),
+        ("synthetic:0,onnx", "needs an exported network"),
+        ("synthetic:0,ensemble:synthetic:0", "cannot be a member"),
+    ],
+)
+def test_members_that_cannot_be_are_refused(members, words):
+    with pytest.raises(InvalidSettingError, match=words):
+        EnsembleSettings(members=members).build()
+
+
+def test_exported_networks_answer_together_over_the_wire(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from helpers.onnx_teachers import Brightness, brightness_of, export, grey_picture
+
+    card = {"input": {"multiple_of": 16}, "output": {"meaning": "metric"}}
+    files = [
+        export(tmp_path / f"{name}.onnx", Brightness(1.0, slope), card, open_dimensions=(0, 2, 3))
+        for name, slope in (("a", 2.0), ("b", 4.0))
+    ]
+    members = ",".join(f"onnx:{file}" for file in files)
+    backend = EnsembleSettings(members=members).build()
+    image = grey_picture()
+    with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
+        answer = client.infer(DepthRequest(encode_png(image), None, 0, ""))
+        assert client.identity().name == "ensemble(a+b)"
+    truth = 1 + 3 * brightness_of(image)
+    np.testing.assert_allclose(answer.depth, truth, rtol=1e-3)
+    deviation = brightness_of(image) / truth
+    np.testing.assert_allclose(answer.confidence, np.exp(-deviation / DISAGREEMENT), atol=1e-3)
+
+
+def test_a_batch_has_the_same_answers_as_its_images_alone():
+    member = StubBackend(lambda image, _: ramp() * (1 + image.mean() / 255))
+    ensemble = EnsembleBackend([flat(2.0), member])
+    images = [picture(seed) for seed in range(3)]
+    answers = ensemble.infer_batch(images, [REQUEST] * 3)
+    for image, answer in zip(images, answers, strict=True):
+        alone = ensemble.infer(image, REQUEST)
+        np.testing.assert_array_equal(answer.depth, alone.depth)
+        np.testing.assert_array_equal(answer.confidence, alone.confidence)
+
+
+def test_a_mistake_in_the_last_member_does_not_wait_for_the_first_to_load(tmp_path, monkeypatch):
+    def loaded(settings):
+        raise AssertionError("the first member was loaded")
+
+    monkeypatch.setattr(SyntheticSettings, "build", loaded)
+    for wrong in (f"onnx:{tmp_path}/gone.onnx", "recorded:/gone", f"huggingface:{__file__}"):
+        with pytest.raises(TiekdError, match=f"gone|{__file__}"):
+            EnsembleSettings(members=f"synthetic:1,{wrong}").build()
+
+
+def beginning(width: int, height: int) -> bytes:
+    return encode_png(np.zeros((height, width, 3), np.uint8))[:60]
+
+
+def onnx(folder, **output):
+    card = {"input": {"multiple_of": 16}, "output": {"meaning": "metric", **output}}
+    path = export(folder / "net.onnx", Brightness(), card, open_dimensions=(0, 2, 3))
+    return OnnxSettings(model=str(path), max_input_pixels=640 * 480).build()
+
+
+def refused_undecoded(backend, unfit: bytes, words: str) -> None:
+    with serving(backend) as url:
+        status, text = refusal(url, unfit)
+        assert (status, words in text) == ("FAILED_PRECONDITION", True), text
+
+
+@pytest.mark.parametrize("size", [(800, 480), (64, 12)])
+def test_sizes_that_do_not_suit_an_exported_network(tmp_path, size):
+    backend = onnx(tmp_path)
+    refused_undecoded(backend, beginning(*size), "send one of another size")
+    refused_undecoded(
+        EnsembleBackend([StubBackend(), backend]), beginning(*size), "another size"
+    )
+    with serving(backend) as url:
+        assert refusal(url, beginning(64, 48))[0] == "INVALID_ARGUMENT"
+
+
+def test_images_without_the_intrinsics_that_an_exported_network_needs(tmp_path):
+    refused_undecoded(
+        onnx(tmp_path, canonical_focal_px=100.0), beginning(64, 48), "focal length"
+    )
+
+
+def test_sizes_that_do_not_suit_a_checkpoint(tmp_path):
+    pytest.importorskip("transformers")
+    from helpers.checkpoints import write_depth_anything
+
+    folder = str(write_depth_anything(tmp_path / "net"))
+    backend = HuggingFaceSettings(model=folder, max_input_pixels=100_000).build()
+    refused_undecoded(backend, beginning(4000, 4), "max_input_pixels")
+
+
+def test_pictures_of_another_shape_than_the_recorded_ones(tmp_path):
+    image = grey_picture()
+    folder = write_rgbd(tmp_path / "room", [image], [np.ones(image.shape[:2], np.float32)])
+    recorded = RecordedSettings(frames=str(folder)).build()
+    refused_undecoded(recorded, beginning(64, 64), "another aspect ratio")
+    with serving(recorded) as url:
+        assert refusal(url, beginning(64, 48))[0] == "INVALID_ARGUMENT"
