@@ -28,8 +28,7 @@ from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.student import DepthBins, build_network
 from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.training.loop import make_optimizer, make_stepper
-from tiekd_ros.training.recipes import Recipe, get_recipe
-from tiekd_ros.training.settings import TrainingPlan
+from tiekd_ros.training.recipes import Recipe, TrainingPlan, get_recipe
 
 _DEPTH_SHARE = 2.5e-5  # of the range
 _NORM = 1e-3  # relative

@@ -134,8 +134,8 @@ def train(
     the best student as RUN_DIR/student. Ctrl-C ends it after a last snapshot.
     """
     _require_training()
+    from tiekd_ros.training.data import DataOptions
     from tiekd_ros.training.run import TrainRequest, train_offline
-    from tiekd_ros.training.sources import DataOptions
 
     groups = _groups(settings)
     height, width = _size(input_size)

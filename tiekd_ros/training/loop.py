@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, TracebackType
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
+from torch.utils.tensorboard import SummaryWriter
 
+from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.method.losses import LossParts
 from tiekd_ros.method.objectives import make_objective
 from tiekd_ros.method.reduction import shared_batches
 from tiekd_ros.method.samples import cell_depth
-from tiekd_ros.method.stepping import BadSteps, Step, Stepper
+from tiekd_ros.method.stepping import BadSteps, Step, Stepper, TrainingError
+from tiekd_ros.report.pictures import colour_depth
 from tiekd_ros.student import Student, StudentNetwork, normalise, to_channels_last
-from tiekd_ros.training.curves import Curves, Paint, picture_row
+from tiekd_ros.student.checkpoint import replace_durably
 from tiekd_ros.training.data import Batch, BatchPlan, TrainingSet, batches
 from tiekd_ros.training.processes import Processes
-from tiekd_ros.training.recipes import Recipe
-from tiekd_ros.training.run_folder import RunFolder
-from tiekd_ros.training.settings import HousekeepingSettings, OfflineSettings, TrainingPlan
-from tiekd_ros.training.snapshots import Snapshots
-from tiekd_ros.training.validation import Judge
+from tiekd_ros.training.recipes import Recipe, TrainingPlan
+from tiekd_ros.training.run_folder import RunFolder, Snapshots
+from tiekd_ros.training.settings import HousekeepingSettings, OfflineSettings
+from tiekd_ros.training.validation import EpochEvaluator
 
+METRICS = "metrics.jsonl"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PICTURES = 2
 
 
 class StopSignals:
@@ -110,7 +119,101 @@ def make_stepper(
     )
 
 
-_PICTURES = 2
+class Curves:
+    """Writes values by step; on continuing, what lies after the snapshot is dropped.
+
+    Args:
+        folder: the run's folder.
+        step: the last step that counts, 0 at the start.
+
+    Raises:
+        TrainingError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._path = folder / METRICS
+        try:
+            kept = _lines_until(self._path, step)
+            replace_durably(self._path, "".join(kept).encode())
+            self._file = self._path.open("a")
+        except OSError as error:
+            raise TrainingError(f"cannot write {self._path}: {error.strerror}") from error
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def close(self) -> None:
+        """Close the files."""
+        with contextlib.suppress(OSError):  # a full disk was told already, or all is written
+            self._board.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def values(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Write values of a step; `kind` (train, validation) groups them.
+
+        Raises:
+            TrainingError: the disk refuses.
+        """
+        with self._disk_errors_named():
+            self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def pictures(self, step: int, name: str, picture: RgbImage) -> None:
+        """Write a picture, uint8 RGB (H, W, 3)."""
+        with self._disk_errors_named():
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Let tensorboard see what was written."""
+        with self._disk_errors_named():
+            self._board.flush()
+
+    @contextlib.contextmanager
+    def _disk_errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write the curves to {self._path.parent}: {error.strerror}; make room, "
+                "then continue with --resume"
+            ) from error
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Return the whole lines of a file up to a step; a killed writer may leave half a line."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept
+
+
+def picture_row(images: npt.NDArray[np.uint8], teacher: DepthMap, student: DepthMap) -> RgbImage:
+    """Return images beside teacher and student depth in one scale of colours.
+
+    Args:
+        images: RGB, (B, H, W, 3).
+        teacher: metres, (B, H, W), NaN = unknown.
+        student: metres, (B, H, W).
+
+    Returns:
+        One row of three pictures per image, (B * H, 3 * W, 3).
+    """
+    rows = []
+    for image, wanted, given in zip(images, teacher, student, strict=True):
+        known = np.concatenate([d[np.isfinite(d)] for d in (wanted, given)])
+        low, high = np.percentile(known, (2, 98)) if known.size else (0.0, 1.0)
+        high = max(high, low + 1e-3)
+        pictures = [image, *(colour_depth(d, float(low), float(high)) for d in (wanted, given))]
+        rows.append(np.concatenate(pictures, axis=1))
+    row: RgbImage = np.concatenate(rows, axis=0)
+    return row
 
 
 @dataclass(frozen=True)
@@ -134,8 +237,7 @@ class TrainingJob:
     housekeeping: HousekeepingSettings
     folder: RunFolder
     samples: TrainingSet
-    judge: Judge
-    paint: Paint
+    evaluator: EpochEvaluator
 
 
 @dataclass(frozen=True)
@@ -245,11 +347,11 @@ class OfflineTraining:
             if ended or stopped or due:
                 self._share_bad_items()
             if ended or due:
-                self._judge(curves)
+                self._validate(curves)
             if ended or stopped or self._is_snapshot_due(saved_at):
                 self._save()
                 saved_at = time.monotonic()
-            self._tell(step, curves)
+            self._report_progress(step, curves)
             if stopped and not ended:
                 return stop.number or -1
         return 0
@@ -307,22 +409,22 @@ class OfflineTraining:
         """Know of the items that any process could not read."""
         self.state.bad_items = dict(self._processes.gather(list(self.state.bad_items.items())))
 
-    def _judge(self, curves: Curves | None) -> None:
+    def _validate(self, curves: Curves | None) -> None:
         """Score the student as it is now and export it."""
-        verdict = self._job.judge.judge(self.network, self._processes, self.state.best)
-        self.state.scores = verdict.scores
-        self.state.bad_items |= verdict.bad
-        if verdict.is_best:
-            self.state.best = verdict.scores
+        result = self._job.evaluator.evaluate(self.network, self._processes, self.state.best)
+        self.state.scores = result.scores
+        self.state.bad_items |= result.bad
+        if result.is_best:
+            self.state.best = result.scores
         if curves is None:
             return
-        if verdict.scores:
-            curves.values(self.state.step, "validation", verdict.scores)
+        if result.scores:
+            curves.values(self.state.step, "validation", result.scores)
         curves.flush()
         self._job.folder.export(
-            self._job.judge.student(self._card, verdict, self.state, self.steps),
+            self._job.evaluator.student(self._card, result, self.state, self.steps),
             self.state.step,
-            best=verdict.is_best,
+            best=result.is_best,
         )
 
     @torch.no_grad()
@@ -343,11 +445,10 @@ class OfflineTraining:
                 small.permute(0, 2, 3, 1).cpu().numpy(),
                 depth[:, 0].float().cpu().numpy(),
                 student[:, 0].float().cpu().numpy(),
-                self._job.paint,
             ),
         )
 
-    def _tell(self, step: Step | None, curves: Curves | None) -> None:
+    def _report_progress(self, step: Step | None, curves: Curves | None) -> None:
         if curves is None:
             return
         loss = float("nan") if step is None else step.parts.total.item()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, TiekdError
 from tiekd_ros.core.images import DepthMap
+from tiekd_ros.core.settings import SettingGroups
 from tiekd_ros.datasets import DepthItem
 from tiekd_ros.method import paper
 from tiekd_ros.method.first_student import StudentSettings
@@ -21,51 +23,36 @@ from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.samples import AugmentSettings, augment, fit_sample
 from tiekd_ros.method.stepping import warm_up_then_cosine
 from tiekd_ros.student import KITTI_BINS, NYU_BINS, DepthBins, InputSize
-from tiekd_ros.training.data import DepthArray, ImageArray, Prepare
-from tiekd_ros.training.settings import OfflineSettings, TrainingPlan
-
-START_DIVISOR = 25.0
-END_DIVISOR = 100.0
-RISING_SHARE = 0.3
+from tiekd_ros.training.settings import OfflineSettings
 
 
-def one_cycle(optimizer: Optimizer, iterations: int, max_lr: float = 1e-3) -> OneCycleLR:
-    """Return the published schedule; call its `step()` once after every iteration.
+@dataclass(frozen=True)
+class TrainingPlan(SettingGroups):
+    """What a training is: everything that its result depends on, beside the data."""
 
-    Cosine from max_lr / 25 up to max_lr at iteration 0.3 * iterations - 1, and down to
-    max_lr / 2500 at iteration `iterations - 1`, the last one. Momentum is not cycled.
-
-    Args:
-        optimizer: its groups all get this learning rate, from now on.
-        iterations: length of the whole training.
-        max_lr: the peak.
-
-    Raises:
-        InvalidSettingError: there is no iteration, or max_lr is not positive.
-    """
-    if iterations < 1 or not max_lr > 0:
-        raise InvalidSettingError(
-            f"one cycle needs at least 1 iteration and a positive max_lr, got {iterations} "
-            f"iterations and max_lr {max_lr!r}"
-        )
-    return OneCycleLR(
-        optimizer,
-        max_lr=max_lr,
-        total_steps=iterations,
-        pct_start=RISING_SHARE,
-        anneal_strategy="cos",
-        cycle_momentum=False,
-        div_factor=START_DIVISOR,
-        final_div_factor=END_DIVISOR,
-    )
+    train: OfflineSettings = field(default_factory=OfflineSettings)
+    student: StudentSettings = field(default_factory=StudentSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
-FROM_BASE: Mapping[str, Any] = {"batch_norm": "frozen", "learning_rate": 2e-3}
-"""Of recipe tiekd, where it starts from the base student: measured, docs/base_student.md."""
+ImageArray = npt.NDArray[np.generic]
+DepthArray = npt.NDArray[np.float32]
+Prepare = Callable[[DepthItem, np.random.Generator], tuple[ImageArray, DepthArray]]
+"""Makes the network's input and its label from an item.
+
+Returns:
+    The image, uint8 RGB (Hn, Wn, 3) or float32 normalised (Hn, Wn, 3), and depth in metres,
+    float32 (Hn, Wn), NaN = unknown.
+"""
 
 
 class RecipeError(TiekdError):
     """Settings that are each valid, but cannot work together."""
+
+
+FROM_BASE: Mapping[str, Any] = {"batch_norm": "frozen", "learning_rate": 2e-3}
+"""Of recipe tiekd, where it starts from the base student: measured, docs/base_student.md."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +175,42 @@ def no_label(item: DepthItem) -> BadDepthError:
     """Return the error for an item without any depth."""
     return BadDepthError(
         f"{item.name} has neither a teacher's map nor measured depth; make maps with `tiekd label`"
+    )
+
+
+START_DIVISOR = 25.0
+END_DIVISOR = 100.0
+RISING_SHARE = 0.3
+
+
+def one_cycle(optimizer: Optimizer, iterations: int, max_lr: float = 1e-3) -> OneCycleLR:
+    """Return the published schedule; call its `step()` once after every iteration.
+
+    Cosine from max_lr / 25 up to max_lr at iteration 0.3 * iterations - 1, and down to
+    max_lr / 2500 at iteration `iterations - 1`, the last one. Momentum is not cycled.
+
+    Args:
+        optimizer: its groups all get this learning rate, from now on.
+        iterations: length of the whole training.
+        max_lr: the peak.
+
+    Raises:
+        InvalidSettingError: there is no iteration, or max_lr is not positive.
+    """
+    if iterations < 1 or not max_lr > 0:
+        raise InvalidSettingError(
+            f"one cycle needs at least 1 iteration and a positive max_lr, got {iterations} "
+            f"iterations and max_lr {max_lr!r}"
+        )
+    return OneCycleLR(
+        optimizer,
+        max_lr=max_lr,
+        total_steps=iterations,
+        pct_start=RISING_SHARE,
+        anneal_strategy="cos",
+        cycle_momentum=False,
+        div_factor=START_DIVISOR,
+        final_div_factor=END_DIVISOR,
     )
 
 

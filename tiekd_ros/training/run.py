@@ -7,9 +7,8 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,41 +17,48 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.datasets import DepthItem
 from tiekd_ros.evaluation.protocol import protocol_for
-from tiekd_ros.method.first_student import BASE_START, RANDOM_START, first_input_size
-from tiekd_ros.method.losses import MASKED_OBJECTIVES
-from tiekd_ros.method.objectives import describe_unknown
+from tiekd_ros.method.first_student import BASE_START, RANDOM_START
 from tiekd_ros.method.samples import AugmentSettings
-from tiekd_ros.report.pictures import colour_depth
 from tiekd_ros.student import (
     ARCHITECTURE,
     CheckpointError,
-    InputSize,
     Student,
     StudentRegistry,
     load_student,
 )
-from tiekd_ros.training.data import TrainingSet
-from tiekd_ros.training.loop import OfflineTraining, TrainingJob, TrainingProgress
-from tiekd_ros.training.processes import Processes, run_on_devices
-from tiekd_ros.training.recipes import OwnPreparation, Recipe, RecipeError, get_recipe, label_of
-from tiekd_ros.training.run_folder import RunFolder
-from tiekd_ros.training.settings import HousekeepingSettings, TrainingPlan
-from tiekd_ros.training.sources import (
-    MEASURED,
+from tiekd_ros.training.data import (
     TRUTH,
     DataOptions,
     TrainingData,
+    TrainingSet,
     open_training_data,
 )
-from tiekd_ros.training.starting import AUTO, first_student, look_at
-from tiekd_ros.training.validation import Judge, Validator
+from tiekd_ros.training.loop import OfflineTraining, TrainingJob, TrainingProgress
+from tiekd_ros.training.processes import Processes, run_on_devices
+from tiekd_ros.training.recipes import (
+    OwnPreparation,
+    Recipe,
+    TrainingPlan,
+    get_recipe,
+)
+from tiekd_ros.training.run_folder import RunFolder
+from tiekd_ros.training.settings import HousekeepingSettings
+from tiekd_ros.training.start import (
+    AUTO,
+    TrainingSizes,
+    check_labels,
+    check_size,
+    first_student,
+    sample_items,
+    training_sizes,
+)
+from tiekd_ros.training.validation import EpochEvaluator, Validator
 
 _LINE_EVERY_S = 30.0  # where nobody looks at a live bar
 
 
-class TrainingView:
+class ProgressDisplay:
     """A bar on a terminal, now and then a line elsewhere, nothing where it is not shown."""
 
     def __init__(self, shown: bool) -> None:
@@ -68,7 +74,7 @@ class TrainingView:
         self._task = self._bar.add_task("starting", total=None)
         self._said_at = 0.0
 
-    def __enter__(self) -> TrainingView:
+    def __enter__(self) -> ProgressDisplay:
         """Begin to show."""
         self._bar.start()
         return self
@@ -103,58 +109,11 @@ class TrainingView:
             self.note(f"{done.step}/{done.steps} {text}")
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What the student sees on the robot, and what it sees in training."""
-
-    student: InputSize
-    training: InputSize
-
-
-def training_sizes(recipe: Recipe, plan: TrainingPlan, first: DepthItem) -> Sizes:
-    """Return the sizes that were asked for, else the recipe's, else those of the first item."""
-    given = plan.train.height or plan.train.width
-    asked = InputSize(plan.train.height, plan.train.width) if given else None
-    if recipe.augmentation is not None and recipe.input_size is not None:
-        return Sizes(recipe.input_size, asked or InputSize(*recipe.augmentation.crop_size))
-    size = asked or first_input_size(first.image.shape[0], first.image.shape[1], plan.student)
-    return Sizes(size, size)
-
-
-def check_labels(plan: TrainingPlan, data: TrainingData, seen: Sequence[DepthItem]) -> str:
-    """Look for holes in the labels that the objective would take for 0 m.
-
-    Returns:
-        A warning where a teacher's maps have some, as the published ones may; else "".
-
-    Raises:
-        RecipeError: measured depth has some.
-    """
-    unknown = describe_unknown(plan.loss.objective, [label_of(item) for item in seen])
-    masked = f"an objective that knows valid pixels ({', '.join(MASKED_OBJECTIVES)})"
-    if not unknown:
-        return ""
-    if data.labels == MEASURED:
-        raise RecipeError(f"{unknown}, of measured depth; take --labels teacher, or {masked}")
-    return f"warning: {unknown}, as published; where that is not wanted, take {masked}"
-
-
 def reading_workers(workers: int, processes: int) -> int:
     """Return how many processes read for each of those that train; -1 = by the cores."""
     if workers >= 0:
         return workers
     return min(8, max(0, (os.cpu_count() or 1) // processes - 1))
-
-
-def check_size(student: Student, size: InputSize) -> None:
-    """Raise RecipeError where a network cannot be trained at a size."""
-    multiple = student.network.input_multiple
-    for name, value in (("height", size.height), ("width", size.width)):
-        if value % multiple:
-            raise RecipeError(
-                f"{student.card.architecture} needs a {name} that is a multiple of {multiple}, "
-                f"got {value}; give --input-size with {round(value / multiple) * multiple}"
-            )
 
 
 def training_job(
@@ -164,7 +123,7 @@ def training_job(
     run: RunFolder,
     data: TrainingData,
     student: Student,
-    sizes: Sizes,
+    sizes: TrainingSizes,
 ) -> TrainingJob:
     """Return the training of a student on opened data, into a run's folder."""
     skip, seed = housekeeping.skip_bad, plan.train.seed
@@ -180,7 +139,7 @@ def training_job(
         )
     still = OwnPreparation(sizes.training, AugmentSettings(0.0, 1.0, 0.0, 0.0, 0.0))
     averages = recipe.average_norms and plan.train.batch_norm == "batch"
-    judge = Judge(
+    evaluator = EpochEvaluator(
         validator,
         TrainingSet(data.train, still, seed, skip) if averages else None,
         plan.train.batch_size,
@@ -193,7 +152,7 @@ def training_job(
         },
     )
     samples = TrainingSet(data.train, recipe.preparation(plan, sizes.training), seed, skip)
-    return TrainingJob(recipe, plan, housekeeping, run, samples, judge, colour_depth)
+    return TrainingJob(recipe, plan, housekeeping, run, samples, evaluator)
 
 
 def run_settings(
@@ -201,7 +160,7 @@ def run_settings(
     plan: TrainingPlan,
     data: TrainingData,
     student: Student,
-    sizes: Sizes,
+    sizes: TrainingSizes,
     init: str,
 ) -> dict[str, Any]:
     """Return all that a run's result depends on, as plain values: what a resumed run must share."""
@@ -288,7 +247,7 @@ def _work(request: TrainRequest) -> dict[str, Any]:
     unused = plan.train.architecture != ARCHITECTURE
     with (
         Processes(housekeeping.device, plan.train.precision, unused_layers=unused) as processes,
-        TrainingView(processes.is_first and not request.quiet) as view,
+        ProgressDisplay(processes.is_first and not request.quiet) as view,
     ):
         return _train(request, recipe, plan, housekeeping, processes, view)
 
@@ -299,14 +258,14 @@ def _train(
     plan: TrainingPlan,
     housekeeping: HousekeepingSettings,
     processes: Processes,
-    view: TrainingView,
+    view: ProgressDisplay,
 ) -> dict[str, Any]:
     data = open_training_data(request.data, recipe, plan, housekeeping.skip_bad)
-    seen = look_at(data.train)
-    warning = check_labels(plan, data, seen)
-    sizes = training_sizes(recipe, plan, seen[0])
+    sampled = sample_items(data.train)
+    warning = check_labels(plan, data, sampled)
+    sizes = training_sizes(recipe, plan, sampled[0])
     init = _start(request.init, recipe, plan)
-    student = first_student(init, plan, sizes.student, seen, histogram=recipe.kind is None)
+    student = first_student(init, plan, sizes.student, sampled, histogram=recipe.kind is None)
     check_size(student, sizes.training)
     run = RunFolder(request.output.expanduser().absolute())
     settings = run_settings(recipe, plan, data, student, sizes, init)

@@ -1,21 +1,19 @@
-"""All settings of an offline training: what a run keeps, and compares when it is resumed."""
+"""Settings of an offline training; without torch, since the command line makes options of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tiekd_ros.core.settings import SettingGroups, Settings, setting
-from tiekd_ros.method.first_student import StudentSettings
-from tiekd_ros.method.losses import LossSettings
-from tiekd_ros.method.samples import AugmentSettings
-from tiekd_ros.student import ARCHITECTURE
+from tiekd_ros.core.settings import Settings, setting
 
 
 @dataclass(frozen=True)
 class OfflineSettings(Settings):
     """Budget and optimiser of one offline training."""
 
-    architecture: str = setting(ARCHITECTURE, "the student's architecture")
+    architecture: str = setting(
+        "mobilenetv2-fast", "the student's architecture, such as mobilenetv2 or resnet18-regression"
+    )
     epochs: int = setting(24, "passes over the data", minimum=1, maximum=10**5)
     iterations: int = setting(
         0, "optimiser steps; 0 = as many as the epochs have", minimum=0, maximum=10**8
@@ -66,13 +64,3 @@ class HousekeepingSettings(Settings):
     )
     device: str = setting("auto", "device to train on", choices=("auto", "cpu", "cuda"))
     skip_bad: bool = setting(False, "pass over items that cannot be read, and list them")
-
-
-@dataclass(frozen=True)
-class TrainingPlan(SettingGroups):
-    """What a training is: everything that its result depends on, beside the data."""
-
-    train: OfflineSettings = field(default_factory=OfflineSettings)
-    student: StudentSettings = field(default_factory=StudentSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    augment: AugmentSettings = field(default_factory=AugmentSettings)

@@ -1,4 +1,4 @@
-"""What becomes of a student at the end of an epoch: scores, and a copy fit for export.
+"""Validation at the end of an epoch: the student's scores, and a copy of it fit for export.
 
 Shapes: H and W the item's depth map, Hn and Wn the network's input.
 """
@@ -28,9 +28,9 @@ from tiekd_ros.evaluation.protocol import (
 from tiekd_ros.method.stepping import TrainingError, average_batch_norms
 from tiekd_ros.student import InputSize, Student, StudentCard, StudentNetwork, normalise
 from tiekd_ros.student.preprocessing import resize_image
-from tiekd_ros.training.data import Items, TrainingSet, Unreadable, stack
+from tiekd_ros.training.data import Items, TrainingSet, UnreadableItem, stack
 from tiekd_ros.training.processes import Processes
-from tiekd_ros.training.snapshots import RunState
+from tiekd_ros.training.run_folder import RunState
 
 
 class Validation(NamedTuple):
@@ -134,7 +134,7 @@ class Validator:
         return predicted
 
 
-def judged_by(scores: dict[str, float]) -> float:
+def selection_score(scores: dict[str, float]) -> float:
     """Return the score by which students of one run are compared; lower is better.
 
     AbsRel against the truth, or against the teacher where there is no truth.
@@ -146,7 +146,7 @@ _NORM_BATCHES = 16
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EpochResult:
     """A student's scores, empty without validation data, and the network they are of."""
 
     network: StudentNetwork
@@ -157,8 +157,8 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Judges students of one run.
+class EpochEvaluator:
+    """Scores students of one run, and prepares them for export.
 
     Attributes:
         validator: scores them; None = there is no validation data, and the last is the best.
@@ -173,33 +173,35 @@ class Judge:
     batch_size: int
     training: dict[str, Any]
 
-    def judge(
+    def evaluate(
         self, network: StudentNetwork, processes: Processes, best: dict[str, float]
-    ) -> Verdict:
+    ) -> EpochResult:
         """Score a network in all processes; `best` are the best scores until now."""
         bad: dict[str, str] = {}
-        judged = self._fit_for_use(network, processes.device, bad)
+        exported = self._exported_copy(network, processes.device, bad)
         if self.validator is None:
-            return Verdict(judged, {}, is_best=True, bad=bad)
-        scores, unread = self.validator.score(judged, processes)
-        is_best = not best or judged_by(scores) < judged_by(best)
-        return Verdict(judged, scores, is_best, bad | unread)
+            return EpochResult(exported, {}, is_best=True, bad=bad)
+        scores, unread = self.validator.score(exported, processes)
+        is_best = not best or selection_score(scores) < selection_score(best)
+        return EpochResult(exported, scores, is_best, bad | unread)
 
-    def student(self, card: StudentCard, verdict: Verdict, state: RunState, steps: int) -> Student:
-        """Return the judged network with its card."""
+    def student(
+        self, card: StudentCard, result: EpochResult, state: RunState, steps: int
+    ) -> Student:
+        """Return the exported network with its card."""
         done = {"step": state.step, "steps": steps, "skipped": state.skipped}
-        scores = {"validation": verdict.scores} if verdict.scores else {}
+        scores = {"validation": result.scores} if result.scores else {}
         new = replace(card, scores=scores, training={**self.training, **done})
-        return Student(new, verdict.network)
+        return Student(new, result.network)
 
-    def _fit_for_use(
+    def _exported_copy(
         self, network: StudentNetwork, device: torch.device, bad: dict[str, str]
     ) -> StudentNetwork:
         """Return a copy in eval mode, its batch norms averaged over training samples."""
-        judged = copy.deepcopy(network)
+        exported = copy.deepcopy(network)
         if self.plain is not None:
-            average_batch_norms(judged, self._plain_batches(self.plain, device, bad))
-        return judged.eval()
+            average_batch_norms(exported, self._plain_batches(self.plain, device, bad))
+        return exported.eval()
 
     def _plain_batches(
         self, plain: TrainingSet, device: torch.device, bad: dict[str, str]
@@ -213,6 +215,6 @@ class Judge:
         order = order[: _NORM_BATCHES * size]
         for first in range(0, len(order) - size + 1, size):
             batch = stack([plain[(0, int(index))] for index in order[first : first + size]])
-            if not isinstance(batch, Unreadable):
+            if not isinstance(batch, UnreadableItem):
                 bad |= batch.bad
                 yield normalise(batch.images.to(device))

@@ -15,7 +15,7 @@ from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.method.stepping import TrainingError
 from tiekd_ros.student import checkpoint, load_student
 from tiekd_ros.training import run_folder
-from tiekd_ros.training.curves import METRICS, Curves
+from tiekd_ros.training.loop import METRICS, Curves
 from tiekd_ros.training.run_folder import RunFolder, RunFolderError
 
 

@@ -1,8 +1,9 @@
-"""Where a training starts: random weights, the base student, a student, or a backbone."""
+"""The start of a training: its student (random, base, given, or from a backbone) and its sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ from tiekd_ros.method.first_student import (
     RANDOM_START,
     STARTS,
     first_bins,
+    first_input_size,
     first_network,
     median_focal,
     start_from_label_histogram,
 )
+from tiekd_ros.method.losses import MASKED_OBJECTIVES
+from tiekd_ros.method.objectives import describe_unknown
 from tiekd_ros.method.samples import fit_sample
 from tiekd_ros.student import (
     ARCHITECTURE,
@@ -34,38 +38,92 @@ from tiekd_ros.student import (
     load_student,
 )
 from tiekd_ros.student.importing import read_weights
-from tiekd_ros.training.data import Items
-from tiekd_ros.training.recipes import RecipeError, label_of
-from tiekd_ros.training.settings import TrainingPlan
+from tiekd_ros.training.data import (
+    MEASURED,
+    Items,
+    TrainingData,
+)
+from tiekd_ros.training.recipes import (
+    Recipe,
+    RecipeError,
+    TrainingPlan,
+    label_of,
+)
 
 AUTO = "auto"
 """Of `--init`: as `student.start` says, where there is such a start."""
+_SAMPLED_ITEMS = 64  # items that tell the depth range, the histogram of labels and the focal length
 
-_LOOKED_AT = 64  # items that tell the depth range, the histogram of labels and the focal length
 
-
-def look_at(items: Items) -> list[DepthItem]:
+def sample_items(items: Items) -> list[DepthItem]:
     """Return some items, evenly spread, passing over those that cannot be read.
 
     Raises:
         TiekdError: not one of them can be read; why the first one cannot.
     """
-    seen, problem = [], None
-    for index in np.unique(np.linspace(0, len(items) - 1, _LOOKED_AT).astype(int)):
+    sampled, problem = [], None
+    for index in np.unique(np.linspace(0, len(items) - 1, _SAMPLED_ITEMS).astype(int)):
         try:
             item = items.item(int(index))
             label_of(item)
         except TiekdError as error:
             problem = problem or error
             continue
-        seen.append(item)
-    if problem is not None and not seen:
+        sampled.append(item)
+    if problem is not None and not sampled:
         raise problem
-    return seen
+    return sampled
+
+
+@dataclass(frozen=True)
+class TrainingSizes:
+    """What the student sees on the robot, and what it sees in training."""
+
+    student: InputSize
+    training: InputSize
+
+
+def training_sizes(recipe: Recipe, plan: TrainingPlan, first: DepthItem) -> TrainingSizes:
+    """Return the sizes that were asked for, else the recipe's, else those of the first item."""
+    given = plan.train.height or plan.train.width
+    asked = InputSize(plan.train.height, plan.train.width) if given else None
+    if recipe.augmentation is not None and recipe.input_size is not None:
+        return TrainingSizes(recipe.input_size, asked or InputSize(*recipe.augmentation.crop_size))
+    size = asked or first_input_size(first.image.shape[0], first.image.shape[1], plan.student)
+    return TrainingSizes(size, size)
+
+
+def check_size(student: Student, size: InputSize) -> None:
+    """Raise RecipeError where a network cannot be trained at a size."""
+    multiple = student.network.input_multiple
+    for name, value in (("height", size.height), ("width", size.width)):
+        if value % multiple:
+            raise RecipeError(
+                f"{student.card.architecture} needs a {name} that is a multiple of {multiple}, "
+                f"got {value}; give --input-size with {round(value / multiple) * multiple}"
+            )
+
+
+def check_labels(plan: TrainingPlan, data: TrainingData, sampled: Sequence[DepthItem]) -> str:
+    """Look for holes in the labels that the objective would take for 0 m.
+
+    Returns:
+        A warning where a teacher's maps have some, as the published ones may; else "".
+
+    Raises:
+        RecipeError: measured depth has some.
+    """
+    unknown = describe_unknown(plan.loss.objective, [label_of(item) for item in sampled])
+    masked = f"an objective that knows valid pixels ({', '.join(MASKED_OBJECTIVES)})"
+    if not unknown:
+        return ""
+    if data.labels == MEASURED:
+        raise RecipeError(f"{unknown}, of measured depth; take --labels teacher, or {masked}")
+    return f"warning: {unknown}, as published; where that is not wanted, take {masked}"
 
 
 def first_student(
-    init: str, plan: TrainingPlan, size: InputSize, seen: Sequence[DepthItem], *, histogram: bool
+    init: str, plan: TrainingPlan, size: InputSize, sampled: Sequence[DepthItem], *, histogram: bool
 ) -> Student:
     """Return the student that a training starts from.
 
@@ -74,7 +132,7 @@ def first_student(
             backbone (torchvision's ResNets, mmcls's mobilenet_v2).
         plan: names the architecture and the bins.
         size: the student's input.
-        seen: some training items.
+        sampled: some training items.
         histogram: let a head that was not learnt answer with the labels' distribution.
 
     Raises:
@@ -82,7 +140,7 @@ def first_student(
         CheckpointError: a file cannot be used.
     """
     torch.manual_seed(plan.train.seed)
-    samples = [fit_sample(i.image, label_of(i), i.intrinsics, size) for i in seen]
+    samples = [fit_sample(i.image, label_of(i), i.intrinsics, size) for i in sampled]
     focal = median_focal(samples)
     name = plan.train.architecture
     if init in STARTS or Path(init).is_file():

@@ -11,8 +11,8 @@ import pytest
 from helpers.frames import filled_state
 from helpers.training import COUNT, write_rgbd
 from tiekd_ros.datasets import DatasetError
+from tiekd_ros.training.data import DataOptions, TrainingData, open_training_data
 from tiekd_ros.training.recipes import RecipeError, get_recipe
-from tiekd_ros.training.sources import DataOptions, TrainingData, open_training_data
 
 TRAIN, VALIDATE = ["0000", "0002", "0003"], ["0001", "0005"]
 

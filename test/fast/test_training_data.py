@@ -12,7 +12,7 @@ from tiekd_ros.datasets import DatasetError, DepthItem
 from tiekd_ros.method.samples import AugmentSettings
 from tiekd_ros.method.stepping import TrainingError
 from tiekd_ros.student import InputSize
-from tiekd_ros.training.data import Batch, BatchPlan, Part, TrainingSet, batches
+from tiekd_ros.training.data import Batch, BatchPlan, Subset, TrainingSet, batches
 from tiekd_ros.training.recipes import OwnPreparation
 
 SIZE = InputSize(64, 96)
@@ -104,6 +104,6 @@ def test_too_few_samples_and_batches_that_cannot_be_shared_are_refused_with_numb
 
 
 def test_a_part_is_a_data_set_of_its_own():
-    part = Part(Noise(), range(7, 10))
+    part = Subset(Noise(), range(7, 10))
     assert (len(part), part.names) == (3, ["item7", "item8", "item9"])
     assert part.item(0).name == "item7"

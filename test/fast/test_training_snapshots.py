@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tiekd_ros.method.stepping import TrainingError
-from tiekd_ros.training.snapshots import RunState, Snapshots
+from tiekd_ros.training.run_folder import RunState, Snapshots
 
 
 def pair(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -99,7 +99,7 @@ def test_a_disk_that_refuses_is_told_and_leaves_what_was_there(tmp_path, monkeyp
     def refuse(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tiekd_ros.training.snapshots.write_durably", refuse)
+    monkeypatch.setattr("tiekd_ros.training.run_folder.write_durably", refuse)
     with pytest.raises(TrainingError, match="No space left on device; make room, then continue"):
         snapshots.save(RunState(step=2), network, optimizer)
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]

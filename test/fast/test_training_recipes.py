@@ -20,12 +20,10 @@ from tiekd_ros.core.images import encode_share_png
 from tiekd_ros.datasets import DepthItem
 from tiekd_ros.method import paper
 from tiekd_ros.student import NYU_BINS, CheckpointError, DepthBins, build_network, load_student
+from tiekd_ros.training.data import DataOptions, open_training_data
 from tiekd_ros.training.loop import make_optimizer, make_stepper
-from tiekd_ros.training.recipes import PublishedPreparation, RecipeError, get_recipe
-from tiekd_ros.training.run import check_labels
-from tiekd_ros.training.settings import TrainingPlan
-from tiekd_ros.training.sources import DataOptions, open_training_data
-from tiekd_ros.training.starting import load_backbone, look_at
+from tiekd_ros.training.recipes import PublishedPreparation, RecipeError, TrainingPlan, get_recipe
+from tiekd_ros.training.start import check_labels, load_backbone, sample_items
 
 IMAGES = 3
 
@@ -234,7 +232,7 @@ def test_holes_in_a_teachers_maps_are_told(kitti, tmp_path, objective, warned):
         False,
     )
     plan = TrainingPlan.from_mapping({"loss": {"objective": objective}})
-    warning = check_labels(plan, data, look_at(data.train))
+    warning = check_labels(plan, data, sample_items(data.train))
     assert bool(warning) == warned
     if warned:
         assert "1 of 3 depth maps looked at have unknown pixels (25.0% of theirs)" in warning
