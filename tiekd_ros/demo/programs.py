@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tiekd_ros.cli.nodes import node_programs
-from tiekd_ros.core.closing import Closing
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.launch_options import CAMERA, COMPANION, DEPTH
 from tiekd_ros.core.supervisor import Child, Program, free_port, stop_children

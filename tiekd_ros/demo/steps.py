@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tiekd_ros.core.closing import Closing
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.demo.programs import LEAST_HELD_OUT, LEAST_TRAIN, DemoPrograms
 from tiekd_ros.demo.results import RoundResult, number_text
