@@ -32,7 +32,10 @@ from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.metrics import depth_metrics, mean_metrics
 from tiekd_ros.method.samples import AugmentSettings, Sample
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
-from tiekd_ros.student import DepthBins, InputSize, Student, StudentCard, TorchRuntime
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import Student, StudentCard
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 _PIXELS = 12288  # of the network's input: 96x128 for 4:3 images
 _RANGE_M = 10.0

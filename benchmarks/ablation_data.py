@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.datasets import ReadOptions, RgbdFolder
 from tiekd_ros.method.samples import Sample, fit_sample
-from tiekd_ros.student import InputSize
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 Progress = Callable[[str], None]

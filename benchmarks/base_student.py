@@ -32,6 +32,7 @@ from base_training import Recipe, make
 from harness import Report, Row, mean_std, parser, run
 
 from tiekd_ros.datasets import RgbdFolder
+from tiekd_ros.method.comparison import constant_predictor, mean_errors, student_predictor
 from tiekd_ros.method.first_student import (
     BASE_START,
     RANDOM_START,
@@ -44,10 +45,11 @@ from tiekd_ros.method.first_student import (
 from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.metrics import DepthMetrics, depth_metrics, mean_metrics
 from tiekd_ros.method.samples import AugmentSettings, Sample, fit_sample
-from tiekd_ros.rounds.gate import score_best_constant, score_student
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
-from tiekd_ros.student import DepthBins, Student, StudentCard, TorchRuntime
 from tiekd_ros.student.base_student import load_base, start_from_base
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import Student, StudentCard
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 SPLITS = ("blocks", "later")
 """Held out are every third block of time, as a frame log does it, or the last third of time."""
@@ -135,7 +137,8 @@ def compare(options: argparse.Namespace) -> int:
                 report.add_run({**key, **errors, "seconds": round(time.monotonic() - began, 1)})
                 _say(json.dumps(report.runs[-1]))
     runs = [r for r in report.runs if all(r.get(name) == value for name, value in asked.items())]
-    constant = score_best_constant(held_out, first_bins([s.depth for s in train], settings))
+    bins = first_bins([s.depth for s in train], settings)
+    constant = mean_errors(constant_predictor(held_out, bins), held_out, bins)
     title = (
         f"{asked['frames']}, split by time ({options.split}): {len(train)} frames to train on, "
         f"{len(held_out)} held out, {options.iterations} iterations at "
@@ -217,7 +220,7 @@ def train_once(
     height, width = train[0].depth.shape
     size = first_input_size(height, width, from_start)
     student = first_student(train, size, from_start, loss.target_width)
-    before = score_student(TorchRuntime(student), held_out, student.card.bins)
+    before = mean_errors(student_predictor(TorchRuntime(student)), held_out, student.card.bins)
     trainer = Trainer(
         student.network,
         train,
@@ -227,7 +230,7 @@ def train_once(
         has_parent=start == BASE_START,
     )
     trainer.run(lambda progress: None)
-    after = score_student(TorchRuntime(student), held_out, student.card.bins)
+    after = mean_errors(student_predictor(TorchRuntime(student)), held_out, student.card.bins)
     return {**errors_of(after), "before": errors_of(before)}
 
 

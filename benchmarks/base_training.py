@@ -25,23 +25,17 @@ from random_world import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM, RandomisedWor
 from torch import Tensor
 
 from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.method.comparison import constant_predictor, mean_errors, student_predictor
 from tiekd_ros.method.losses import DistillationLoss, LossSettings
 from tiekd_ros.method.samples import AugmentSettings, Sample, augment, cell_depth, fit_sample
 from tiekd_ros.method.stepping import BadSteps, Stepper, average_batch_norms
-from tiekd_ros.rounds.gate import score_best_constant, score_student
-from tiekd_ros.student import (
-    DepthBins,
-    FastStudent,
-    InputSize,
-    Student,
-    StudentCard,
-    TorchRuntime,
-    build_network,
-    normalise,
-    save_student,
-    to_channels_last,
-)
-from tiekd_ros.student.checkpoint import BASE
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import Student, StudentCard, StudentStatus, save_student
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime, to_channels_last
 
 CANONICAL_FOCAL_PX = 160.0
 BINS = DepthBins(count=257, min_depth_m=0.1, max_depth_m=12.0)
@@ -323,7 +317,7 @@ class _Run:
             focal_px=(CANONICAL_FOCAL_PX, CANONICAL_FOCAL_PX),
             version="base",
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            status=BASE,
+            status=StudentStatus.BASE,
             reason=(
                 "a start for distillation, trained on synthetic rooms; no depth model for the "
                 "real world, and never live before a round's gate has passed what came of it"
@@ -336,8 +330,8 @@ class _Run:
 
 def score(student: Student, held_out: list[Sample]) -> dict[str, Any]:
     """Return the scores on the held-out worlds, and those of the best constant depth."""
-    found = score_student(TorchRuntime(student), held_out, BINS)
-    constant = score_best_constant(held_out, BINS)
+    found = mean_errors(student_predictor(TorchRuntime(student)), held_out, BINS)
+    constant = mean_errors(constant_predictor(held_out, BINS), held_out, BINS)
     names = ("abs_rel", "rmse", "a1")
     return {
         "held_out_worlds": {n: round(getattr(found, n), 4) for n in names},

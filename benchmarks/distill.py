@@ -67,7 +67,7 @@ class RoundTimes(NamedTuple):
     What did not come about is NaN: a round that is refused gives no student that goes live.
     """
 
-    verdict: str  # accepted, refused, failed, or what went wrong
+    verdict: str  # promoted, refused, failed, or what went wrong
     stages: dict[str, float] = dict.fromkeys(STAGES, nan)
     trigger_to_live: float = nan
     step_ms: float = nan
@@ -193,7 +193,7 @@ class _Client(BackgroundNode):
         self._await(lambda: self._status.get("stage") == "done", _ROUND_S, "the verdict")
         status = self._status
         verdict = status["state"]
-        if verdict == "accepted":
+        if verdict == "promoted":
             self._await(lambda: "live" in self._at, _LIVE_S, "depth of the new student")
         elif status.get("reason"):
             verdict += f": {status['reason']}"

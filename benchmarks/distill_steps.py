@@ -14,15 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tiekd_ros.method.first_student import first_input_size
-from tiekd_ros.method.losses import LossParts, LossSettings
-from tiekd_ros.method.objectives import make_objective
+from tiekd_ros.method.losses import LossParts, LossSettings, make_objective
 from tiekd_ros.method.samples import Sample, augment, cell_depth, fit_sample
 from tiekd_ros.method.stepping import freeze_batch_norms, make_optimizer
 from tiekd_ros.rounds.limits import default_threads
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.student import DepthBins, FastStudent, InputSize, normalise, to_channels_last
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import start_from_base
+from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks.mobilenetv2 import ConvNormAct
+from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.runtimes.torch_runtime import to_channels_last
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 STRAIGHTFORWARD = "plain"

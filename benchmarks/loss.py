@@ -43,9 +43,10 @@ from harness import (
 from straightforward_loss import straightforward_loss
 from torch import Tensor
 
-from tiekd_ros.method.losses import LossSettings
-from tiekd_ros.method.objectives import make_objective
-from tiekd_ros.student import KITTI_BINS, DepthBins, StudentOutput
+from tiekd_ros.method.losses import LossSettings, make_objective
+from tiekd_ros.student.architecture import StudentOutput
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks.official import KITTI_BINS
 
 STRAIGHTFORWARD, FUSED = "straightforward", "fused"
 CHANNELS_FIRST = "straightforward, channels first"

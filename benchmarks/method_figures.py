@@ -19,7 +19,8 @@ from torch import Tensor
 from tiekd_ros.method.losses import masked_ssim
 from tiekd_ros.method.paper import PublishedTarget, published_ssim
 from tiekd_ros.method.target import DepthTarget
-from tiekd_ros.student import DepthBins, TargetWidth
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import TargetWidth
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

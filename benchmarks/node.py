@@ -34,14 +34,15 @@ from node_stage import ECHO, HEIGHT, WIDTH
 
 from tiekd_ros.core.devices import RUNTIMES
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.student import InputSize, StudentRegistry
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.registry import StudentRegistry
 
 _DEFAULT = InputSize.near(HEIGHT, WIDTH, 71680)  # what a first student gets
 _LARGE = InputSize(HEIGHT, WIDTH)
 _LABELLED = 64
 _LEAST_MS, _SHARE = 2.0, 0.15  # the node's allowance over the bare network, whichever is larger
 _WHILE_TRAINING, _WHILE_TRAINING_CUDA = 1.25, 1.2  # p95 over that of the idle node
-_VERDICTS = ("accepted", "refused")
+_VERDICTS = ("promoted", "refused")
 _DIAGNOSED_S = 5.5  # how far back latency in the diagnostics reaches, and a little more
 _SETTLED_S = 8.0  # after a round: promotion, loading and probing are over, the worker is gone
 
@@ -178,7 +179,7 @@ def run_training(running: Bench, steps: int, seconds: float, timeout_s: float) -
         _steps_of(running, status),
         steps,
         took,
-        float(status.get("rested_seconds", 0.0)),
+        float(status.get("paused_seconds", 0.0)),
         status.get("state", "") if status.get("stage") == "done" else "not over in time",
     )
 
@@ -194,7 +195,7 @@ def _steps_of(running: Bench, status: dict[str, str]) -> int:
 def _settle(running: Bench, status: dict[str, str]) -> None:
     """Wait until the node runs what came of a round, and what this took has died away."""
     watcher = running.watcher
-    if status.get("state") == "accepted":
+    if status.get("state") == "promoted":
         with suppress(TiekdError):  # in vain: then the stretch before the round is what is left
             watcher.wait_until(
                 lambda: watcher.values["student"] == status["version"], "the new student"

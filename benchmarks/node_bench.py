@@ -26,7 +26,7 @@ from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.supervisor import Child
 from tiekd_ros.nodes.common import conversions, qos
 from tiekd_ros.nodes.probe.observer import BackgroundNode
-from tiekd_ros.student import InputSize
+from tiekd_ros.student.architecture import InputSize
 
 RATES_HZ = (60.0, 30.0, 15.0, 10.0, 5.0, 2.0)
 _SETTLE_S = 0.4  # after the last image, for its depth to come

@@ -27,7 +27,8 @@ from tiekd_ros.core.devices import choose_device
 from tiekd_ros.core.images import RgbImage
 from tiekd_ros.core.supervisor import prepare_environment
 from tiekd_ros.nodes.common import conversions, qos
-from tiekd_ros.student import RuntimeFactory, StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 
 _FOCAL_SHARE = 0.8  # of the image's width, as an ordinary camera's
 

@@ -21,8 +21,11 @@ from tiekd_ros.core.supervisor import (
     stop_children,
 )
 from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
-from tiekd_ros.student import DepthBins, InputSize, Student, StudentCard, StudentRegistry
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import start_from_base
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import Student, StudentCard, StudentStatus
+from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 NAMESPACE = "/bench"
@@ -132,7 +135,8 @@ def _register(registry: StudentRegistry, size: InputSize) -> list[str]:
     for shift in (0.0, 0.01):
         network = start_from_base(bins, size, (focal.fx * focal.fy) ** 0.5)
         network.head.bias.data += shift * bins.centres()
-        card = StudentCard(bins, size, focal_px=(focal.fx, focal.fy), status="accepted")
+        status = StudentStatus.ACCEPTED
+        card = StudentCard(bins, size, focal_px=(focal.fx, focal.fy), status=status)
         versions.append(registry.add(Student(card, network)).version)
     registry.promote(versions[0])
     return versions

@@ -20,7 +20,7 @@ from tiekd_ros.method.losses import LossParts, LossSettings, masked_ssim
 from tiekd_ros.method.paper import CROP_TOP, CROP_WIDTH, published_ssim
 from tiekd_ros.method.reduction import masked_mean
 from tiekd_ros.method.target import DepthTarget
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 StraightforwardLoss = Callable[[Tensor, Tensor], LossParts]
 """(logits (B, C, h, w), teacher depth (B, 1, h, w) in metres, NaN = unknown) -> loss and parts."""

@@ -72,7 +72,8 @@ from student_cases import (
 )
 
 from tiekd_ros.method.first_student import StudentSettings
-from tiekd_ros.student import InputSize, Prediction
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.runtimes.base import Prediction
 
 NETWORKS = (OURS, PUBLISHED, DEPTH_ANYTHING)
 _REST_S = 0.01

@@ -19,17 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tiekd_ros.core.images import RgbImage
-from tiekd_ros.student import (
-    ARCHITECTURE,
-    KITTI_BINS,
-    DepthBins,
-    InputSize,
-    RuntimeFactory,
-    Student,
-    StudentCard,
-    normalise,
-)
-from tiekd_ros.student.preprocessing import resize_image
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import Student, StudentCard
+from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
+from tiekd_ros.student.networks.official import KITTI_BINS
+from tiekd_ros.student.preprocessing import normalise, resize_image
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 
 OURS, PUBLISHED, DEPTH_ANYTHING = ARCHITECTURE, "mobilenetv2", "depth-anything-v2-small"
 TORCH, ONNXRUNTIME = "torch", "onnxruntime"

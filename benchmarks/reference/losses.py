@@ -28,7 +28,7 @@ from tiekd_ros.method.paper import (
     ssim_mse_loss,
     ssim_si_loss,
 )
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 _PROBABILITY = Tolerance(1e-5)
 _NORM_F64 = Tolerance(1e-6)

@@ -13,8 +13,9 @@ import torch
 from reference.checks import EDGES, EXACT, Check, Fixture, FixtureError, Tolerance, compared, failed
 from reference.hash_weights import hash_input, hash_values, load_hash_weights
 from tiekd_ros.evaluation.protocol import flip_averaged
-from tiekd_ros.student import DepthBins, build_network
 from tiekd_ros.student.architecture import StudentNetwork
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks import build_network
 from tiekd_ros.student.networks.official import KITTI_BINS, REGRESSION
 
 _FEATURES = {  # channels of the backbone's outputs

@@ -25,8 +25,9 @@ from reference.hash_weights import hash_input, load_hash_weights
 from reference.networks import encoder_of
 from tiekd_ros.method.first_student import first_bins
 from tiekd_ros.method.samples import cell_depth
-from tiekd_ros.student import DepthBins, build_network
 from tiekd_ros.student.architecture import StudentNetwork
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks import build_network
 from tiekd_ros.training.loop import make_optimizer, make_stepper
 from tiekd_ros.training.recipes import Recipe, TrainingPlan, get_recipe
 

@@ -11,7 +11,7 @@ from harness import Spread
 from student_cases import DEPTH_ANYTHING, EAGER, ONNXRUNTIME, OURS, PUBLISHED, TORCH, Case, Cost
 
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.student import Prediction, StageTimes
+from tiekd_ros.student.runtimes.base import Prediction, StageTimes
 
 
 def spread(ms: float) -> Spread:
@@ -141,12 +141,12 @@ def test_limits_while_training():
         (cuda, 10.0, 10.0, 12.1, False),
     ):
         stretches = latency(before), latency(p95), latency(after)
-        found = node.Training(runtime, *stretches, 30, 30, 9.0, 0.0, "accepted")
+        found = node.Training(runtime, *stretches, 30, 30, 9.0, 0.0, "promoted")
         assert node.training_goals(found)[0].met is is_met
     for steps, verdict, is_met in (
-        (30, "accepted", True),
+        (30, "promoted", True),
         (30, "refused", True),
-        (29, "accepted", False),
+        (29, "promoted", False),
         (30, "failed", False),
         (30, "not over in time", False),
     ):
@@ -159,7 +159,7 @@ def test_a_round_that_is_refused_or_breaks_is_a_row_and_loses_no_other(monkeypat
     import distill
 
     times = distill.RoundTimes
-    accepted = times("accepted", dict.fromkeys(distill.STAGES, 5.0), 30.0, 90.0, 0.1, 0.5)
+    accepted = times("promoted", dict.fromkeys(distill.STAGES, 5.0), 30.0, 90.0, 0.1, 0.5)
     refused = times("refused: no better", abs_rel=0.2)
     came = iter([accepted, refused, TiekdError("companion_node ended with code 1"), refused])
 
@@ -172,11 +172,11 @@ def test_a_round_that_is_refused_or_breaks_is_a_row_and_loses_no_other(monkeypat
     monkeypatch.setattr(distill, "time_round", time_round)
     (tmp_path / "labelled").mkdir()
     found = distill.time_arms(tmp_path, 2)
-    assert [r.verdict.partition(":")[0] for r in found["as it is"]] == ["accepted", "broke"]
+    assert [r.verdict.partition(":")[0] for r in found["as it is"]] == ["promoted", "broke"]
     assert [r.verdict for r in found["decoder first"]] == ["refused: no better"] * 2
     steps = {name: {"step": spread(100.0)} for name in (distill.STRAIGHTFORWARD, "as it is")}
     goal = distill.live_goal(steps, found["as it is"])
     assert (goal.measured, goal.met) == ("30 s", None)
-    assert "1 accepted, 1 broke" in goal.note
+    assert "1 promoted, 1 broke" in goal.note
     assert distill.live_goal(steps, [refused]).measured == "-"
-    assert distill.round_rows(found)[0]["rounds"] == "1 accepted, 1 broke"
+    assert distill.round_rows(found)[0]["rounds"] == "1 promoted, 1 broke"

@@ -35,7 +35,7 @@ from tiekd_ros.diagnosis.facts import (
     TeacherFacts,
 )
 from tiekd_ros.diagnosis.machine import check_state
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 DEVICE = DeviceFacts("auto", "auto", "cpu (4 cores)", "2.13.0", onnxruntime_fault="")
 

@@ -21,7 +21,7 @@ from tiekd_ros.evaluation.protocol import (
     protocol_for,
     score_image,
 )
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 SIZE = KB_SIZE

@@ -12,7 +12,8 @@ from helpers.students import overflowing_student, small_student
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.core.images import encode_jpeg
 from tiekd_ros.nodes.companion.live_depth import LiveDepth
-from tiekd_ros.student import StudentRegistry, TorchRuntime
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 from tiekd_ros.teacher.trust import TrustSettings
 
 IMAGE = encode_jpeg(view(0))

@@ -12,7 +12,9 @@ import safetensors.torch
 import torch
 
 from helpers.students import small_student
-from tiekd_ros.student import CheckpointError, StudentRegistry, TargetWidth, TorchRuntime
+from tiekd_ros.student.checkpoint import CheckpointError, TargetWidth
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
 

@@ -10,15 +10,12 @@ import torch
 
 from helpers.students import SIZE, overflowing_student, small_student
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.student import (
-    CheckpointError,
-    InputSize,
-    OnnxRuntime,
-    RuntimeFactory,
-    Student,
-    TorchRuntime,
-)
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.checkpoint import CheckpointError, Student
 from tiekd_ros.student.runtimes import choosing
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
+from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 CPU = torch.device("cpu")
 IMAGE = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from helpers.students import BINS, SIZE, small_student
-from tiekd_ros.student import Prediction, StageTimes, Student, StudentCard, TorchRuntime
 from tiekd_ros.student.base_student import load_base
+from tiekd_ros.student.checkpoint import Student, StudentCard
 from tiekd_ros.student.preprocessing import DevicePreprocessing
 from tiekd_ros.student.runtimes import cuda_graph
-from tiekd_ros.student.runtimes.base import fuse_batch_norms, shift_logits
+from tiekd_ros.student.runtimes.base import Prediction, StageTimes, fuse_batch_norms, shift_logits
 from tiekd_ros.student.runtimes.cuda_graph import (
     CudaPipeline,
     Sizes,
@@ -22,6 +22,7 @@ from tiekd_ros.student.runtimes.cuda_graph import (
     run_network,
     use_half_precision,
 )
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
 

@@ -12,7 +12,8 @@ import torch
 
 from helpers.official import META, flat_state, written
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.student import CheckpointError, import_student
+from tiekd_ros.student.checkpoint import CheckpointError
+from tiekd_ros.student.importing import import_student
 
 
 def refusal(path: Path, architecture: str = "resnet18", **options) -> str:

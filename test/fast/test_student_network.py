@@ -5,7 +5,10 @@ import torch
 
 from helpers.students import BINS
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.student import DepthBins, FastStudent, InputSize, build_network
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
 
 
 def test_bins_divide_the_range_evenly():

@@ -15,14 +15,10 @@ from helpers.official import (
     shapes_of,
 )
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.student import (
-    KITTI_BINS,
-    NYU_BINS,
-    OFFICIAL_ARCHITECTURES,
-    DepthBins,
-    StudentNetwork,
-    build_network,
-)
+from tiekd_ros.student.architecture import StudentNetwork
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.official import KITTI_BINS, NYU_BINS, OFFICIAL_ARCHITECTURES
 from tiekd_ros.student.runtimes.base import fuse_batch_norms
 
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=MISSING)

@@ -8,19 +8,14 @@ import torch
 
 from helpers.students import BINS, SIZE, overflowing_student, small_student, with_statistics
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.student import (
-    ARCHITECTURES,
-    CheckpointError,
-    DepthBins,
-    InputSize,
-    OnnxRuntime,
-    Student,
-    StudentCard,
-    TorchRuntime,
-)
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import load_base
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard
+from tiekd_ros.student.networks import ARCHITECTURES
 from tiekd_ros.student.runtimes.base import fuse_batch_norms, shift_logits
-from tiekd_ros.student.runtimes.onnx_runtime import export_graph
+from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime, export_graph
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 pytest.importorskip("onnxruntime")
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tiekd_ros.student import InputSize, normalise
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.preprocessing import (
     STD,
     DevicePreprocessing,
+    normalise,
     normalise_on_cpu,
     resize_image,
     resize_matrix,

@@ -6,14 +6,9 @@ from dataclasses import replace
 import pytest
 
 from helpers.students import small_student
-from tiekd_ros.student import (
-    REFUSED,
-    ROLLED_BACK,
-    CheckpointError,
-    LiveChangedError,
-    StudentRegistry,
-)
 from tiekd_ros.student import registry as registry_module
+from tiekd_ros.student.checkpoint import CheckpointError, StudentStatus
+from tiekd_ros.student.registry import LiveChangedError, StudentRegistry
 
 
 def test_versions_are_numbered_from_one(registry):
@@ -73,14 +68,14 @@ def test_rolling_back_from_the_expected_student_works(registry):
 
 def test_a_mark_changes_status_and_reason_alone_and_keeps_nobody_from_promoting(registry):
     before = registry.card("000002")
-    registry.mark("000002", ROLLED_BACK, "worse where the robot is now")
+    registry.mark("000002", StudentStatus.ROLLED_BACK, "worse where the robot is now")
     card = registry.load("000002").card
     assert (card.status, card.reason) == ("rolled back", "worse where the robot is now")
     assert replace(card, status=before.status, reason=before.reason) == before
     registry.promote("000002")
     assert registry.live() == "000002"
     with pytest.raises(CheckpointError, match="there is no student '000009'"):
-        registry.mark("000009", ROLLED_BACK, "")
+        registry.mark("000009", StudentStatus.ROLLED_BACK, "")
 
 
 def test_rolling_back_to_a_version_that_is_gone_leaves_the_pointer(registry):
@@ -93,7 +88,7 @@ def test_rolling_back_to_a_version_that_is_gone_leaves_the_pointer(registry):
 
 
 def test_a_refused_version_goes_live_only_by_force(registry):
-    registry.add(small_student(status=REFUSED, reason="worse than before"))
+    registry.add(small_student(status=StudentStatus.REFUSED, reason="worse than before"))
     with pytest.raises(CheckpointError, match=r"refused by .*\(worse than before\).*--force"):
         registry.promote("000004")
     assert registry.live() is None
@@ -126,13 +121,13 @@ def test_a_promotion_over_the_expected_student_works(registry):
 
 
 def test_a_version_is_on_the_disk_before_it_has_its_name(registry, student, monkeypatch):
-    synced, sync = [], registry_module._sync_folder
+    synced, sync = [], registry_module.sync_folder
 
     def note(folder):
         synced.append((folder.name.partition("-")[0], registry.versions()[-1]))
         sync(folder)
 
-    monkeypatch.setattr(registry_module, "_sync_folder", note)
+    monkeypatch.setattr(registry_module, "sync_folder", note)
     registry.add(student)
     assert synced == [(".writing", "000003"), ("students", "000004")]
 
@@ -143,7 +138,7 @@ def test_a_disk_that_refuses_to_sync_a_folder_is_told_and_nothing_is_left(
     def refuse(folder):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(registry_module, "_sync_folder", refuse)
+    monkeypatch.setattr(registry_module, "sync_folder", refuse)
     with pytest.raises(CheckpointError, match=r"cannot write to .*Input/output error"):
         registry.add(student)
     assert [p.name for p in registry.root.iterdir() if p.name.startswith(".writing")] == []

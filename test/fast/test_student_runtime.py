@@ -9,18 +9,12 @@ import torch
 
 from helpers.students import BINS, SIZE, small_student
 from tiekd_ros.core.errors import BadImageError
-from tiekd_ros.student import (
-    CheckpointError,
-    DepthBins,
-    OnnxRuntime,
-    Runtime,
-    Student,
-    StudentCard,
-    TorchRuntime,
-    normalise,
-)
-from tiekd_ros.student.bins import mark_out_of_range
-from tiekd_ros.student.runtimes.base import fuse_batch_norms
+from tiekd_ros.student.bins import DepthBins, mark_out_of_range
+from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard
+from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.runtimes.base import Runtime, fuse_batch_norms
+from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (72, 96, 3), dtype=np.uint8)

@@ -306,9 +306,7 @@ class SizeNetwork:
         number = {"inverse_depth": 3 * radius + 2, "relative_depth": 9 / radius}.get(
             self.meaning, 55 * RADIUS_M / radius
         )
-        return StubBackend(np.full((HEIGHT, WIDTH), number, np.float32)).infer(
-            image, request
-        )
+        return StubBackend(np.full((HEIGHT, WIDTH), number, np.float32)).infer(image, request)
 
     def seen_focal_px(self, intrinsics, height, width):
         return intrinsics.fx * WIDTH / width, intrinsics.fy * HEIGHT / height
@@ -328,17 +326,13 @@ def test_metres_are_right_for_cameras_of_other_focal_lengths(balls, meaning, foc
     network.identity = METRIC if meaning == "metric" else RELATIVE
     fitted = AlignedBackend(network, balls, 0.05)
     for depth_m in (1.4, 2.4):
-        (answer,) = fitted.infer_batch(
-            [ball(depth_m, focal)], [request_of(camera(focal))]
-        )
+        (answer,) = fitted.infer_batch([ball(depth_m, focal)], [request_of(camera(focal))])
         np.testing.assert_allclose(answer.depth, depth_m, rtol=0.03)
 
 
 def test_an_image_without_intrinsics_counts_as_one_of_the_fit_s_camera(balls):
     fitted = AlignedBackend(SizeNetwork("inverse_depth"), balls, 0.05)
-    without, same = (
-        fitted.infer(ball(2.0), request_of(each)) for each in (None, camera(FOCAL))
-    )
+    without, same = (fitted.infer(ball(2.0), request_of(each)) for each in (None, camera(FOCAL)))
     np.testing.assert_array_equal(without.depth, same.depth)
     np.testing.assert_allclose(without.depth, 2.0, rtol=0.03)
 
@@ -381,9 +375,7 @@ def test_an_image_that_the_network_would_see_stretched_is_refused(balls, intrins
 def test_a_little_unequal_stretch_counts_half_for_rows_and_columns(balls):
     fitted = AlignedBackend(SizeNetwork("relative_depth"), balls, 0.05)
     oblong = Intrinsics(FOCAL, FOCAL * 1.08, WIDTH / 2, HEIGHT / 2)
-    plain, other = (
-        fitted.infer(ball(2.0), request_of(each)) for each in (camera(FOCAL), oblong)
-    )
+    plain, other = (fitted.infer(ball(2.0), request_of(each)) for each in (camera(FOCAL), oblong))
     np.testing.assert_allclose(other.depth, 1.08**0.5 * plain.depth, rtol=1e-5)
 
 
@@ -433,9 +425,7 @@ def test_to_one_that_works_at_the_image_s_own_size_its_focal_length_is_shorter(r
     image = np.full((36, 48, 3), 255, np.uint8)
     said = fitted.infer(image, request_of(camera(45.0, 48, 36)))
     np.testing.assert_allclose(said.depth, 3.0 * 0.75, rtol=0.02)
-    np.testing.assert_array_equal(
-        said.depth, fitted.infer(image, request_of()).depth
-    )
+    np.testing.assert_array_equal(said.depth, fitted.infer(image, request_of()).depth)
 
 
 def test_a_network_that_takes_the_focal_length_is_not_corrected_twice(room, tmp_path):

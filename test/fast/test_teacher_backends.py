@@ -530,17 +530,13 @@ def refused_undecoded(backend, unfit: bytes, words: str) -> None:
 def test_sizes_that_do_not_suit_an_exported_network(tmp_path, size):
     backend = onnx(tmp_path)
     refused_undecoded(backend, beginning(*size), "send one of another size")
-    refused_undecoded(
-        EnsembleBackend([StubBackend(), backend]), beginning(*size), "another size"
-    )
+    refused_undecoded(EnsembleBackend([StubBackend(), backend]), beginning(*size), "another size")
     with serving(backend) as url:
         assert refusal(url, beginning(64, 48))[0] == "INVALID_ARGUMENT"
 
 
 def test_images_without_the_intrinsics_that_an_exported_network_needs(tmp_path):
-    refused_undecoded(
-        onnx(tmp_path, canonical_focal_px=100.0), beginning(64, 48), "focal length"
-    )
+    refused_undecoded(onnx(tmp_path, canonical_focal_px=100.0), beginning(64, 48), "focal length")
 
 
 def test_sizes_that_do_not_suit_a_checkpoint(tmp_path):

@@ -203,9 +203,7 @@ def test_tokens_may_come_from_the_environment(monkeypatch):
         assert ask(channel, token=OLD).live
 
 
-def test_a_refusal_says_what_to_send_and_the_log_tells_of_many_only_once(
-    two_tokens, caplog
-):
+def test_a_refusal_says_what_to_send_and_the_log_tells_of_many_only_once(two_tokens, caplog):
     with (
         caplog.at_level(logging.WARNING, "tiekd_ros.teacher"),
         serving(StubBackend(), token_file=two_tokens) as url,
@@ -219,9 +217,7 @@ def test_a_refusal_says_what_to_send_and_the_log_tells_of_many_only_once(
     assert "without a valid token, the last from ipv4:127.0.0.1" in told[0]
 
 
-def test_over_tls_a_client_that_trusts_the_authority_is_served(
-    certificates, two_tokens
-):
+def test_over_tls_a_client_that_trusts_the_authority_is_served(certificates, two_tokens):
     settings = tls(certificates, token_file=two_tokens)
     with serving(StubBackend(), **settings) as url, secure(url, certificates.ca) as channel:
         assert ask(channel, token=OLD).live
@@ -277,9 +273,7 @@ def test_beyond_loopback_the_server_wants_tls_and_a_token(
 
 
 def test_with_both_it_listens_everywhere(certificates, two_tokens):
-    settings = ServerSettings(
-        host="0.0.0.0", **tls(certificates, token_file=two_tokens)
-    )
+    settings = ServerSettings(host="0.0.0.0", **tls(certificates, token_file=two_tokens))
     server = TeacherServer(StubBackend(), settings)
     port = server.start()
     try:

@@ -11,7 +11,7 @@ import torch
 from tiekd_ros.datasets import DatasetError, DepthItem
 from tiekd_ros.method.samples import AugmentSettings
 from tiekd_ros.method.stepping import TrainingError
-from tiekd_ros.student import InputSize
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.training.data import Batch, BatchPlan, Subset, TrainingSet, batches
 from tiekd_ros.training.recipes import OwnPreparation
 

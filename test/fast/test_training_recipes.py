@@ -19,7 +19,10 @@ from tiekd_ros.core.errors import BadDepthError, TiekdError
 from tiekd_ros.core.images import encode_share_png
 from tiekd_ros.datasets import DepthItem
 from tiekd_ros.method import paper
-from tiekd_ros.student import NYU_BINS, CheckpointError, DepthBins, build_network, load_student
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import CheckpointError, load_student
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.official import NYU_BINS
 from tiekd_ros.training.data import DataOptions, open_training_data
 from tiekd_ros.training.loop import make_optimizer, make_stepper
 from tiekd_ros.training.recipes import PublishedPreparation, RecipeError, TrainingPlan, get_recipe

@@ -13,7 +13,8 @@ from helpers.training import train_arguments, write_rgbd
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.method.stepping import TrainingError
-from tiekd_ros.student import checkpoint, load_student
+from tiekd_ros.student import checkpoint
+from tiekd_ros.student.checkpoint import load_student
 from tiekd_ros.training import run_folder
 from tiekd_ros.training.loop import METRICS, Curves
 from tiekd_ros.training.run_folder import RunFolder, RunFolderError

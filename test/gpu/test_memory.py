@@ -12,7 +12,7 @@ from helpers.students import small_student
 from tiekd_ros.core.devices import choose_device
 from tiekd_ros.nodes.common.reporting import gpu_memory_mb
 from tiekd_ros.nodes.common.run import release_memory
-from tiekd_ros.student import RuntimeFactory
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 
 pytestmark = [
     pytest.mark.gpu,

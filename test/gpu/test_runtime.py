@@ -8,14 +8,12 @@ import torch
 
 from helpers.children import wait_until
 from helpers.students import BINS, small_student, with_statistics
-from tiekd_ros.student import (
-    LiveStudent,
-    OnnxRuntime,
-    RuntimeFactory,
-    StudentRegistry,
-    TorchRuntime,
-)
 from tiekd_ros.student.base_student import load_base
+from tiekd_ros.student.live import LiveStudent
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
+from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from helpers.canaries import JUDGED_WORSE, WATCHING, Tower
 from helpers.frames import filled_state
 from helpers.labelling import labellers, open_log
 from helpers.rounds import said
 from helpers.students import small_student
-from helpers.watches import JUDGED_WORSE, WATCHING, Tower
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore, Labeller
 from tiekd_ros.rounds import worker_process as following
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.student import Student, StudentRegistry
+from tiekd_ros.student.checkpoint import Student
+from tiekd_ros.student.registry import StudentRegistry
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +51,7 @@ def labeller_of(store: FrameStore) -> Iterator[Callable[..., Labeller]]:
 
 @pytest.fixture
 def watch_over(state) -> Iterator[Callable[[], Tower]]:
-    """A function that opens a watch on the state folder, with a plan."""
+    """A function that opens a canary on the state folder, with a plan."""
     towers: list[Tower] = []
 
     def watch_over(plan: RoundPlan = WATCHING) -> Tower:
@@ -64,7 +65,7 @@ def watch_over(state) -> Iterator[Callable[[], Tower]]:
 
 @pytest.fixture
 def judged_worse(monkeypatch) -> None:
-    """Workers of a watch that only say that the student is worse."""
+    """Workers of a canary that only say that the student is worse."""
     monkeypatch.setattr(following, "spawn_worker", said(JUDGED_WORSE))
 
 

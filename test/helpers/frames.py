@@ -11,7 +11,7 @@ from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
 from tiekd_ros.method.samples import Sample, fit_sample
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.student import InputSize
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.worlds import IndoorWorld, WorldSettings, WorldView
 
 WIDTH, HEIGHT = 96, 72

@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tiekd_ros.student import KITTI_BINS, DepthBins, build_network
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.official import KITTI_BINS
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 MISSING = f"no reference data in {REFERENCE}"

@@ -15,7 +15,7 @@ from tiekd_ros.framelog import FrameStore
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 from tiekd_ros.rounds.runner import RoundRunner
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 ENDLESS = small_plan(train={"iterations": 10**6})
 SHORT = small_plan(train={"iterations": 1}, gate={"first_margin": 0.05})  # trains, is refused

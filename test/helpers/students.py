@@ -7,7 +7,10 @@ from typing import Any
 import torch
 
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.student import DepthBins, InputSize, Student, StudentCard, StudentRegistry
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import Student, StudentCard
+from tiekd_ros.student.registry import StudentRegistry
 
 BINS = DepthBins(count=33)
 SIZE = InputSize(64, 96)

@@ -14,7 +14,8 @@ from tiekd_ros import __version__
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.student import REFUSED, StudentRegistry
+from tiekd_ros.student.checkpoint import StudentStatus
+from tiekd_ros.student.registry import StudentRegistry
 
 VERBS = [
     [], ["up"], ["demo"], ["distill"], ["teacher"], ["teacher", "serve"], ["students"],
@@ -40,7 +41,9 @@ def state(tmp_path) -> StateFolder:
     scores = {"after": {"rmse": 0.5, "abs_rel": 0.1}}
     registry.add(small_student(0, frames={"train": 10}))
     registry.add(
-        small_student(1, frames={"train": 11}, status=REFUSED, reason="worse", scores=scores)
+        small_student(
+            1, frames={"train": 11}, status=StudentStatus.REFUSED, reason="worse", scores=scores
+        )
     )
     registry.add(small_student(2, frames={"train": 12}))
     return state
@@ -119,7 +122,7 @@ def test_a_round_runs_offline_and_the_log_counts_it(tmp_path):
     assert before["frames"]["labelled"] == {"train": 12, "held_out": 12}
     settings = json.dumps(small_settings())
     record = json.loads(run("distill", "--json", "--settings", settings, *folder))
-    assert record["state"] == "accepted", record["reason"]
+    assert record["state"] == "promoted", record["reason"]
     assert record["version"] == StudentRegistry(state.students).live() == "000001"
     assert json.loads(run("frames", "stats", "--json", *folder))["new_labels"] == 0
     assert "0 labels new" in " ".join(run("frames", "stats", *folder).split())

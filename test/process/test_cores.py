@@ -58,7 +58,7 @@ os.sched_setaffinity(0, {int(sys.argv[1])})
 import torch
 from tiekd_ros.core.devices import cores
 from tiekd_ros.rounds.limits import default_threads
-from tiekd_ros.student import RuntimeFactory
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 factory = RuntimeFactory(torch.device("cpu"), "torch")
 threads = [default_threads(inference=yes) for yes in (True, False)]
 print(json.dumps([cores(), *threads, factory.threads, torch.get_num_threads()]))

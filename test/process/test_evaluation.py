@@ -22,18 +22,14 @@ from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import DatasetError, KittiDataset, NyuDataset, open_dataset
 from tiekd_ros.evaluation.evaluate import Predictor, evaluate_student
 from tiekd_ros.evaluation.protocol import protocol_for
-from tiekd_ros.student import (
-    KITTI_BINS,
-    CheckpointError,
-    DepthBins,
-    InputSize,
-    Student,
-    StudentCard,
-    StudentRegistry,
-    TorchRuntime,
-    build_network,
-)
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.official import KITTI_BINS
 from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 GARG = (slice(143, 349), slice(43, 1172))  # of 352x1216, as published
 TRUTH_ERRORS = ["a1", "a2", "a3", "abs_rel", "rmse", "log_10", "rmse_log", "silog", "sq_rel"]

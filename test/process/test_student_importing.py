@@ -25,17 +25,14 @@ from helpers.official import (
 from helpers.students import small_student
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.student import (
-    CANDIDATE,
-    KITTI_BINS,
-    NYU_BINS,
-    InputSize,
-    LiveStudent,
-    RuntimeFactory,
-    StudentRegistry,
-    TorchRuntime,
-    import_student,
-)
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.checkpoint import StudentStatus
+from tiekd_ros.student.importing import import_student
+from tiekd_ros.student.live import LiveStudent
+from tiekd_ros.student.networks.official import KITTI_BINS, NYU_BINS
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 SMALL = InputSize(64, 96)
 IMAGE = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
@@ -53,7 +50,7 @@ def test_a_checkpoint_of_the_published_keys_comes_in_exactly_and_stays_so(tmp_pa
     assert all(torch.equal(loaded[key], state[key]) for key in state)
     card = student.card
     assert (card.architecture, card.bins, card.input_size) == ("resnet18", KITTI_BINS, SMALL)
-    assert (card.status, registry.live()) == (CANDIDATE, None)
+    assert (card.status, registry.live()) == (StudentStatus.CANDIDATE, None)
     assert "judged by nobody" in card.reason
     origin = card.training["imported"]
     assert origin["file"] == "r18.pth"
@@ -139,7 +136,7 @@ def test_the_command_imports_a_candidate_that_is_not_live(tmp_path):
     assert "student 000001 is resnet18 with 257 bins up to 80 m, input 64x96" in done.stdout
     assert "not live; tiekd students promote 000001 makes it live" in done.stdout
     assert StudentRegistry(state / "students").live() is None
-    assert StudentRegistry(state / "students").card("000001").status == CANDIDATE
+    assert StudentRegistry(state / "students").card("000001").status == StudentStatus.CANDIDATE
 
 
 def test_the_command_makes_an_import_live_only_when_told(tmp_path):

@@ -8,7 +8,9 @@ import torch
 
 from helpers.children import wait_until
 from helpers.students import BINS, small_student
-from tiekd_ros.student import LiveStudent, RuntimeFactory, StudentRegistry
+from tiekd_ros.student.live import LiveStudent
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 SWAPS = 20

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.children import child_environment, start_python
 from helpers.students import small_student
-from tiekd_ros.student import LiveChangedError, StudentRegistry
+from tiekd_ros.student.registry import LiveChangedError, StudentRegistry
 
 ADD = """
 import sys
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from helpers.students import small_student
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 registry, student = StudentRegistry(Path(sys.argv[1])), small_student(int(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -32,7 +32,7 @@ for _ in range(int(sys.argv[3])):
 PROMOTE = """
 import sys
 from pathlib import Path
-from tiekd_ros.student import LiveChangedError, StudentRegistry
+from tiekd_ros.student.registry import LiveChangedError, StudentRegistry
 registry = StudentRegistry(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -22,7 +22,8 @@ from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
-from tiekd_ros.student import CANDIDATE, StudentRegistry, load_student, save_student
+from tiekd_ros.student.checkpoint import StudentStatus, load_student, save_student
+from tiekd_ros.student.registry import StudentRegistry
 
 STEPS = 5
 CAREFUL = {"snapshot_every": 1}
@@ -80,7 +81,7 @@ def losses(output: Path) -> list[float]:
 
 def test_a_run_leaves_students_curves_and_pictures(finished):
     student = load_student(finished / "student")
-    assert student.card.status == CANDIDATE
+    assert student.card.status == StudentStatus.CANDIDATE
     assert student.card.frames == {"train": COUNT - 1, "held_out": 1}
     assert student.card.training["objective"] == "tiekd"
     assert student.card.scores["validation"]["abs_rel"] > 0

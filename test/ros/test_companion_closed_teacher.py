@@ -17,7 +17,7 @@ from ros_helpers.companion import LOGGING, PATIENT_TEACHER, await_frames, log_pi
 from ros_helpers.peer import Peer, running
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "companion_node"
 TOKEN = "0123456789abcdef-robot"

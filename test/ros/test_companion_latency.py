@@ -17,12 +17,12 @@ from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.nodes.depth.node import DepthNode
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "companion_node"
 GUARD = "latency guard"
 BUDGET_MS = 40.0
-BESIDE = {"latency_budget_ms": BUDGET_MS, "longest_rest_s": 3600.0}
+BESIDE = {"latency_budget_ms": BUDGET_MS, "longest_pause_s": 3600.0}
 
 
 class SlowNode:
@@ -53,7 +53,7 @@ class SlowNode:
 @pytest.fixture
 def companion(peer: Peer, tmp_path: Path) -> Iterator[CompanionNode]:
     state = filled_state(tmp_path / "state")
-    parameters = round_parameters(train={"iterations": 10**6}, beside=BESIDE)
+    parameters = round_parameters(train={"iterations": 10**6}, resources=BESIDE)
     with running(
         CompanionNode, peer, state_dir=str(state.root), teacher__url="", **parameters
     ) as node:
@@ -71,23 +71,23 @@ def depth(peer: Peer, companion: CompanionNode) -> SlowNode:
 def test_training_rests_while_the_depth_node_is_over_its_budget(
     peer: Peer, depth: SlowNode
 ) -> None:
-    depth.say_until(60.0, "resting", "True")
+    depth.say_until(60.0, "paused", "True")
     at_rest = peer.statuses[-1]
     assert at_rest["stage"] == "training"
-    peer.await_value(NODE, GUARD, "resting: p95 60.0 ms, budget 40.0 ms")
-    peer.await_value(NODE, "round resting", "True")
-    depth.say_until(20.0, "resting", "False")
+    peer.await_value(NODE, GUARD, "paused: p95 60.0 ms, budget 40.0 ms")
+    peer.await_value(NODE, "round paused", "True")
+    depth.say_until(20.0, "paused", "False")
     wait_for(lambda: int(peer.statuses[-1]["step"]) > int(at_rest["step"]), "more steps")
-    assert float(peer.statuses[-1]["rested_seconds"]) > 0
+    assert float(peer.statuses[-1]["paused_seconds"]) > 0
 
 
 def test_training_that_is_not_the_cause_goes_on_and_the_companion_says_so(
     peer: Peer, depth: SlowNode
 ) -> None:
-    assert peer.set_parameter(NODE, "beside.longest_rest_s", 1.0).successful
-    depth.say_until(60.0, "resting", "True")
-    depth.say_until(60.0, "resting", "False")
-    found = peer.await_diagnosis(NODE, "slow though training rested", DiagnosticStatus.WARN)
+    assert peer.set_parameter(NODE, "resources.longest_pause_s", 1.0).successful
+    depth.say_until(60.0, "paused", "True")
+    depth.say_until(60.0, "paused", "False")
+    found = peer.await_diagnosis(NODE, "slow though training was paused", DiagnosticStatus.WARN)
     assert found.values[GUARD] == "not the cause: p95 60.0 ms, budget 40.0 ms"
 
 
@@ -101,8 +101,8 @@ def test_other_nodes_latency_is_no_reason_to_rest(peer: Peer, depth: SlowNode) -
         step = int(peer.statuses[-1]["step"])
         say_all()
         wait_for(lambda step=step: int(peer.statuses[-1]["step"]) > step, "steps", nudge=say_all)
-    peer.await_value(NODE, GUARD, "watching: p95 30.0 ms, budget 40.0 ms")
-    assert {s["resting"] for s in peer.statuses} == {"False"}
+    peer.await_value(NODE, GUARD, "monitoring: p95 30.0 ms, budget 40.0 ms")
+    assert {s["paused"] for s in peer.statuses} == {"False"}
 
 
 def test_the_companion_knows_the_latency_of_the_depth_node_beside_it(
@@ -111,10 +111,10 @@ def test_the_companion_knows_the_latency_of_the_depth_node_beside_it(
     state = StateFolder(tmp_path / "depth").create()
     registry = StudentRegistry(state.students)
     registry.promote(registry.add(small_student()).version)
-    assert peer.set_parameter(NODE, "beside.latency_budget_ms", 60_000.0).successful
+    assert peer.set_parameter(NODE, "resources.latency_budget_ms", 60_000.0).successful
     with running(DepthNode, peer, state_dir=str(state.root)):
         wait_for(
-            lambda: peer.diagnosis(NODE).values.get(GUARD, "").startswith("watching: p95 "),
+            lambda: peer.diagnosis(NODE).values.get(GUARD, "").startswith("monitoring: p95 "),
             "the depth node's latency",
             nudge=lambda: peer.show(image_message(), camera_info()),
             explain=lambda: peer.diagnosis(NODE),

@@ -17,7 +17,7 @@ from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "companion_node"
 ENDLESS = {"train": {"iterations": 1_000_000}}
@@ -54,14 +54,14 @@ def test_a_round_trains_reports_promotes_and_announces(peer: Peer, filled: State
         assert started
         assert "round 1 started: 12 frames to train on, 12 held out" in message
         status = peer.await_round(1)
-        assert status["state"] == "accepted"
+        assert status["state"] == "promoted"
         assert status["version"] == "000001"
         assert float(status["after.rmse"]) < float(status["before.rmse"])
         stages = {s["stage"] for s in peer.statuses}
         assert {"loading", "training", "judging", "done"} <= stages
         assert any(int(s["step"]) > 0 and s["loss"] for s in peer.statuses)
         wait_for(lambda: peer.students == ["000001"], "the announcement")
-        peer.await_value(NODE, "round state", "accepted")
+        peer.await_value(NODE, "round state", "promoted")
         assert stats(filled).new_labels == 0
     assert StudentRegistry(filled.students).live() == "000001"
 

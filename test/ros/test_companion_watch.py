@@ -12,9 +12,9 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 
+from helpers.canaries import FRAMES, promote_bad, promote_good
 from helpers.frames import filled_state
 from helpers.students import small_student
-from helpers.watches import FRAMES, promote_bad, promote_good
 from ros_helpers.companion import round_parameters
 from ros_helpers.peer import INACTIVE, Peer, running
 from ros_helpers.processes import Processes, find_process, is_running
@@ -22,7 +22,7 @@ from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "companion_node"
 WATCH = {"frames": FRAMES}
@@ -37,17 +37,17 @@ def filled(tmp_path: Path) -> StateFolder:
 def companion(
     peer: Peer, state: StateFolder, until: str = "active", **settings: dict[str, Any]
 ) -> Iterator[CompanionNode]:
-    parameters = round_parameters(**{"watch": WATCH, **settings})
+    parameters = round_parameters(**{"canary": WATCH, **settings})
     shared = {"state_dir": str(state.root), "teacher__url": ""}
     with running(CompanionNode, peer, until=until, **shared, **parameters) as node:
         yield node
 
 
 def await_end(peer: Peer, how: str) -> dict[str, str]:
-    """Wait until distill/status says how the watch ended, and return its values."""
+    """Wait until distill/status says how the canary ended, and return its values."""
     wait_for(
-        lambda: peer.statuses and peer.statuses[-1].get("watch") == how,
-        f"a watch that {how}",
+        lambda: peer.statuses and peer.statuses[-1].get("canary") == how,
+        f"a canary that {how}",
         explain=lambda: (peer.statuses[-1:], peer.diagnosis(NODE)),
     )
     return peer.statuses[-1]
@@ -60,15 +60,15 @@ def test_a_student_that_is_worse_is_taken_back_announced_and_told_everywhere(
     with companion(peer, filled):
         status = await_end(peer, "rolled back")
         assert (status["round"], status["stage"], status["version"]) == ("2", "done", "000002")
-        assert status["watch.predecessor"] == "000001"
-        assert status["watch.frames"] == str(FRAMES)
-        assert float(status["watch.after.rmse"]) > float(status["watch.before.rmse"])
-        assert "on 8 frames since its promotion AbsRel" in status["watch.reason"]
-        assert "judging" in [s.get("watch") for s in peer.statuses]
+        assert status["canary.predecessor"] == "000001"
+        assert status["canary.frames"] == str(FRAMES)
+        assert float(status["canary.after.rmse"]) > float(status["canary.before.rmse"])
+        assert "on 8 frames since its promotion AbsRel" in status["canary.reason"]
+        assert "judging" in [s.get("canary") for s in peer.statuses]
         wait_for(lambda: peer.students[-1:] == ["000001"], "the announcement")
-        told = "student 000002 was rolled back to 000001 by the watch: on 8 frames"
+        told = "student 000002 was rolled back to 000001 by the canary evaluation: on 8 frames"
         peer.await_diagnosis(NODE, told, DiagnosticStatus.WARN)
-        peer.await_value(NODE, "watch", "rolled back")
+        peer.await_value(NODE, "canary", "rolled back")
     registry = StudentRegistry(filled.students)
     assert registry.live() == "000001"
     assert registry.card("000002").status == "rolled back"
@@ -79,8 +79,8 @@ def test_a_good_student_stays_and_the_watch_is_said_to_have_ended_well(
 ) -> None:
     promote_good(filled)
     with companion(peer, filled):
-        await_end(peer, "ended well")
-        peer.await_value(NODE, "watch", "ended well")
+        await_end(peer, "kept")
+        peer.await_value(NODE, "canary", "kept")
         assert "rolled back" not in peer.diagnosis(NODE).message
         assert peer.students == ["000002"]
     assert StudentRegistry(filled.students).live() == "000002"
@@ -90,13 +90,13 @@ def test_it_says_how_many_frames_it_waits_for_and_takes_another_number_at_once(
     peer: Peer, filled: StateFolder
 ) -> None:
     promote_bad(filled)
-    with companion(peer, filled, watch={"frames": 13}):
-        peer.await_value(NODE, "watch", "waiting: 12 of 13 frames")
-        assert not peer.set_parameter(NODE, "watch.frames", 3).successful
-        assert peer.set_parameter(NODE, "watch.enabled", False).successful
-        peer.await_value(NODE, "watch", "off (watch.enabled)")
-        assert peer.set_parameter(NODE, "watch.frames", 12).successful
-        assert peer.set_parameter(NODE, "watch.enabled", True).successful
+    with companion(peer, filled, canary={"frames": 13}):
+        peer.await_value(NODE, "canary", "waiting: 12 of 13 frames")
+        assert not peer.set_parameter(NODE, "canary.frames", 3).successful
+        assert peer.set_parameter(NODE, "canary.enabled", False).successful
+        peer.await_value(NODE, "canary", "off (canary.enabled)")
+        assert peer.set_parameter(NODE, "canary.frames", 12).successful
+        assert peer.set_parameter(NODE, "canary.enabled", True).successful
         await_end(peer, "rolled back")
 
 
@@ -118,10 +118,10 @@ def test_after_several_rollbacks_no_round_starts_by_its_period(
     log = RoundLog(filled.rounds)
     record = log.record(2)
     assert record is not None
-    assert record.watch is not None
-    gone = dataclasses.replace(record.watch, state="rolled back", reason="much worse")
+    assert record.canary is not None
+    gone = dataclasses.replace(record.canary, state="rolled back", reason="much worse")
     for number in (2, 3, 4):
-        log.save(dataclasses.replace(record, number=number, watch=gone))
+        log.save(dataclasses.replace(record, number=number, canary=gone))
     StudentRegistry(filled.students).rollback()
     with companion(peer, filled, distill={"period_s": 0.1, "min_new_labels": 1}):
         peer.await_diagnosis(NODE, "the last 3 promotions were rolled back", DiagnosticStatus.WARN)
@@ -135,10 +135,10 @@ def test_after_several_rollbacks_no_round_starts_by_its_period(
 def test_a_round_is_refused_while_the_watch_judges_and_the_reason_is_told(
     peer: Peer, filled: StateFolder
 ) -> None:
-    with companion(peer, filled), RoundLog(filled.rounds).lock("the watch is judging"):
+    with companion(peer, filled), RoundLog(filled.rounds).lock("the canary is judging"):
         started, message = peer.trigger("distill")
         assert not started
-        assert message == "busy: the watch is judging on this state folder; wait for it to end"
+        assert message == "busy: the canary is judging on this state folder; wait for it to end"
 
 
 def test_what_no_round_promoted_over_another_student_is_not_watched(
@@ -149,9 +149,9 @@ def test_what_no_round_promoted_over_another_student_is_not_watched(
         for seed in (1, 2):
             registry.promote(registry.add(small_student(seed)).version)
         wait_for(lambda: peer.students[-1:] == ["000002"], "the announcement")
-        assert "watch" not in peer.diagnosis(NODE).values
-        RoundLog(filled.rounds).save(RoundRecord(1, state="accepted", version="000001"))
-        peer.await_value(NODE, "watch", "none: nothing is known that student 000001 replaced")
+        assert "canary" not in peer.diagnosis(NODE).values
+        RoundLog(filled.rounds).save(RoundRecord(1, state="promoted", version="000001"))
+        peer.await_value(NODE, "canary", "none: nothing is known that student 000001 replaced")
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_a_watch_whose_companion_was_killed_is_taken_up_by_the_next_one(
 ) -> None:
     promote_bad(filled)
     shared = {"state_dir": str(filled.root), "teacher__url": ""}
-    parameters = round_parameters(watch=WATCH)
+    parameters = round_parameters(canary=WATCH)
     first = processes.node(NODE, **shared, **parameters)
     worker = wait_for(lambda: find_process("tiekd_ros.rounds.worker", str(filled.root)), "a worker")
     first.kill()

@@ -17,7 +17,7 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.nodes.depth.node import DepthNode
-from tiekd_ros.student import Prediction, Runtime
+from tiekd_ros.student.runtimes.base import Prediction, Runtime
 
 NODE = "depth_node"
 STAGES = ("wait", "decode", "preprocess", "network", "postprocess", "publish")

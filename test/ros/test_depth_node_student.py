@@ -21,7 +21,8 @@ from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import image_to_float, stamp_ns
 from tiekd_ros.nodes.depth.node import DepthNode
-from tiekd_ros.student import Student, StudentRegistry
+from tiekd_ros.student.checkpoint import Student
+from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "depth_node"
 SWAPS = 24

@@ -13,7 +13,7 @@ from tiekd_ros.diagnosis.thresholds import DepthDiagnosticSettings
 from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Report
 from tiekd_ros.nodes.common.settings import DepthSettings
 from tiekd_ros.nodes.depth.report import PixelStatistics, add_pixel_report
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 HEIGHT, WIDTH = 480, 640
 NAN, INF = math.nan, math.inf

@@ -17,7 +17,9 @@ from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import image_to_depth, stamp_ns
 from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.nodes.depth.points import read_cloud
-from tiekd_ros.student import DepthBins, Student, StudentCard, StudentRegistry
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import Student, StudentCard
+from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "depth_node"
 ERROR, OK, WARN = DiagnosticStatus.ERROR, DiagnosticStatus.OK, DiagnosticStatus.WARN

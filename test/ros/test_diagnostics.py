@@ -23,8 +23,8 @@ from tiekd_ros.diagnosis.thresholds import (
 from tiekd_ros.nodes.common.managed import ManagedNode
 from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.nodes.depth.node import DepthNode
-from tiekd_ros.rounds.round_log import FAILED, PROMOTED, RoundLog, RoundRecord
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.rounds.round_log import RoundLog, RoundRecord, RoundState
+from tiekd_ros.student.registry import StudentRegistry
 
 DEPTH, COMPANION = "depth_node", "companion_node"
 OLD = "2020-02-29T12:00:00+00:00"
@@ -172,16 +172,16 @@ class TestCompanionNode:
             peer.await_diagnosis(COMPANION, "the frame log is 0% full", DiagnosticStatus.ERROR)
             assert "wait for a label" not in peer.diagnosis(COMPANION).message
 
-    @pytest.mark.parametrize("last", [PROMOTED, FAILED])
+    @pytest.mark.parametrize("last", [RoundState.PROMOTED, RoundState.FAILED])
     def test_after_a_restart_it_still_says_what_came_of_the_last_round(
         self, peer: Peer, state: StateFolder, last: str
     ) -> None:
         log = RoundLog(state.rounds)
-        log.save(RoundRecord(6, state=FAILED, stage="done", reason="no memory"))
+        log.save(RoundRecord(6, state=RoundState.FAILED, stage="done", reason="no memory"))
         log.save(RoundRecord(7, state=last, stage="done", reason="as it was"))
         with running(CompanionNode, peer, state_dir=str(state.root), teacher__url=""):
             peer.await_value(COMPANION, "round result", "as it was")
             values = peer.diagnosis(COMPANION).values
             assert (values["round"], values["round state"]) == ("7", last)
             failed = "round 7 failed: as it was" in peer.diagnosis(COMPANION).message
-            assert failed == (last == FAILED)
+            assert failed == (last == RoundState.FAILED)

@@ -8,7 +8,7 @@ from ros_helpers.peer import Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 CAMERA = {"width": 96, "height": 72, "rate_hz": 10.0, "period_s": 30.0}
 FAST_LOG = {
@@ -39,18 +39,18 @@ def test_the_loop_brings_depth_and_then_a_second_round_while_it_streams(
     )
 
     first = _distil_once(peer, 1)
-    assert first["state"] == "accepted", (first, companion.output)
-    assert "by call: round 1 started: " in companion.output
+    assert first["state"] == "promoted", (first, companion.output)
+    assert "round 1 started: " in companion.output
     wait_for(lambda: "000001" in peer.students, "the announcement")
     wait_for(lambda: len(set(peer.depth) & set(peer.images)) > 5, "depth with the images' stamps",
              explain=lambda: depth_node.output)  # fmt: skip
     _check_stream(peer)
 
     second = _distil_once(peer, 2)
-    assert second["state"] in ("accepted", "refused"), second
+    assert second["state"] in ("promoted", "refused"), second
     registry = StudentRegistry(state.students)
     assert registry.versions() == ["000001", "000002"]
-    live = "000002" if second["state"] == "accepted" else "000001"
+    live = "000002" if second["state"] == "promoted" else "000001"
     assert registry.live() == live
     peer.await_value("depth_node", "student", live)
     peer.await_value("depth_node", "dropped by swap", "0")

@@ -29,7 +29,7 @@ from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.nodes.depth import node as depth_node
 from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.nodes.depth.points import PointCanvas, read_cloud
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 DEPTH, COMPANION = "depth_node", "companion_node"
 ACTIVATE = Transition.TRANSITION_ACTIVATE

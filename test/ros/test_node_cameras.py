@@ -19,7 +19,7 @@ from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.conversions import image_to_float, stamp_ns
 from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.nodes.depth.node import DepthNode
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 DEPTH, COMPANION = "depth_node", "companion_node"
 

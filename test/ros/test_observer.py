@@ -15,7 +15,7 @@ from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.nodes.probe.observer import Pair, StreamObserver
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from helpers.devices import add_up, fail_in_second, some_loss
 from helpers.training import COUNT, train_arguments, write_rgbd
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
-from tiekd_ros.student import load_student
+from tiekd_ros.student.checkpoint import load_student
 from tiekd_ros.training.data import BatchPlan
 from tiekd_ros.training.processes import run_on_devices
 

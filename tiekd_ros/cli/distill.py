@@ -44,7 +44,7 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
     """
     from tiekd_ros.framelog import FrameStore
     from tiekd_ros.rounds.plan import RoundPlan
-    from tiekd_ros.rounds.round_log import PROMOTED, REFUSED
+    from tiekd_ros.rounds.round_log import RoundState
     from tiekd_ros.rounds.runner import RoundRunner
 
     if not state.frames.exists():
@@ -74,7 +74,7 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
                     runner.stop(resumable=False)
                 raise
     record = runner.record or record
-    if record.state not in (PROMOTED, REFUSED):
+    if record.state not in (RoundState.PROMOTED, RoundState.REFUSED):
         raise RoundFailedError(record)
     if console is not None:
         console.print(f"round {record.number} {record.state}: {record.reason}", highlight=False)

@@ -40,7 +40,7 @@ from tiekd_ros.diagnosis.facts import (
 )
 
 if TYPE_CHECKING:
-    from tiekd_ros.student import StudentCard
+    from tiekd_ros.student.checkpoint import StudentCard
     from tiekd_ros.teacher.client import ClientSettings
 
 
@@ -303,7 +303,7 @@ def _frame_counts(state: StateFolder) -> dict[str, Any]:
 
 
 def _students(state: StateFolder) -> dict[str, Any]:
-    from tiekd_ros.student import StudentRegistry
+    from tiekd_ros.student.registry import StudentRegistry
 
     registry, found = StudentRegistry(state.students), dict[str, Any]()
     try:
@@ -319,7 +319,7 @@ def _students(state: StateFolder) -> dict[str, Any]:
 
 
 def _student_facts(card: StudentCard) -> StudentFacts:
-    from tiekd_ros.student import REFUSED
+    from tiekd_ros.student.checkpoint import StudentStatus
 
     try:
         created = datetime.fromisoformat(card.created)
@@ -331,7 +331,7 @@ def _student_facts(card: StudentCard) -> StudentFacts:
     return StudentFacts(
         version=card.version,
         status=card.status,
-        is_refused=card.status == REFUSED,
+        is_refused=card.status is StudentStatus.REFUSED,
         reason=card.reason,
         architecture=card.architecture,
         input_size=(card.input_size.width, card.input_size.height),

@@ -16,7 +16,8 @@ from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.state import StateFolder
 
 if TYPE_CHECKING:
-    from tiekd_ros.student import InputSize, StudentRegistry
+    from tiekd_ros.student.architecture import InputSize
+    from tiekd_ros.student.registry import StudentRegistry
 
 students = typer.Typer(help="The student versions of a state folder.", no_args_is_help=True)
 
@@ -122,7 +123,8 @@ def students_import(
     networks are heavy (about 200 GMAC at 480x640): plan a GPU, or a small --input-size.
     """
     size = _parse_size(input_size)
-    from tiekd_ros.student import StudentRegistry, import_student
+    from tiekd_ros.student.importing import import_student
+    from tiekd_ros.student.registry import StudentRegistry
 
     student = import_student(checkpoint, arch, bins=bins, input_size=size)
     registry = StudentRegistry(StateFolder.resolve(state).create().students)
@@ -144,7 +146,7 @@ def students_import(
 
 def _registry(state: str) -> StudentRegistry:
     """Return the registry of a state folder that exists."""
-    from tiekd_ros.student import StudentRegistry
+    from tiekd_ros.student.registry import StudentRegistry
 
     folder = StateFolder.resolve(state)
     if not folder.root.is_dir():
@@ -153,7 +155,7 @@ def _registry(state: str) -> StudentRegistry:
 
 
 def _parse_size(text: str) -> InputSize | None:
-    from tiekd_ros.student import InputSize
+    from tiekd_ros.student.architecture import InputSize
 
     if not text:
         return None

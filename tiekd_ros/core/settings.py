@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -17,6 +18,13 @@ from tiekd_ros.core.errors import InvalidSettingError
 
 _KEY = "tiekd_setting"
 _T = TypeVar("_T", bound="Settings")
+
+
+class TextEnum(str, enum.Enum):
+    """An enumeration whose members are their texts, in files and messages too."""
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 @dataclasses.dataclass(frozen=True)

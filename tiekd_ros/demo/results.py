@@ -59,7 +59,7 @@ class RoundResult:
             return {k[len(prefix) :]: float(v) for k, v in status.items() if k.startswith(prefix)}
 
         return cls(
-            accepted=status["state"] == "accepted",
+            accepted=status["state"] == "promoted",
             reason=status["reason"],
             version=status["version"],
             held_out_before=scores("before"),

@@ -19,7 +19,7 @@ from tiekd_ros.demo.score import Scoreboard, lost_by_swaps
 from tiekd_ros.demo.steps import DemoRun, Scorer, StepDisplay, perform
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.probe.observer import StreamObserver
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 _MARKER = ".made-by-tiekd-demo"
 

@@ -18,7 +18,7 @@ from tiekd_ros.demo.scene import DemoScene
 from tiekd_ros.demo.score import SETTLE_S, Scoreboard, ScoredFrame, measured_seconds, measured_turn
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.probe.observer import StreamObserver
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 if TYPE_CHECKING:
     from tiekd_ros.nodes.probe.observer import Pair
@@ -206,7 +206,7 @@ def _round(run: DemoRun, number: int) -> None:
     status = _follow_round(run, number)
     if status["state"] == "failed":
         raise TiekdError(f"round {number} failed: {status['reason']}")
-    accepted = status["state"] == "accepted"
+    accepted = status["state"] == "promoted"
     live = None
     if accepted:
         version, first_depth = status["version"], run.observer.first_depth_s

@@ -28,11 +28,11 @@ from tiekd_ros.evaluation.protocol import (
     mean_score,
     score_image,
 )
-from tiekd_ros.student import Student, StudentCard, StudentRegistry
-from tiekd_ros.student.checkpoint import CARD, load_student
+from tiekd_ros.student.checkpoint import CARD, Student, StudentCard, load_student
 from tiekd_ros.student.importing import DATASETS
 from tiekd_ros.student.networks.official import OFFICIAL_ARCHITECTURES
 from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 LIVE = "live"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError
 from tiekd_ros.method.metrics import DepthMetrics, depth_errors, depth_metrics, valid_pixels
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 METRIC_NAMES = (
     "a1", "a2", "a3", "abs_rel", "rmse", "log_10", "rmse_log", "silog", "sq_rel",

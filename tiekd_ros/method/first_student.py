@@ -12,17 +12,11 @@ from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.method.samples import Sample
-from tiekd_ros.student import (
-    DepthBins,
-    InputSize,
-    Student,
-    StudentCard,
-    StudentNetwork,
-    TargetWidth,
-    build_network,
-)
+from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.base_student import start_from_base
-from tiekd_ros.student.bins import LOG, UNIFORM
+from tiekd_ros.student.bins import LOG, UNIFORM, DepthBins
+from tiekd_ros.student.checkpoint import Student, StudentCard, TargetWidth
+from tiekd_ros.student.networks import build_network
 from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
 
 BASE_START, RANDOM_START = "base", "random"

@@ -31,7 +31,7 @@ _CPU_CHUNK = 2**18
 _GPU_CHUNK = 2**23  # keeps a GPU busy
 
 
-class Comparison(NamedTuple):
+class DpmComparison(NamedTuple):
     """What a loss needs of a student's DPM and a target, each (B, 1, h', w)."""
 
     divergence: Tensor
@@ -39,9 +39,9 @@ class Comparison(NamedTuple):
     """Of the student's DPM, metres."""
 
 
-def compare(
+def compare_dpm(
     logits: Tensor, depth: Tensor, divergence: BandedDivergence, first_row: int = 0
-) -> Comparison:
+) -> DpmComparison:
     """Return the divergence of a student's DPM from a target, and the DPM's expectation.
 
     Gradients flow to the logits, once: the backward pass cannot be differentiated again.
@@ -56,8 +56,8 @@ def compare(
     with torch.autocast(logits.device.type, enabled=False):
         kept = depth[:, 0, first_row:].to(torch.promote_types(logits.dtype, torch.float32))
         bands = divergence.bands(kept.flatten())
-        maps = _Compare.apply(logits, divergence, bands, first_row)  # type: ignore[no-untyped-call]
-        return Comparison(*(values.view(kept.shape).unsqueeze(1) for values in maps))
+        maps = _CompareDpm.apply(logits, divergence, bands, first_row)  # type: ignore[no-untyped-call]
+        return DpmComparison(*(values.view(kept.shape).unsqueeze(1) for values in maps))
 
 
 class _Chunk(NamedTuple):
@@ -69,7 +69,7 @@ class _Chunk(NamedTuple):
     bins: int  # K, of their widest band
 
 
-class _Compare(torch.autograd.Function):
+class _CompareDpm(torch.autograd.Function):
     """Logits (B, C, h, w) -> divergence and expectation, each (B * N,)."""
 
     @staticmethod

@@ -1,30 +1,45 @@
-"""The TIE-KD loss, mode `tiekd`: KL divergence between DPMs plus SSIM of depth.
+"""The objectives of training: the TIE-KD losses and those they are compared with.
+
+All are called alike: `objective(output, depth)`, with the student's output and the teacher's
+depth (B, 1, h, w) in metres, NaN where it is unknown. The published losses (paper, and the
+response-based ones but `si`) know no unknown depth: as in the published code, it counts as 0 m.
+`describe_unknown` says where that matters.
+
+Mode `tiekd` is the KL divergence between DPMs plus SSIM of depth.
 
 Shapes: B batch, C bins, h and w the network's output (1/4 of its input).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.method.fused import compare
+from tiekd_ros.method.fused import compare_dpm
+from tiekd_ros.method.paper.losses import RESPONSE_LOSSES, PublishedLoss, si_loss
 from tiekd_ros.method.paper.target import published_width_m
 from tiekd_ros.method.reduction import masked_mean
 from tiekd_ros.method.target import DepthTarget
-from tiekd_ros.student import DepthBins, StudentOutput, TargetWidth
+from tiekd_ros.student.architecture import StudentOutput
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import TargetWidth
 
 _WINDOW = 11  # SSIM's window and sigma, Wang et al. 2004
 _WINDOW_SIGMA = 1.5
 
 
 DPM_OBJECTIVES = ("tiekd", "tiekd-dpm", "paper", "paper-dpm", "paper-depth")
-"""What can only be taught to a student that gives a depth probability map (DPM)."""
+"""Those for students with a depth probability map (DPM) only."""
 OBJECTIVES = (*DPM_OBJECTIVES, "tiekd-depth", "ssim", "mse", "si", "ssim+si", "ssim+mse")
 MASKED_OBJECTIVES = ("tiekd", "tiekd-dpm", "tiekd-depth", "si")
 """Those that leave unknown depth out; all others take it for 0 m, as published."""
@@ -32,7 +47,7 @@ MASKED_OBJECTIVES = ("tiekd", "tiekd-dpm", "tiekd-depth", "si")
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """What is taught: the objective, weights of its two terms and width of the target."""
+    """The objective, weights of its two terms and width of the target."""
 
     objective: str = setting(
         "tiekd",
@@ -100,7 +115,7 @@ class DistillationLoss:
         if output.logits is None:
             student, kl = output.depth, depth.new_zeros(())
         else:
-            divergence, student = compare(output.logits, depth, self._divergence)
+            divergence, student = compare_dpm(output.logits, depth, self._divergence)
             kl = masked_mean(divergence, valid)
         # Metres -> share of the range: SSIM's constants then mean what they were made for.
         scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
@@ -173,3 +188,84 @@ def _blur(maps: Tensor) -> Tensor:
     with torch.autocast(maps.device.type, enabled=False):
         blurred = functional.conv2d(maps, row, padding=(0, _WINDOW // 2), groups=channels)
         return functional.conv2d(blurred, column, padding=(_WINDOW // 2, 0), groups=channels)
+
+
+class Objective(Protocol):
+    """Compares a student's output with the teacher's depth (B, 1, h, w), NaN = unknown."""
+
+    def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
+        """Return the loss, to be minimised, and its parts."""
+
+
+def make_objective(bins: DepthBins, settings: LossSettings, *, has_dpm: bool = True) -> Objective:
+    """Return the objective that the settings name.
+
+    Args:
+        bins: the student's.
+        settings: which objective, with weights and widths.
+        has_dpm: whether the student gives a depth probability map (DPM).
+
+    Raises:
+        InvalidSettingError: the objective teaches a DPM, and the student has none.
+    """
+    name = settings.objective
+    if name in DPM_OBJECTIVES and not has_dpm:
+        raise InvalidSettingError(
+            f"objective {name!r} teaches a depth probability map, which a regression student does "
+            f"not have; take one of {', '.join(RESPONSE_LOSSES)}"
+        )
+    if name.startswith("tiekd"):
+        return DistillationLoss(bins, settings)
+    if name.startswith("paper"):
+        return _Paper(bins, settings)
+    if name == "si":
+        return _Response(partial(si_loss, weight=settings.si_weight))
+    return _Response(RESPONSE_LOSSES[name])
+
+
+def describe_unknown(objective: str, depths: Sequence[DepthMap]) -> str:
+    """Say how much unknown depth an objective takes for 0 m.
+
+    Args:
+        objective: its name.
+        depths: some of the labels, (H, W) in metres, NaN = unknown.
+
+    Returns:
+        A sentence without its end; "" where nothing is unknown, or the objective leaves it out.
+    """
+    if objective in MASKED_OBJECTIVES:
+        return ""
+    unknown = np.array([1 - np.isfinite(depth).mean() for depth in depths])
+    holed = int((unknown > 0).sum())
+    if not holed:
+        return ""
+    return (
+        f"objective {objective!r} takes unknown depth for 0 m, and {holed} of {len(depths)} depth "
+        f"maps looked at have unknown pixels ({unknown[unknown > 0].mean():.1%} of theirs)"
+    )
+
+
+class _Paper:
+    """The published TIE-KD loss or one of its two terms."""
+
+    def __init__(self, bins: DepthBins, settings: LossSettings) -> None:
+        self._loss = PublishedLoss(bins, settings.paper_weight, settings.paper_sigma_m)
+        self._term = settings.objective
+
+    def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
+        assert output.logits is not None  # held by make_objective
+        total, divergence, dissimilarity = self._loss(output.logits, depth)
+        terms = {"paper": total, "paper-dpm": divergence, "paper-depth": dissimilarity}
+        return LossParts(terms[self._term], divergence, 1 - dissimilarity)
+
+
+class _Response:
+    """A response-based loss: compares depth with depth."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._loss = loss
+
+    def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
+        total = self._loss(output.depth, depth)
+        nothing = torch.zeros_like(total)
+        return LossParts(total, nothing, nothing)

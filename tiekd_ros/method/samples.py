@@ -16,7 +16,7 @@ from torch import Tensor
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.student import InputSize
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.preprocessing import resize_image
 
 

@@ -20,7 +20,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tiekd_ros.student import DepthBins, TargetWidth
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import TargetWidth
 
 
 class Bands(NamedTuple):

@@ -1,1 +1,1 @@
-"""Rounds on the robot: select frames, train beside inference, judge, promote, watch."""
+"""Rounds on the robot: select frames, train beside inference, judge, promote, evaluate again."""

@@ -1,23 +1,32 @@
-"""What a promoted student has to stand: frames that came after its promotion.
+"""The canary evaluation of a promoted student: its policy, and how a worker carries it out.
 
-The gate judged it on frames of the places that the robot knew by then. Once enough newer ones
-have their labels, it is compared with its predecessor again, frame by frame: neither was trained
-on them. The watch is the counterpart of the gate and uses its metrics.
+The gate judged the student on frames of the places that the robot knew by then. Once enough
+newer ones have their labels, it is compared with its predecessor again, frame by frame: neither
+was trained on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.method.metrics import DepthMetrics, mean_metrics
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog import FrameStore
+from tiekd_ros.method.comparison import PairedErrors, compare, student_predictor
+from tiekd_ros.method.metrics import DepthMetrics
+from tiekd_ros.rounds.data import FrameReader
+from tiekd_ros.rounds.round_log import RoundLog
+from tiekd_ros.rounds.trainer import Pause, no_pause
+from tiekd_ros.rounds.worker import Emit, WorkerEvent
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 
 @dataclass(frozen=True)
-class WatchSettings(Settings):
+class CanarySettings(Settings):
     """When a promoted student is compared with its predecessor, and what speaks against it."""
 
     enabled: bool = setting(
@@ -44,8 +53,8 @@ class WatchSettings(Settings):
 
 
 @dataclass(frozen=True)
-class WatchVerdict:
-    """Clearly worse or not, why, and the scores that it rests on (means over the frames)."""
+class CanaryVerdict:
+    """Clearly worse or not, why, and the scores behind it (means over the frames)."""
 
     worse: bool
     reason: str
@@ -53,44 +62,88 @@ class WatchVerdict:
     before: DepthMetrics
     """Of the predecessor."""
     after: DepthMetrics
-    """Of the watched student."""
+    """Of the promoted student."""
 
 
-def judge_watched(
-    watched: Sequence[DepthMetrics], predecessor: Sequence[DepthMetrics], settings: WatchSettings
-) -> WatchVerdict:
-    """Compare a live student with its predecessor, paired by frame.
+def judge_canary(errors: PairedErrors, settings: CanarySettings) -> CanaryVerdict:
+    """Judge a live student by its errors and those of its predecessor, paired by frame.
 
     It is clearly worse where its mean errors are, by more than the tolerance, and most frames say
     the same each for itself: a few frames that are very wrong, of one doubtful label or one odd
     place, prove nothing, and neither do many that are a trifle worse.
 
-    Args:
-        watched: the live student's errors, one entry a frame.
-        predecessor: the predecessor's, of the same frames.
-        settings: tolerance and support.
-
     Raises:
         BadDepthError: there is no frame.
     """
-    after, before = mean_metrics(watched), mean_metrics(predecessor)
-    abs_rel = _change(after.abs_rel, before.abs_rel)
-    rmse = _change(after.rmse, before.rmse)
+    after, before = errors.candidate_mean, errors.reference_mean
+    abs_rel, rmse = errors.ratio("abs_rel") - 1, errors.ratio("rmse") - 1
     change = 0.5 * (abs_rel + rmse)
-    each = [
-        0.5 * (_change(one.abs_rel, other.abs_rel) + _change(one.rmse, other.rmse))
-        for one, other in zip(watched, predecessor, strict=True)
-    ]
-    support = float(np.mean([value > settings.tolerance for value in each]))
+    each = 0.5 * ((errors.frame_ratios("abs_rel") - 1) + (errors.frame_ratios("rmse") - 1))
+    support = float(np.mean(each > settings.tolerance))
     reason = (
-        f"on {len(each)} frames since its promotion AbsRel {before.abs_rel:.3f} -> "
+        f"on {len(errors)} frames since its promotion AbsRel {before.abs_rel:.3f} -> "
         f"{after.abs_rel:.3f} ({abs_rel:+.1%}), RMSE {before.rmse:.3f} -> {after.rmse:.3f} m "
         f"({rmse:+.1%}) against its predecessor; more than {settings.tolerance:.1%} worse on "
         f"{support:.0%} of them ({settings.support:.0%} would be needed)"
     )
     worse = change > settings.tolerance and support >= settings.support
-    return WatchVerdict(worse, reason, len(each), before, after)
+    return CanaryVerdict(worse, reason, len(errors), before, after)
 
 
-def _change(after: float, before: float) -> float:
-    return after / max(before, 1e-9) - 1
+def evaluate_canary(
+    state: StateFolder,
+    settings: CanarySettings,
+    number: int,
+    emit: Emit,
+    pause: Pause = no_pause,
+) -> None:
+    """Judge the student that a round promoted, and its predecessor, on the newest frames since.
+
+    Changes nothing but by its events: `undecodable` and `result`.
+
+    Args:
+        state: where everything is read from.
+        settings: how many frames, and what is worse.
+        number: of the round whose student is judged.
+        emit: receives the events. A result without `worse` is no verdict: too few frames could
+            be read and have depth within the student's range.
+        pause: called between frames; see `trainer.Pause`.
+
+    Raises:
+        TiekdError: there is no such evaluation, or a student or the frame log cannot be used.
+    """
+    record = RoundLog(state.rounds).record(number)
+    if record is None or record.canary is None or record.version is None:
+        raise TiekdError(f"round {number} has no student to be evaluated")
+    registry = StudentRegistry(state.students)
+    student, predecessor = (
+        TorchRuntime(registry.load(version))
+        for version in (record.version, record.canary.predecessor)
+    )
+    with FrameStore(state.frames, read_only=True) as store:
+        reader = FrameReader(store, student.card.input_size)
+        newest_first = reversed(store.labelled_ids(after_id=record.canary.after_id))
+        errors = compare(
+            student_predictor(student),
+            student_predictor(predecessor),
+            (sample for _, sample in reader.read(newest_first)),
+            student.card.bins,
+            most=settings.frames,
+            on_frame=lambda done: pause(),
+        )
+    if reader.bad_ids:
+        emit({"event": WorkerEvent.UNDECODABLE, "ids": reader.bad_ids})
+    if len(errors) < settings.frames:
+        emit({"event": WorkerEvent.RESULT, "frames": len(errors)})
+        return
+    verdict = judge_canary(errors, settings)
+    emit(
+        {
+            "event": WorkerEvent.RESULT,
+            "frames": verdict.frames,
+            "worse": verdict.worse,
+            "reason": verdict.reason,
+            "before": verdict.before.as_dict(),
+            "after": verdict.after.as_dict(),
+        }
+    )

@@ -1,8 +1,8 @@
-"""Watching a promoted student from a long-lived process: wait, have it judged, go back or not.
+"""The monitor of a promoted student: wait for frames, have it judged, roll back or not.
 
-What a watch needs lies on the disk: the round's record says what is watched and since when, the
-registry what is live, the frame log what came since. So a process that was killed leaves a watch
-that the next one goes on with.
+All of its state lies on the disk: the round's record says which student is evaluated and since
+when, the registry what is live, the frame log what came since. So the process that follows a
+killed one goes on with its evaluation.
 """
 
 from __future__ import annotations
@@ -20,34 +20,27 @@ from tiekd_ros.core.errors import RoundRefusedError, TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.rounds.round_log import (
-    ENDED,
-    JUDGING,
-    KEPT,
-    ROLLED_BACK,
-    ROLLING_BACK,
-    RoundRecord,
-    WatchRecord,
-)
-from tiekd_ros.rounds.worker_process import Follower
-from tiekd_ros.student import ROLLED_BACK as CARD_ROLLED_BACK
-from tiekd_ros.student import LiveChangedError
+from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord
+from tiekd_ros.rounds.worker import WorkerEvent
+from tiekd_ros.rounds.worker_process import WorkerSupervisor
+from tiekd_ros.student.checkpoint import StudentStatus
+from tiekd_ros.student.registry import LiveChangedError
 
 _LOG = logging.getLogger(__name__)
 _RETRY_S, _LONGEST_RETRY_S = 5.0, 600.0
 _SETTLED_NS, _UNKNOWN_NS = 1_000_000_000, -1
 _SEVERAL = 3
-"""Promotions in a row that were rolled back: what rounds go by is not what the robot sees."""
+"""Promotions rolled back in a row that show that rounds do not judge by what the robot sees."""
 
 
-class StudentWatch(Follower):
-    """Watches the student that the newest promotion of a round made live, if it still is.
+class CanaryMonitor(WorkerSupervisor):
+    """Monitors the student that the newest promotion of a round made live, while it still is.
 
-    Judges in a worker process, while no round runs on the state folder; goes back at most once a
+    Judges in a worker process, while no round runs on the state folder; rolls back at most once a
     promotion, and only from the student that was judged to the one that it was compared with.
 
-    Its `record` is the newest promotion, whose student is or was watched. Arguments as for
-    `Follower`.
+    Its `record` is that of the newest promotion. Arguments as for `WorkerSupervisor`. `check` and
+    the properties belong to one thread; while `busy`, `record` is written by the evaluation's.
     """
 
     def __init__(
@@ -63,14 +56,14 @@ class StudentWatch(Follower):
         self._forget_failures()
         self._obstacle = ""
         self.labels_since = 0
-        """Frames that came, and got their label, since that promotion."""
+        """Frames that came and got their label since that promotion."""
         self.rolled_back_in_a_row = 0
         self.live: str | None = None
         """What was live at the last `check`."""
 
     @property
     def trouble(self) -> str:
-        """Why it could not go on when it last tried; empty where it could."""
+        """Why the last try failed; empty where it did not."""
         return self._obstacle or self._failure
 
     @property
@@ -80,16 +73,16 @@ class StudentWatch(Follower):
 
     @property
     def labels_needed(self) -> int:
-        """How many such frames there have to be."""
-        return self._plan.watch.frames + self._missing
+        """How many such frames an evaluation waits for."""
+        return self._plan.canary.frames + self._missing
 
     @property
     def enabled(self) -> bool:
-        """Whether the settings have it judge at all."""
-        return self._plan.watch.enabled
+        """Whether the settings switch it on."""
+        return self._plan.canary.enabled
 
     def check(self) -> None:
-        """See whether there is something to do, and begin it; call it about once a second.
+        """Begin what is due; call it about once a second.
 
         Takes some milliseconds; the work is done in a thread and a worker process.
         """
@@ -102,7 +95,7 @@ class StudentWatch(Follower):
             record = self.record
             if record is None or not self._is_due(record):
                 return
-            lock = self._log.lock(f"the watch over student {record.version} is judging")
+            lock = self._log.lock(f"the canary evaluation of student {record.version} is judging")
         except RoundRefusedError:  # a round runs: it comes first
             return
         except TiekdError as error:
@@ -112,7 +105,7 @@ class StudentWatch(Follower):
             self._obstacle = obstacle
         self._busy = True
         arguments = (record.number, lock)
-        self._thread = threading.Thread(target=self._run, args=arguments, name="watch")
+        self._thread = threading.Thread(target=self._run, args=arguments, name="canary")
         self._thread.start()
 
     def _read_log(self) -> None:
@@ -130,29 +123,29 @@ class StudentWatch(Follower):
         self._known_ns = changed_ns if is_settled else _UNKNOWN_NS
 
     def _is_due(self, record: RoundRecord) -> bool:
-        watch = record.watch
-        if watch is None or not watch.is_open or not self.enabled:
+        canary = record.canary
+        if canary is None or not canary.is_open or not self.enabled:
             return False
         if time.monotonic() < self._retry_at_s:
             return False
-        if watch.state == ROLLING_BACK or self.live != record.version:
+        if canary.state == CanaryState.ROLLING_BACK or self.live != record.version:
             return True
-        self._count(watch)
+        self._count(canary)
         return self.labels_since >= self.labels_needed
 
-    def _count(self, watch: WatchRecord) -> None:
-        self.labels_since = len(self._store.labelled_ids(after_id=watch.after_id))
+    def _count(self, canary: CanaryRecord) -> None:
+        self.labels_since = len(self._store.labelled_ids(after_id=canary.after_id))
 
     def _run(self, number: int, lock: IO[str]) -> None:
         done = None
         with lock:
             try:
-                done = self._bring_forward(number)
+                done = self._advance(number)
                 self._forget_failures()
             except TiekdError as error:
                 self._fail(str(error))
-            except Exception as error:  # a thread that dies leaves a watch that is busy for ever
-                _LOG.exception("the watch of round %d", number)
+            except Exception as error:  # a thread that dies leaves a monitor that is busy for ever
+                _LOG.exception("canary evaluation of round %d", number)
                 self._fail(f"{type(error).__name__}: {error}")
             record = done or self._log.record(number)
         if record is not None and not self._worker.stopping:
@@ -170,75 +163,78 @@ class StudentWatch(Follower):
         self._retry_at_s = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, _LONGEST_RETRY_S)
 
-    def _bring_forward(self, number: int) -> RoundRecord | None:
-        """Judge and go back, or take up what a killed process left; None while it waits on."""
+    def _advance(self, number: int) -> RoundRecord | None:
+        """Judge and roll back, or go on with what a killed process left; None while it waits."""
         record = self._log.record(number)
-        if record is None or record.watch is None or not record.watch.is_open:
+        if record is None or record.canary is None or not record.canary.is_open:
             return None
-        was_killed = record.watch.state == ROLLING_BACK
+        was_killed = record.canary.state == CanaryState.ROLLING_BACK
         if not was_killed:
-            if (end := self._end_of_another(record)) is not None:
+            if (end := self._superseded(record)) is not None:
                 return end
-            judged = self._judge(record, record.watch)
+            judged = self._judge(record, record.canary)
             if judged is None:
                 return None
-            if judged.state == KEPT:
-                return self._end_of_another(record) or self._save(replace(record, watch=judged))
-            record = self._save(replace(record, watch=judged))
-        return self._go_back(record, was_killed)
+            if judged.state == CanaryState.KEPT:
+                return self._superseded(record) or self._save(replace(record, canary=judged))
+            record = self._save(replace(record, canary=judged))
+        return self._roll_back(record, was_killed)
 
-    def _end_of_another(self, record: RoundRecord) -> RoundRecord | None:
-        """End the watch where another student is live: someone's wish; None where it is not."""
+    def _superseded(self, record: RoundRecord) -> RoundRecord | None:
+        """End it where another student is live, by hand; None where none is."""
         live = self._registry.live()
         if live == record.version:
             return None
-        return self._end(record, ENDED, f"student {live or 'none'} is live meanwhile")
+        return self._end(
+            record, CanaryState.SUPERSEDED, f"student {live or 'none'} is live meanwhile"
+        )
 
-    def _go_back(self, record: RoundRecord, was_killed: bool) -> RoundRecord:
-        watch, version = record.watch, record.version
-        assert watch is not None
+    def _roll_back(self, record: RoundRecord, was_killed: bool) -> RoundRecord:
+        canary, version = record.canary, record.version
+        assert canary is not None
         assert version is not None
         try:
-            self._registry.rollback(expected=(version, watch.predecessor))
+            self._registry.rollback(expected=(version, canary.predecessor))
         except LiveChangedError as error:
-            # The process that was killed may have been so just after it went back.
-            if not (was_killed and self._registry.live() == watch.predecessor):
-                return self._end(record, ENDED, f"{error} (the verdict: {watch.reason})")
+            # The process that was killed may have been so just after its rollback.
+            if not (was_killed and self._registry.live() == canary.predecessor):
+                return self._end(
+                    record, CanaryState.SUPERSEDED, f"{error} (the verdict: {canary.reason})"
+                )
         card = self._registry.card(version)
-        if card.status != CARD_ROLLED_BACK:
-            reason = f"rolled back by the watch: {watch.reason}"
+        if card.status != StudentStatus.ROLLED_BACK:
+            reason = f"rolled back by the canary evaluation: {canary.reason}"
             at_the_gate = f" (at the gate: {card.reason})" if card.reason else ""
-            self._registry.mark(version, CARD_ROLLED_BACK, reason + at_the_gate)
-        return self._end(record, ROLLED_BACK, watch.reason)
+            self._registry.mark(version, StudentStatus.ROLLED_BACK, reason + at_the_gate)
+        return self._end(record, CanaryState.ROLLED_BACK, canary.reason)
 
-    def _end(self, record: RoundRecord, state: str, reason: str) -> RoundRecord:
-        assert record.watch is not None
-        return self._save(replace(record, watch=replace(record.watch, state=state, reason=reason)))
+    def _end(self, record: RoundRecord, state: CanaryState, reason: str) -> RoundRecord:
+        return self._save(record.with_canary(state, reason))
 
     def _save(self, record: RoundRecord) -> RoundRecord:
         self._log.save(record)
         return record
 
-    def _judge(self, record: RoundRecord, watch: WatchRecord) -> WatchRecord | None:
+    def _judge(self, record: RoundRecord, canary: CanaryRecord) -> CanaryRecord | None:
         """Have the student judged; None where too few frames could be compared."""
-        told = replace(record, watch=replace(watch, state=JUDGING))
-        self._change(told)
+        judging = replace(record, canary=replace(canary, state=CanaryState.JUDGING))
+        self._change(judging)
 
-        def hear(event: dict[str, Any]) -> None:
-            nonlocal told
-            if event["event"] == "resting":
-                told = told.followed_by(event)
-                self._change(told)
+        def on_event(event: dict[str, Any]) -> None:
+            nonlocal judging
+            if event["event"] == WorkerEvent.PAUSED:
+                judging = judging.followed_by(event)
+                self._change(judging)
 
-        result = self._follow(record.number, hear, "--watch")
+        result = self._run_worker(record.number, on_event, "--canary")
         if "worse" not in result:
-            self._count(watch)
+            self._count(canary)
             self._missing = max(self.labels_since - result["frames"], 0)
             return None
-        state = ROLLING_BACK if result["worse"] else KEPT
+        state = CanaryState.ROLLING_BACK if result["worse"] else CanaryState.KEPT
         values = {name: result[name] for name in ("reason", "frames", "before", "after")}
-        return replace(watch, state=state, **values)
+        return replace(canary, state=state, **values)
 
 
 def _was_rolled_back(record: RoundRecord) -> bool:
-    return record.watch is not None and record.watch.state == ROLLED_BACK
+    return record.canary is not None and record.canary.state == CanaryState.ROLLED_BACK

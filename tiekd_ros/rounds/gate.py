@@ -6,15 +6,11 @@ student has no incumbent; it must beat the best constant depth clearly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.method.metrics import DepthMetrics, best_constant, depth_metrics, mean_metrics
-from tiekd_ros.method.samples import Sample
-from tiekd_ros.student import DepthBins, Runtime
+from tiekd_ros.method.comparison import PairedErrors
+from tiekd_ros.method.metrics import DepthMetrics
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class GateSettings(Settings):
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """Accepted or not, why, and the scores that it rests on (means over held-out frames)."""
+    """Accepted or not, why, and the scores behind it (means over held-out frames)."""
 
     accepted: bool
     reason: str
@@ -50,39 +46,10 @@ class GateVerdict:
     baseline: str  # "incumbent" or "best constant"
 
 
-def score_student(
-    runtime: Runtime,
-    samples: Sequence[Sample],
-    bins: DepthBins,
-    report: Callable[[int], None] = lambda done: None,
-) -> DepthMetrics:
-    """Judge a student on samples, within the range of `bins`; `report` gets how many are done.
-
-    Raises:
-        BadDepthError: no sample has a valid pixel.
-    """
-    each = []
-    for done, sample in enumerate(samples, start=1):
-        predicted = runtime.predict(sample.image, confidence=False).depth
-        each.append(depth_metrics(predicted, sample.depth, bins.min_depth_m, bins.max_depth_m))
-        report(done)
-    return mean_metrics([m for m in each if m is not None])
-
-
-def score_best_constant(samples: Sequence[Sample], bins: DepthBins) -> DepthMetrics:
-    """Judge the best constant depth on samples."""
-    low, high = bins.min_depth_m, bins.max_depth_m
-    constant = best_constant([s.depth for s in samples], low, high)
-    each = [depth_metrics(np.full_like(s.depth, constant), s.depth, low, high) for s in samples]
-    return mean_metrics([m for m in each if m is not None])
-
-
-def judge_first(
-    candidate: DepthMetrics, constant: DepthMetrics, settings: GateSettings
-) -> GateVerdict:
-    """Compare a first student with the best constant depth."""
-    rmse = candidate.rmse / max(constant.rmse, 1e-9)
-    abs_rel = candidate.abs_rel / max(constant.abs_rel, 1e-9)
+def judge_first(errors: PairedErrors, settings: GateSettings) -> GateVerdict:
+    """Judge a first student by its errors and those of the best constant depth."""
+    candidate, constant = errors.candidate_mean, errors.reference_mean
+    rmse, abs_rel = errors.ratio("rmse"), errors.ratio("abs_rel")
     share = 0.5 * (rmse + abs_rel)
     accepted = share <= settings.first_margin and max(rmse, abs_rel) < 1
     reason = (
@@ -93,12 +60,10 @@ def judge_first(
     return GateVerdict(accepted, reason, constant, candidate, "best constant")
 
 
-def judge_against_incumbent(
-    candidate: DepthMetrics, incumbent: DepthMetrics, settings: GateSettings
-) -> GateVerdict:
-    """Compare a candidate with the student that is live."""
-    abs_rel = candidate.abs_rel / max(incumbent.abs_rel, 1e-9) - 1
-    rmse = candidate.rmse / max(incumbent.rmse, 1e-9) - 1
+def judge_against_incumbent(errors: PairedErrors, settings: GateSettings) -> GateVerdict:
+    """Judge a candidate by its errors and those of the student that is live."""
+    candidate, incumbent = errors.candidate_mean, errors.reference_mean
+    abs_rel, rmse = errors.ratio("abs_rel") - 1, errors.ratio("rmse") - 1
     gain = -0.5 * (abs_rel + rmse)
     accepted = gain >= settings.min_gain and max(abs_rel, rmse) <= settings.max_loss
     reason = (

@@ -1,7 +1,4 @@
-"""When training rests: the depth node's latency against its budget.
-
-Knows nothing of processes or ROS; whoever owns it tells it what the depth node says of itself,
-and does what it decides.
+"""Resource limits of training: its priority, threads, GPU memory, and pauses for the depth node.
 
 Does not import torch by itself: a process has to give way before it spends seconds on imports.
 """
@@ -18,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from tiekd_ros.core.devices import cores, half_the_cores
-from tiekd_ros.core.settings import Settings, setting
+from tiekd_ros.core.settings import Settings, TextEnum, setting
 
 NICENESS = {"idle": 19, "batch": 10}
 """By scheduling class. At 10, a busy process of normal niceness gets about nine times as much."""
@@ -27,25 +24,25 @@ _AUTOGROUP = Path("/proc/self/autogroup")
 
 
 @dataclass(frozen=True)
-class BesideSettings(Settings):
+class ResourceSettings(Settings):
     """How training gives way to the depth node on the same machine."""
 
     scheduling: str = setting(
         "batch",
         "which part of busy cores training gets: a small share in any case (batch), or only what "
-        "nobody else wants (idle)",
+        "no other process wants (idle)",
         choices=("batch", "idle"),
     )
     gpu_memory_share: float = setting(
         0.5, "part of a GPU's memory that training may take", minimum=0.05, maximum=1.0
     )
     guard: bool = setting(
-        True, "training rests while the depth node's p95 latency is over its budget"
+        True, "training is paused while the depth node's p95 latency is over its budget"
     )
     latency_budget_ms: float = setting(
         0.0,
         "budget of the depth node's p95 latency; 0 = latency_factor times what it was while no "
-        "round was running: a round that begins right after a restart does not rest, since "
+        "round was running: a round that begins right after a restart is not paused, since "
         "nothing was measured yet; give a number where that matters",
         unit="ms",
         minimum=0.0,
@@ -58,10 +55,10 @@ class BesideSettings(Settings):
         minimum=1.0,
         maximum=100.0,
     )
-    longest_rest_s: float = setting(
+    longest_pause_s: float = setting(
         10.0,
-        "where the latency stays over its budget although training rests this long, training is "
-        "not the cause, and goes on",
+        "where the latency stays over its budget although training is paused this long, training "
+        "is not the cause, and is resumed",
         unit="s",
         minimum=0.0,
         maximum=3600.0,
@@ -75,7 +72,7 @@ def lower_priority(scheduling: str) -> None:
     else first: a process's I/O class follows SCHED_IDLE.
 
     Args:
-        scheduling: as in `BesideSettings`.
+        scheduling: as in `ResourceSettings`.
     """
     with contextlib.suppress(OSError):
         os.nice(max(0, NICENESS[scheduling] - os.nice(0)))
@@ -90,7 +87,7 @@ def lower_priority(scheduling: str) -> None:
     os.environ.setdefault("CUDA_MPS_CLIENT_PRIORITY", "1")  # below normal
 
 
-def limit_resources(settings: BesideSettings, threads: int, device: str) -> None:
+def limit_resources(settings: ResourceSettings, threads: int, device: str) -> None:
     """Limit the CPU threads of torch, and its share of the GPU's memory.
 
     Training runs on the default stream, whose priority is the lowest that CUDA has.
@@ -114,7 +111,7 @@ def limit_resources(settings: BesideSettings, threads: int, device: str) -> None
 
 
 def default_threads(*, inference: bool) -> int:
-    """Return how many CPU threads training takes where nobody says.
+    """Return how many CPU threads training takes where no setting says.
 
     Half the cores beside inference, which takes the other half: more threads would wait for the
     one whose core inference took. All of them otherwise.
@@ -122,13 +119,15 @@ def default_threads(*, inference: bool) -> int:
     return half_the_cores() if inference else cores()
 
 
-WATCHING, RESTING, NOT_THE_CAUSE, UNKNOWN, OFF = (
-    "watching",
-    "resting",
-    "not the cause",
-    "no latency known",
-    "off",
-)
+class GuardState(TextEnum):
+    """What the latency guard knows and has done."""
+
+    MONITORING = "monitoring"
+    PAUSED = "paused"
+    NOT_THE_CAUSE = "not the cause"
+    UNKNOWN = "no latency known"
+    OFF = "off"
+
 
 _SILENCE_S = 5.0
 """A node that said nothing for this long is gone, or has nothing to measure."""
@@ -139,33 +138,33 @@ _LEAST = 3
 _APART_S = 0.8
 """The node reports each second, and once more after a swap: sooner, it says the same again."""
 _OVER_IN_A_ROW = 2
-"""A single report, such as the one right after a swap, is no reason to rest.
+"""A single report, such as the one right after a swap, is no reason to pause.
 
 It does not take two slow moments: the node's p95 looks back over seconds, so that readings
 overlap, and one burst of slow images that is long enough for a p95 is in several of them.
 """
 _BACK_SHARE = 0.92
-"""Training goes on below this share of the budget, so that noise at the border does not tell."""
+"""Training is resumed below this share of the budget, so that noise does not decide."""
 _LEAST_SLACK_MS = 1.0
-"""Nobody waits for less; a fast node's p95 varies by more than a quarter."""
+"""Less does not matter; a fast node's p95 varies by more than a quarter."""
 
 
 class LatencyGuard:
-    """Decides when training rests, from the depth node's p95 latency.
+    """Decides when training is paused, from the depth node's p95 latency.
 
-    Training rests after two readings in a row over the budget, and goes on after one clearly
-    below it, or when the node falls silent. Where resting does not help, training is not the
-    cause: it goes on, and does not rest again before the latency was below the budget once.
+    It is paused after two readings in a row over the budget, and resumed after one clearly below
+    it, or when the node falls silent. Where a pause does not help, training is not the cause: it
+    is resumed, and not paused again before the latency was below the budget once.
 
     Args:
         settings: returns the budget, and how long to believe in it; may change at any time.
     """
 
-    def __init__(self, settings: Callable[[], BesideSettings]) -> None:
+    def __init__(self, settings: Callable[[], ResourceSettings]) -> None:
         self._settings = settings
-        self.state = UNKNOWN
+        self.state = GuardState.UNKNOWN
         self.p95_ms: float | None = None
-        self._heard_s = -math.inf
+        self._read_s = -math.inf
         self._calm: deque[float] = deque(maxlen=_KEPT)  # p95 while nothing was trained
         self._busy_until_s = -math.inf
         self._over = 0
@@ -182,34 +181,34 @@ class LatencyGuard:
         calm = median(self._calm)
         return max(calm * settings.latency_factor, calm + _LEAST_SLACK_MS)
 
-    def hear(self, p95_ms: float, now_s: float, *, training: bool) -> None:
-        """Take a reading of the depth node's p95; one that repeats the last is ignored.
+    def add_reading(self, p95_ms: float, now_s: float, *, training: bool) -> None:
+        """Add a reading of the depth node's p95; one that repeats the last is ignored.
 
         Args:
             p95_ms: the reading; not finite = the node has nothing to measure, no reading.
             now_s: monotonic time.
             training: whether a round runs on this machine.
         """
-        heard = math.isfinite(p95_ms) and now_s - self._heard_s >= _APART_S
-        if heard:
-            self.p95_ms, self._heard_s = p95_ms, now_s
+        is_new = math.isfinite(p95_ms) and now_s - self._read_s >= _APART_S
+        if is_new:
+            self.p95_ms, self._read_s = p95_ms, now_s
             if not training and now_s - self._busy_until_s > _AFTERWARDS_S:
                 self._calm.append(p95_ms)
         self._note(now_s, training)
         budget = self.budget_ms
-        if heard and training and budget is not None:
+        if is_new and training and budget is not None:
             self._judge(p95_ms, budget, now_s)
 
-    def rests(self, now_s: float, *, training: bool) -> bool:
-        """Say whether a running round has to rest now; ask at least once a second."""
+    def should_pause(self, now_s: float, *, training: bool) -> bool:
+        """Return whether a running round has to be paused now; ask at least once a second."""
         self._note(now_s, training)
-        return self.state == RESTING
+        return self.state == GuardState.PAUSED
 
     def describe(self) -> str:
-        """Say how things stand, for people."""
+        """Return state and numbers, for people."""
         budget, p95 = self.budget_ms, self.p95_ms
-        if budget is None or p95 is None or self.state in (OFF, UNKNOWN):
-            return self.state
+        if budget is None or p95 is None or self.state in (GuardState.OFF, GuardState.UNKNOWN):
+            return str(self.state)
         numbers = f"p95 {p95:.1f} ms, budget {budget:.1f} ms"
         return f"{self.state}: {numbers}"
 
@@ -218,22 +217,25 @@ class LatencyGuard:
         if training:
             self._busy_until_s = now_s
         if not self._settings().guard:
-            self._become(OFF, now_s)
-        elif now_s - self._heard_s > _SILENCE_S or self.budget_ms is None:
-            self._become(UNKNOWN, now_s)
-        elif not training or self.state in (OFF, UNKNOWN):
-            self._become(WATCHING, now_s)
+            self._become(GuardState.OFF, now_s)
+        elif now_s - self._read_s > _SILENCE_S or self.budget_ms is None:
+            self._become(GuardState.UNKNOWN, now_s)
+        elif not training or self.state in (GuardState.OFF, GuardState.UNKNOWN):
+            self._become(GuardState.MONITORING, now_s)
 
     def _judge(self, p95_ms: float, budget: float, now_s: float) -> None:
         over = p95_ms > budget
         self._over = self._over + 1 if over else 0
-        rested_s = now_s - self._since_s
-        if self.state == WATCHING and self._over >= _OVER_IN_A_ROW:
-            self._become(RESTING, now_s)
-        elif self.state in (RESTING, NOT_THE_CAUSE) and p95_ms <= budget * _BACK_SHARE:
-            self._become(WATCHING, now_s)
-        elif self.state == RESTING and rested_s >= self._settings().longest_rest_s:
-            self._become(NOT_THE_CAUSE if over else WATCHING, now_s)
+        paused_s = now_s - self._since_s
+        if self.state == GuardState.MONITORING and self._over >= _OVER_IN_A_ROW:
+            self._become(GuardState.PAUSED, now_s)
+        elif (
+            self.state in (GuardState.PAUSED, GuardState.NOT_THE_CAUSE)
+            and p95_ms <= budget * _BACK_SHARE
+        ):
+            self._become(GuardState.MONITORING, now_s)
+        elif self.state == GuardState.PAUSED and paused_s >= self._settings().longest_pause_s:
+            self._become(GuardState.NOT_THE_CAUSE if over else GuardState.MONITORING, now_s)
 
-    def _become(self, state: str, now_s: float) -> None:
+    def _become(self, state: GuardState, now_s: float) -> None:
         self.state, self._since_s, self._over = state, now_s, 0

@@ -11,9 +11,9 @@ from tiekd_ros.core.settings import SettingGroups, Settings, setting
 from tiekd_ros.method.first_student import StudentSettings
 from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.samples import AugmentSettings
-from tiekd_ros.rounds.canary import WatchSettings
+from tiekd_ros.rounds.canary import CanarySettings
 from tiekd_ros.rounds.gate import GateSettings
-from tiekd_ros.rounds.limits import BesideSettings
+from tiekd_ros.rounds.limits import ResourceSettings
 from tiekd_ros.rounds.trainer import TrainSettings
 
 
@@ -80,5 +80,5 @@ class RoundPlan(SettingGroups):
     loss: LossSettings = field(default_factory=LossSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     gate: GateSettings = field(default_factory=GateSettings)
-    watch: WatchSettings = field(default_factory=WatchSettings)
-    beside: BesideSettings = field(default_factory=BesideSettings)
+    canary: CanarySettings = field(default_factory=CanarySettings)
+    resources: ResourceSettings = field(default_factory=ResourceSettings)

@@ -12,35 +12,63 @@ from pathlib import Path
 from typing import IO, Any
 
 from tiekd_ros.core.errors import RoundRefusedError, TiekdError
+from tiekd_ros.core.settings import TextEnum
+from tiekd_ros.rounds.worker import WorkerEvent
 from tiekd_ros.student.checkpoint import replace_durably
 
-RUNNING, FAILED, INTERRUPTED = "running", "failed", "interrupted"
-PROMOTED, REFUSED = "accepted", "refused"
 
-WAITING, JUDGING = "waiting", "judging"
-KEPT, ROLLED_BACK, ENDED = "ended well", "rolled back", "ended"
-ROLLING_BACK = "rolling back"
-"""States of a watch. Judging is not written down: a watch that was killed in it waits again.
-Rolling back is, before it happens, so that whoever comes after a kill ends it."""
+class RoundState(TextEnum):
+    """How far a round came."""
 
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    REFUSED = "refused"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+    @classmethod
+    def _missing_(cls, value: object) -> RoundState | None:
+        return cls.PROMOTED if value == "accepted" else None  # as it was called once
+
+
+class CanaryState(TextEnum):
+    """How far a promoted student's canary evaluation came."""
+
+    WAITING = "waiting"
+    JUDGING = "judging"
+    """Never written down: an evaluation that was killed in it waits again."""
+    KEPT = "kept"
+    ROLLING_BACK = "rolling back"
+    """Written before the rollback, so that the process that follows a kill ends it."""
+    ROLLED_BACK = "rolled back"
+    SUPERSEDED = "superseded"
+    """Another student went live meanwhile."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> CanaryState | None:
+        return {"ended well": cls.KEPT, "ended": cls.SUPERSEDED}.get(str(value))  # once
+
+
+_OF_BEFORE = {"watch": "canary", "resting": "paused", "rested_seconds": "paused_seconds"}
+"""Names that records once had, and have now."""
 _A_ROUND = "another process runs a round"
 _LOOK_BACK = 200
 """Rounds, newest first, among which a promoted one is looked for."""
 
 
 @dataclass(frozen=True)
-class WatchRecord:
-    """What is known of the watch over a student that a round promoted.
+class CanaryRecord:
+    """The canary evaluation of a student that a round promoted.
 
     Scores are means over the frames that came after the promotion: `before` the predecessor's,
-    `after` the watched student's.
+    `after` the promoted student's.
     """
 
     predecessor: str
-    """The version that was live before, and is again where the watch rolls back."""
+    """The version that was live before, and is again after a rollback."""
     after_id: int
     """No frame up to this id is evidence: it may have had its label before the promotion."""
-    state: str = WAITING
+    state: CanaryState = CanaryState.WAITING
     reason: str = ""
     frames: int = 0
     before: dict[str, float] = field(default_factory=dict)
@@ -49,15 +77,17 @@ class WatchRecord:
     @property
     def is_open(self) -> bool:
         """Whether it has yet to come to an end."""
-        return self.state in (WAITING, JUDGING, ROLLING_BACK)
+        return self.state in (CanaryState.WAITING, CanaryState.JUDGING, CanaryState.ROLLING_BACK)
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What is known of one round; scores are means over held-out frames."""
+    """One round; scores are means over held-out frames."""
 
     number: int
-    state: str = RUNNING
+    trigger: str = ""
+    """Why it was started."""
+    state: RoundState = RoundState.RUNNING
     stage: str = "starting"
     step: int = 0
     steps: int = 0
@@ -71,31 +101,40 @@ class RoundRecord:
     held_out_frames: int = 0
     train_seconds: float = 0.0
     seconds: float = 0.0
-    resting: bool = False
-    rested_seconds: float = 0.0
-    watch: WatchRecord | None = None
-    """Over the promoted student; None where no other is known to go back to."""
+    paused: bool = False
+    paused_seconds: float = 0.0
+    canary: CanaryRecord | None = None
+    """Of the promoted student; None where no other is known to go back to."""
 
     @classmethod
     def from_json(cls, text: str) -> RoundRecord:
         """Read what `to_json` wrote; ValueError or TypeError where it is something else."""
-        values = json.loads(text)
-        if (watch := values.get("watch")) is not None:
-            values["watch"] = WatchRecord(**watch)
+        values = {_OF_BEFORE.get(name, name): value for name, value in json.loads(text).items()}
+        if "state" in values:
+            values["state"] = RoundState(values["state"])
+        if (canary := values.get("canary")) is not None:
+            state = CanaryState(canary.get("state", CanaryState.WAITING))
+            values["canary"] = CanaryRecord(**{**canary, "state": state})
         return cls(**values)
+
+    def with_canary(self, state: CanaryState, reason: str) -> RoundRecord:
+        """Return the record with another state of its canary evaluation."""
+        assert self.canary is not None
+        return replace(self, canary=replace(self.canary, state=state, reason=reason))
 
     def to_json(self) -> str:
         """Return the record as text."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def followed_by(self, event: dict[str, Any]) -> RoundRecord:
-        """Return the record after a `stage`, `progress` or `resting` event of the worker."""
-        if event["event"] == "progress":
+        """Return the record after a `stage`, `progress` or `paused` event of the worker."""
+        kind = event["event"]
+        if kind == WorkerEvent.PROGRESS:
             loss = event.get("loss", self.loss)  # judging has none
             return replace(self, step=event["step"], steps=event["steps"], loss=loss)
-        if event["event"] == "resting":
-            rested = round(self.rested_seconds + event["seconds"], 2)
-            return replace(self, resting=event["resting"], rested_seconds=rested)
+        if kind == WorkerEvent.PAUSED:
+            seconds = round(self.paused_seconds + event["seconds"], 2)
+            return replace(self, paused=event["paused"], paused_seconds=seconds)
         return replace(self, stage=event["stage"], step=0, steps=0)
 
 
@@ -128,11 +167,11 @@ class RoundLog:
         """Yield the records of the rounds that promoted a student, newest first."""
         for number in reversed(self.numbers()[-_LOOK_BACK:]):
             record = self.record(number)
-            if record is not None and record.state == PROMOTED:
+            if record is not None and record.state is RoundState.PROMOTED:
                 yield record
 
     def changed_ns(self) -> int:
-        """Return a number that is another one after each `save`, of whichever process."""
+        """Return a number that changes with each `save`, in this or another process."""
         try:
             return self.folder.stat().st_mtime_ns
         except OSError as error:
@@ -156,11 +195,11 @@ class RoundLog:
         The operating system gives it back as well when the process dies.
 
         Args:
-            holder: who takes it, for whom it keeps out.
+            holder: what takes it, for the refusal of others.
 
         Raises:
-            RoundRefusedError: a round runs on this state folder, or a watch is judging; says
-                which.
+            RoundRefusedError: a round runs on this state folder, or a canary evaluation;
+                says which.
         """
         try:
             file = (self.folder / ".lock").open("a+")
@@ -175,7 +214,7 @@ class RoundLog:
             raise RoundRefusedError(
                 f"busy: {held_by} on this state folder; wait for it to end"
             ) from error
-        with contextlib.suppress(OSError):  # a full disk: whoever is kept out hears less
+        with contextlib.suppress(OSError):  # a full disk: then the refusal names no holder
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), holder.encode())
         return file

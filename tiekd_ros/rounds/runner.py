@@ -1,7 +1,7 @@
-"""Running rounds from a long-lived process: start, follow, promote, remember.
+"""Rounds of a long-lived process: start, supervise, promote, record.
 
-A round's record is written before its worker starts and after its verdict, so whoever comes
-after a crash knows what was going on.
+A round's record is written before its worker starts and after its verdict, so the process that
+comes after a crash knows what was going on.
 """
 
 from __future__ import annotations
@@ -18,28 +18,22 @@ from tiekd_ros.core.errors import RoundRefusedError, TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
 from tiekd_ros.rounds.plan import RoundPlan, check_enough
-from tiekd_ros.rounds.round_log import (
-    ENDED,
-    FAILED,
-    INTERRUPTED,
-    PROMOTED,
-    REFUSED,
-    RUNNING,
-    RoundRecord,
-    WatchRecord,
-)
-from tiekd_ros.rounds.worker_process import Follower
-from tiekd_ros.student import ACCEPTED, LiveChangedError
+from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
+from tiekd_ros.rounds.triggers import CALLED
+from tiekd_ros.rounds.worker import WorkerEvent
+from tiekd_ros.rounds.worker_process import WorkerSupervisor
+from tiekd_ros.student.checkpoint import StudentStatus
+from tiekd_ros.student.registry import LiveChangedError
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 3
 """A round interrupted this often in a row is not started again by itself."""
 
 
-class RoundRunner(Follower):
-    """Runs at most one round at a time in a worker process; no longer busy when its end is told.
+class RoundRunner(WorkerSupervisor):
+    """Runs at most one round at a time in a worker; it is not busy when a round's end is told.
 
-    Arguments as for `Follower`.
+    Arguments as for `WorkerSupervisor`.
     """
 
     def __init__(
@@ -54,11 +48,14 @@ class RoundRunner(Follower):
         self._resumable = True
 
     def newest(self) -> RoundRecord | None:
-        """Return the last round's record that is remembered, of whichever process."""
+        """Return the last round's record, of this or an earlier process."""
         return max(self._log.records(), key=lambda record: record.number, default=None)
 
-    def start(self) -> RoundRecord:
+    def start(self, trigger: str = CALLED) -> RoundRecord:
         """Start a round and return its record at once.
+
+        Args:
+            trigger: why, for the record.
 
         Raises:
             RoundRefusedError: one is running, or there are too few labelled frames.
@@ -76,13 +73,13 @@ class RoundRunner(Follower):
             lock = self._log.lock()
             try:
                 number = max(self._log.numbers(), default=0) + 1
-                record = RoundRecord(number, train_frames=train, held_out_frames=held_out)
+                record = RoundRecord(number, trigger, train_frames=train, held_out_frames=held_out)
                 self._store.mark_round_started()
                 self._log.save(record)
             except TiekdError:
                 lock.close()
                 raise
-            self._worker.allow()
+            self._worker.stopping = False
             self._busy = True
             self.record = record
             arguments = (record, lock, self._thread)
@@ -90,7 +87,7 @@ class RoundRunner(Follower):
             self._thread.start()
             return record
 
-    def resume(self) -> RoundRecord | None:
+    def resume_interrupted(self) -> RoundRecord | None:
         """Bring to an end what a killed process left: adopt its verdict, or start anew.
 
         Returns:
@@ -102,25 +99,25 @@ class RoundRunner(Follower):
         self._registry.clean()
         with self._log.lock():  # else another process is still at it
             records = list(self._log.records())
-            left = [r for r in records if r.state == RUNNING]
+            left = [r for r in records if r.state == RoundState.RUNNING]
             for record in left:
                 reason = "the process that ran this round was stopped"
-                self._log.save(replace(record, state=INTERRUPTED, reason=reason))
+                self._log.save(replace(record, state=RoundState.INTERRUPTED, reason=reason))
             if not left:
                 return None
             stored = self._version_of_round(left[-1].number)
             if stored is not None:
                 return self._adopt(left[-1], stored)
-        before = [r.state for r in records if r.state != RUNNING][-_TRIES + 1 :]
-        if before == [INTERRUPTED] * (_TRIES - 1):
+        before = [r.state for r in records if r.state != RoundState.RUNNING][-_TRIES + 1 :]
+        if before == [RoundState.INTERRUPTED] * (_TRIES - 1):
             return None
-        return self.start()
+        return self.start(f"resumed: round {left[-1].number} was interrupted")
 
     def stop(self, *, resumable: bool = True, timeout_s: float = 5.0) -> None:
         """End the running round, if any.
 
         Args:
-            resumable: `resume` takes it up again; else it is remembered as interrupted.
+            resumable: `resume_interrupted` takes it up again; else it is recorded as interrupted.
             timeout_s: how long the worker may take to end before it is killed.
         """
         self._resumable = resumable
@@ -128,53 +125,53 @@ class RoundRunner(Follower):
 
     def _run(self, record: RoundRecord, lock: IO[str], before: threading.Thread | None) -> None:
         if before is not None:
-            before.join()  # the last word of that round comes before the first of this one
+            before.join()  # that round's last record is announced before this one's first
         start = time.monotonic()
         done = None
         with lock:
             record = self._outcome(record)
             stopped = self._worker.stopping
-            if stopped and not self._resumable and record.state == FAILED:
-                record = replace(record, state=INTERRUPTED, reason="stopped by hand")
-            if not (stopped and record.state == FAILED):  # else `resume` takes it up
+            if stopped and not self._resumable and record.state == RoundState.FAILED:
+                record = replace(record, state=RoundState.INTERRUPTED, reason="stopped by hand")
+            if not (
+                stopped and record.state == RoundState.FAILED
+            ):  # else `resume_interrupted` takes it up
                 seconds = round(time.monotonic() - start, 2)
-                done = replace(record, stage="done", resting=False, seconds=seconds)
+                done = replace(record, stage="done", paused=False, seconds=seconds)
                 with contextlib.suppress(TiekdError):
                     self._log.save(done)
         with self._starting:
             self.record = done or self.record
             self._busy = False
-        if done is not None:  # whoever hears of it may start the next round at once
+        if done is not None:  # on it, the next round may be started at once
             self._announce(done)
 
     def _outcome(self, record: RoundRecord) -> RoundRecord:
         try:
-            return self._follow_worker(record)
+            return self._conclude(record)
         except TiekdError as error:
             reason = str(error)
         except Exception as error:  # a thread that dies leaves a round that runs for ever
             _LOG.exception("round %d", record.number)
             reason = f"{type(error).__name__}: {error}"
-        return replace(self.record or record, state=FAILED, reason=reason)
+        return replace(self.record or record, state=RoundState.FAILED, reason=reason)
 
-    def _follow_worker(self, record: RoundRecord) -> RoundRecord:
+    def _conclude(self, record: RoundRecord) -> RoundRecord:
+        """Have a worker do the round, and return the record with its verdict."""
         self._change(record)
 
-        def hear(event: dict[str, Any]) -> None:
+        def on_event(event: dict[str, Any]) -> None:
             nonlocal record
-            if event["event"] == "warning":
+            if event["event"] == WorkerEvent.WARNING:
                 _LOG.warning("round %d: %s", record.number, event["message"])
             else:
                 record = record.followed_by(event)
                 self._change(record)
 
-        result = self._follow(record.number, hear)
-        return self._conclude(record, result)
-
-    def _conclude(self, record: RoundRecord, result: dict[str, Any]) -> RoundRecord:
+        result = self._run_worker(record.number, on_event)
         names = ["version", "reason", "baseline", "before", "after"]
         names += ["train_frames", "held_out_frames", "train_seconds"]
-        record = replace(record, state=REFUSED, **{name: result[name] for name in names})
+        record = replace(record, state=RoundState.REFUSED, **{name: result[name] for name in names})
         if result["accepted"]:
             record = self._promote(record, result["version"], result["parent"])
         self._mark_used(result["train_ids"], record.number)
@@ -182,8 +179,10 @@ class RoundRunner(Follower):
 
     def _adopt(self, record: RoundRecord, version: str) -> RoundRecord:
         card = self._registry.card(version)
-        adopted = replace(record, state=REFUSED, stage="done", version=version, reason=card.reason)
-        if card.status == ACCEPTED:
+        adopted = replace(
+            record, state=RoundState.REFUSED, stage="done", version=version, reason=card.reason
+        )
+        if card.status == StudentStatus.ACCEPTED:
             adopted = self._promote(adopted, version, card.parent)
         self._mark_used(card.training.get("frame_ids", []), record.number)
         self._log.save(adopted)
@@ -195,27 +194,27 @@ class RoundRunner(Follower):
         before = next(self._log.promoted(), None)
         try:
             self._registry.promote(version, expected_live=parent)
-        except LiveChangedError as error:  # someone's wish, which outweighs a verdict
+        except LiveChangedError as error:  # by hand, which outweighs a verdict
             return replace(record, reason=f"{error} (its verdict: {record.reason})")
         with contextlib.suppress(TiekdError):  # bookkeeping must not undo a verdict
-            self._end_watch(before, version)
-        return replace(record, state=PROMOTED, watch=self._begin_watch(parent))
+            self._end_canary(before, version)
+        return replace(record, state=RoundState.PROMOTED, canary=self._begin_canary(parent))
 
-    def _begin_watch(self, predecessor: str | None) -> WatchRecord | None:
+    def _begin_canary(self, predecessor: str | None) -> CanaryRecord | None:
         if predecessor is None:
             return None
         try:
-            # What has no label by now was neither trained on nor judged, by whatever round.
-            return WatchRecord(predecessor, max(self._store.labelled_ids(), default=0))
+            # What has no label by now was neither trained on nor judged, by any round.
+            return CanaryRecord(predecessor, max(self._store.labelled_ids(), default=0))
         except TiekdError as error:
-            _LOG.warning("the promoted student is not watched: %s", error)
+            _LOG.warning("student promoted without a canary evaluation: %s", error)
             return None
 
-    def _end_watch(self, before: RoundRecord | None, version: str) -> None:
-        """Only the newest promotion is watched: end the watch over the one before."""
-        if before is not None and before.watch is not None and before.watch.is_open:
+    def _end_canary(self, before: RoundRecord | None, version: str) -> None:
+        """End the evaluation of the promotion before: only the newest one is evaluated."""
+        if before is not None and before.canary is not None and before.canary.is_open:
             reason = f"student {version} was promoted in its place"
-            self._log.save(replace(before, watch=replace(before.watch, state=ENDED, reason=reason)))
+            self._log.save(before.with_canary(CanaryState.SUPERSEDED, reason))
 
     def _mark_used(self, ids: list[int], number: int) -> None:
         with contextlib.suppress(TiekdError):  # bookkeeping must not undo a verdict

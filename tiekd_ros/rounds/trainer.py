@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from tiekd_ros.core.devices import choose_device
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.method.first_student import start_from_label_histogram
-from tiekd_ros.method.losses import LossParts, LossSettings
-from tiekd_ros.method.objectives import make_objective
+from tiekd_ros.method.losses import LossParts, LossSettings, make_objective
 from tiekd_ros.method.samples import AugmentSettings, Sample, augment, cell_depth
 from tiekd_ros.method.stepping import (
     BadSteps,
@@ -33,7 +32,9 @@ from tiekd_ros.method.stepping import (
     make_optimizer,
     warm_up_then_cosine,
 )
-from tiekd_ros.student import StudentNetwork, normalise, to_channels_last
+from tiekd_ros.student.architecture import StudentNetwork
+from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.runtimes.torch_runtime import to_channels_last
 
 _T = TypeVar("_T")
 
@@ -166,11 +167,11 @@ class TrainSettings(Settings):
     seed: int = setting(0, "seed of shuffling and augmentation", minimum=0, maximum=2**31 - 1)
 
 
-Rest = Callable[[], float]
+Pause = Callable[[], float]
 """Called between steps: blocks while training has to rest; returns the seconds that it did."""
 
 
-def no_rest() -> float:
+def no_pause() -> float:
     """Never rest."""
     return 0.0
 
@@ -247,14 +248,14 @@ class Trainer:
         if not has_parent:
             start_from_label_histogram(network, [s.depth for s in samples])
 
-    def run(self, report: Callable[[Progress], None], rest: Rest = no_rest) -> TrainResult:
+    def run(self, report: Callable[[Progress], None], pause: Pause = no_pause) -> TrainResult:
         """Train until the budget is spent.
 
         A step whose loss or gradient is not finite is skipped before anything is updated.
 
         Args:
             report: called after each step.
-            rest: called between steps; the seconds that it says it blocked do not count.
+            pause: called between steps; the seconds that it says it blocked do not count.
 
         Raises:
             TrainingError: several such steps in a row.
@@ -265,7 +266,7 @@ class Trainer:
         bad = BadSteps()
         with self._decoder_stage() as stage:
             while (done := self._share_done(step, elapsed)) < 1.0:
-                rested += rest()
+                rested += pause()
                 stage.follow(done)
                 rate = warm_up_then_cosine(self._peak, done)
                 did = self._stepper.step(*self._draw_batch(stage.running), rate)

@@ -1,12 +1,10 @@
-"""The training process: `python -m tiekd_ros.rounds.worker --state DIR --round N`.
+"""The worker's end of a round: `python -m tiekd_ros.rounds.worker --state DIR --round N`.
 
-With `--watch` it trains nothing, but judges anew the student that the round promoted.
-
-Writes one JSON object a line to standard output: `stage`, `progress`, `resting`, `undecodable`,
-`warning`, `result` or `error`. It gives way to others, and can be killed at any moment: what it
-stores appears whole or not at all. With `--with-parent` it ends when its standard input closes,
-that is, when the process that started it dies, and rests between the lines `pause` and `resume`
-there.
+Runs one round or, with `--canary`, judges anew the student that the round promoted. Writes one
+JSON object a line to standard output, each a `WorkerEvent`. It gives way to others, and can be
+killed at any moment: what it stores appears whole or not at all. With `--with-parent` it ends
+when its standard input closes, that is, when the process that started it dies, and obeys the
+`WorkerCommand`s that it reads there. `worker_process` is the parent's end.
 """
 
 from __future__ import annotations
@@ -22,48 +20,76 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.settings import TextEnum
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.rounds.limits import BesideSettings, default_threads, limit_resources, lower_priority
+from tiekd_ros.rounds.limits import (
+    ResourceSettings,
+    default_threads,
+    limit_resources,
+    lower_priority,
+)
 
-PAUSE, RESUME = "pause", "resume"
-"""What the parent may say, one a line."""
+
+class WorkerEvent(TextEnum):
+    """Kinds of a worker's events: the value of `event` in each line that it writes."""
+
+    STAGE = "stage"
+    PROGRESS = "progress"
+    PAUSED = "paused"
+    UNDECODABLE = "undecodable"
+    WARNING = "warning"
+    RESULT = "result"
+    ERROR = "error"
 
 
-class Parent:
-    """Listens to the parent: training rests from `pause` to `resume`; at its death, it ends.
+class WorkerCommand(TextEnum):
+    """What a worker obeys, one a line on its standard input."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+Emit = Callable[[dict[str, Any]], None]
+"""Takes an event: its kind as `event`, and plain values."""
+
+
+class StdinControl:
+    """Obeys the parent process: training pauses from `pause` to `resume`; at its death, it ends.
+
+    A thread of its own reads standard input; the training thread only waits for its flag.
 
     Args:
-        emit: gets a `resting` event when a rest begins, and one when it is over.
+        emit: gets a `paused` event when a pause begins, and one when it is over.
     """
 
-    def __init__(self, emit: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._may_train = threading.Event()
         self._may_train.set()
 
-    def listen(self) -> None:
-        """Listen in a thread of its own, until standard input closes; then end this process."""
-        threading.Thread(target=self._listen, name="parent", daemon=True).start()
+    def start(self) -> None:
+        """Read in a thread of its own, until standard input closes; then end this process."""
+        threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
-    def rest(self) -> float:
-        """Block while training has to rest, and return the seconds that this took."""
+    def wait_while_paused(self) -> float:
+        """Block while training is paused, and return the seconds that this took."""
         if self._may_train.is_set():
             return 0.0
-        self._emit({"event": "resting", "resting": True, "seconds": 0.0})
+        self._emit({"event": WorkerEvent.PAUSED, "paused": True, "seconds": 0.0})
         start = time.monotonic()
         self._may_train.wait()
         seconds = time.monotonic() - start
-        self._emit({"event": "resting", "resting": False, "seconds": seconds})
+        self._emit({"event": WorkerEvent.PAUSED, "paused": False, "seconds": seconds})
         return seconds
 
-    def _listen(self) -> None:
+    def _read(self) -> None:
         begun = b""
-        while said := os.read(0, 4096):  # not sys.stdin: its lock would trouble Python's own end
-            *lines, begun = (begun + said).split(b"\n")
+        while read := os.read(0, 4096):  # not sys.stdin: its lock would trouble Python's own end
+            *lines, begun = (begun + read).split(b"\n")
             for line in lines:
-                if line == PAUSE.encode():
+                if line == WorkerCommand.PAUSE.encode():
                     self._may_train.clear()
-                elif line == RESUME.encode():
+                elif line == WorkerCommand.RESUME.encode():
                     self._may_train.set()
         os._exit(3)
 
@@ -74,39 +100,46 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, required=True, help="state folder")
     parser.add_argument("--round", type=int, required=True, help="number of the round")
     parser.add_argument(
-        "--watch", action="store_true", help="judge the round's student on frames since"
+        "--canary", action="store_true", help="judge the round's student on frames since"
     )
     parser.add_argument("--plan", default="{}", help="settings as JSON: {group: {name: value}}")
     parser.add_argument(
-        "--with-parent", action="store_true", help="listen to stdin: end with it, pause, resume"
+        "--with-parent", action="store_true", help="obey stdin: end with it, pause, resume"
     )
     options = parser.parse_args(arguments)
-    parent = Parent(_emit)
+    control = StdinControl(_emit)
     if options.with_parent:
-        parent.listen()
+        control.start()
     try:
-        _run(options, parent)
+        _run(options, control)
     except (TiekdError, json.JSONDecodeError) as error:
-        _emit({"event": "error", "message": str(error)})
+        _emit({"event": WorkerEvent.ERROR, "message": str(error)})
         return 2
     return 0
 
 
-def _run(options: argparse.Namespace, parent: Parent) -> None:
+def _run(options: argparse.Namespace, control: StdinControl) -> None:
     groups = json.loads(options.plan)
-    lower_priority(BesideSettings.from_mapping(groups.get("beside", {})).scheduling)
+    lower_priority(ResourceSettings.from_mapping(groups.get("resources", {})).scheduling)
     # torch comes with these, and takes seconds of a core: after this process gave way
+    import torch
+
+    from tiekd_ros.rounds.canary import evaluate_canary
     from tiekd_ros.rounds.plan import RoundPlan
-    from tiekd_ros.rounds.round import run_round, run_watch
-    from tiekd_ros.student import StudentRegistry
+    from tiekd_ros.rounds.round import run_round
+    from tiekd_ros.student.registry import StudentRegistry
 
     plan = RoundPlan.from_mapping(groups)
     state = StateFolder(options.state)
     inference = StudentRegistry(state.students).live() is not None
     threads = plan.train.threads or default_threads(inference=inference)
-    limit_resources(plan.beside, threads, plan.train.device)
-    run = run_watch if options.watch else run_round
-    run(state, plan, options.round, _emit, parent.rest)
+    limit_resources(plan.resources, threads, plan.train.device)
+    pause = control.wait_while_paused
+    if options.canary:
+        evaluate_canary(state, plan.canary, options.round, _emit, pause)
+        return
+    torch.manual_seed(plan.train.seed + options.round)  # of a first student's random weights
+    run_round(state, plan, options.round, _emit, pause)
 
 
 def _emit(event: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""A worker process as a long-lived one runs it: for a round, or for the watch over its student."""
+"""The parent's end of a worker: starting it, its events, pausing it, ending it.
+
+`worker` is the other end, and has the kinds of messages.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,13 @@ from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
-from tiekd_ros.rounds.worker import PAUSE, RESUME
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.rounds.worker import WorkerCommand, WorkerEvent
+from tiekd_ros.student.registry import StudentRegistry
 
+UNDECODABLE = "undecodable"
+"""Why a frame is rejected that a worker could not read."""
 
-def worker_log(state: StateFolder) -> Path:
-    """Return where workers write what they have to say beside their events."""
-    return state.logs / "worker.log"
-
-
+_LOG = logging.getLogger(__name__)
 _KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
@@ -34,6 +35,11 @@ _KEEP_MEMORY = {
 }
 """glibc gives large blocks back at once, and the kernel clears them again for the next step: an
 eighth of a training step. So it is told to keep them; other C libraries do not mind."""
+
+
+def worker_log(state: StateFolder) -> Path:
+    """Return the file of a worker's standard error."""
+    return state.logs / "worker.log"
 
 
 def spawn_worker(
@@ -68,28 +74,20 @@ def spawn_worker(
         )
 
 
-class FollowedWorker:
-    """At most one worker at a time: one thread follows it, any other may tell it something."""
+class WorkerProcess:
+    """At most one worker at a time: one thread runs it, any other may send it a command."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._stopping = False
+        self.stopping = False
+        """Whether it was asked to end; `run` does not reset this."""
 
-    @property
-    def stopping(self) -> bool:
-        """Whether it was asked to end since `allow`."""
-        return self._stopping
-
-    def allow(self) -> None:
-        """Forget that an earlier worker was asked to end."""
-        self._stopping = False
-
-    def follow(
+    def run(
         self,
         spawn: Callable[[], subprocess.Popen[str]],
-        hear: Callable[[dict[str, Any]], None],
+        on_event: Callable[[dict[str, Any]], None],
     ) -> int:
-        """Start a worker, hear its events to its end, and return its exit status.
+        """Start a worker, pass its events on until it ends, and return its exit status.
 
         Raises:
             OSError: it cannot be started.
@@ -97,26 +95,26 @@ class FollowedWorker:
         try:
             with spawn() as process:
                 self._process = process
-                if self._stopping:  # asked while the process was being made
+                if self.stopping:  # asked while the process was being made
                     process.terminate()
                 assert process.stdout is not None
                 for event in read_events(process.stdout):
-                    hear(event)
+                    on_event(event)
         finally:
             self._process = None
         return process.returncode
 
-    def rest(self) -> None:
-        """Have it rest between two steps until `go_on`; where there is none, no effect."""
-        self._tell(PAUSE)
-
-    def go_on(self) -> None:
-        """End its rest, if any."""
-        self._tell(RESUME)
+    def send(self, command: WorkerCommand) -> None:
+        """Send a command; without effect where there is no worker, or it is dead."""
+        if (process := self._process) is not None:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError, ValueError):  # a broken pipe, a closed one
+                process.stdin.write(f"{command}\n")
+                process.stdin.flush()
 
     def stop(self, thread: threading.Thread | None, timeout_s: float) -> None:
-        """End it, and the `thread` that follows it; kill it where it takes longer than this."""
-        self._stopping = True
+        """End it, and the `thread` that runs it; kill it where it takes longer than this."""
+        self.stopping = True
         if (process := self._process) is not None:
             process.terminate()
         if thread is not None:
@@ -125,14 +123,6 @@ class FollowedWorker:
             if thread.is_alive() and (process := self._process) is not None:
                 process.kill()
                 thread.join(timeout_s)
-
-    def _tell(self, word: str) -> None:
-        """Say it; one that is dead does not hear it, and that is fine."""
-        if (process := self._process) is not None:
-            assert process.stdin is not None
-            with contextlib.suppress(OSError, ValueError):  # a broken pipe, a closed one
-                process.stdin.write(word + "\n")
-                process.stdin.flush()
 
 
 def read_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -146,44 +136,19 @@ def read_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def result_of(last: Mapping[str, dict[str, Any]], code: int, log: Path) -> dict[str, Any]:
-    """Return a worker's result event.
+class WorkerSupervisor:
+    """Has workers work on a state folder, at most one at a time, each for one round.
 
-    Args:
-        last: its last event of each kind that ends it: `result`, `error`.
-        code: its exit status.
-        log: where it wrote what else it had to say.
-
-    Raises:
-        TiekdError: there is none; says why.
-    """
-    if "result" in last:
-        return last["result"]
-    raise TiekdError(last["error"]["message"] if "error" in last else cause_of_death(code, log))
-
-
-def cause_of_death(code: int, log: Path) -> str:
-    """Say how a worker ended that came to no verdict."""
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    return f"the worker {how}; nothing is lost, and it can be tried again (its log: {log})"
-
-
-UNDECODABLE = "undecodable"
-"""Why a frame is rejected that a worker could not read."""
-
-_LOG = logging.getLogger(__name__)
-
-
-class Follower:
-    """Runs at most one worker at a time: a thread follows it, any other may tell it something.
+    A thread of its own (`_thread`, made by the subclasses) runs the worker and writes `record`;
+    any other thread may pause, resume and stop it.
 
     Args:
         state: the state folder.
         store: the open frame log; used for counting, for marking frames as used, and for
             rejecting damaged ones.
         plan: settings; `set_plan` changes them for what begins next.
-        on_change: called with the round's record at every change, from the following thread;
-            what it raises is logged and does no harm.
+        on_change: called with the round's record at every change, from that thread; an exception
+            in it is logged and does no harm.
     """
 
     def __init__(
@@ -199,7 +164,7 @@ class Follower:
         self._on_change = on_change
         self._registry = StudentRegistry(state.students)
         self._log = RoundLog(state.rounds)
-        self._worker = FollowedWorker()
+        self._worker = WorkerProcess()
         self._thread: threading.Thread | None = None
         self._busy = False
         self.record: RoundRecord | None = None
@@ -213,13 +178,13 @@ class Follower:
         """Use these settings for what begins next."""
         self._plan = plan
 
-    def rest(self) -> None:
-        """Have the worker rest between two steps until `go_on`; where there is none, no effect."""
-        self._worker.rest()
+    def pause(self) -> None:
+        """Pause the worker, if any, between two steps until `resume`."""
+        self._worker.send(WorkerCommand.PAUSE)
 
-    def go_on(self) -> None:
-        """End the worker's rest, if any."""
-        self._worker.go_on()
+    def resume(self) -> None:
+        """End the worker's pause, if any."""
+        self._worker.send(WorkerCommand.RESUME)
 
     def wait(self) -> None:
         """Wait until what is under way, if anything, is over and announced."""
@@ -227,40 +192,47 @@ class Follower:
             self._thread.join()
 
     def stop(self, *, timeout_s: float = 5.0) -> None:
-        """End the worker, if any, so that another process can go on with it.
+        """End the worker, if any, so that another process can go on with its work.
 
         Args:
             timeout_s: how long it may take to end before it is killed.
         """
         self._worker.stop(self._thread, timeout_s)
 
-    def _follow(
-        self, number: int, hear: Callable[[dict[str, Any]], None], *options: str
+    def _run_worker(
+        self, number: int, on_event: Callable[[dict[str, Any]], None], *options: str
     ) -> dict[str, Any]:
         """Have a worker do its work for a round, and return its result event.
 
         Args:
             number: of the round.
-            hear: gets the events on the way to it.
+            on_event: gets the events on the way to it.
             options: of the worker's command line.
 
         Raises:
             TiekdError: it came to no result.
             OSError: it cannot be started.
         """
-        last: dict[str, Any] = {}
+        result: dict[str, Any] = {}
+        error = ""
         plan = self._plan
 
         def sort(event: dict[str, Any]) -> None:
-            if event["event"] in ("result", "error"):
-                last[event["event"]] = event
-            elif event["event"] == "undecodable":
+            nonlocal error, result
+            kind = event["event"]
+            if kind == WorkerEvent.RESULT:
+                result = event
+            elif kind == WorkerEvent.ERROR:
+                error = event["message"]
+            elif kind == WorkerEvent.UNDECODABLE:
                 self._reject(event["ids"])
             else:
-                hear(event)
+                on_event(event)
 
-        code = self._worker.follow(lambda: spawn_worker(self._state, plan, number, *options), sort)
-        return result_of(last, code, worker_log(self._state))
+        code = self._worker.run(lambda: spawn_worker(self._state, plan, number, *options), sort)
+        if not result:
+            raise TiekdError(error or cause_of_death(code, worker_log(self._state)))
+        return result
 
     def _reject(self, ids: list[int]) -> None:
         for frame_id in ids:  # else the next worker could draw them again
@@ -274,5 +246,11 @@ class Follower:
     def _announce(self, record: RoundRecord) -> None:
         try:
             self._on_change(record)
-        except Exception:  # whoever listens must not break what is under way
+        except Exception:  # a subscriber's fault must not break what is under way
             _LOG.exception("round %d: %s cannot be announced", record.number, record.stage)
+
+
+def cause_of_death(code: int, log: Path) -> str:
+    """Return how a worker ended that came to no verdict, from its exit status and log."""
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    return f"the worker {how}; nothing is lost, and it can be tried again (its log: {log})"

@@ -17,20 +17,31 @@ import torch
 from torch import Tensor
 
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.settings import TextEnum
 from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks import ARCHITECTURES, build_network, filled_copy, hollow_network
+from tiekd_ros.student.networks import ARCHITECTURES, build_network, materialise, meta_network
 from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
 
 FORMAT = 1
-CANDIDATE, ACCEPTED, REFUSED = "candidate", "accepted", "refused"
-BASE = "base"
-"""Status of a student that is a start for training and that no gate has passed."""
-ROLLED_BACK = "rolled back"
-"""Status of a student that the gate accepted and later frames spoke against. It goes live again
-only by name."""
 
-_TEXTS = ("architecture", "version", "created", "status", "reason", "teacher", "weights_sha256")
+
+class StudentStatus(TextEnum):
+    """How far a student has been judged."""
+
+    CANDIDATE = "candidate"
+    """Not judged: imported, or trained offline."""
+    ACCEPTED = "accepted"
+    """By the gate."""
+    REFUSED = "refused"
+    """By the gate."""
+    ROLLED_BACK = "rolled back"
+    """Accepted by the gate, and found worse on later frames; it goes live again only by name."""
+    BASE = "base"
+    """A start for training, which no gate has passed."""
+
+
+_TEXTS = ("architecture", "version", "created", "reason", "teacher", "weights_sha256")
 _TABLES = ("frames", "scores", "training")
 
 
@@ -75,7 +86,7 @@ class StudentCard:
     version: str = ""
     parent: str | None = None
     created: str = ""
-    status: str = CANDIDATE
+    status: StudentStatus = StudentStatus.CANDIDATE
     reason: str = ""
     round: int | None = None
     teacher: str = ""
@@ -113,6 +124,8 @@ class StudentCard:
                 fx, fy = fields["focal_px"]
                 fields["focal_px"] = (float(fx), float(fy))
             _check_kinds(fields)
+            if "status" in fields:
+                fields["status"] = StudentStatus(fields["status"])
             return cls(**fields)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InvalidSettingError):
@@ -212,12 +225,12 @@ def load_student(folder: Path) -> Student:
         state = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is no safetensors file: {error}") from error
-    plan = hollow_network(card.architecture, card.bins)
+    plan = meta_network(card.architecture, card.bins)
     misfits = describe_misfits(state, plan.state_dict())
     if misfits:
         raise CheckpointError(f"{path} does not fit its architecture: {misfits}")
     check_finite(state, str(path))
-    return Student(card, filled_copy(plan, state))
+    return Student(card, materialise(plan, state))
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -20,18 +20,17 @@ from pathlib import Path
 from types import EllipsisType
 
 from tiekd_ros.student.checkpoint import (
-    BASE,
     CARD,
-    REFUSED,
     CheckpointError,
     Student,
     StudentCard,
+    StudentStatus,
     load_card,
     load_student,
     save_student,
+    sync_folder,
     write_durably,
 )
-from tiekd_ros.student.checkpoint import sync_folder as _sync_folder
 
 _LIVE = "live.json"
 _LOCK = ".lock"
@@ -93,14 +92,14 @@ class StudentRegistry:
 
     def _publish(self, temporary: Path, version: str) -> bool:
         """Give a written folder its number; return whether no other process took it before."""
-        _sync_folder(temporary)  # the name must not last longer than what it names
+        sync_folder(temporary)  # the name must not last longer than what it names
         try:
             temporary.rename(self.root / version)
         except OSError:
             if (self.root / version).exists():
                 return False
             raise
-        _sync_folder(self.root)
+        sync_folder(self.root)
         return True
 
     def live(self) -> str | None:
@@ -131,12 +130,12 @@ class StudentRegistry:
                 a base student, which no gate has seen.
         """
         student = self.load(version)
-        if student.card.status == REFUSED and not force:
+        if student.card.status is StudentStatus.REFUSED and not force:
             raise CheckpointError(
                 f"version {version} was refused by the gate ({student.card.reason}); "
                 "promote it with --force if you know better"
             )
-        if student.card.status == BASE and not force:
+        if student.card.status is StudentStatus.BASE and not force:
             raise CheckpointError(
                 f"version {version} is a base student, a start for training that no gate has "
                 "passed; distil from it, or promote it with --force if you know better"
@@ -177,7 +176,7 @@ class StudentRegistry:
             self._point(previous, history[:-1])
             return previous
 
-    def mark(self, version: str, status: str, reason: str) -> None:
+    def mark(self, version: str, status: StudentStatus, reason: str) -> None:
         """Write another status into a version's card, and why.
 
         Raises:
@@ -236,7 +235,7 @@ class StudentRegistry:
         try:
             write_durably(temporary, data)
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

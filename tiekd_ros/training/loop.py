@@ -25,8 +25,10 @@ from tiekd_ros.method.reduction import shared_batches
 from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.method.stepping import BadSteps, Step, Stepper, TrainingError
 from tiekd_ros.report.pictures import colour_depth
-from tiekd_ros.student import Student, StudentNetwork, normalise, to_channels_last
-from tiekd_ros.student.checkpoint import replace_durably
+from tiekd_ros.student.architecture import StudentNetwork
+from tiekd_ros.student.checkpoint import Student, replace_durably
+from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.runtimes.torch_runtime import to_channels_last
 from tiekd_ros.training.data import Batch, BatchPlan, TrainingSet, batches
 from tiekd_ros.training.processes import Processes
 from tiekd_ros.training.recipes import Recipe, TrainingPlan

@@ -22,7 +22,9 @@ from tiekd_ros.method.first_student import StudentSettings
 from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.samples import AugmentSettings, augment, fit_sample
 from tiekd_ros.method.stepping import warm_up_then_cosine
-from tiekd_ros.student import KITTI_BINS, NYU_BINS, DepthBins, InputSize
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks.official import KITTI_BINS, NYU_BINS
 from tiekd_ros.training.settings import OfflineSettings
 
 

@@ -20,13 +20,9 @@ from tiekd_ros.core.state import StateFolder
 from tiekd_ros.evaluation.protocol import protocol_for
 from tiekd_ros.method.first_student import BASE_START, RANDOM_START
 from tiekd_ros.method.samples import AugmentSettings
-from tiekd_ros.student import (
-    ARCHITECTURE,
-    CheckpointError,
-    Student,
-    StudentRegistry,
-    load_student,
-)
+from tiekd_ros.student.checkpoint import CheckpointError, Student, load_student
+from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
+from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.training.data import (
     TRUTH,
     DataOptions,

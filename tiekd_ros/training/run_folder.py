@@ -27,8 +27,14 @@ from torch import Tensor, nn
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.method.stepping import TrainingError
-from tiekd_ros.student import Student, StudentCard, save_student
-from tiekd_ros.student.checkpoint import replace_durably, sync_folder, write_durably
+from tiekd_ros.student.checkpoint import (
+    Student,
+    StudentCard,
+    replace_durably,
+    save_student,
+    sync_folder,
+    write_durably,
+)
 
 SETTINGS = "run.json"
 BEST, LAST = "student", "student_last"

@@ -27,17 +27,11 @@ from tiekd_ros.method.first_student import (
 from tiekd_ros.method.losses import MASKED_OBJECTIVES
 from tiekd_ros.method.objectives import describe_unknown
 from tiekd_ros.method.samples import fit_sample
-from tiekd_ros.student import (
-    ARCHITECTURE,
-    CheckpointError,
-    InputSize,
-    Student,
-    StudentCard,
-    StudentNetwork,
-    build_network,
-    load_student,
-)
+from tiekd_ros.student.architecture import InputSize, StudentNetwork
+from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard, load_student
 from tiekd_ros.student.importing import read_weights
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
 from tiekd_ros.training.data import (
     MEASURED,
     Items,

@@ -26,8 +26,9 @@ from tiekd_ros.evaluation.protocol import (
     score_image,
 )
 from tiekd_ros.method.stepping import TrainingError, average_batch_norms
-from tiekd_ros.student import InputSize, Student, StudentCard, StudentNetwork, normalise
-from tiekd_ros.student.preprocessing import resize_image
+from tiekd_ros.student.architecture import InputSize, StudentNetwork
+from tiekd_ros.student.checkpoint import Student, StudentCard
+from tiekd_ros.student.preprocessing import normalise, resize_image
 from tiekd_ros.training.data import Items, TrainingSet, UnreadableItem, stack
 from tiekd_ros.training.processes import Processes
 from tiekd_ros.training.run_folder import RunState

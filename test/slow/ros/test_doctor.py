@@ -24,7 +24,7 @@ from ros_helpers.processes import Processes
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.diagnosis.facts import ERROR, OK
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 
 @pytest.fixture

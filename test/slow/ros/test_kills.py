@@ -30,7 +30,8 @@ from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.nodes.companion.node import CompanionNode
-from tiekd_ros.student import StudentRegistry, load_student
+from tiekd_ros.student.checkpoint import load_student
+from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 ENDLESS = {"train": {"iterations": 1_000_000}}
@@ -104,7 +105,7 @@ def test_a_round_whose_companion_ended_is_taken_up_by_the_next_one(
     check_students(filled, [])
 
     again = processes.node(COMPANION, **shared, **round_parameters())
-    assert peer.await_round(2)["state"] == "accepted"
+    assert peer.await_round(2)["state"] == "promoted"
     assert "took up the round that was interrupted" in again.output
     assert json.loads((filled.rounds / "000001.json").read_text())["state"] == "interrupted"
     assert frame_ids(filled) >= before

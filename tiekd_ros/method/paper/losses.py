@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError
-from tiekd_ros.method.fused import Comparison, compare
+from tiekd_ros.method.fused import DpmComparison, compare_dpm
 from tiekd_ros.method.paper.ssim import published_ssim
 from tiekd_ros.method.paper.target import PUBLISHED_SIGMA_M, PublishedTarget, unknown_as_zero
 from tiekd_ros.method.reduction import batch_count, batch_sum
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 SSIM_WEIGHT = 1.5  # of SSIM alone and in its sums, in every published config
 SI_WEIGHT = 1.0  # of SI alone; the published NYU configs of Res-KD have 1.5
@@ -231,13 +231,13 @@ class PublishedDpmLoss:
         """Return the divergence of every pixel that is left by the crop, (B, 1, h', w)."""
         return self.compare(logits, depth).divergence
 
-    def compare(self, logits: Tensor, depth: Tensor) -> Comparison:
+    def compare(self, logits: Tensor, depth: Tensor) -> DpmComparison:
         """Return the map and the student's depth, both as the crop leaves them."""
         _check(logits, depth, self.bins)
         top = _cropped_rows(logits, self.crop)
-        maps = compare(logits, unknown_as_zero(depth), PublishedDivergence(self.target), top)
+        maps = compare_dpm(logits, unknown_as_zero(depth), PublishedDivergence(self.target), top)
         if self.crop == "pad":
-            maps = Comparison(*(functional.pad(values, (0, 0, 0, top)) for values in maps))
+            maps = DpmComparison(*(functional.pad(values, (0, 0, 0, top)) for values in maps))
         return maps
 
 

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.method.target import Bands, windows
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 PUBLISHED_SIGMA_M = 0.5
 """What every published TIE-KD run uses: the sigma of its configs never reaches the loss."""

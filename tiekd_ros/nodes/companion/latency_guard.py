@@ -1,4 +1,4 @@
-"""Has workers rest while they slow the depth node down, by what that node says on /diagnostics."""
+"""Pauses workers while they slow the depth node down, by that node's latency on /diagnostics."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from rclpy.node import Node
 
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.common.reporting import WARN, Report
-from tiekd_ros.rounds.limits import NOT_THE_CAUSE, RESTING, BesideSettings, LatencyGuard
-from tiekd_ros.rounds.worker_process import Follower
+from tiekd_ros.rounds.limits import GuardState, LatencyGuard, ResourceSettings
+from tiekd_ros.rounds.worker_process import WorkerSupervisor
 
 _KIND = "depth_node"  # whatever its name
 
 
 class LatencyWatch:
-    """Listens to the depth node of a node's own namespace; tells workers to rest and go on.
+    """Listens to the depth node of a node's own namespace; pauses and resumes workers.
 
     Args:
         node: the companion; its callbacks and these run in one thread.
         settings: returns the budget, which may change at any time.
-        workers: what rests: rounds, and the judging of a watch.
+        workers: of rounds and of canary evaluations.
     """
 
     def __init__(
         self,
         node: Node,
-        settings: Callable[[], BesideSettings],
-        *workers: Follower,
+        settings: Callable[[], ResourceSettings],
+        *workers: WorkerSupervisor,
     ) -> None:
         self._node = node
         self._workers = workers
@@ -42,23 +42,23 @@ class LatencyWatch:
 
     def check(self) -> None:
         """Tell the workers what to do now; call it about once a second."""
-        rests = self._guard.rests(time.monotonic(), training=self._busy())
+        must_pause = self._guard.should_pause(time.monotonic(), training=self._busy())
         for worker in self._workers:
-            if rests:
-                worker.rest()  # said again each time: another round may have begun
-            elif self._told == RESTING:
-                worker.go_on()
+            if must_pause:
+                worker.pause()  # each time: another round may have begun
+            elif self._told is GuardState.PAUSED:
+                worker.resume()
         self._log_change()
 
     def report(self, report: Report) -> None:
         """Add to the companion's diagnostics how things stand."""
         report.add({keys.LATENCY_GUARD: self._guard.describe()})
-        if self._guard.state == NOT_THE_CAUSE:
+        if self._guard.state is GuardState.NOT_THE_CAUSE:
             report.find(
                 WARN,
-                f"the depth node is slow though training rested, so training goes on "
+                f"the depth node is slow though training was paused, so training goes on "
                 f"({self._guard.describe()}); see what else runs, or raise "
-                "beside.latency_budget_ms",
+                "resources.latency_budget_ms",
             )
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class LatencyWatch:
             values = {v.key: v.value for v in status.values}
             if values.get(keys.KIND) == _KIND and self._is_near(status):
                 p95_ms = _number(values.get(keys.LATENCY_P95, ""))
-                self._guard.hear(p95_ms, time.monotonic(), training=self._busy())
+                self._guard.add_reading(p95_ms, time.monotonic(), training=self._busy())
                 self.check()
 
     def _busy(self) -> bool:

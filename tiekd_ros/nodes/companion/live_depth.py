@@ -11,7 +11,9 @@ import torch
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import DepthMap, RgbImage, decode_image
-from tiekd_ros.student import Runtime, StudentRegistry, TorchRuntime
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.base import Runtime
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 from tiekd_ros.teacher.trust import StudentView
 
 _LOG = logging.getLogger(__name__)

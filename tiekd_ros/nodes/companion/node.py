@@ -25,7 +25,8 @@ from tiekd_ros.nodes.companion.frame_logger import FrameLogger
 from tiekd_ros.nodes.companion.parts import CompanionParts
 from tiekd_ros.nodes.companion.report import add_companion_report, round_status
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.rounds.round_log import ROLLED_BACK, RoundRecord
+from tiekd_ros.rounds.round_log import CanaryState, RoundRecord
+from tiekd_ros.rounds.triggers import CALLED, TriggerFacts, automatic_triggers, due_reason
 
 
 class CompanionNode(ManagedNode):
@@ -51,10 +52,10 @@ class CompanionNode(ManagedNode):
         )
         self._resources: CompanionParts | None = None
         self._frame_logger: FrameLogger | None = None
-        self._last_round = time.monotonic()
+        self._triggers = automatic_triggers(time.monotonic())
 
     def take_settings(self, group: str, settings: Settings) -> None:
-        """Use a round's settings from the next round on; those of the watch at once."""
+        """Use a round's settings from the next round on; those of the canary at once."""
         if group in RoundPlan.groups():
             changed: dict[str, Any] = {group: settings}
             self._plan = dataclasses.replace(self._plan, **changed)
@@ -75,7 +76,7 @@ class CompanionNode(ManagedNode):
             self._learning,
             lambda: self._plan,
             self._on_round,
-            self._on_watch,
+            self._on_canary,
         )
         held.callback(self._forget_resources)
         for kind, name, answer in (
@@ -92,7 +93,7 @@ class CompanionNode(ManagedNode):
 
     def _resume_round(self, resources: CompanionParts) -> None:
         try:
-            record = resources.runner.resume()
+            record = resources.runner.resume_interrupted()
         except TiekdError as error:
             self.get_logger().warning(f"an interrupted round is not taken up: {error}")
             return
@@ -124,25 +125,26 @@ class CompanionNode(ManagedNode):
     # Rounds and versions.
 
     def _on_distill(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
-        answer.success, answer.message = self._start_round()
-        if answer.success:
-            self.get_logger().info(f"by call: {answer.message}")
+        answer.success, answer.message = self._start_round(CALLED)
         return answer
 
-    def _start_round(self) -> tuple[bool, str]:
+    def _start_round(self, reason: str) -> tuple[bool, str]:
         if self._resources is None:
             return False, "the companion is not configured"
         if self.phase != ACTIVE:
             return False, f"the companion is {self.phase}; activate it"
         try:
-            record = self._resources.runner.start()
+            record = self._resources.runner.start(reason)
         except TiekdError as error:
             return False, str(error)
-        self._last_round = time.monotonic()
-        return True, (
+        for trigger in self._triggers:
+            trigger.on_start(time.monotonic())
+        started = (
             f"round {record.number} started: {record.train_frames} frames to train on, "
             f"{record.held_out_frames} held out; follow it on distill/status"
         )
+        self.get_logger().info(f"{started} (reason: {reason})")
+        return True, started
 
     def _on_round(self, record: RoundRecord) -> None:
         """Publish the round's state; called from the runner's thread."""
@@ -155,18 +157,18 @@ class CompanionNode(ManagedNode):
                 self.get_logger().info(f"round {record.number} {record.state}: {record.reason}")
                 resources.announcer.check()
 
-    def _on_watch(self, record: RoundRecord) -> None:
-        """Publish how the watch over a round's student goes; called from the watch's thread."""
+    def _on_canary(self, record: RoundRecord) -> None:
+        """Publish how a student's canary evaluation goes; called from the monitor's thread."""
         resources = self._resources
         if resources is None:
             return
         with until_shutdown(self):
             self._status_pub.publish(round_status(record))
-            watch = record.watch
-            if watch is not None and not watch.is_open:
+            canary = record.canary
+            if canary is not None and not canary.is_open:
                 logger = self.get_logger()
-                tell = logger.warning if watch.state == ROLLED_BACK else logger.info
-                tell(f"watch over student {record.version}, {watch.state}: {watch.reason}")
+                tell = logger.warning if canary.state is CanaryState.ROLLED_BACK else logger.info
+                tell(f"canary of student {record.version}, {canary.state}: {canary.reason}")
                 resources.announcer.check()
 
     def _on_rollback(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
@@ -195,7 +197,7 @@ class CompanionNode(ManagedNode):
         return answer
 
     def work(self) -> None:
-        """Look at the registry, at the depth node's latency, at the watch and at the time."""
+        """Look at the registry, at the depth node's latency, at the canary and at the time."""
         resources = self._resources
         if resources is None:
             return
@@ -203,12 +205,10 @@ class CompanionNode(ManagedNode):
         resources.latency.check()
         if self.phase != ACTIVE:
             return
-        resources.watch.check()
-        period = self._plan.distill.period_s
-        if resources.watch.busy or resources.watch.distrusts_rounds:
+        resources.canary.check()
+        if resources.canary.busy or resources.canary.distrusts_rounds:
             return  # a round that is due waits, and does not lose its turn
-        if period > 0 and time.monotonic() - self._last_round >= period:
-            self._start_by_period(resources)
+        self._start_due_round(resources)
 
     def report(self, report: Report) -> str:
         """Add what is known of the stream, the frame log, the teacher and the last round."""
@@ -220,16 +220,19 @@ class CompanionNode(ManagedNode):
             add_companion_report(report, self._resources, self.thresholds)
         return "logging frames"
 
-    def _start_by_period(self, resources: CompanionParts) -> None:
-        self._last_round = time.monotonic()
+    def _start_due_round(self, resources: CompanionParts) -> None:
+        facts = TriggerFacts(
+            time.monotonic(), self._plan.distill, lambda: resources.store.stats().new_labels
+        )
         try:
-            enough = resources.store.stats().new_labels >= self._plan.distill.min_new_labels
+            reason = due_reason(self._triggers, facts)
         except TiekdError as error:
             self.get_logger().warning(str(error))
             return
-        if enough and not resources.runner.busy:
-            _, message = self._start_round()
-            self.get_logger().info(f"by period: {message}")
+        if reason is not None and not resources.runner.busy:
+            started, message = self._start_round(reason)
+            if not started:
+                self.get_logger().warning(f"no round though one is due ({reason}): {message}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,11 +18,11 @@ from tiekd_ros.nodes.common.parameter_groups import LearningSettings
 from tiekd_ros.nodes.companion.latency_guard import LatencyWatch
 from tiekd_ros.nodes.companion.live_depth import LiveDepth
 from tiekd_ros.nodes.companion.teaching import TeacherDesk
-from tiekd_ros.rounds.canary_monitor import StudentWatch
+from tiekd_ros.rounds.canary_monitor import CanaryMonitor
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import RoundRecord
 from tiekd_ros.rounds.runner import RoundRunner
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.protocol import TeacherIdentity
 from tiekd_ros.teacher.trust import LabelJudge
@@ -77,7 +77,7 @@ class CompanionParts:
     desk: TeacherDesk | None
     labeller: Labeller | None
     runner: RoundRunner
-    watch: StudentWatch
+    canary: CanaryMonitor
     latency: LatencyWatch
     registry: StudentRegistry
     announcer: StudentAnnouncer
@@ -93,7 +93,7 @@ class CompanionParts:
         settings: LearningSettings,
         plan: Callable[[], RoundPlan],
         on_round: Callable[[RoundRecord], None],
-        on_watch: Callable[[RoundRecord], None],
+        on_canary: Callable[[RoundRecord], None],
     ) -> CompanionParts:
         """Open the frame log and start the threads.
 
@@ -105,7 +105,7 @@ class CompanionParts:
             settings: of the parts.
             plan: returns that of the next round.
             on_round: called from a thread with each change of a round.
-            on_watch: called from a thread with each change of the watch over a round's student.
+            on_canary: called from a thread with each change of the canary of a round's student.
 
         Raises:
             TiekdError: the folder or the frame log cannot be used, or another companion uses it.
@@ -120,17 +120,17 @@ class CompanionParts:
         recorder = Recorder(store, None if labeller is None else lambda _: labeller.notify())
         runner = RoundRunner(folder, store, plan(), on_round)
         held.callback(runner.stop)
-        watch = StudentWatch(folder, store, plan(), on_watch)
-        held.callback(watch.stop)
-        latency = LatencyWatch(node, lambda: plan().beside, runner, watch)
+        canary = CanaryMonitor(folder, store, plan(), on_canary)
+        held.callback(canary.stop)
+        latency = LatencyWatch(node, lambda: plan().resources, runner, canary)
         held.callback(latency.close)
         announcer = _open_announcer(held, node, registry)
-        return cls(store, recorder, desk, labeller, runner, watch, latency, registry, announcer)
+        return cls(store, recorder, desk, labeller, runner, canary, latency, registry, announcer)
 
     def set_plan(self, plan: RoundPlan) -> None:
         """Use these settings from the next round on."""
         self.runner.set_plan(plan)
-        self.watch.set_plan(plan)
+        self.canary.set_plan(plan)
 
 
 def _open_teaching(

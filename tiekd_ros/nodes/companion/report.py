@@ -13,15 +13,8 @@ from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report
 from tiekd_ros.nodes.companion.parts import CompanionParts
 from tiekd_ros.nodes.companion.teaching import TeacherDesk
-from tiekd_ros.rounds.canary_monitor import StudentWatch
-from tiekd_ros.rounds.round_log import (
-    FAILED,
-    REFUSED,
-    ROLLED_BACK,
-    WAITING,
-    RoundRecord,
-    WatchRecord,
-)
+from tiekd_ros.rounds.canary_monitor import CanaryMonitor
+from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
 
 _SEVERAL_REFUSALS = 3
 """Labels refused in a row that are more than a bad frame."""
@@ -41,7 +34,7 @@ def add_companion_report(
     record = parts.runner.record or parts.last_round
     if record is not None:
         _add_round(report, record)
-    _add_watch(report, parts.watch)
+    _add_canary(report, parts.canary)
     parts.latency.report(report)
 
 
@@ -51,43 +44,43 @@ def _add_round(report: Report, record: RoundRecord) -> None:
             keys.ROUND: record.number,
             keys.ROUND_STATE: record.state,
             keys.ROUND_STAGE: record.stage,
-            keys.ROUND_RESTING: record.resting,
+            keys.ROUND_PAUSED: record.paused,
             keys.ROUND_RESULT: record.reason,
         }
     )
-    if record.state == FAILED:
+    if record.state is RoundState.FAILED:
         report.find(WARN, f"round {record.number} failed: {record.reason}")
 
 
-def _add_watch(report: Report, watch: StudentWatch) -> None:
+def _add_canary(report: Report, canary: CanaryMonitor) -> None:
     """Add how the newest promotion stands, as long as no other follows."""
-    record = watch.record
+    record = canary.record
     if record is None:
         return
-    found = record.watch
+    found = record.canary
     if found is None:
-        report.add({keys.WATCH: f"none: nothing is known that student {record.version} replaced"})
+        report.add({keys.CANARY: f"none: nothing is known that student {record.version} replaced"})
         return
-    state = found.state
-    if found.is_open and not watch.enabled:
-        state = "off (watch.enabled)"
-    elif state == WAITING:
-        state = f"waiting: {watch.labels_since} of {watch.labels_needed} frames"
+    state = str(found.state)
+    if found.is_open and not canary.enabled:
+        state = "off (canary.enabled)"
+    elif found.state is CanaryState.WAITING:
+        state = f"waiting: {canary.labels_since} of {canary.labels_needed} frames"
     report.add(
-        {keys.WATCH: state, keys.WATCHED_STUDENT: record.version, keys.WATCH_RESULT: found.reason}
+        {keys.CANARY: state, keys.CANARY_STUDENT: record.version, keys.CANARY_RESULT: found.reason}
     )
-    if found.state == ROLLED_BACK and watch.live in (found.predecessor, None):
+    if found.state is CanaryState.ROLLED_BACK and canary.live in (found.predecessor, None):
         report.find(
             WARN,
-            f"student {record.version} was rolled back to {found.predecessor} by the watch: "
-            f"{found.reason}",
+            f"student {record.version} was rolled back to {found.predecessor} by the canary "
+            f"evaluation: {found.reason}",
         )
-    if watch.trouble and found.is_open:
-        report.find(WARN, f"the watch over student {record.version} cannot go on: {watch.trouble}")
-    if watch.distrusts_rounds:
+    if canary.trouble and found.is_open:
+        report.find(WARN, f"canary of student {record.version}: {canary.trouble}")
+    if canary.distrusts_rounds:
         report.find(
             WARN,
-            f"the last {watch.rolled_back_in_a_row} promotions were rolled back, so no round "
+            f"the last {canary.rolled_back_in_a_row} promotions were rolled back, so no round "
             "starts by its period: see that the teacher's labels are right, then call distill",
         )
 
@@ -207,14 +200,15 @@ def _add_desk(report: Report, desk: TeacherDesk, thresholds: DiagnosticSettings)
 def round_status(record: RoundRecord) -> DiagnosticStatus:
     """Return a round's state for distill/status."""
     report = Report(f"round {record.number}", hardware_id="distillation")
-    if record.state == FAILED:
+    if record.state is RoundState.FAILED:
         report.find(ERROR, record.reason)
-    elif record.state == REFUSED:
+    elif record.state is RoundState.REFUSED:
         report.find(WARN, f"refused: {record.reason}")
-    elif record.watch is not None and record.watch.state == ROLLED_BACK:
-        report.find(WARN, f"rolled back by the watch: {record.watch.reason}")
+    elif record.canary is not None and record.canary.state is CanaryState.ROLLED_BACK:
+        report.find(WARN, f"rolled back by the canary evaluation: {record.canary.reason}")
     values: dict[str, object] = {
         "round": record.number,
+        "trigger": record.trigger,
         "state": record.state,
         "stage": record.stage,
         "step": record.step,
@@ -227,26 +221,26 @@ def round_status(record: RoundRecord) -> DiagnosticStatus:
         "held_out_frames": record.held_out_frames,
         "train_seconds": record.train_seconds,
         "seconds": record.seconds,
-        "resting": record.resting,
-        "rested_seconds": record.rested_seconds,
+        "paused": record.paused,
+        "paused_seconds": record.paused_seconds,
     }
     values.update(_scores("", record.before, record.after))
-    if (watch := record.watch) is not None:
-        values.update(_watch_values(watch))
+    if (canary := record.canary) is not None:
+        values.update(_canary_values(canary))
     report.add(values)
-    stage = f"{record.stage}, resting" if record.resting else record.stage
-    if watch is not None and watch.reason:
-        return report.status(f"watch, {watch.state}: {watch.reason}")
+    stage = f"{record.stage}, paused" if record.paused else record.stage
+    if canary is not None and canary.reason:
+        return report.status(f"canary, {canary.state}: {canary.reason}")
     return report.status(record.reason or stage)
 
 
-def _watch_values(watch: WatchRecord) -> dict[str, object]:
+def _canary_values(canary: CanaryRecord) -> dict[str, object]:
     return {
-        "watch": watch.state,
-        "watch.reason": watch.reason,
-        "watch.predecessor": watch.predecessor,
-        "watch.frames": watch.frames,
-        **_scores("watch.", watch.before, watch.after),
+        "canary": canary.state,
+        "canary.reason": canary.reason,
+        "canary.predecessor": canary.predecessor,
+        "canary.frames": canary.frames,
+        **_scores("canary.", canary.before, canary.after),
     }
 
 

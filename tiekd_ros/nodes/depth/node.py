@@ -32,8 +32,11 @@ from tiekd_ros.nodes.depth.report import (
     add_depth_report,
     add_pixel_report,
 )
-from tiekd_ros.student import LiveState, LiveStudent, Runtime, RuntimeFactory, StudentRegistry
 from tiekd_ros.student.bins import mark_out_of_range, range_fault
+from tiekd_ros.student.live import LiveState, LiveStudent
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.base import Runtime
+from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 
 
 @dataclass

@@ -28,7 +28,7 @@ from tiekd_ros.nodes.common.reporting import WARN
 from tiekd_ros.nodes.common.settings import DepthSettings
 from tiekd_ros.nodes.depth.points import PointCanvas
 from tiekd_ros.nodes.depth.preview import PreviewCanvas, describe_range, preview_range
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 
 class OutputTopic:

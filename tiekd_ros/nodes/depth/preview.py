@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.nodes.common.conversions import ImageCanvas
 from tiekd_ros.nodes.common.settings import DepthSettings
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 UNKNOWN = (128, 128, 128)
 """The colour of pixels without depth; in none of the colour maps on offer."""

@@ -22,8 +22,10 @@ from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
 from tiekd_ros.nodes.common.conversions import intrinsics_of
 from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Percentiles, Rate, Report, Share
 from tiekd_ros.nodes.common.settings import DepthSettings
-from tiekd_ros.student import DepthBins, LiveStudent, StageTimes, StudentCard
-from tiekd_ros.student.bins import range_fault, range_left
+from tiekd_ros.student.bins import DepthBins, range_fault, range_left
+from tiekd_ros.student.checkpoint import StudentCard
+from tiekd_ros.student.live import LiveStudent
+from tiekd_ros.student.runtimes.base import StageTimes
 
 _FOCAL_TOLERANCE = 0.05
 """A student learnt depth for one focal length; this much off, its scale is off as much."""

@@ -23,8 +23,8 @@ ARCHITECTURES = tuple(_BUILDERS)
 
 
 @lru_cache(maxsize=4)
-def hollow_network(architecture: str, bins: DepthBins) -> StudentNetwork:
-    """Return a network in eval mode whose weights have shapes and no values; for `filled_copy`."""
+def meta_network(architecture: str, bins: DepthBins) -> StudentNetwork:
+    """Return a network in eval mode whose weights have shapes and no values; for `materialise`."""
     network = build_network(architecture, bins).eval()
     for module in network.modules():
         for name, parameter in module._parameters.items():
@@ -36,7 +36,7 @@ def hollow_network(architecture: str, bins: DepthBins) -> StudentNetwork:
     return network
 
 
-def filled_copy(hollow: StudentNetwork, state: Mapping[str, Tensor]) -> StudentNetwork:
+def materialise(hollow: StudentNetwork, state: Mapping[str, Tensor]) -> StudentNetwork:
     """Return a copy of a hollow network with the weights of a state_dict that fits it.
 
     To build a network and draw its random weights takes ten times as long, all of it in Python:

@@ -34,7 +34,7 @@ def resting(state):
     process = start_worker(state, small_settings(train=ENDLESS), "--with-parent")
     wait_for_event(process, "progress")
     tell_worker(process, "pause\n")
-    assert wait_for_event(process, "resting")["resting"]
+    assert wait_for_event(process, "paused")["paused"]
     yield process
     process.kill()
     process.wait()
@@ -44,7 +44,7 @@ def resting(state):
 
 @pytest.mark.parametrize("scheduling", POLICIES)
 def test_all_that_computes_gives_way_and_so_does_its_session(state, scheduling):
-    plan = small_plan(train={**ENDLESS, "threads": 2}, beside={"scheduling": scheduling})
+    plan = small_plan(train={**ENDLESS, "threads": 2}, resources={"scheduling": scheduling})
     with spawn_worker(state, plan, 3) as process:
         wait_for_event(process, "progress")
         threads = [int(t) for t in os.listdir(f"/proc/{process.pid}/task")]
@@ -68,8 +68,8 @@ def test_no_step_is_done_from_pause_to_resume(resting):
     assert not readable
     for piece in ("resumes\nno\n\nre", "sume", "\n"):  # as a pipe may cut it
         tell_worker(resting, piece)
-    over = wait_for_event(resting, "resting")
-    assert not over["resting"]
+    over = wait_for_event(resting, "paused")
+    assert not over["paused"]
     assert over["seconds"] >= 1.5
     first = wait_for_event(resting, "progress")["step"]
     assert wait_for_event(resting, "progress")["step"] > first
@@ -79,13 +79,13 @@ def test_rests_do_not_count_as_training_time(state):
     train = {**ENDLESS, "seconds": 0.3}
     process = start_worker(state, small_settings(train=train), "--with-parent")
     tell_worker(process, "pause\n")  # it rests before its first step
-    wait_for_event(process, "resting")
+    wait_for_event(process, "paused")
     select.select([process.stdout], [], [], FAR_LONGER_THAN_THE_BUDGET_S)
     tell_worker(process, "resume\n")
     events = [json.loads(line) for line in process.stdout]
     assert events_of(process) == []  # closes its standard input, at which it would end
     assert process.returncode == 0
-    (rested,) = (e["seconds"] for e in events if e["event"] == "resting")
+    (rested,) = (e["seconds"] for e in events if e["event"] == "paused")
     assert rested >= FAR_LONGER_THAN_THE_BUDGET_S
     assert events[-1]["train_seconds"] < rested  # counted, the rest would be a part of them
 
@@ -105,7 +105,7 @@ def test_without_a_parent_nobody_makes_it_rest(state):
     tell_worker(process, "pause\n")
     events = events_of(process)
     assert process.returncode == 0
-    assert "resting" not in {e["event"] for e in events}
+    assert "paused" not in {e["event"] for e in events}
 
 
 def test_a_round_rests_between_steps_and_between_judged_frames(state):

@@ -7,12 +7,14 @@ import torch
 from straightforward_loss import straightforward_loss
 
 from tiekd_ros.core.errors import BadDepthError
-from tiekd_ros.method.fused import compare
-from tiekd_ros.method.losses import KullbackLeibler, LossSettings
-from tiekd_ros.method.objectives import make_objective
+from tiekd_ros.method.fused import compare_dpm
+from tiekd_ros.method.losses import KullbackLeibler, LossSettings, make_objective
 from tiekd_ros.method.paper import PublishedDivergence, PublishedTarget
 from tiekd_ros.method.target import Bands, DepthTarget, windows
-from tiekd_ros.student import KITTI_BINS, NYU_BINS, DepthBins, StudentOutput, TargetWidth
+from tiekd_ros.student.architecture import StudentOutput
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import TargetWidth
+from tiekd_ros.student.networks.official import KITTI_BINS, NYU_BINS
 
 OBJECTIVES = ("paper", "paper-dpm", "paper-depth", "tiekd", "tiekd-dpm", "tiekd-depth")
 ROBOT = DepthBins()
@@ -101,14 +103,14 @@ def test_gradients_are_those_of_finite_differences(make):
     rng = torch.Generator().manual_seed(4)
     logits = torch.randn(1, 9, 3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
     depth = 10 * torch.rand(1, 1, 3, 4, generator=rng, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: tuple(compare(z, depth, divergence)), logits)
-    assert torch.autograd.gradcheck(lambda z: compare(z, depth, divergence).divergence, logits)
-    assert torch.autograd.gradcheck(lambda z: compare(z, depth, divergence, 1)[1], logits)
+    assert torch.autograd.gradcheck(lambda z: tuple(compare_dpm(z, depth, divergence)), logits)
+    assert torch.autograd.gradcheck(lambda z: compare_dpm(z, depth, divergence).divergence, logits)
+    assert torch.autograd.gradcheck(lambda z: compare_dpm(z, depth, divergence, 1)[1], logits)
 
 
 def test_a_second_derivative_is_refused():
     logits, depth = maps(FEW)
-    value, _ = compare(
+    value, _ = compare_dpm(
         logits.requires_grad_(), depth, KullbackLeibler(DepthTarget(FEW, TargetWidth()))
     )
     (gradient,) = torch.autograd.grad((value**2).sum(), logits, create_graph=True)
@@ -149,7 +151,7 @@ def test_a_bin_that_the_student_rules_out_counts_nothing_where_the_target_does_t
         lambda: KullbackLeibler(DepthTarget(NYU_BINS, TargetWidth())),
         lambda: PublishedDivergence(PublishedTarget(NYU_BINS)),
     ):
-        wanted, found = (compare(z, depth, AllBins(make())) for z in (floored, ruled_out))
+        wanted, found = (compare_dpm(z, depth, AllBins(make())) for z in (floored, ruled_out))
         assert torch.isfinite(wanted.divergence).all()
         torch.testing.assert_close(found, wanted)
 

@@ -11,7 +11,9 @@ import torch
 
 from tiekd_ros.method.losses import DistillationLoss, LossSettings, masked_ssim
 from tiekd_ros.method.paper import PublishedTarget
-from tiekd_ros.student import DepthBins, StudentOutput, TargetWidth
+from tiekd_ros.student.architecture import StudentOutput
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import TargetWidth
 from tiekd_ros.student.importing import PUBLISHED_WIDTH
 
 BINS = DepthBins(count=65, min_depth_m=0.1, max_depth_m=10.0)

@@ -57,7 +57,7 @@ def test_an_accepted_round_goes_live_and_its_frames_count_as_used(enter):
     house.runner.wait()
     assert not house.runner.busy
     done = house.runner.record
-    assert done.state == "accepted", done.reason
+    assert done.state == "promoted", done.reason
     assert done.stage == "done"
     assert done.after["rmse"] < done.before["rmse"]
     assert house.registry.live() == done.version == "000001"
@@ -82,7 +82,7 @@ def test_a_round_of_another_process_is_respected(state, enter):
     with pytest.raises(RoundRefusedError, match="busy: another process"):
         house.runner.start()
     with pytest.raises(RoundRefusedError, match="busy: another process"):
-        house.runner.resume()
+        house.runner.resume_interrupted()
     assert house.log.numbers() == []
     other.send_signal(signal.SIGKILL)
     other.communicate()
@@ -116,7 +116,7 @@ def test_a_round_that_was_stopped_is_taken_up_again(state, enter):
     assert not house.runner.busy
     assert house.states() == ["running"]  # as a killed process would leave it
     house = enter(SHORT)
-    assert house.runner.resume().number == 2
+    assert house.runner.resume_interrupted().number == 2
     house.runner.wait()
     assert house.states() == ["interrupted", "refused"]
 
@@ -129,7 +129,7 @@ def test_a_round_that_a_person_stopped_is_remembered_as_interrupted(state, enter
     assert house.states() == ["interrupted"]
     assert house.seen[-1] == house.runner.record
     assert (house.seen[-1].stage, house.seen[-1].reason) == ("done", "stopped by hand")
-    assert house.runner.resume() is None
+    assert house.runner.resume_interrupted() is None
 
 
 def test_labels_that_a_round_could_have_drawn_are_not_new_after_it(enter):
@@ -154,20 +154,20 @@ def test_an_accepted_candidate_of_a_killed_process_is_adopted_and_goes_live(stat
     leave_record(state, 4)
     house.registry.add(small_student(round=3, status="accepted"))
     card = house.registry.add(small_student(round=4, status="accepted", reason="much better"))
-    record = house.runner.resume()
-    assert (record.number, record.state, record.version) == (4, "accepted", card.version)
+    record = house.runner.resume_interrupted()
+    assert (record.number, record.state, record.version) == (4, "promoted", card.version)
     assert record.reason == "much better"
     assert house.registry.live() == card.version
-    assert house.states() == ["accepted"]
+    assert house.states() == ["promoted"]
     assert not house.runner.busy
-    assert house.runner.resume() is None
+    assert house.runner.resume_interrupted() is None
 
 
 def test_a_refused_candidate_of_a_killed_process_is_adopted_as_refused(state, enter):
     house = enter(SHORT)
     leave_record(state, 1)
     house.registry.add(small_student(round=1, status="refused", reason="worse"))
-    assert house.runner.resume().state == "refused"
+    assert house.runner.resume_interrupted().state == "refused"
     assert house.registry.live() is None
 
 
@@ -176,27 +176,27 @@ def test_a_round_that_keeps_being_interrupted_is_not_started_for_ever(state, ent
     leave_record(state, 2, "interrupted")
     leave_record(state, 3)
     house = enter(SHORT)
-    assert house.runner.resume() is None
+    assert house.runner.resume_interrupted() is None
     assert house.states() == ["interrupted"] * 3
-    assert house.runner.resume() is None
+    assert house.runner.resume_interrupted() is None
 
 
 def test_nothing_is_taken_up_where_nothing_was_left(enter):
-    assert enter(SHORT).runner.resume() is None
+    assert enter(SHORT).runner.resume_interrupted() is None
 
 
 def test_a_damaged_record_is_passed_over_and_its_number_not_used_again(state, enter):
     leave_record(state, 1, "refused")
     (state.rounds / "000002.json").write_text('{"number": 2, "sta')
     house = enter(small_plan(distill={"min_frames": 13}))
-    assert house.runner.resume() is None
+    assert house.runner.resume_interrupted() is None
     assert house.log.numbers() == [1, 2]
     assert [r.number for r in house.log.records()] == [1]
 
 
 def test_a_record_survives_its_file(tmp_path):
     log = RoundLog(tmp_path)
-    record = RoundRecord(7, state="accepted", loss=1.5, before={"rmse": 2.0}, version="000003")
+    record = RoundRecord(7, state="promoted", loss=1.5, before={"rmse": 2.0}, version="000003")
     log.save(record)
     assert list(log.records()) == [record]
     log.save(dataclasses.replace(record, step=9))

@@ -13,23 +13,20 @@ from random_world import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM
 
 from helpers.frames import filled_state, small_plan
 from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.method.comparison import mean_errors, student_predictor
 from tiekd_ros.method.first_student import StudentSettings, first_network, first_student
 from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.samples import AugmentSettings, Sample, fit_sample
-from tiekd_ros.rounds.gate import score_student
 from tiekd_ros.rounds.round import run_round
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
-from tiekd_ros.student import (
-    CheckpointError,
-    DepthBins,
-    InputSize,
-    Student,
-    StudentRegistry,
-    TorchRuntime,
-    normalise,
-)
 from tiekd_ros.student import base_student as transfer
+from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import depth_scale, load_base
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import CheckpointError, Student
+from tiekd_ros.student.preprocessing import normalise
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 SIZE = InputSize(96, 128)
@@ -127,7 +124,9 @@ def test_a_few_iterations_from_the_base_beat_as_many_from_random_weights():
     errors = {}
     for start in ("base", "random"):
         student = trained(start, 25)
-        errors[start] = score_student(TorchRuntime(student), held_out, student.card.bins)
+        errors[start] = mean_errors(
+            student_predictor(TorchRuntime(student)), held_out, student.card.bins
+        )
     assert errors["base"].abs_rel < 0.8 * errors["random"].abs_rel
     assert errors["base"].rmse < 0.9 * errors["random"].rmse
 

@@ -1,4 +1,4 @@
-"""The watch over a promoted student when it is killed, when others meddle, and over rounds."""
+"""The canary of a promoted student when it is killed, when others meddle, and over rounds."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from helpers.canaries import promote_bad, promote_watched
 from helpers.children import start_python, wait_until
 from helpers.frames import small_plan
 from helpers.rounds import House, said, worker_pids
 from helpers.students import small_student
-from helpers.watches import promote_bad, promote_watched
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.rounds import canary_monitor as watching
 from tiekd_ros.rounds import worker_process as following
 from tiekd_ros.rounds.round import run_round
 from tiekd_ros.rounds.round_log import RoundLog
-from tiekd_ros.student import StudentRegistry
+from tiekd_ros.student.registry import StudentRegistry
 
 COMPANION = """
 import sys, threading
 from pathlib import Path
-from helpers.watches import Tower
+from helpers.canaries import Tower
 from tiekd_ros.core.state import StateFolder
 tower = Tower(StateFolder(Path(sys.argv[1])))
-tower.watch.check()
-while not tower.rest_in_judging():
+tower.canary.check()
+while not tower.pause_in_judging():
     threading.Event().wait(0.05)
 print("judging", flush=True)
-tower.watch.wait()
+tower.canary.wait()
 """
 
 # Kills.
@@ -45,18 +45,18 @@ def test_a_killed_worker_is_told_and_judging_begins_anew(state, watch_over, monk
     monkeypatch.setattr(watching, "_RETRY_S", 0.0)
     promote_bad(state)
     tower = watch_over()
-    tower.watch.check()
-    wait_until(tower.rest_in_judging)
-    assert tower.watch.busy
+    tower.canary.check()
+    wait_until(tower.pause_in_judging)
+    assert tower.canary.busy
     (worker,) = worker_pids(state)
     os.kill(worker, signal.SIGKILL)
-    tower.watch.wait()
-    assert "killed by signal 9" in tower.watch.trouble
+    tower.canary.wait()
+    assert "killed by signal 9" in tower.canary.trouble
     assert tower.told()[-1] == "waiting"
     assert tower.registry.live() == "000002"
     tower.look()
     assert tower.result().state == "rolled back"
-    assert tower.watch.trouble == ""
+    assert tower.canary.trouble == ""
 
 
 def test_what_fails_is_not_tried_again_at_once(state, watch_over, monkeypatch):
@@ -64,7 +64,7 @@ def test_what_fails_is_not_tried_again_at_once(state, watch_over, monkeypatch):
     promote_bad(state)
     tower = watch_over()
     tower.look()
-    assert (tower.watch.trouble, tower.told()) == ("no", ["judging", "waiting"])
+    assert (tower.canary.trouble, tower.told()) == ("no", ["judging", "waiting"])
     tower.look()
     assert len(tower.seen) == 2
 
@@ -76,7 +76,7 @@ def test_however_often_it_failed_it_is_tried_again(state, watch_over, monkeypatc
     tower = watch_over()
     for count in range(1, 4):
         tower.look()
-        assert (len(tower.seen), tower.watch.busy) == (2 * count, False)
+        assert (len(tower.seen), tower.canary.busy) == (2 * count, False)
 
 
 @pytest.mark.slow
@@ -100,8 +100,8 @@ def decide(state) -> None:
     """Leave the record as a process does that was killed right after its verdict."""
     log = RoundLog(state.rounds)
     record = log.record(2)
-    watch = dataclasses.replace(record.watch, state="rolling back", reason="much worse")
-    log.save(dataclasses.replace(record, watch=watch))
+    canary = dataclasses.replace(record.canary, state="rolling back", reason="much worse")
+    log.save(dataclasses.replace(record, canary=canary))
 
 
 def test_a_verdict_of_a_killed_process_is_carried_out(state, watch_over):
@@ -111,7 +111,9 @@ def test_a_verdict_of_a_killed_process_is_carried_out(state, watch_over):
     tower.look()
     assert tower.told() == ["rolled back"]  # without judging again
     assert tower.registry.live() == "000001"
-    assert tower.registry.card("000002").reason.startswith("rolled back by the watch: much worse")
+    assert tower.registry.card("000002").reason.startswith(
+        "rolled back by the canary evaluation: much worse"
+    )
 
 
 def test_a_process_killed_between_going_back_and_writing_it_down_did_it_once(state, watch_over):
@@ -134,7 +136,7 @@ def test_a_verdict_of_a_killed_process_gives_way_to_someones_wish(state, watch_o
     wish = tower.registry.add(small_student()).version
     tower.registry.promote(wish)
     tower.look()
-    assert tower.result().state == "ended"
+    assert tower.result().state == "superseded"
     assert "live is 000003 after 000002" in tower.result().reason
     assert tower.registry.live() == wish
 
@@ -142,14 +144,14 @@ def test_a_verdict_of_a_killed_process_gives_way_to_someones_wish(state, watch_o
 def test_stopped_in_mid_judging_it_leaves_no_worker_and_can_be_taken_up(state, watch_over):
     promote_bad(state)
     tower = watch_over()
-    tower.watch.check()
-    wait_until(tower.rest_in_judging)
-    tower.watch.stop()
-    assert not tower.watch.busy
+    tower.canary.check()
+    wait_until(tower.pause_in_judging)
+    tower.canary.stop()
+    assert not tower.canary.busy
     assert worker_pids(state) == []
     assert tower.result().state == "waiting"
-    tower.watch.check()
-    assert not tower.watch.busy
+    tower.canary.check()
+    assert not tower.canary.busy
 
 
 # Others on the same folder.
@@ -159,12 +161,12 @@ def test_a_student_promoted_while_it_judges_is_left_alone(state, watch_over):
     promote_bad(state)
     tower = watch_over()
     wish = tower.registry.add(small_student()).version
-    tower.watch.check()
-    wait_until(tower.rest_in_judging)
+    tower.canary.check()
+    wait_until(tower.pause_in_judging)
     tower.registry.promote(wish)
-    tower.watch.go_on()
-    tower.watch.wait()
-    assert tower.result().state == "ended"
+    tower.canary.resume()
+    tower.canary.wait()
+    assert tower.result().state == "superseded"
     assert "live is 000003 after 000002 and not 000002 after 000001" in tower.result().reason
     assert (tower.registry.live(), tower.registry.history()) == (wish, ["000001", "000002"])
     assert tower.registry.card("000002").status == "accepted"
@@ -175,7 +177,7 @@ def test_a_rollback_by_hand_ends_the_watch_without_judging(state, watch_over):
     tower = watch_over()
     tower.registry.rollback()
     tower.look()
-    assert tower.told() == ["ended"]
+    assert tower.told() == ["superseded"]
     assert tower.result().reason == "student 000001 is live meanwhile"
     assert tower.registry.live() == "000001"
 
@@ -186,13 +188,15 @@ def test_no_round_while_it_judges_and_no_judging_while_a_round_runs(state, watch
     with tower.log.lock():
         tower.look()
         assert tower.told() == []
-        assert tower.watch.trouble == ""
-    tower.watch.check()
-    wait_until(tower.rest_in_judging)
-    with pytest.raises(RoundRefusedError, match="busy: the watch over student 000002 is judging"):
+        assert tower.canary.trouble == ""
+    tower.canary.check()
+    wait_until(tower.pause_in_judging)
+    with pytest.raises(
+        RoundRefusedError, match="busy: the canary evaluation of student 000002 is judging"
+    ):
         house.runner.start()
-    tower.watch.go_on()
-    tower.watch.wait()
+    tower.canary.resume()
+    tower.canary.wait()
     assert tower.result().state == "rolled back"
     tower.log.lock().close()
     house.store.close()
@@ -224,7 +228,7 @@ def test_the_list_of_students_says_what_was_rolled_back(state, watch_over, judge
     listed = CliRunner().invoke(app, ["students", "list", "--json", "--state", str(state.root)])
     one, other = json.loads(listed.output)
     assert (one["live"], other["live"], other["status"]) == (True, False, "rolled back")
-    assert other["reason"].startswith("rolled back by the watch: much worse")
+    assert other["reason"].startswith("rolled back by the canary evaluation: much worse")
 
 
 def test_a_predecessor_that_is_gone_leaves_the_student_live_and_is_told(
@@ -236,10 +240,10 @@ def test_a_predecessor_that_is_gone_leaves_the_student_live_and_is_told(
     whole = weights.read_bytes()
     weights.write_bytes(b"")
     tower.look()
-    assert "000001" in tower.watch.trouble
+    assert "000001" in tower.canary.trouble
     assert (tower.registry.live(), tower.result().state) == ("000002", "rolling back")
     weights.write_bytes(whole)
-    monkeypatch.setattr(tower.watch, "_retry_at_s", 0.0)
+    monkeypatch.setattr(tower.canary, "_retry_at_s", 0.0)
     tower.look()
     assert (tower.registry.live(), tower.result().state) == ("000001", "rolled back")
 
@@ -251,10 +255,10 @@ def test_a_pointer_that_cannot_be_read_is_told_until_it_can(state, watch_over, j
     whole = pointer.read_text()
     pointer.write_text("{")
     tower.look()
-    assert "live.json is damaged" in tower.watch.trouble
+    assert "live.json is damaged" in tower.canary.trouble
     pointer.write_text(whole)
     tower.look()
-    assert tower.watch.trouble == ""
+    assert tower.canary.trouble == ""
     assert tower.registry.live() == "000001"
 
 
@@ -266,4 +270,4 @@ def test_a_listener_that_raises_does_not_break_the_watch(
     monkeypatch.setattr(tower, "seen", None)
     tower.look()
     assert tower.result().state == "rolled back"
-    assert not tower.watch.busy
+    assert not tower.canary.busy

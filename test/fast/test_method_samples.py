@@ -12,7 +12,7 @@ import torch
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.method.samples import AugmentSettings, Sample, augment, cell_depth, fit_sample
-from tiekd_ros.student import InputSize
+from tiekd_ros.student.architecture import InputSize
 
 HEIGHT, WIDTH = 96, 128
 CAMERA = Intrinsics(100.0, 105.0, 55.0, 40.0)

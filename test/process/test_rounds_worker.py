@@ -14,7 +14,8 @@ from helpers.children import PATIENCE_S
 from helpers.frames import SIZE, fill_store, small_settings, views
 from helpers.workers import ENDLESS, events_of, start_worker, wait_for_event
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.student import StudentRegistry, TorchRuntime
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 
 def test_a_round_comes_to_a_verdict_and_stores_its_candidate(state):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tiekd_ros.method.target import DepthTarget
-from tiekd_ros.student import DepthBins, TargetWidth
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import TargetWidth
 
 INDOORS, OUTDOORS = DepthBins(max_depth_m=10.0), DepthBins(max_depth_m=80.0)
 BY_LOG = DepthBins(max_depth_m=80.0, spacing="log")

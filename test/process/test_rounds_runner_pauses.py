@@ -25,23 +25,23 @@ def resting(house) -> House:
     """A house whose round rests in mid-training."""
     house.runner.start()
     wait_until(house.in_training)
-    house.runner.rest()
-    wait_until(lambda: house.runner.record.resting)
+    house.runner.pause()
+    wait_until(lambda: house.runner.record.paused)
     return house
 
 
 def test_a_round_rests_says_so_goes_on_and_can_be_stopped_resting(resting, state):
     assert resting.runner.busy
     step = resting.runner.record.step
-    resting.runner.rest()  # twice does no harm
+    resting.runner.pause()  # twice does no harm
     time.sleep(0.05)  # rests are told in hundredths of a second
-    resting.runner.go_on()
-    wait_until(lambda: not resting.runner.record.resting)
+    resting.runner.resume()
+    wait_until(lambda: not resting.runner.record.paused)
     wait_until(lambda: resting.runner.record.step > step)
-    assert resting.runner.record.rested_seconds > 0
-    assert [r.step for r in resting.seen if r.resting] == [step]
-    resting.runner.rest()
-    wait_until(lambda: resting.runner.record.resting)
+    assert resting.runner.record.paused_seconds > 0
+    assert [r.step for r in resting.seen if r.paused] == [step]
+    resting.runner.pause()
+    wait_until(lambda: resting.runner.record.paused)
     resting.runner.stop()
     assert not resting.runner.busy
     assert resting.states() == ["running"]  # as a killed process would leave it
@@ -51,14 +51,14 @@ def test_a_round_rests_says_so_goes_on_and_can_be_stopped_resting(resting, state
 def test_a_rest_ends_with_its_round(resting):
     os.kill(resting.worker_pid(), signal.SIGKILL)
     resting.runner.wait()
-    assert (resting.runner.record.state, resting.runner.record.resting) == ("failed", False)
-    resting.runner.go_on()  # nobody is there to hear it
+    assert (resting.runner.record.state, resting.runner.record.paused) == ("failed", False)
+    resting.runner.resume()  # nobody is there to hear it
     resting.seen.clear()
     resting.runner.start()
     wait_until(resting.in_training)
 
 
 def test_without_a_round_there_is_nothing_to_rest(house):
-    house.runner.rest()
-    house.runner.go_on()
+    house.runner.pause()
+    house.runner.resume()
     assert house.runner.record is None

@@ -1,4 +1,4 @@
-"""The watch over a promoted student: what speaks against it, and what is done then."""
+"""The canary of a promoted student: what speaks against it, and what is done then."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.frames import fill_store, more_views, small_plan
-from helpers.rounds import worker_pids
-from helpers.watches import (
+from helpers.canaries import (
     FRAMES,
     KNOWN,
     WATCHING,
     promote_bad,
     promote_good,
 )
+from helpers.frames import fill_store, more_views, small_plan
+from helpers.rounds import worker_pids
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.method.comparison import PairedErrors
 from tiekd_ros.method.metrics import DepthMetrics
-from tiekd_ros.rounds.canary import WatchSettings, judge_watched
+from tiekd_ros.rounds.canary import CanarySettings, evaluate_canary, judge_canary
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.rounds.round import run_watch
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 
 
@@ -51,19 +51,19 @@ def scored(error: float, count: int = 1) -> list[DepthMetrics]:
     ],
 )
 def test_a_student_is_worse_where_mean_and_most_frames_say_so(watched, worse):
-    assert judge_watched(watched, scored(1.0, 10), WatchSettings()).worse is worse
+    assert judge_canary(PairedErrors(watched, scored(1.0, 10)), CanarySettings()).worse is worse
 
 
 def test_tolerance_and_support_are_settings():
     watched, before = scored(1.3, 7) + scored(1.0, 3), scored(1.0, 10)
-    assert not judge_watched(watched, before, WatchSettings(tolerance=0.25)).worse
-    assert not judge_watched(watched, before, WatchSettings(support=0.75)).worse
+    assert not judge_canary(PairedErrors(watched, before), CanarySettings(tolerance=0.25)).worse
+    assert not judge_canary(PairedErrors(watched, before), CanarySettings(support=0.75)).worse
     less = scored(1.3, 6) + scored(1.0, 4)
-    assert judge_watched(less, before, WatchSettings(support=0.6)).worse
+    assert judge_canary(PairedErrors(less, before), CanarySettings(support=0.6)).worse
 
 
 def test_the_verdict_says_its_numbers():
-    found = judge_watched(scored(1.2, 10), scored(1.0, 10), WatchSettings())
+    found = judge_canary(PairedErrors(scored(1.2, 10), scored(1.0, 10)), CanarySettings())
     assert found.frames == 10
     assert "on 10 frames since its promotion" in found.reason
     assert "AbsRel 0.100 -> 0.120 (+20.0%), RMSE 1.000 -> 1.200 m (+20.0%)" in found.reason
@@ -83,7 +83,7 @@ def share_found_worse(factor: float, alike: int = 1) -> float:
         watched, before = (
             [scored(float(error))[0] for error in one] for one in (both[0] * factor, both[1])
         )
-        found += judge_watched(watched, before, WatchSettings()).worse
+        found += judge_canary(PairedErrors(watched, before), CanarySettings()).worse
     return found / count
 
 
@@ -104,8 +104,8 @@ def test_chance_is_not_taken_for_proof_and_proof_is_found():
     ],
 )
 def test_bad_settings_are_refused_by_name(values, message):
-    with pytest.raises(InvalidSettingError, match=f"watch.*{message}"):
-        RoundPlan.from_mapping({"watch": values})
+    with pytest.raises(InvalidSettingError, match=f"canary.*{message}"):
+        RoundPlan.from_mapping({"canary": values})
 
 
 # Judging, and what follows from it.
@@ -115,7 +115,7 @@ def test_a_student_that_is_clearly_worse_is_rolled_back_and_marked(state, watch_
     promote_bad(state)
     tower = watch_over()
     tower.look()
-    assert tower.told() == ["judging", "rolled back"], tower.watch.trouble
+    assert tower.told() == ["judging", "rolled back"], tower.canary.trouble
     assert tower.registry.live() == "000001"
     result = tower.result()
     assert result.frames == FRAMES
@@ -124,7 +124,7 @@ def test_a_student_that_is_clearly_worse_is_rolled_back_and_marked(state, watch_
     card = tower.registry.card("000002")
     assert card.status == "rolled back"
     assert card.reason == (
-        f"rolled back by the watch: {result.reason} (at the gate: better at the gate)"
+        f"rolled back by the canary evaluation: {result.reason} (at the gate: better at the gate)"
     )
     tower.look()
     assert len(tower.seen) == 2  # it is over
@@ -135,7 +135,7 @@ def test_a_good_student_stays_and_is_judged_once(state, watch_over):
     promote_good(state)
     tower = watch_over()
     tower.look()
-    assert tower.told() == ["judging", "ended well"], tower.watch.trouble
+    assert tower.told() == ["judging", "kept"], tower.canary.trouble
     assert tower.registry.live() == "000002"
     assert tower.registry.card("000002").status == "accepted"
     assert tower.result().after["rmse"] < tower.result().before["rmse"]
@@ -149,7 +149,7 @@ def test_it_waits_for_frames_that_came_after_the_promotion(state, watch_over):
     tower = watch_over()
     for count in range(FRAMES):
         tower.look()
-        assert tower.watch.labels_since == count
+        assert tower.canary.labels_since == count
         assert tower.told() == []
         fill_store(state.frames, more_views(1, first=30 + count), first=30 + count)
     tower.look()
@@ -159,11 +159,11 @@ def test_it_waits_for_frames_that_came_after_the_promotion(state, watch_over):
 def test_it_judges_on_nothing_that_a_round_knew(state):
     promote_bad(state)
     events: list[dict[str, Any]] = []
-    plan = small_plan(watch={"frames": 24 - KNOWN})
-    run_watch(state, plan, 2, events.append)
+    plan = small_plan(canary={"frames": 24 - KNOWN})
+    evaluate_canary(state, plan.canary, 2, events.append)
     assert events[-1]["frames"] == 24 - KNOWN
     events.clear()
-    run_watch(state, small_plan(watch={"frames": 24 - KNOWN + 1}), 2, events.append)
+    evaluate_canary(state, CanarySettings(frames=24 - KNOWN + 1), 2, events.append)
     assert events == [{"event": "result", "frames": 24 - KNOWN}]
 
 
@@ -175,24 +175,24 @@ def test_it_rests_between_frames(state):
         rests.append(1)
         return 0.0
 
-    run_watch(state, WATCHING, 2, lambda event: None, rest)
+    evaluate_canary(state, WATCHING.canary, 2, lambda event: None, rest)
     assert len(rests) == FRAMES
 
 
 def test_without_a_watch_in_the_log_there_is_nothing_to_judge(state):
-    RoundLog(state.rounds).save(RoundRecord(1, state="accepted", version="000001"))
-    with pytest.raises(TiekdError, match="round 1 has no student to be watched"):
-        run_watch(state, WATCHING, 1, lambda event: None)
+    RoundLog(state.rounds).save(RoundRecord(1, state="promoted", version="000001"))
+    with pytest.raises(TiekdError, match="round 1 has no student to be evaluated"):
+        evaluate_canary(state, WATCHING.canary, 1, lambda event: None)
 
 
 def test_switched_off_it_does_nothing_and_goes_on_where_it_is_switched_on(
     state, watch_over, judged_worse
 ):
     promote_bad(state)
-    tower = watch_over(small_plan(watch={"frames": FRAMES, "enabled": False}))
+    tower = watch_over(small_plan(canary={"frames": FRAMES, "enabled": False}))
     tower.look()
     assert (tower.told(), tower.registry.live()) == ([], "000002")
-    tower.watch.set_plan(WATCHING)
+    tower.canary.set_plan(WATCHING)
     tower.look()
     assert tower.registry.live() == "000001"
 
@@ -209,7 +209,7 @@ def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, watch_
     tower.look()
     assert tower.told() == ["judging", "waiting"]
     assert tower.store.stats().rejected == {"undecodable": 2}
-    assert (tower.watch.labels_since, tower.watch.labels_needed) == (FRAMES - 2, FRAMES + 1)
+    assert (tower.canary.labels_since, tower.canary.labels_needed) == (FRAMES - 2, FRAMES + 1)
     for count in range(3):
         tower.look()
         assert len(tower.seen) == 2  # not each second anew

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tiekd_ros.rounds.limits import BesideSettings, LatencyGuard
+from tiekd_ros.rounds.limits import LatencyGuard, ResourceSettings
 
 
 class Clock:
     """A guard that hears a reading each second, and what it decided."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = BesideSettings(**settings)
+        self.settings = ResourceSettings(**settings)
         self.guard = LatencyGuard(lambda: self.settings)
         self.now_s = 1000.0
 
@@ -24,15 +24,15 @@ class Clock:
         decided = []
         for reading in readings:
             self.now_s += every_s
-            self.guard.hear(reading, self.now_s, training=training)
-            decided.append(self.guard.rests(self.now_s, training=training))
+            self.guard.add_reading(reading, self.now_s, training=training)
+            decided.append(self.guard.should_pause(self.now_s, training=training))
         return decided
 
     def silence(self, seconds: int, *, training: bool = True) -> bool:
         """Ask each second without a reading; return the last decision."""
         for _ in range(seconds):
             self.now_s += 1.0
-            rests = self.guard.rests(self.now_s, training=training)
+            rests = self.guard.should_pause(self.now_s, training=training)
         return rests
 
 
@@ -43,9 +43,9 @@ def fixed() -> Clock:
 
 def test_training_rests_over_the_budget_and_goes_on_below_it(fixed):
     assert fixed.hear(20, 39, 41, 42) == [False, False, False, True]
-    assert fixed.guard.describe() == "resting: p95 42.0 ms, budget 40.0 ms"
+    assert fixed.guard.describe() == "paused: p95 42.0 ms, budget 40.0 ms"
     assert fixed.hear(41, 30, 30) == [True, False, False]
-    assert fixed.guard.describe() == "watching: p95 30.0 ms, budget 40.0 ms"
+    assert fixed.guard.describe() == "monitoring: p95 30.0 ms, budget 40.0 ms"
 
 
 def test_one_outlier_is_no_reason_to_rest(fixed):
@@ -88,7 +88,7 @@ def test_training_that_is_not_the_cause_goes_on_until_the_latency_was_below_once
 def test_a_latency_that_stays_near_its_budget_does_not_keep_training_for_ever(fixed):
     assert fixed.hear(60, 60)[-1]
     assert not fixed.hear(*[39] * 12)[-1]
-    assert fixed.guard.state == "watching"
+    assert fixed.guard.state == "monitoring"
 
 
 def test_the_automatic_budget_comes_from_before_the_round():
@@ -154,5 +154,5 @@ def test_the_guard_can_be_switched_off_and_its_budget_changed_at_any_time(fixed)
     fixed.settings = dataclasses.replace(fixed.settings, guard=False)
     assert not any(fixed.hear(60, 60, 60))
     assert fixed.guard.describe() == "off"
-    fixed.settings = BesideSettings(latency_budget_ms=70.0)
+    fixed.settings = ResourceSettings(latency_budget_ms=70.0)
     assert not any(fixed.hear(60, 60, 60))

@@ -1,4 +1,4 @@
-"""A watch on a state folder with a student that can see, one that cannot, and frames since."""
+"""A canary on a state folder with a student that can see, one that cannot, and frames since."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from helpers.frames import samples, small_plan
 from helpers.students import small_student
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
-from tiekd_ros.rounds.canary_monitor import StudentWatch
+from tiekd_ros.rounds.canary_monitor import CanaryMonitor
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.rounds.round_log import PROMOTED, RoundLog, RoundRecord, WatchRecord
+from tiekd_ros.rounds.round_log import CanaryRecord, RoundLog, RoundRecord, RoundState
 from tiekd_ros.rounds.trainer import Trainer
-from tiekd_ros.student import ACCEPTED, Student, StudentRegistry
+from tiekd_ros.student.checkpoint import Student, StudentStatus
+from tiekd_ros.student.registry import StudentRegistry
 
 FRAMES = 8
-WATCHING = small_plan(watch={"frames": FRAMES})
+WATCHING = small_plan(canary={"frames": FRAMES})
 KNOWN = 12
 """Of the 24 frames, those that were labelled before the promotion."""
 
@@ -71,35 +72,37 @@ def promote_watched(
     registry.promote(version, expected_live=before)
     record = RoundRecord(
         promoted.card.round or 2,
-        state=PROMOTED,
+        state=RoundState.PROMOTED,
         stage="done",
         version=version,
         reason="better at the gate",
-        watch=WatchRecord(before, after_id),
+        canary=CanaryRecord(before, after_id),
     )
     RoundLog(state.rounds).save(record)
 
 
 def promote_bad(state: StateFolder, after_id: int = KNOWN) -> None:
     """As `promote_watched`, of a student that is much worse than its predecessor."""
-    bad = blind_student(round=2, status=ACCEPTED, parent="000001", reason="better at the gate")
-    promote_watched(state, seeing_student(round=1, status=ACCEPTED), bad, after_id)
+    bad = blind_student(
+        round=2, status=StudentStatus.ACCEPTED, parent="000001", reason="better at the gate"
+    )
+    promote_watched(state, seeing_student(round=1, status=StudentStatus.ACCEPTED), bad, after_id)
 
 
 def promote_good(state: StateFolder, after_id: int = KNOWN) -> None:
     """As `promote_watched`, of a student that is much better than its predecessor."""
-    good = seeing_student(round=2, status=ACCEPTED, parent="000001")
-    promote_watched(state, blind_student(round=1, status=ACCEPTED), good, after_id)
+    good = seeing_student(round=2, status=StudentStatus.ACCEPTED, parent="000001")
+    promote_watched(state, blind_student(round=1, status=StudentStatus.ACCEPTED), good, after_id)
 
 
 class Tower:
-    """A watch on an open store, with all that it said."""
+    """A canary on an open store, with all that it said."""
 
     def __init__(self, state: StateFolder, plan: RoundPlan = WATCHING) -> None:
         self.seen: list[RoundRecord] = []
         self.state = state
         self.store = FrameStore(state.frames)
-        self.watch = StudentWatch(state, self.store, plan, self.hear)
+        self.canary = CanaryMonitor(state, self.store, plan, self.hear)
         self.registry = StudentRegistry(state.students)
         self.log = RoundLog(state.rounds)
 
@@ -108,26 +111,26 @@ class Tower:
 
     def look(self) -> None:
         """Check once, and wait for what that began."""
-        self.watch.check()
-        self.watch.wait()
+        self.canary.check()
+        self.canary.wait()
 
-    def rest_in_judging(self) -> bool:
+    def pause_in_judging(self) -> bool:
         """Have the worker rest; say whether it does."""
-        self.watch.rest()
-        assert self.watch.busy, self.watch.trouble or self.seen
-        return any(record.resting for record in self.seen)
+        self.canary.pause()
+        assert self.canary.busy, self.canary.trouble or self.seen
+        return any(record.paused for record in self.seen)
 
-    def result(self, number: int = 2) -> WatchRecord:
-        """Return what is written down of a watch."""
+    def result(self, number: int = 2) -> CanaryRecord:
+        """Return what is written down of a canary."""
         record = self.log.record(number)
         assert record is not None
-        assert record.watch is not None
-        return record.watch
+        assert record.canary is not None
+        return record.canary
 
     def told(self) -> list[str]:
         """Return the states that it announced."""
-        return [record.watch.state for record in self.seen if record.watch is not None]
+        return [record.canary.state for record in self.seen if record.canary is not None]
 
     def close(self) -> None:
-        self.watch.stop()
+        self.canary.stop()
         self.store.close()

@@ -7,10 +7,17 @@ import pytest
 import torch
 
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.method.losses import DPM_OBJECTIVES, MASKED_OBJECTIVES, OBJECTIVES, LossSettings
-from tiekd_ros.method.objectives import describe_unknown, make_objective
+from tiekd_ros.method.losses import (
+    DPM_OBJECTIVES,
+    MASKED_OBJECTIVES,
+    OBJECTIVES,
+    LossSettings,
+    describe_unknown,
+    make_objective,
+)
 from tiekd_ros.method.paper import PublishedLoss, mse_loss, si_loss, ssim_loss
-from tiekd_ros.student import DepthBins, StudentOutput
+from tiekd_ros.student.architecture import StudentOutput
+from tiekd_ros.student.bins import DepthBins
 
 BINS = DepthBins(count=33)
 

@@ -1,4 +1,4 @@
-"""The gate and the choice of frames: what has to be shown, and on what."""
+"""The gate, the paired errors that it judges by, and the choice of frames."""
 
 import dataclasses
 import math
@@ -10,6 +10,12 @@ from helpers.frames import samples
 from helpers.students import BINS, small_student
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, RoundRefusedError
+from tiekd_ros.method.comparison import (
+    PairedErrors,
+    compare,
+    constant_predictor,
+    student_predictor,
+)
 from tiekd_ros.method.first_student import (
     StudentSettings,
     first_bins,
@@ -18,44 +24,40 @@ from tiekd_ros.method.first_student import (
 )
 from tiekd_ros.method.metrics import DepthMetrics, best_constant, depth_metrics, mean_metrics
 from tiekd_ros.method.samples import Sample
-from tiekd_ros.rounds.gate import (
-    GateSettings,
-    judge_against_incumbent,
-    judge_first,
-    score_best_constant,
-    score_student,
-)
+from tiekd_ros.rounds.gate import GateSettings, judge_against_incumbent, judge_first
 from tiekd_ros.rounds.plan import RoundPlan, RoundSettings, check_enough, choose_frames
-from tiekd_ros.student import InputSize, TorchRuntime
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 PERFECT = DepthMetrics(0, 0, 0, 0, 0, 0, 1, 1, 1)
 
 
-def scored(rmse: float, abs_rel: float) -> DepthMetrics:
-    return dataclasses.replace(PERFECT, rmse=rmse, abs_rel=abs_rel)
+def paired(candidate: tuple[float, float], reference: tuple[float, float]) -> PairedErrors:
+    """Return the errors of one frame, each (RMSE, AbsRel)."""
+    one, other = (
+        dataclasses.replace(PERFECT, rmse=rmse, abs_rel=abs_rel)
+        for rmse, abs_rel in (candidate, reference)
+    )
+    return PairedErrors([one], [other])
 
 
-@pytest.mark.parametrize(
-    ("rmse", "abs_rel", "accepted"),
-    [
+def test_a_first_student_must_beat_the_best_constant_clearly():
+    for rmse, abs_rel, accepted in (
         (0.8, 0.40, True),  # both at the margin
         (0.9, 0.34, True),  # their mean below it
         (0.8, 0.41, False),
         (0.1, 0.50, False),  # one much better, the other no better
         (1.0, 0.05, False),
         (math.nan, 0.1, False),
-    ],
-)
-def test_a_first_student_must_beat_the_best_constant_clearly(rmse, abs_rel, accepted):
-    verdict = judge_first(scored(rmse, abs_rel), scored(1.0, 0.5), GateSettings())
-    assert verdict.accepted is accepted
-    assert verdict.baseline == "best constant"
-    assert f"RMSE {rmse:.3f} against 1.000 m" in verdict.reason
+    ):
+        verdict = judge_first(paired((rmse, abs_rel), (1.0, 0.5)), GateSettings())
+        assert verdict.accepted is accepted, verdict
+        assert verdict.baseline == "best constant"
+        assert f"RMSE {rmse:.3f} against 1.000 m" in verdict.reason
 
 
-@pytest.mark.parametrize(
-    ("rmse", "abs_rel", "accepted"),
-    [
+def test_a_candidate_must_be_better_than_the_incumbent_and_worse_in_nothing():
+    for rmse, abs_rel, accepted in (
         (0.99, 0.0990, True),  # both a little better
         (1.00, 0.1000, False),  # the same is not better
         (0.996, 0.0999, False),  # mean gain 0.25 %: below min_gain
@@ -63,46 +65,52 @@ def test_a_first_student_must_beat_the_best_constant_clearly(rmse, abs_rel, acce
         (0.80, 0.1025, False),  # the other 2.5 % worse
         (1.10, 0.1100, False),
         (math.nan, 0.09, False),
-    ],
-)
-def test_a_candidate_must_be_better_than_the_incumbent_and_worse_in_nothing(
-    rmse, abs_rel, accepted
-):
-    verdict = judge_against_incumbent(scored(rmse, abs_rel), scored(1.0, 0.1), GateSettings())
-    assert verdict.accepted is accepted
-    assert verdict.baseline == "incumbent"
-    assert "1.000 ->" in verdict.reason
+    ):
+        verdict = judge_against_incumbent(paired((rmse, abs_rel), (1.0, 0.1)), GateSettings())
+        assert verdict.accepted is accepted, verdict
+        assert verdict.baseline == "incumbent"
+        assert "1.000 ->" in verdict.reason
 
 
 def test_margins_are_settings():
     easy = GateSettings(first_margin=1.0, min_gain=0.0, max_loss=1.0)
-    assert judge_first(scored(0.99, 0.49), scored(1.0, 0.5), easy).accepted
-    assert judge_against_incumbent(scored(1.0, 0.1), scored(1.0, 0.1), easy).accepted
+    assert judge_first(paired((0.99, 0.49), (1.0, 0.5)), easy).accepted
+    assert judge_against_incumbent(paired((1.0, 0.1), (1.0, 0.1)), easy).accepted
     strict = GateSettings(min_gain=1.0)
-    assert not judge_against_incumbent(scored(0.1, 0.01), scored(1.0, 0.1), strict).accepted
+    assert not judge_against_incumbent(paired((0.1, 0.01), (1.0, 0.1)), strict).accepted
 
 
-def test_scores_are_the_mean_over_frames_within_the_students_range():
-    runtime, seen = TorchRuntime(small_student()), samples(3)
+# The errors that both judge by.
+
+
+def test_errors_are_paired_by_frame_within_the_range_and_their_means_are_plain():
+    runtime, seen, done = TorchRuntime(small_student()), samples(3), []
+    student, constant = student_predictor(runtime), constant_predictor(seen, BINS)
+    found = compare(student, constant, seen, BINS, on_frame=done.append)
+    value = best_constant([s.depth for s in seen], 0.1, 10.0)
     each = [depth_metrics(runtime.predict(s.image).depth, s.depth, 0.1, 10.0) for s in seen]
-    done = []
-    assert score_student(runtime, seen, BINS, done.append) == mean_metrics(each)
-    assert done == [1, 2, 3]
-
-
-def test_the_best_constant_is_judged_like_a_student():
-    seen = samples(3)
-    constant = best_constant([s.depth for s in seen], 0.1, 10.0)
-    each = [depth_metrics(np.full_like(s.depth, constant), s.depth, 0.1, 10.0) for s in seen]
-    assert score_best_constant(seen, BINS) == mean_metrics(each)
+    other = [depth_metrics(np.full_like(s.depth, value), s.depth, 0.1, 10.0) for s in seen]
+    assert (found.candidate, found.reference, done) == (each, other, [1, 2, 3])
+    assert (found.candidate_mean, found.reference_mean) == (mean_metrics(each), mean_metrics(other))
+    assert found.ratio("rmse") == mean_metrics(each).rmse / mean_metrics(other).rmse
+    assert list(found.frame_ratios("abs_rel")) == [
+        a.abs_rel / b.abs_rel for a, b in zip(each, other, strict=True)
+    ]
 
 
 def test_frames_without_a_known_pixel_are_passed_over_but_not_all_of_them():
     blank = Sample(np.zeros((64, 96, 3), np.uint8), np.full((64, 96), np.nan, np.float32))
-    runtime, seen = TorchRuntime(small_student()), samples(1)
-    assert score_student(runtime, [blank, *seen], BINS) == score_student(runtime, seen, BINS)
+    seen = samples(3)
+    constant = constant_predictor(seen, BINS)
+    assert compare(constant, constant, [blank, *seen], BINS) == compare(
+        constant, constant, seen, BINS
+    )
+    assert len(compare(constant, constant, iter([seen[0], blank, *seen]), BINS, most=2)) == 2
     with pytest.raises(BadDepthError, match="valid pixel"):
-        score_student(runtime, [blank], BINS)
+        judge_first(compare(constant, constant, [blank], BINS), GateSettings())
+
+
+# The frames that are judged by, and what a first student is.
 
 
 def test_all_frames_are_taken_while_they_are_few():

@@ -95,7 +95,7 @@ def test_an_adopted_candidate_does_not_displace_another_live_student(state, ente
     house.registry.add(small_student(status="accepted"))
     house.registry.promote("000003")
     RoundLog(state.rounds).save(RoundRecord(1))
-    record = house.runner.resume()
+    record = house.runner.resume_interrupted()
     assert (record.state, record.version) == ("refused", "000002")
     assert house.runner.record == record
     assert house.registry.live() == "000003"
@@ -109,7 +109,7 @@ def test_lines_that_are_no_events_are_passed_over(enter, monkeypatch, noise):
     monkeypatch.setattr(following, "spawn_worker", spawn)
     house.runner.start()
     house.runner.wait()
-    assert house.states() == ["accepted"], house.runner.record.reason
+    assert house.states() == ["promoted"], house.runner.record.reason
     assert house.registry.live() == "000002"
 
 
@@ -120,7 +120,7 @@ def test_a_workers_warning_is_logged_and_changes_nothing(enter, monkeypatch, cap
     monkeypatch.setattr(following, "spawn_worker", said(warning, verdict("000002", "000001", [1])))
     house.runner.start()
     house.runner.wait()
-    assert house.states() == ["accepted"], house.runner.record.reason
+    assert house.states() == ["promoted"], house.runner.record.reason
     assert "round 1: much is unknown" in caplog.text
 
 
@@ -162,7 +162,7 @@ def test_a_listener_that_raises_does_not_break_the_round(enter, monkeypatch):
     monkeypatch.setattr(house, "seen", type("Deaf", (), {"append": staticmethod(raise_it)}))
     house.runner.start()
     house.runner.wait()
-    assert house.states() == ["accepted"]
+    assert house.states() == ["promoted"]
     assert not house.runner.busy
 
 
@@ -228,7 +228,7 @@ def test_a_round_that_was_aborted_offline_is_not_taken_up_by_a_companion(state, 
     assert signal.getsignal(signal.SIGINT) is listening
     house = enter(ENDLESS)
     assert house.states() == ["interrupted"]
-    assert house.runner.resume() is None
+    assert house.runner.resume_interrupted() is None
     assert worker_pids(state) == []
 
 

@@ -19,7 +19,7 @@ from tiekd_ros.method.paper import (
     published_ssim,
 )
 from tiekd_ros.method.paper.ssim import without_tf32
-from tiekd_ros.student import DepthBins
+from tiekd_ros.student.bins import DepthBins
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 KITTI = DepthBins(257, 1e-3, 80.0)

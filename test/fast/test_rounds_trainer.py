@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from helpers.frames import samples
-from tiekd_ros.method.losses import LossSettings
-from tiekd_ros.method.objectives import make_objective
+from tiekd_ros.method.losses import LossSettings, make_objective
 from tiekd_ros.method.samples import AugmentSettings, Sample
 from tiekd_ros.method.stepping import Stepper, TrainingError, make_optimizer
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
-from tiekd_ros.student import DepthBins, FastStudent, normalise
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.preprocessing import normalise
 
 BINS = DepthBins(count=33)
 STILL = AugmentSettings(flip=0.0, zoom=1.0, brightness=0.0, gamma=0.0, colour=0.0)
@@ -189,7 +190,7 @@ def test_rests_count_neither_as_training_time_nor_in_the_schedule(monkeypatch):
         clock.advance(1.0)
 
     trainer = trainer_for(network(), small(), iterations=1000, seconds=5.0)
-    result = trainer.run(second_passes, rest=lambda: clock.advance(60.0))
+    result = trainer.run(second_passes, pause=lambda: clock.advance(60.0))
     assert [p.seconds for p in seen] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     assert seen[2].steps == pytest.approx(3 / (2 / 5), abs=1)  # two seconds of five are over
     assert result.seconds == pytest.approx(6.0)
