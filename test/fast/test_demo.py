@@ -287,7 +287,7 @@ def test_the_score_is_of_the_last_accepted_students_first_turn():
 
 def test_a_round_is_read_from_its_status():
     status = {
-        "state": "accepted", "reason": "better", "version": "000001", "baseline": "constant",
+        "state": "promoted", "reason": "better", "version": "000001", "baseline": "constant",
         "train_frames": "20", "held_out_frames": "4", "train_seconds": "10.5",
         "before.rmse": "1.0", "after.rmse": "0.5",
     }  # fmt: skip

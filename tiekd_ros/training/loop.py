@@ -19,8 +19,7 @@ from torch.optim import AdamW
 from torch.utils.tensorboard import SummaryWriter
 
 from tiekd_ros.core.images import DepthMap, RgbImage
-from tiekd_ros.method.losses import LossParts
-from tiekd_ros.method.objectives import make_objective
+from tiekd_ros.method.losses import LossParts, make_objective
 from tiekd_ros.method.reduction import shared_batches
 from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.method.stepping import BadSteps, Step, Stepper, TrainingError

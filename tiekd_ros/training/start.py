@@ -24,8 +24,7 @@ from tiekd_ros.method.first_student import (
     median_focal,
     start_from_label_histogram,
 )
-from tiekd_ros.method.losses import MASKED_OBJECTIVES
-from tiekd_ros.method.objectives import describe_unknown
+from tiekd_ros.method.losses import MASKED_OBJECTIVES, describe_unknown
 from tiekd_ros.method.samples import fit_sample
 from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard, load_student
