@@ -7,8 +7,6 @@ import ast
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +21,6 @@ from helpers.checkpoints import (
     write_glpn,
     write_zoe,
 )
-from helpers.children import PATIENCE_S, child_environment
 from helpers.teachers import INTRINSICS, StubBackend, picture, serving
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import InvalidSettingError
@@ -262,49 +259,30 @@ def test_what_is_neither_folder_nor_hub_id_or_no_device_is_refused(metric, tmp_p
             load(metric, device=device)
 
 
-OFFLINE = """
-import sys
-from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
-try:
-    backend = HuggingFaceSettings(model=sys.argv[1]).build()
-except TiekdError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-print(backend.identity.name, backend.identity.version)
-"""
+@pytest.fixture
+def offline_hub(tmp_path, monkeypatch):
+    """A cache of the hub's, on a machine without a network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
 
 
-def offline(home, model):
-    """Load a hub model where there is no network, from the cache in `home`."""
-    return subprocess.run(
-        [sys.executable, "-c", OFFLINE, model],
-        env=child_environment(HF_HUB_OFFLINE="1", HF_HOME=str(home)),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+def test_a_hub_model_that_is_not_cached_is_refused_offline_with_what_would_do(offline_hub):
+    with pytest.raises(BackendError, match=r"no folder 'nobody/nothing' is here.*give the folder"):
+        load("nobody/nothing")
 
 
-def test_a_hub_model_that_is_not_cached_is_refused_offline_with_what_would_do(tmp_path):
-    done = offline(tmp_path, "nobody/nothing")
-    assert done.returncode == 1
-    assert "BackendError: no folder 'nobody/nothing' is here" in done.stderr
-    assert "give the folder" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_hub_model_that_is_cached_needs_no_network(metric, tmp_path):
+def test_a_hub_model_that_is_cached_needs_no_network(metric, offline_hub):
     commit = "0123456789abcdef0123456789abcdef01234567"
-    cached = tmp_path / "hub" / "models--nobody--tiny"
+    cached = offline_hub / "models--nobody--tiny"
     shutil.copytree(metric, cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
-    done = offline(tmp_path, "nobody/tiny")
-    assert done.returncode == 0, done.stderr
-    name, version = done.stdout.split()
-    assert name == "nobody/tiny"
-    assert version == load(metric).identity.version
+    identity = load("nobody/tiny").identity
+    assert identity.name == "nobody/tiny"
+    assert identity.version == load(metric).identity.version
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ def test_whoever_connects_and_does_not_say_hello_is_hung_up_on(monkeypatch, tmp_
 
 IMAGE = encode_jpeg(picture())
 
-LONG_S = 5.0  # in which a request reaches the queue, on a busy machine too
+LONG_S = 2.0  # in which a request reaches the queue, on a busy machine too
 
 LOGGER = "tiekd_ros.teacher.security"
 

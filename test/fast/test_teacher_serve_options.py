@@ -1,0 +1,104 @@
+"""Options of `tiekd teacher serve`, and what systemd is told, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+
+import pytest
+from typer.testing import CliRunner
+
+from helpers.children import PATIENCE_S
+from tiekd_ros.cli.main import app
+from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.settings import setting_info
+from tiekd_ros.teacher.backends import backend_options
+from tiekd_ros.teacher.errors import TeacherServerError
+from tiekd_ros.teacher.process import Systemd
+from tiekd_ros.teacher.settings import ServerSettings
+
+
+def run(*arguments: str) -> None:
+    CliRunner().invoke(app, ["teacher", "serve", *arguments], catch_exceptions=False)
+
+
+def test_every_setting_of_server_and_backends_is_an_option():
+    help_text = CliRunner().invoke(
+        app, ["teacher", "serve", "--help"], env={"COLUMNS": "500", "NO_COLOR": "1"}
+    )
+    assert help_text.exit_code == 0, help_text.output
+    for field in (*dataclasses.fields(ServerSettings), *backend_options().values()):
+        option = "--" + field.name.removesuffix("_s").replace("_", "-")
+        assert option in help_text.output, option
+        assert len(setting_info(field).description) > 8
+    assert "between 1 and 1024 MiB" in help_text.output
+    assert help_text.output.index("--model ") < help_text.output.index("--seed ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "oracle"], "unknown teacher backend 'oracle'"),
+        (["--backend", "oracle:9"], "unknown teacher backend 'oracle'"),
+        (["--backend", "synthetic", "--port", "70000"], "port must be between 0 and 65535"),
+        (["--backend", "synthetic", "--max-batch", "0"], "max_batch must be between 1"),
+        (["--backend", "synthetic", "--log-format", "xml"], "--log-format must be one of text"),
+        (["--backend", "synthetic", "--log-level", "loud"], "--log-level must be one of debug"),
+        (["--backend", "synthetic", "--tls-cert", "x.pem"], "tls_cert needs tls_key"),
+        (["--backend", "synthetic", "--host", "0.0.0.0"], "say --insecure"),
+        (["--backend", "synthetic:3", "--seed", "4"], "different things"),
+        (["--backend", "synthetic:0", "--seed", "5"], "different things"),
+        (["--backend", "recorded:/no/such/folder"], "/no/such/folder"),
+        (["--backend", "huggingface"], "needs a checkpoint: give model="),
+        (["--backend", f"huggingface:{__file__}"], "is a file; give the folder"),
+        (["--backend", "onnx:x.onnx", "--dtype", "float16"], r"--dtype\) says nothing to .* onnx"),
+        (["--backend", "ensemble:onnx:a,onnx:b", "--frames", "/tmp"], r"--frames\) says nothing"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_served(arguments, message):
+    with pytest.raises(TiekdError, match=message):
+        run(*arguments)
+
+
+def test_a_door_that_cannot_be_closed_is_told_before_a_model_is_loaded(tmp_path):
+    nothing = ["--backend", f"onnx:{tmp_path}/nothing.onnx"]
+    with pytest.raises(InvalidSettingError, match="cannot read the token file"):
+        run(*nothing, "--token-file", str(tmp_path / "gone"))
+    with pytest.raises(InvalidSettingError, match="say --insecure"):
+        run(*nothing, "--host", "0.0.0.0")
+    with pytest.raises(InvalidSettingError, match="gone"):
+        run(*nothing, "--tls-cert", str(tmp_path / "gone"), "--tls-key", str(tmp_path / "gone"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        for option in ("--port", "--metrics-port"):
+            with pytest.raises(TeacherServerError, match=f"127.0.0.1:{port}.*another program"):
+                run(*nothing, option, port)
+    with pytest.raises(InvalidSettingError, match="there is no file"):
+        run(*nothing, "--port", "0")
+
+
+def test_a_watchdog_meant_for_another_process_is_not_fed(tmp_path, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    assert Systemd().watchdog_s == 1.0
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    assert Systemd().watchdog_s == 1.0
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid() + 1))
+    assert Systemd().watchdog_s is None
+
+
+def test_a_manager_that_is_gone_or_abstract_does_no_harm(monkeypatch, tmp_path):
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    Systemd().ready("still")
+    name = f"tiekd-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name)
+        manager.settimeout(PATIENCE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
+        Systemd().alive()
+        assert manager.recv(100) == b"WATCHDOG=1"
+
+
+def test_a_setting_of_the_wrong_kind_is_refused():
+    with pytest.raises(InvalidSettingError, match="max_waiting"):
+        ServerSettings.from_mapping({"max_waiting": "many"})
