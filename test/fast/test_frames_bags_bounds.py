@@ -22,7 +22,7 @@ from helpers.bags import MODES, camera_topics, write_bag
 from tiekd_ros.bags import BagError, scratch
 from tiekd_ros.bags.bag import Bag
 from tiekd_ros.bags.images import BagCamera
-from tiekd_ros.bags.scratch import unpack, zstd
+from tiekd_ros.bags.scratch import decompress_chunk, zstd
 from tiekd_ros.core.encodings import compressed_to_rgb
 from tiekd_ros.core.errors import BadImageError
 
@@ -33,7 +33,10 @@ PACK = {"zstd": zstd.compress, "lz4": lz4.frame.compress}
 @pytest.mark.parametrize("packing", sorted(PACK))
 def test_a_chunk_that_unfolds_to_more_than_it_says_is_refused(packing):
     packed = PACK[packing](MANY)
-    for decompress in (unpack, lambda how, data, size: storage_mcap.decompress(data, how, size, 0)):
+    for decompress in (
+        decompress_chunk,
+        lambda how, data, size: storage_mcap.decompress(data, how, size, 0),
+    ):
         with pytest.raises(BagError, match="more than"):
             decompress(packing, packed, 1000)
         with pytest.raises(BagError, match=r"claims .* more than any recorder"):

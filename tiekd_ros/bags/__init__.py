@@ -55,7 +55,7 @@ class Storage(Protocol):
 
     topics: list[Topic]
     notes: list[str]
-    """What was odd about the file; may grow while it is read."""
+    """Oddities of the file, for people; more may come while it is read."""
     span_ns: tuple[int, int] | None
     """When its first and its last message were recorded; None where there is none."""
 

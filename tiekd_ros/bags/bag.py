@@ -1,4 +1,4 @@
-"""A bag as a whole: its topics, its messages, and what was odd about it."""
+"""A bag as a whole: its files, topics and messages, and oddities of them."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _REINDEX = "`ros2 bag reindex` writes a new one; here it is not needed"
 
 
 @dataclass
-class Layout:
+class BagFiles:
     """The files of a bag, in the order of their recording."""
 
     files: list[Path]
     notes: list[str] = field(default_factory=list)
-    """What was odd about them."""
+    """Oddities, for people."""
     promised: dict[str, int] = field(default_factory=dict)
     """Number of messages by topic, where a metadata.yaml says it."""
 
 
 def is_bag(path: Path) -> bool:
-    """Tell whether a path looks like a bag: one of its files, or a folder that holds some."""
+    """Return whether a path looks like a bag: one of its files, or a folder that holds some."""
     if path.is_dir():
         return bool(_storage_files(path)) or _read_metadata(path / METADATA, []) is not None
     return path.is_file() and (path.name == METADATA or path.name.endswith(SUFFIXES))
 
 
-def find_layout(path: Path) -> Layout:
+def find_files(path: Path) -> BagFiles:
     """Find a bag's files.
 
     Raises:
@@ -57,7 +57,7 @@ def find_layout(path: Path) -> Layout:
     if path.name == METADATA:
         path = path.parent
     if path.is_file():
-        return Layout([path])
+        return BagFiles([path])
     there = _storage_files(path)
     layout = _by_metadata(path, there)
     if not layout.files:
@@ -78,9 +78,9 @@ def _natural(part: str) -> tuple[int, str]:
     return (int(part), "") if part.isdigit() else (-1, part)
 
 
-def _by_metadata(folder: Path, there: list[Path]) -> Layout:
+def _by_metadata(folder: Path, there: list[Path]) -> BagFiles:
     """Return the files in the order that metadata.yaml gives; all that are there without one."""
-    layout = Layout(there)
+    layout = BagFiles(there)
     metadata = _read_metadata(folder / METADATA, layout.notes)
     if metadata is None:
         return layout
@@ -146,20 +146,20 @@ class Bag(Closing):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        layout = find_layout(self.path)
+        layout = find_files(self.path)
         self._notes = layout.notes
         self._promised = layout.promised
         self._storages: list[Storage] = []
         self._stack = ExitStack()
-        self._unpacked = 0
+        self._decompressed = 0
         try:
-            scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-tiekd-bag")))
-            self._open(layout.files, ScratchDir(scratch))
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory("-tiekd-bag"))
+            self._open(layout.files, ScratchDir(Path(folder)))
         except BaseException:
             self._stack.close()
             raise
         self.topics: dict[str, Topic] = self._merged_topics()
-        self._compare()
+        self._note_missing()
 
     def close(self) -> None:
         """Close its files."""
@@ -167,9 +167,9 @@ class Bag(Closing):
 
     @property
     def notes(self) -> list[str]:
-        """What was odd, in words for people; grows while the bag is read."""
+        """Oddities, for people; more may come while the bag is read."""
         odd = [*self._notes, *(note for storage in self._storages for note in storage.notes)]
-        if self._unpacked:
+        if self._decompressed:
             odd.append("its messages are zstd-compressed one by one: unpacked them")
         return odd
 
@@ -203,12 +203,11 @@ class Bag(Closing):
 
     def _of_file(self, file: int, names: Collection[str]) -> Iterator[Message]:
         for message in self._storages[file].messages(names):
-            if (
-                message.data[:4] != scratch.ZSTD_MAGIC
-            ):  # no message begins like that: CDR does with 0
+            # No message itself begins like that: CDR does with 0.
+            if message.data[:4] != scratch.ZSTD_MAGIC:
                 yield message._replace(file=file)
                 continue
-            self._unpacked += 1
+            self._decompressed += 1
             try:
                 unpacked = scratch.decompress(message.data)
             except BagError:
@@ -254,7 +253,7 @@ class Bag(Closing):
             merged[topic.name] = Topic(topic.name, kind, topic.encoding, count)
         return dict(sorted(merged.items()))
 
-    def _compare(self) -> None:
+    def _note_missing(self) -> None:
         """Note where the metadata promises what the files do not hold."""
         for name, promised in self._promised.items():
             found = self.topics[name].count if name in self.topics else 0

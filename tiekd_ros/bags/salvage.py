@@ -1,8 +1,14 @@
-"""Reading a bag's SQLite file that is damaged or was cut off: row by row, as far as it goes.
+"""Damaged or cut-off files of a bag, read as far as they are whole.
 
 A recorder that lost its power leaves no index, no footer, and a last record of which a part is
-missing. The format is a list of records (one byte of kind, eight of length, the payload), see
+missing. MCAP is a list of records (one byte of kind, eight of length, the payload), see
 https://mcap.dev/spec; most of them lie in chunks, which are such lists themselves.
+
+Why not the StreamReader of the `mcap` package (1.6): of an uncompressed recording of 1200 messages
+that was cut at 90, 50 and 20 % it yields 972, 324 and 0 messages, this reader 1082, 602 and 242,
+since it drops the chunk that was cut. Damage in one record ends its reading, and a damaged length
+inside a chunk makes it read that much (MemoryError at 1 TiB): its record_size_limit is checked
+against a record's outer length only.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from tiekd_ros.bags import BagError, Message, Topic, full_type
-from tiekd_ros.bags.scratch import require_room, unpack
+from tiekd_ros.bags.scratch import decompress_chunk, require_room
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 
@@ -89,10 +95,10 @@ class McapSalvage:
             if kind == _CHUNK:
                 records, rest = self._chunk(start, min(end, size), whole=end <= size)
                 for inner, payload in _records(records):
-                    yield from self._one(inner, payload)
+                    yield from self._record(inner, payload)
                 self._lost = rest if end > size else 0
             elif end <= size:
-                yield from self._one(kind, self._file[start:end])
+                yield from self._record(kind, self._file[start:end])
             position = end
 
     def _head(self, position: int) -> tuple[int, int, int]:
@@ -111,13 +117,13 @@ class McapSalvage:
         data = self._file[start:end]
         try:
             _, _, size, crc = _CHUNK_HEAD.unpack_from(data)
-            packing, position = _text(data, _CHUNK_HEAD.size)
+            compression, position = _text(data, _CHUNK_HEAD.size)
             records = data[position + 8 :]
             if not whole:
-                used = _whole_bytes(records) if packing == "" else 0
+                used = _whole_bytes(records) if compression == "" else 0
                 return records[:used], len(records) - used
             (length,) = struct.unpack_from("<Q", data, position)
-            unpacked = unpack(packing, records[:length], size)
+            unpacked = decompress_chunk(compression, records[:length], size)
             if len(unpacked) != size or (crc and zlib.crc32(unpacked) != crc):
                 raise ValueError("its checksum does not fit")
         except Exception:  # whatever a damaged chunk does to its decompressor
@@ -125,18 +131,20 @@ class McapSalvage:
             return b"", len(data)
         return unpacked, 0
 
-    def _one(self, kind: int, payload: bytes) -> Iterator[tuple[tuple[str, str, str], int, bytes]]:
-        """Take in a schema or a channel; yield a message. One that is damaged is passed over."""
+    def _record(
+        self, kind: int, payload: bytes
+    ) -> Iterator[tuple[tuple[str, str, str], int, bytes]]:
+        """Keep a schema's or channel's name, or yield a message; a damaged record is skipped."""
         if kind == _MESSAGE and len(payload) >= _MESSAGE_HEAD.size:
             number, _, log_ns, _ = _MESSAGE_HEAD.unpack_from(payload)
             if number in self._channels:
                 yield self._channels[number], log_ns, payload[_MESSAGE_HEAD.size :]
             return
         with suppress(struct.error):
-            self._name(kind, payload)
+            self._keep_name(kind, payload)
 
-    def _name(self, kind: int, payload: bytes) -> None:
-        """Take in what a schema or a channel is called."""
+    def _keep_name(self, kind: int, payload: bytes) -> None:
+        """Keep the name of a schema or a channel."""
         if kind == _SCHEMA:
             (number,) = struct.unpack_from("<H", payload)
             self._schemas[number] = full_type(_text(payload, 2)[0])
@@ -235,15 +243,21 @@ class SqliteSalvage:
 
 
 def _is_topic(row: tuple[object, ...]) -> bool:
-    """Tell a row of the topics from what damage made of one."""
+    """Return whether a row of the topics is undamaged."""
     return isinstance(row[0], int) and all(isinstance(text, str) for text in row[1:])
 
 
-def with_its_log(path: Path, scratch: Path) -> tuple[Path | None, str]:
-    """Return a copy of a file that holds its write-ahead log too, and what there is to say of it.
+def copy_with_log(path: Path, scratch: Path) -> tuple[Path | None, str]:
+    """Copy an SQLite file and its write-ahead log, where a killed recorder left its last messages.
 
-    A recorder that was killed leaves its last messages there. The recording itself is not changed.
-    None where there is no such log, or where it cannot be had: what is in the file itself can.
+    The recording itself is not changed.
+
+    Args:
+        path: the file.
+        scratch: folder of the copy.
+
+    Returns:
+        The copy that holds both, None where there is no log or it cannot be read; and a note.
     """
     log = path.with_name(path.name + "-wal")
     if not log.exists() or log.stat().st_size == 0:

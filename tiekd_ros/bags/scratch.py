@@ -1,4 +1,4 @@
-"""Unpacking a bag's chunks within bounds: a few kilobytes can unfold to gigabytes."""
+"""Uncompressing a bag's chunks and files within bounds: kilobytes can unfold to gigabytes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ from rosbags.rosbag2 import storage_mcap
 
 from tiekd_ros.bags import BagError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:  # rosbags brings it
+    from backports import zstd
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+MOST_BYTES = 2**30
+"""The largest message or chunk that is unpacked: beyond any camera."""
 SPARED_BYTES = 64 * 2**20
-"""What is left free for others."""
+"""Disk space that is left free for other programs."""
 
 _PIECE_BYTES = 2**16  # of a file that was cut off, what cannot be read as a whole is lost
 
@@ -56,32 +65,21 @@ class _Closable(Protocol):
 
 
 class ScratchDir:
-    """Where a bag's files lie while they are read; one that is packed as a whole at a time."""
+    """The folder for a bag's uncompressed files; one file that was compressed whole at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lying: _Closable | None = None
+        self._owner: _Closable | None = None
 
-    def folder(self) -> Path:
-        """Return a new folder."""
+    def new_folder(self) -> Path:
+        """Make a folder inside."""
         return Path(tempfile.mkdtemp(dir=self._path))
 
     def clear_for(self, owner: _Closable) -> None:
-        """Close what lies here: `owner` is unpacked next."""
-        if self._lying is not None and self._lying is not owner:
-            self._lying.close()
-        self._lying = owner
-
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:  # rosbags brings it
-    from backports import zstd
-
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-
-MOST_BYTES = 2**30
-"""The largest message or chunk that is unpacked: beyond any camera."""
+        """Close the owner of the uncompressed file: `owner` writes the next one."""
+        if self._owner is not None and self._owner is not owner:
+            self._owner.close()
+        self._owner = owner
 
 
 def decompress(data: bytes, most: int = MOST_BYTES) -> bytes:
@@ -100,8 +98,8 @@ def decompress(data: bytes, most: int = MOST_BYTES) -> bytes:
     return unpacked
 
 
-def unpack_file(packed: Path, target: Path) -> bool:
-    """Unpack a whole file; return False where it was cut off and what is there was unpacked.
+def decompress_file(packed: Path, target: Path) -> bool:
+    """Uncompress a whole file; return False where it was cut off (what is there is written).
 
     Raises:
         BagError: nothing of it could be unpacked, or the disk has no room for it.
@@ -118,34 +116,38 @@ def unpack_file(packed: Path, target: Path) -> bool:
     return True
 
 
-def unpack(packing: str, data: bytes, size: int) -> bytes:
-    """Unpack a chunk that is `size` bytes long by its own account.
+def decompress_chunk(compression: str, data: bytes, size: int) -> bytes:
+    """Uncompress a chunk.
+
+    Args:
+        compression: '' (none), 'lz4' or 'zstd'.
+        data: the chunk.
+        size: its uncompressed size in bytes, as it says itself.
 
     Raises:
-        BagError: it is damaged, longer than that or than a gigabyte, or of another packing than
-            '', 'lz4' and 'zstd'.
+        BagError: it is damaged, longer than that or than a gigabyte, or of another compression.
     """
     if size > MOST_BYTES:
         raise BagError(f"a chunk claims {size} bytes: more than any recorder writes")
-    if packing == "":
+    if compression == "":
         return data
-    if packing == "zstd":
+    if compression == "zstd":
         return decompress(data, size)
-    if packing == "lz4":
+    if compression == "lz4":
         return _bounded(lz4.frame.LZ4FrameDecompressor(), data, size)
-    raise BagError(f"chunks packed with {packing!r} are not known")
+    raise BagError(f"chunks compressed with {compression!r} are not known")
 
 
 def bound_rosbags() -> None:
-    """Have rosbags unpack chunks within the same bounds, which it does not have of its own."""
-    for packing in ("lz4", "zstd"):
-        storage_mcap.DECOMPRESSORS[packing] = _for_mcap(packing)
+    """Set the same bounds for the chunks that rosbags uncompresses: it has none of its own."""
+    for compression in ("lz4", "zstd"):
+        storage_mcap.DECOMPRESSORS[compression] = _for_mcap(compression)
     ros1.decompressors["bz2"] = lambda data: _bounded(bz2.BZ2Decompressor(), data, MOST_BYTES)
-    ros1.decompressors["lz4"] = lambda data: unpack("lz4", data, MOST_BYTES)
+    ros1.decompressors["lz4"] = lambda data: decompress_chunk("lz4", data, MOST_BYTES)
 
 
-def _for_mcap(packing: str) -> Callable[[bytes, int], bytes]:
-    return lambda data, size: unpack(packing, data, size)
+def _for_mcap(compression: str) -> Callable[[bytes, int], bytes]:
+    return lambda data, size: decompress_chunk(compression, data, size)
 
 
 def _bounded(

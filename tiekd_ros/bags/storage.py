@@ -1,4 +1,4 @@
-"""Opening one file of a bag, whatever it is, by what it begins with."""
+"""Files of a bag, opened as what their first bytes say they are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiekd_ros.bags.salvage import (
     SQLITE_MAGIC,
     McapSalvage,
     SqliteSalvage,
-    with_its_log,
+    copy_with_log,
 )
 from tiekd_ros.bags.scratch import ScratchDir, bound_rosbags
 
@@ -64,7 +64,7 @@ class SoundStorage:
                 connection, log_ns, data = next(reading)
             except StopIteration:
                 return
-            except Exception as error:  # whatever a damaged file does to its reader
+            except Exception as error:  # a damaged file can raise anything
                 self.notes.append(
                     f"{self._name} is damaged after {count} messages ({error}): the rest of it "
                     "was left out"
@@ -78,11 +78,11 @@ class SoundStorage:
         self._reader.close()
 
 
-class PackedStorage:
+class CompressedStorage:
     """A file that is compressed as a whole: unpacked in the scratch folder until the next one."""
 
     def __init__(self, path: Path, scratch_dir: ScratchDir) -> None:
-        """Unpack it, and look what is in it.
+        """Uncompress and open the file.
 
         Raises:
             BagError: there is no room for it, or nothing in it can be read.
@@ -90,34 +90,34 @@ class PackedStorage:
         self.notes: list[str] = []
         self._path = path
         self._scratch_dir = scratch_dir
-        self._unpacked: Path | None = None
-        self._inner = self._reach()
+        self._uncompressed: Path | None = None
+        self._inner = self._uncompress()
         self.topics = self._inner.topics
         self.span_ns = self._inner.span_ns
 
     def messages(self, names: Collection[str]) -> Iterator[Message]:
         """Yield the messages of these topics; another packed file must not be read meanwhile."""
-        if self._unpacked is None:
-            self._inner = self._reach()
+        if self._uncompressed is None:
+            self._inner = self._uncompress()
         yield from self._inner.messages(names)
 
     def close(self) -> None:
         """Close it, and take it from the disk."""
-        if self._unpacked is not None:
+        if self._uncompressed is not None:
             self._inner.close()
-            self._unpacked.unlink(missing_ok=True)
-            self._unpacked = None
+            self._uncompressed.unlink(missing_ok=True)
+            self._uncompressed = None
 
-    def _reach(self) -> Storage:
+    def _uncompress(self) -> Storage:
         self._scratch_dir.clear_for(self)
-        target = self._scratch_dir.folder() / self._path.name.removesuffix(".zstd")
+        target = self._scratch_dir.new_folder() / self._path.name.removesuffix(".zstd")
         try:
-            whole = scratch.unpack_file(self._path, target)
+            whole = scratch.decompress_file(self._path, target)
             inner = open_storage(target, self._scratch_dir)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
-        self._unpacked = target
+        self._uncompressed = target
         cut = "" if whole else f"{self._path.name} was cut off: unpacked what there is of it"
         for note in filter(None, (*inner.notes, cut)):
             if note not in self.notes:
@@ -127,7 +127,7 @@ class PackedStorage:
 
 
 def open_storage(path: Path, scratch_dir: ScratchDir) -> Storage:
-    """Open a file of a bag; what has to be unpacked first lies on `scratch_dir`.
+    """Open a file of a bag; one that is compressed as a whole is written to `scratch_dir` first.
 
     Raises:
         BagError: it is no bag, or nothing in it can be read.
@@ -136,7 +136,7 @@ def open_storage(path: Path, scratch_dir: ScratchDir) -> Storage:
         return _open(path, scratch_dir)
     except BagError:
         raise
-    except Exception as error:  # whatever damage does to those who read it
+    except Exception as error:  # a damaged file can raise anything
         raise BagError(f"{path} is too damaged to be read ({error})") from error
 
 
@@ -149,7 +149,7 @@ def _open(path: Path, scratch_dir: ScratchDir) -> Storage:
     if not start:
         raise BagError(f"{path} is empty: its recorder was stopped before it wrote anything")
     if start.startswith(scratch.ZSTD_MAGIC):
-        return PackedStorage(path, scratch_dir)
+        return CompressedStorage(path, scratch_dir)
     if start.startswith(MCAP_MAGIC):
         return _open_mcap(path)
     if start.startswith(SQLITE_MAGIC):
@@ -165,7 +165,7 @@ def _open_mcap(path: Path) -> Storage:
     reader = McapReader(path)
     try:
         storage = SoundStorage(path.name, reader)
-    except Exception:  # whatever a missing end does to it
+    except Exception:  # a missing end can raise anything
         return McapSalvage(path)
     if reader.chunks or not any(topic.count for topic in storage.topics):
         return storage
@@ -174,10 +174,10 @@ def _open_mcap(path: Path) -> Storage:
 
 
 def _open_sqlite(path: Path, scratch_dir: ScratchDir) -> Storage:
-    completed, note = with_its_log(path, scratch_dir.folder())
+    completed, note = copy_with_log(path, scratch_dir.new_folder())
     try:
         storage: Storage = SoundStorage(path.name, Sqlite3Reader(completed or path))
-    except Exception:  # whatever a damaged file does to it
+    except Exception:  # a damaged file can raise anything
         storage = SqliteSalvage(completed or path)
     if note:
         storage.notes.append(note)

@@ -13,7 +13,7 @@ from tiekd_ros.core.errors import BadImageError, DatasetError
 from tiekd_ros.core.images import DEPTH_UNITS_PER_M, KB_SIZE, DepthMap, RgbImage, kb_window
 from tiekd_ros.datasets.calibration import plausible
 from tiekd_ros.datasets.items import KITTI_MAPS
-from tiekd_ros.datasets.split_dataset import EntryFiles, Layout, SplitDataset
+from tiekd_ros.datasets.split_dataset import EntryFiles, SplitDataset, SplitLayout
 
 CALIBRATION = "calib_cam_to_cam.txt"
 
@@ -39,7 +39,7 @@ class KittiDataset(SplitDataset):
     up to 20 pixels off on KITTI).
     """
 
-    layout = Layout(
+    layout = SplitLayout(
         kind="kitti",
         image_roots=("input", "raw", "raw_data", "."),
         depth_roots=tuple(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.datasets.calibration import find_intrinsics
 from tiekd_ros.datasets.items import NYU_MAPS
-from tiekd_ros.datasets.split_dataset import EntryFiles, Layout, SplitDataset, SplitEntry
+from tiekd_ros.datasets.split_dataset import EntryFiles, SplitDataset, SplitEntry, SplitLayout
 
 _TEACHER_PREFIX = "data_nyu_"
 
@@ -27,7 +27,7 @@ class NyuDataset(SplitDataset):
     principal point in the middle.
     """
 
-    layout = Layout(
+    layout = SplitLayout(
         kind="nyu",
         image_roots=(".", "sync", "official_splits/train", "official_splits/test"),
         depth_roots=(".", "sync", "official_splits/train", "official_splits/test"),

@@ -139,7 +139,7 @@ class EntryFiles:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SplitLayout:
     """Where a layout keeps things, relative to the data set's folder, and in which units."""
 
     kind: str
@@ -164,7 +164,7 @@ class SplitDataset:
             `options.skip_bad`, entries without their files are listed instead).
     """
 
-    layout: Layout
+    layout: SplitLayout
 
     def __init__(self, path: str | Path, options: ReadOptions | None = None) -> None:
         """Read the split file and look for each entry's files; opens no image."""
