@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import lz4.frame
 from rosbags.rosbag1 import reader as ros1
@@ -31,10 +31,6 @@ SPARED_BYTES = 64 * 2**20
 _PIECE_BYTES = 2**16  # of a file that was cut off, what cannot be read as a whole is lost
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 def require_room(folder: Path, size: int, what: str) -> None:
     """Check that `size` bytes fit into a folder's disk.
 
@@ -47,17 +43,6 @@ def require_room(folder: Path, size: int, what: str) -> None:
             f"no room for {what} in {folder} ({size / 1e6:.0f} MB more are needed, {free / 1e6:.0f}"
             " MB are free): set TMPDIR to a folder on a larger disk"
         )
-
-
-def copy(source: _Readable, sink: BinaryIO, folder: Path, what: str) -> None:
-    """Copy a stream to its end into a file in `folder`, as long as there is room.
-
-    Raises:
-        BagError: there is none left.
-    """
-    while piece := source.read(_PIECE_BYTES):
-        require_room(folder, len(piece), what)
-        sink.write(piece)
 
 
 class _Closable(Protocol):
@@ -106,7 +91,9 @@ def decompress_file(packed: Path, target: Path) -> bool:
     """
     try:
         with zstd.open(packed, "rb") as source, target.open("wb") as sink:
-            copy(source, sink, target.parent, f"{packed} unpacked")
+            while piece := source.read(_PIECE_BYTES):
+                require_room(target.parent, len(piece), f"{packed} unpacked")
+                sink.write(piece)
     except (zstd.ZstdError, EOFError) as error:
         if target.stat().st_size == 0:
             raise BagError(f"{packed} cannot be unpacked ({error})") from error
