@@ -39,7 +39,7 @@ class Recorded:
 @pytest.fixture
 def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
     promote_small(state)
-    with running(DepthNode, peer, state_dir=str(state.root), runtime="torch") as node:
+    with running(DepthNode, peer, state_dir=str(state.root)) as node:
         yield node
 
 

@@ -32,7 +32,7 @@ def promoted(state: StateFolder) -> StateFolder:
 
 @pytest.fixture
 def depth_node(peer: Peer, promoted: StateFolder) -> Iterator[DepthNode]:
-    with running(DepthNode, peer, state_dir=str(promoted.root), runtime="torch") as node:
+    with running(DepthNode, peer, state_dir=str(promoted.root)) as node:
         yield node
 
 

@@ -29,7 +29,7 @@ IMAGE = image_message(3)
 @pytest.fixture(autouse=True)
 def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
     promote_small(state)
-    with running(DepthNode, peer, state_dir=str(state.root), runtime="torch") as node:
+    with running(DepthNode, peer, state_dir=str(state.root)) as node:
         yield node
 
 
