@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from sensor_msgs.msg import CameraInfo
+from tiekd_ros.nodes.camera.calibration import CalibrationCheck
 
 from ros_helpers.messages import HEIGHT, WIDTH, camera_info
 from tiekd_ros.core.camera import is_rectified_topic
-from tiekd_ros.nodes.camera.calibration import CalibrationCheck
 from tiekd_ros.nodes.common.reporting import ERROR, WARN
 
 SIZE = (WIDTH, HEIGHT)

@@ -136,7 +136,7 @@ def test_a_latched_camera_info_that_came_before_is_received(bench: InputBench) -
     publisher = bench.camera(CameraInfo, "image_info", quality(RELIABLE, LATCHED))
     publisher.publish(camera_info())
     bench.listen()
-    info = wait_for(lambda: bench.input.info, "the camera_info")
+    info = wait_for(lambda: bench.input.model, "the camera_info")
     assert info.k[0] == camera_info().k[0]
 
 
@@ -150,7 +150,7 @@ def test_compressed_images_are_heard_beside_the_remapped_topic(
     bench.listen("image:=cam/image_raw", image_transport="compressed")
     sent = make(3)
     camera = bench.camera(CompressedImage, "cam/image_raw/compressed")
-    view = bench.input.view(bench.await_image(camera, sent))
+    view = bench.input.frame(bench.await_image(camera, sent))
     difference = np.abs(view.image.astype(int) - picture(3, 96, 72).astype(int))
     assert view.image.shape == (72, 96, 3)
     assert difference.max() == 0 if make is png_message else difference.mean() < 8

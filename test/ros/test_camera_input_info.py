@@ -60,7 +60,7 @@ def test_stamps_that_never_meet_are_reported_and_the_newest_calibration_is_taken
         info.header.stamp.nanosec += 7_000_000
     play(bench, infos)
     bench.await_finding("camera_info never has an image's stamp", "7.0 ms", level=WARN)
-    assert bench.input.view(bench.images[-1]).info.k[0] == 60.0
+    assert bench.input.frame(bench.images[-1]).model.k[0] == 60.0
     assert bench.input.values()["camera_info synchronised"] == 0.0
 
 
@@ -71,7 +71,7 @@ def test_a_changing_camera_info_is_reported_and_an_image_gets_that_of_its_stamp(
     zoomed = [[60.0 + n, 0.0, 47.5, 0.0, 61.0, 35.5, 0.0, 0.0, 1.0] for n in range(20)]
     play(bench, [stamped(number, zoomed[number]) for number in range(20)])
     bench.await_finding("camera_info changed (K[0] 78 -> 79; change 19)", level=WARN)
-    by_stamp = [bench.input.view(image).info.k[0] for image in bench.images[-5:]]
+    by_stamp = [bench.input.frame(image).model.k[0] for image in bench.images[-5:]]
     assert by_stamp == sorted(by_stamp)
     assert by_stamp[-1] == 79.0
     assert by_stamp[0] < 79.0
@@ -123,14 +123,14 @@ def test_with_rectify_an_image_without_camera_info_is_not_used(
     bench.listen(rectify=True)
     bench.await_image(bench.camera(), image_message())
     with pytest.raises(BadImageError, match=r"rectify is on, and no camera_info.*rectify to false"):
-        bench.input.view(image_message())
+        bench.input.frame(image_message())
 
 
 def test_with_rectify_a_camera_info_may_take_its_time_at_the_start(bench: InputBench) -> None:
     bench.listen(rectify=True)
     bench.await_image(bench.camera(), image_message())
     with pytest.raises(NotYetCalibratedError):
-        bench.input.view(image_message())
+        bench.input.frame(image_message())
     assert [text for _, text in bench.await_check() if "no camera_info" in text] == []
 
 
@@ -143,7 +143,7 @@ def test_images_that_are_rectified_by_their_name_get_a_calibration_without_disto
     info.p = [50.0, 0.0, 40.0, 0.0, 0.0, 51.0, 30.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     bench.await_info(bench.camera(CameraInfo, "image_info"), info)
     camera = bench.camera(Image, "cam/image_rect")
-    seen = bench.input.view(bench.await_image(camera, image_message())).info
+    seen = bench.input.frame(bench.await_image(camera, image_message())).model
     assert not any(seen.d)
-    assert seen.k.tolist() == [50.0, 0.0, 40.0, 0.0, 51.0, 30.0, 0.0, 0.0, 1.0]
+    assert list(seen.k) == [50.0, 0.0, 40.0, 0.0, 51.0, 30.0, 0.0, 0.0, 1.0]
     assert [text for _, text in bench.await_check() if "rectified" in text] == []

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo
 
 from ros_helpers.messages import K, camera_info, header
+from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.nodes.common.conversions import (
     ImageCanvas,
-    camera_info_for,
+    camera_info_message,
     depth_to_image,
     image_to_float,
-    intrinsics_of,
     rgb_to_image,
 )
 
@@ -64,57 +62,44 @@ def test_reading_depth_refuses_another_encoding() -> None:
         image_to_float(rgb_to_image(np.zeros((2, 2, 3), np.uint8), header()))
 
 
-def test_the_sibling_calibration_is_scaled_about_the_pixels_corners() -> None:
+def test_a_calibration_goes_to_a_model_and_back_with_another_header() -> None:
+    info = camera_info()
+    info.p[3] = -12.0
+    again = camera_info_message(CameraModel.from_message(info), header(7))
+    assert again.header == header(7)
+    again.header = info.header
+    assert again == info
+
+
+def test_a_resized_calibration_keeps_the_images_corners_at_any_aspect_ratio() -> None:
     info = camera_info()  # 96 x 72
     info.p[3] = -12.0
-    before = copy.deepcopy(info)
-    sibling = camera_info_for(info, header(7), 48, 144)
-    assert info == before
-    assert (sibling.width, sibling.height, sibling.header) == (48, 144, header(7))
+    resized = camera_info_message(CameraModel.from_message(info).resized(48, 144), header())
+    assert (resized.width, resized.height) == (48, 144)
     # x' = (x + 0.5) * 0.5 - 0.5, y' = (y + 0.5) * 2 - 0.5: the image's centre stays its centre.
-    assert list(sibling.k) == [30.0, 0.0, 23.5, 0.0, 122.0, 71.5, 0.0, 0.0, 1.0]
+    assert list(resized.k) == [30.0, 0.0, 23.5, 0.0, 122.0, 71.5, 0.0, 0.0, 1.0]
     expected_p = [30.0, 0.0, 23.5, -6.0, 0.0, 122.0, 71.5, 0.0, 0.0, 0.0, 1.0, 0.0]
-    assert list(sibling.p) == expected_p
-    assert (list(sibling.d), list(sibling.r)) == (list(info.d), list(info.r))
+    assert list(resized.p) == expected_p
 
 
-def test_the_sibling_calibration_of_the_same_size_differs_in_its_header_only() -> None:
-    info = camera_info()
-    sibling = camera_info_for(info, header(7), 96, 72)
-    assert sibling.header == header(7)
-    assert (list(sibling.k), list(sibling.p)) == (list(info.k), list(info.p))
-    assert info.header == header()
+def test_an_uncalibrated_camera_stays_uncalibrated_when_resized() -> None:
+    model = CameraModel.from_message(CameraInfo(width=96, height=72)).resized(48, 36)
+    assert not any([*model.k, *model.p])
 
 
-def test_an_uncalibrated_camera_stays_uncalibrated_when_scaled() -> None:
-    info = CameraInfo(width=96, height=72)
-    sibling = camera_info_for(info, header(), 48, 36)
-    assert not sibling.k.any()
-    assert not sibling.p.any()
+def test_intrinsics_are_those_of_the_images_size() -> None:
+    for info, size, expected in (
+        (camera_info(), (96, 72), (60.0, 61.0, 47.5, 35.5)),
+        (camera_info(), (48, 36), (30.0, 30.5, 23.5, 17.5)),
+        (camera_info(width=0, height=0), (48, 36), (60.0, 61.0, 47.5, 35.5)),
+    ):
+        found = CameraModel.from_message(info).intrinsics(*size)
+        assert found is not None
+        assert found.as_tuple() == expected
 
 
-def test_intrinsics_are_read_and_scaled_to_the_image() -> None:
-    same = intrinsics_of(camera_info(), 96, 72)
-    half = intrinsics_of(camera_info(), 48, 36)
-    assert same is not None
-    assert half is not None
-    assert same.as_tuple() == (60.0, 61.0, 47.5, 35.5)
-    assert half.as_tuple() == (30.0, 30.5, 23.5, 17.5)
-
-
-def test_a_calibration_without_its_image_size_is_taken_as_it_is() -> None:
-    found = intrinsics_of(camera_info(width=0, height=0), 48, 36)
-    assert found is not None
-    assert found.as_tuple() == (60.0, 61.0, 47.5, 35.5)
-
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [(0, 0.0), (0, -60.0), (4, 0.0), (0, np.nan), (2, np.inf), (5, np.nan)],
-)
-def test_no_intrinsics_are_read_from_a_matrix_that_describes_no_camera(
-    place: int, value: float
-) -> None:
-    k = list(K)
-    k[place] = value
-    assert intrinsics_of(camera_info(k), 96, 72) is None
+def test_no_intrinsics_are_read_from_a_matrix_that_describes_no_camera() -> None:
+    for place, value in ((0, 0.0), (0, -60.0), (4, 0.0), (0, np.nan), (2, np.inf), (5, np.nan)):
+        k = list(K)
+        k[place] = value
+        assert CameraModel.from_message(camera_info(k)).intrinsics(96, 72) is None, (place, value)

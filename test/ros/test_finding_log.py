@@ -23,7 +23,7 @@ class Log:
     def after(self, seconds: float, *findings: tuple[bytes, str]) -> list[str]:
         """Note the findings at that time; return severities and texts of what was logged."""
         self._now = 1000.0 + seconds
-        self._log.note(findings)
+        self._log.add(findings)
         lines = self._capfd.readouterr().err.splitlines()
         return [f"{line.partition(']')[0][1:]} {line.rpartition(']: ')[2]}" for line in lines]
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2, PointField
 
 from ros_helpers.messages import K, camera_info, header
+from tiekd_ros.core.camera import CameraModel, Intrinsics
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.core.images import DepthMap, RgbImage
-from tiekd_ros.nodes.common.conversions import camera_info_for
 from tiekd_ros.nodes.depth import points as points_module
 from tiekd_ros.nodes.depth.points import PointCanvas, rays_of, read_cloud
 
+model_of = CameraModel.from_message
 FX, FY, CX, CY = K[0], K[4], K[2], K[5]
 WIDTH, HEIGHT = 96, 72
 
@@ -32,10 +35,11 @@ def gradient(height: int = HEIGHT, width: int = WIDTH) -> RgbImage:
 
 
 def cloud_of(
-    depth: DepthMap, image: RgbImage | None = None, info: CameraInfo | None = None
+    depth: DepthMap, image: RgbImage | None = None, model: CameraModel | None = None
 ) -> PointCloud2:
     image = gradient(*depth.shape) if image is None else image
-    cloud = PointCanvas().paint(depth, image, header(3), camera_info() if info is None else info)
+    model = model_of(camera_info()) if model is None else model
+    cloud = PointCanvas().paint(depth, image, header(3), model)
     assert cloud is not None
     return cloud
 
@@ -108,17 +112,17 @@ def test_a_cloud_of_finite_depth_is_dense_also_after_one_that_was_not() -> None:
     canvas = PointCanvas()
     holes = plane()
     holes[0] = np.nan
-    first = canvas.paint(holes, gradient(), header(), camera_info())
+    first = canvas.paint(holes, gradient(), header(), model_of(camera_info()))
     assert first is not None
     assert first.is_dense is False
-    second = canvas.paint(plane(), gradient(), header(), camera_info())
+    second = canvas.paint(plane(), gradient(), header(), model_of(camera_info()))
     assert second is not None
     assert second.is_dense is True
     assert np.isfinite(read_cloud(second).xyz).all()
 
 
 def test_depth_of_another_size_than_the_image_gets_the_scaled_calibration_and_image() -> None:
-    info = camera_info_for(camera_info(), header(), WIDTH // 2, HEIGHT // 2)
+    info = model_of(camera_info()).resized(WIDTH // 2, HEIGHT // 2)
     cloud = read_cloud(cloud_of(plane(2.0, HEIGHT // 2, WIDTH // 2), gradient(), info))
     # The corner of the small image's first pixel is the corner of the large one's.
     assert cloud.xyz[0, 0, 0] == pytest.approx(2.0 * (0.5 - CX) / FX, rel=1e-5)
@@ -134,7 +138,7 @@ def test_one_canvas_follows_sizes_and_calibrations() -> None:
     for info, (height, width) in itertools.product(
         (camera_info(), camera_info(other)), ((72, 96), (36, 48), (72, 96))
     ):
-        sized = camera_info_for(info, header(), width, height)
+        sized = model_of(info).resized(width, height)
         depth, image = plane(1.5, height, width), gradient(height, width)
         assert canvas.paint(depth, image, header(3), sized) == cloud_of(depth, image, sized)
 
@@ -142,13 +146,13 @@ def test_one_canvas_follows_sizes_and_calibrations() -> None:
 def test_the_rays_of_a_calibration_with_nan_are_computed_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[CameraInfo] = []
+    asked: list[CameraModel] = []
     monkeypatch.setattr(points_module, "rays_of", lambda info: asked.append(info) or rays_of(info))
     canvas = PointCanvas()
     for _ in range(3):
         info = camera_info()
         info.p = [float("nan")] * 12
-        assert canvas.paint(plane(), gradient(), header(), info) is not None
+        assert canvas.paint(plane(), gradient(), header(), model_of(info)) is not None
     assert len(asked) == 1
 
 
@@ -156,11 +160,11 @@ def test_a_pixel_for_which_the_lens_has_no_ray_has_no_point() -> None:
     focal = 130.0 * WIDTH / 320  # in the corners this model turns back
     info = camera_info([focal, 0, WIDTH / 2, 0, focal, HEIGHT / 2, 0, 0, 1])
     info.d = [-0.42, 0.19, 0.0, 0.0, -0.05]
-    rays = rays_of(info)
+    rays = rays_of(model_of(info))
     assert rays is not None
     without = np.isnan(rays.x)
     assert 0.1 < without.mean() < 0.9
-    message = cloud_of(plane(), info=info)
+    message = cloud_of(plane(), model=model_of(info))
     xyz = read_cloud(message).xyz
     assert np.isnan(xyz[without]).all()
     assert np.isfinite(xyz[~without]).all()
@@ -170,7 +174,7 @@ def test_a_pixel_for_which_the_lens_has_no_ray_has_no_point() -> None:
 def test_without_distortion_the_projection_matrix_counts() -> None:
     info = camera_info()
     info.p[0], info.p[2] = 120.0, 40.0
-    rays = rays_of(info)
+    rays = rays_of(model_of(info))
     assert rays is not None
     np.testing.assert_allclose(rays.x, (np.arange(WIDTH) - 40.0) / 120.0, rtol=1e-6)
 
@@ -178,7 +182,7 @@ def test_without_distortion_the_projection_matrix_counts() -> None:
 def test_without_a_projection_matrix_k_counts() -> None:
     info = camera_info()
     info.p = [0.0] * 12
-    rays = rays_of(info)
+    rays = rays_of(model_of(info))
     assert rays is not None
     np.testing.assert_allclose(rays.x, (np.arange(WIDTH) - CX) / FX, rtol=1e-6)
     np.testing.assert_allclose(rays.y[:, 0], (np.arange(HEIGHT) - CY) / FY, rtol=1e-6)
@@ -197,7 +201,7 @@ def test_points_of_an_image_with_distortion_are_seen_by_that_lens_at_their_pixel
 ) -> None:
     info = camera_info()
     info.distortion_model, info.d = model, d
-    xyz = read_cloud(cloud_of(plane(), info=info)).xyz.reshape(-1, 3).astype(np.float64)
+    xyz = read_cloud(cloud_of(plane(), model=model_of(info))).xyz.reshape(-1, 3).astype(np.float64)
     k, nowhere = np.array(K).reshape(3, 3), np.zeros(3)
     if model == "equidistant":
         seen, _ = cv2.fisheye.projectPoints(xyz[:, None], nowhere, nowhere, k, np.array(d))
@@ -219,7 +223,7 @@ def test_an_uncalibrated_camera_has_no_points(place: int, value: float, d: list[
     k[place] = value
     info = camera_info(k)
     info.d = d
-    assert PointCanvas().paint(plane(), gradient(), header(), info) is None
+    assert PointCanvas().paint(plane(), gradient(), header(), model_of(info)) is None
 
 
 def test_reading_takes_fields_in_another_order_with_gaps_and_the_other_endianness() -> None:
@@ -279,3 +283,58 @@ def test_the_points_can_be_read_by_sensor_msgs_py() -> None:
     assert np.isfinite(xyz).all()
     packed = valid["rgb"].view(np.uint32)
     np.testing.assert_array_equal((packed >> 16) & 0xFF, image[np.isfinite(depth)][:, 0])
+
+
+# Rays, where the lens bends them so much that OpenCV's inverse does not converge.
+
+
+def lens(d: list[float], focal: float) -> CameraModel:
+    """Return a lens in the middle of the image."""
+    pinhole = CameraModel.pinhole(Intrinsics(focal, focal, 160.0, 120.0), 320, 240)
+    name = "plumb_bob" if len(d) == 5 else "rational_polynomial"
+    return dataclasses.replace(pinhole, distortion_model=name, d=tuple(d))
+
+
+def seen_at(info: CameraModel, rays: Any) -> Any:
+    """Return where the lens puts rays (N, 2), in pixels."""
+    points, nowhere = np.pad(rays, ((0, 0), (0, 1)), constant_values=1.0), np.zeros(3)
+    k = np.array(info.k).reshape(3, 3)
+    return cv2.projectPoints(points, nowhere, nowhere, k, np.array(info.d))[0].reshape(-1, 2)
+
+
+RATIONAL = [14.4, 26.5, 0.0, 0.0, 6.9, 14.8, 33.1, 17.5]
+
+
+@pytest.mark.parametrize(
+    ("d", "focal", "without"),
+    [
+        ([-0.35, 0.12, 0.0, 0.0, 0.0], 150.0, (0.0, 0.0)),
+        ([-0.3, 0.08, 0.0, 0.0, 0.0], 130.0, (0.0, 0.0)),
+        ([-0.42, 0.19, 0.0, 0.0, -0.05], 130.0, (0.55, 0.62)),  # turns back 100 px off the middle
+        (RATIONAL, 190.0, (0.0, 0.0)),
+    ],
+)
+def test_the_lens_puts_each_ray_where_its_pixel_is_and_other_pixels_have_none(
+    d: list[float], focal: float, without: tuple[float, float]
+) -> None:
+    info = lens(d, focal)
+    found = rays_of(info)
+    assert found is not None
+    rays = np.stack([found.x, found.y], -1).reshape(-1, 2).astype(np.float64)
+    pixels = np.indices((240, 320), np.float64)[::-1].reshape(2, -1).T
+    known = ~np.isnan(rays).any(axis=1)
+    assert without[0] <= 1 - known.mean() <= without[1]
+    error = np.linalg.norm(seen_at(info, rays[known]) - pixels[known], axis=1)
+    assert error.max() < 0.5
+    assert np.median(error) < 0.1
+    # A ray on the far side of where the model turns back would break the order.
+    with np.errstate(invalid="ignore"):
+        assert not (np.diff(found.x, axis=1) <= 0).any()
+        assert not (np.diff(found.y, axis=0) <= 0).any()
+
+
+def test_an_ordinary_lens_keeps_all_its_rays() -> None:
+    info = lens([-0.2, 0.05, 0.001, -0.001, 0.0], 250.0)
+    found = rays_of(info)
+    assert found is not None
+    assert not np.isnan(found.x).any()

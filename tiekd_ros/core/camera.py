@@ -216,6 +216,12 @@ class CameraModel:
         k, p = (_cropped_and_scaled(matrix, (left, top), factors) for matrix in (self.k, self.p))
         return replace(self, width=width, height=height, k=k, p=p, binning=(1, 1), roi=None)
 
+    def resized(self, width: int, height: int) -> CameraModel:
+        """Return the model of a whole image that is resized to this size, of any shape."""
+        factors = width / self.width, height / self.height
+        k, p = (_cropped_and_scaled(matrix, (0, 0), factors) for matrix in (self.k, self.p))
+        return replace(self, width=width, height=height, k=k, p=p)
+
     def intrinsics(self, width: int, height: int) -> Intrinsics | None:
         """Return K for images of this size; None where the camera is not calibrated for them."""
         model = self.of_view(width, height)

@@ -14,7 +14,6 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.nodes.camera.sources import RATE, RECORDED, SourceImage, open_source
 from tiekd_ros.nodes.common import conversions, qos
@@ -147,15 +146,8 @@ class CameraNode(Node):
         now = self.get_clock().now()
         header.stamp = (now if stamp_ns is None else Time(nanoseconds=stamp_ns)).to_msg()
         if item.camera is not None:
-            self._info_pub.publish(_camera_info(item.camera, header))
+            self._info_pub.publish(conversions.camera_info_message(item.camera, header))
         self._image_pub.publish(conversions.rgb_to_image(item.image, header))
-
-
-def _camera_info(model: CameraModel, header: Header) -> CameraInfo:
-    info = CameraInfo(header=header, width=model.width, height=model.height)
-    info.distortion_model = model.distortion_model
-    info.d, info.k, info.r, info.p = list(model.d), model.k, model.r, model.p
-    return info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,8 +6,6 @@ Images become uint8 RGB (H, W, 3); depth is float32 metres (H, W), NaN = unknown
 from __future__ import annotations
 
 import array
-import math
-from copy import copy as shallow_copy
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.encodings import (
     RAW_ENCODINGS,
     compressed_to_rgb,
@@ -179,42 +177,12 @@ def _rows(message: Image, bytes_per_pixel: int) -> npt.NDArray[np.uint8]:
     )
 
 
-def intrinsics_of(info: CameraInfo, width: int, height: int) -> Intrinsics | None:
-    """Return the intrinsics for an image of this size, None where the camera is uncalibrated.
-
-    REP-104: K[0] = 0 means uncalibrated. A CameraInfo for another size is scaled.
-    """
-    k = [float(v) for v in info.k]
-    if not all(map(math.isfinite, k)) or k[0] <= 0 or k[4] <= 0:
-        return None
-    intrinsics = Intrinsics.from_matrix(k)
-    if info.width and info.height and (info.width, info.height) != (width, height):
-        intrinsics = intrinsics.scaled(width / info.width, height / info.height)
-    return intrinsics
-
-
-def camera_info_for(info: CameraInfo, header: Header, width: int, height: int) -> CameraInfo:
-    """Return the sibling CameraInfo of an image of the same view with this size and header."""
-    message = shallow_copy(info)
-    message.header = header
-    if info.width and info.height and (info.width, info.height) != (width, height):
-        sx, sy = width / info.width, height / info.height
-        message.width, message.height = width, height
-        message.k = _scaled(info.k, 3, sx, sy)
-        message.p = _scaled(info.p, 4, sx, sy)
+def camera_info_message(model: CameraModel, header: Header) -> CameraInfo:
+    """Return a calibration as a message with this header."""
+    message = CameraInfo(header=header, width=model.width, height=model.height)
+    message.distortion_model = model.distortion_model
+    message.d, message.k, message.r, message.p = list(model.d), model.k, model.r, model.p
     return message
-
-
-def _scaled(values: npt.ArrayLike, columns: int, sx: float, sy: float) -> npt.NDArray[np.float64]:
-    """Scale K or P; pixel centres lie at whole coordinates, hence the half pixels."""
-    matrix = np.array(values, np.float64).reshape(3, columns)
-    if matrix[0, 0] == 0:
-        return matrix.flatten()
-    matrix[0] *= sx
-    matrix[1] *= sy
-    matrix[0, 2] += 0.5 * sx - 0.5
-    matrix[1, 2] += 0.5 * sy - 0.5
-    return matrix.flatten()
 
 
 def stamp_ns(header: Header) -> int:

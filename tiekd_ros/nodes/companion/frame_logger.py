@@ -173,20 +173,19 @@ class FrameLogger:
             self._fault, self._last_ns = "", stamp
 
     def _record(self, message: CameraImage, stamp: int) -> None:
-        image, info, invalid_mask = self._camera.view(
-            message, patience_s=_PATIENCE_S, awaits_first=True
-        )
+        frame = self._camera.frame(message, patience_s=_PATIENCE_S, awaits_first=True)
         if self._mailbox.closed:
             return
-        self._invalid_share = 0.0 if invalid_mask is None else float(invalid_mask.mean())
-        height, width = image.shape[:2]
+        mask, model = frame.invalid_mask, frame.model
+        self._invalid_share = 0.0 if mask is None else float(mask.mean())
+        height, width = frame.image.shape[:2]
         self._recorder.record(
             Observation(
-                image,
+                frame.image,
                 stamp,
-                message.header.frame_id,
-                conversions.intrinsics_of(info, width, height) if info is not None else None,
+                frame.header.frame_id,
+                None if model is None else model.intrinsics(width, height),
                 self._confidence.at(stamp),
-                invalid_mask=invalid_mask,
+                invalid_mask=mask,
             )
         )

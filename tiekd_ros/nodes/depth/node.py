@@ -144,7 +144,8 @@ class DepthNode(ManagedNode):
         if self._camera is None:
             return
         clock = FrameClock(arrived)
-        image, info, invalid_mask = self._camera.view(message, copy=False, patience_s=PATIENCE_S)
+        frame = self._camera.frame(message, copy=False, patience_s=PATIENCE_S)
+        image = frame.image
         clock.decoded()
         self._counters.image_size = (image.shape[1], image.shape[0])
         runtime, output, settings = resources.student.runtime, resources.output, self.settings
@@ -153,8 +154,8 @@ class DepthNode(ManagedNode):
             return
         size = _network_size(runtime) if settings.resolution == "network" else image.shape[:2]
         if not output.wanted:
-            output.publish_info(info, message.header, size)
-            self._counters.unheard += 1
+            output.publish_info(frame, size)
+            self._counters.without_subscribers += 1
             return
         depth, confidence, stages = runtime.predict(
             image, size, confidence=settings.min_confidence > 0 or output.confidence_wanted
@@ -164,14 +165,13 @@ class DepthNode(ManagedNode):
         )
         if confidence is not None and settings.min_confidence > 0:
             depth[~(confidence >= settings.min_confidence)] = np.nan  # NaN is not enough either
-        if invalid_mask is not None:
-            depth[fit_mask(invalid_mask, *depth.shape)] = np.nan
+        if frame.invalid_mask is not None:
+            depth[fit_mask(frame.invalid_mask, *depth.shape)] = np.nan
         self._counters.pixels.add(depth, confidence, time.monotonic())
         clock.predicted(stages)
-        header, bins = message.header, runtime.card.bins
-        output.publish_depth(depth, header, settings.encoding)
+        output.publish_depth(depth, frame.header, settings.encoding)
         try:
-            output.publish_rest(depth, confidence, image, header, info, settings, bins)
+            output.publish_rest(depth, confidence, frame, settings, runtime.card.bins)
         finally:  # depth is out, whatever became of the rest
             if self.phase == ACTIVE:  # else the publishers let it go
                 self._counters.publish(clock)
@@ -237,12 +237,12 @@ class DepthNode(ManagedNode):
             report,
             self._counters,
             resources.student,
-            None if camera is None else camera.info,
+            None if camera is None else camera.model,
             self.thresholds,
             measured=resources.factory.measured,
             dropped=resources.mailbox.replaced,
             active=self.phase == ACTIVE,
-            heard=resources.output.wanted,
+            has_subscribers=resources.output.wanted,
         )
         runtime = resources.student.runtime
         bins = None if runtime is None else runtime.card.bins

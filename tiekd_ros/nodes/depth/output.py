@@ -1,4 +1,4 @@
-"""What depth_node publishes, each as long as somebody listens to it."""
+"""The topics that depth_node publishes, each computed only while it has subscribers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from tiekd_ros.core.images import DepthMap, RgbImage
+from tiekd_ros.core.images import DepthMap
 from tiekd_ros.diagnosis import keys
+from tiekd_ros.nodes.camera.input import CameraFrame
 from tiekd_ros.nodes.common import qos
-from tiekd_ros.nodes.common.conversions import ImageCanvas, camera_info_for, depth_to_image
+from tiekd_ros.nodes.common.conversions import ImageCanvas, camera_info_message, depth_to_image
 from tiekd_ros.nodes.common.qos import (
     Mismatch,
     PublisherEventCallbacks,
@@ -24,7 +25,7 @@ from tiekd_ros.nodes.common.qos import (
     node_name,
     policy_name,
 )
-from tiekd_ros.nodes.common.reporting import WARN
+from tiekd_ros.nodes.common.reporting import WARN, Finding
 from tiekd_ros.nodes.common.settings import DepthSettings
 from tiekd_ros.nodes.depth.points import PointCanvas
 from tiekd_ros.nodes.depth.preview import PreviewCanvas, describe_range, preview_range
@@ -35,7 +36,7 @@ class OutputTopic:
     """A lifecycle publisher that counts what it publishes and reports subscribers it cannot serve.
 
     Args:
-        node: who publishes.
+        node: the publisher.
         kind: the message's class.
         name: of the topic.
         profile: the quality that is offered.
@@ -62,8 +63,8 @@ class OutputTopic:
         return str(self._publisher.topic_name)
 
     @property
-    def heard(self) -> bool:
-        """Whether anybody listens."""
+    def has_subscribers(self) -> bool:
+        """Whether the topic has any."""
         return bool(self._publisher.get_subscription_count() > 0)
 
     def publish(self, message: Any) -> None:
@@ -71,26 +72,26 @@ class OutputTopic:
         self._publisher.publish(message)
         self.published += 1
 
-    def findings(self) -> list[tuple[bytes, str]]:
-        """Say who subscribed in vain, as long as they do, with what would mend it."""
+    def findings(self) -> list[Finding]:
+        """Return which subscribers cannot be served, as long as they are there, with the remedy."""
         policy = self._mismatch.policy
         if not policy:
             return []
         nodes = self._unserved()
-        if not nodes and not self._mismatch.is_recent:  # whoever it was has gone
+        if not nodes and not self._mismatch.is_recent:  # that subscriber has gone
             return []
         who = " and ".join(nodes) or "a subscriber"
         return [(WARN, f"{who} gets nothing of {self.name}: {self._remedy(policy)}")]
 
     def close(self) -> None:
-        """Stop publishing."""
+        """End the publisher."""
         self._node.destroy_lifecycle_publisher(self._publisher)
 
     def _on_mismatch(self, event: Any) -> None:
         policy = policy_name(event)
         self._mismatch.note(policy)
         self._node.get_logger().warning(
-            f"somebody subscribes to {self.name} in vain: {self._remedy(policy)}"
+            f"a subscriber of {self.name} gets nothing: {self._remedy(policy)}"
         )
 
     def _remedy(self, policy: str) -> str:
@@ -122,11 +123,11 @@ _RECENT_S = 5.0
 class DepthOutput:
     """The publishers of `depth`, `camera_info`, `confidence`, `depth/preview` and `points`.
 
-    What nobody listens to is not computed. To be used from one thread, for messages are written
-    in place; `findings` and `values` may be asked from another.
+    Messages are written in place, so the thread of the frames alone publishes; the executor's
+    asks `findings` and `values`.
 
     Args:
-        node: who publishes.
+        node: the publisher.
         settings: quality of service.
     """
 
@@ -152,13 +153,15 @@ class DepthOutput:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody listens to what takes the network; `camera_info` does not."""
-        return any(t.heard for t in (self._depth, self._confidence, self._preview, self._points))
+        """Whether a topic that needs the network has subscribers; `camera_info` needs none."""
+        return any(
+            t.has_subscribers for t in (self._depth, self._confidence, self._preview, self._points)
+        )
 
     @property
     def confidence_wanted(self) -> bool:
-        """Whether anybody listens to the confidence."""
-        return self._confidence.heard
+        """Whether the confidence has subscribers."""
+        return self._confidence.has_subscribers
 
     def publish_depth(self, depth: DepthMap, header: Header, encoding: str) -> None:
         """Publish the depth image.
@@ -168,16 +171,14 @@ class DepthOutput:
             header: of the camera's image.
             encoding: of the message.
         """
-        if self._depth.heard:
+        if self._depth.has_subscribers:
             self._depth.publish(depth_to_image(depth, header, encoding, self._depth_canvas))
 
     def publish_rest(
         self,
         depth: DepthMap,
         confidence: npt.NDArray[np.float32] | None,
-        image: RgbImage,
-        header: Header,
-        info: CameraInfo | None,
+        frame: CameraFrame,
         settings: DepthSettings,
         bins: DepthBins,
     ) -> None:
@@ -186,34 +187,28 @@ class DepthOutput:
         Args:
             depth: metres, (H, W).
             confidence: 0..1, (H, W), where it was computed.
-            image: what the student saw, any size; read only.
-            header: of the camera's image.
-            info: the calibration of `image`, if it is known.
+            frame: what the student saw, any size; read only.
             settings: the preview's range and colours.
             bins: the student's.
         """
-        self.publish_info(info, header, depth.shape)
-        if confidence is not None and self._confidence.heard:
+        header = frame.header
+        self.publish_info(frame, depth.shape)
+        if confidence is not None and self._confidence.has_subscribers:
             self._confidence.publish(self._confidence_canvas.paint(confidence, header))
-        if self._preview.heard:
+        if self._preview.has_subscribers:
             self._publish_preview(depth, header, settings, bins)
-        if self._points.heard:
-            self._publish_points(depth, image, header, info)
+        if self._points.has_subscribers:
+            self._publish_points(depth, frame)
 
-    def publish_info(self, info: CameraInfo | None, header: Header, size: tuple[int, ...]) -> None:
-        """Publish the calibration of a depth image, or of one that nobody asks for.
-
-        Args:
-            info: the camera's calibration, if it is known.
-            header: of the camera's image.
-            size: (H, W) of the depth image.
-        """
-        if info is not None and self._info.heard:
+    def publish_info(self, frame: CameraFrame, size: tuple[int, ...]) -> None:
+        """Publish the calibration of a depth image of `size` = (H, W), published or not."""
+        if frame.model is not None and self._info.has_subscribers:
             height, width = size
-            self._info.publish(camera_info_for(info, header, width, height))
+            model = frame.model.resized(width, height)
+            self._info.publish(camera_info_message(model, frame.header))
 
-    def findings(self) -> list[tuple[bytes, str]]:
-        """Say what keeps subscribers from what they asked for: (level, text with its remedy)."""
+    def findings(self) -> list[Finding]:
+        """Return what keeps subscribers from what they asked for."""
         found = [finding for topic in self._topics() for finding in topic.findings()]
         reason, when = self._no_points
         if reason and time.monotonic() - when < _RECENT_S:
@@ -221,7 +216,7 @@ class DepthOutput:
         return found
 
     def values(self) -> dict[str, object]:
-        """Return what was published, and what the preview's colours mean."""
+        """Return the counts of published messages, and the preview's range."""
         return {
             keys.CONFIDENCE_PUBLISHED: self._confidence.published,
             keys.PREVIEWS_PUBLISHED: self._preview.published,
@@ -230,7 +225,7 @@ class DepthOutput:
         }
 
     def close(self) -> None:
-        """Stop publishing."""
+        """End the publisher."""
         for topic in self._topics():
             topic.close()
 
@@ -245,14 +240,12 @@ class DepthOutput:
         self._preview.publish(self._preview_canvas.paint(depth, header, (near, far), colormap))
         self._preview_shows = describe_range(near, far, colormap)
 
-    def _publish_points(
-        self, depth: DepthMap, image: RgbImage, header: Header, info: CameraInfo | None
-    ) -> None:
+    def _publish_points(self, depth: DepthMap, frame: CameraFrame) -> None:
         reason = "there are no points without camera_info; remap image_info to the camera's"
-        if info is not None:
+        if frame.model is not None:
             height, width = depth.shape
-            sized = camera_info_for(info, header, width, height)
-            cloud = self._point_canvas.paint(depth, image, header, sized)
+            model = frame.model.resized(width, height)
+            cloud = self._point_canvas.paint(depth, frame.image, frame.header, model)
             if cloud is not None:
                 self._points.publish(cloud)
                 self._no_points = ("", -np.inf)

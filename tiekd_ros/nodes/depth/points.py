@@ -1,8 +1,6 @@
 """Depth as an organised point cloud: xyz in metres and the image's colour.
 
-Shapes: H x W, the depth image's size.
-
-Shapes: H x W, the image's size; N points.
+Shapes: H x W, the depth image's size; N points.
 """
 
 from __future__ import annotations
@@ -13,10 +11,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from tiekd_ros.core.camera import calibration_key, distorted
+from tiekd_ros.core.camera import DISTORTION_MODELS, CameraModel
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.core.images import DepthMap, RgbImage
 
@@ -42,24 +40,22 @@ class Rays(NamedTuple):
     y: npt.NDArray[np.float32]
 
 
-def rays_of(info: CameraInfo) -> Rays | None:
+def rays_of(model: CameraModel) -> Rays | None:
     """Return the rays of an image's pixels, None where the camera is uncalibrated (REP-104).
 
     An image with distortion is as the lens shows it: its rays follow from K and D, and the lens
     puts each within half a pixel of its pixel. Without, P describes it, or K where P is empty.
 
     Args:
-        info: of this very image, width and height included.
+        model: of this very image, region of interest and binning undone.
     """
-    if any(info.d) and info.distortion_model in ("plumb_bob", "rational_polynomial", "equidistant"):
-        return _undistorted(info)
-    matrix = np.array(info.p, np.float64).reshape(3, 4)[:, :3]
-    if not _is_camera(matrix):
-        matrix = np.array(info.k, np.float64).reshape(3, 3)
+    if model.is_distorted and model.distortion_model in DISTORTION_MODELS:
+        return _undistorted(model)
+    matrix = model.projection()[:, :3]
     if not _is_camera(matrix):
         return None
     (fx, _, cx), (_, fy, cy) = matrix[:2]
-    columns, rows = np.arange(info.width), np.arange(info.height)[:, None]
+    columns, rows = np.arange(model.width), np.arange(model.height)[:, None]
     return Rays(((columns - cx) / fx).astype(np.float32), ((rows - cy) / fy).astype(np.float32))
 
 
@@ -67,36 +63,36 @@ def _is_camera(matrix: _Numbers) -> bool:
     return bool(np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0)
 
 
-def _undistorted(info: CameraInfo) -> Rays | None:
-    matrix = np.array(info.k, np.float64).reshape(3, 3)
+def _undistorted(model: CameraModel) -> Rays | None:
+    matrix = np.array(model.k, np.float64).reshape(3, 3)
     if not _is_camera(matrix):
         return None
-    height, width = info.height, info.width
+    height, width = model.height, model.width
     pixels = np.indices((height, width), np.float64)[::-1].reshape(2, -1).T  # (H*W, 2)
-    distortion = np.array(info.d, np.float64)
-    if info.distortion_model == "equidistant":
+    distortion = np.array(model.d, np.float64)
+    if model.distortion_model == "equidistant":
         found: Any = cv2.fisheye.undistortPoints(pixels[:, None], matrix, distortion[:4])
     else:
         found = cv2.undistortPoints(pixels[:, None], matrix, distortion)
-    rays = _checked(info, matrix, pixels, np.asarray(found, np.float64).reshape(-1, 2))
+    rays = _checked(model, matrix, pixels, np.asarray(found, np.float64).reshape(-1, 2))
     rays[~(np.abs(rays).max(axis=1) < _STEEPEST)] = np.nan
     x, y = rays.T.reshape(2, height, width).astype(np.float32)
     return Rays(np.ascontiguousarray(x), np.ascontiguousarray(y))
 
 
-def _checked(info: CameraInfo, k: _Numbers, pixels: _Numbers, rays: _Numbers) -> _Numbers:
+def _checked(model: CameraModel, k: _Numbers, pixels: _Numbers, rays: _Numbers) -> _Numbers:
     """Return rays (N, 2) that the lens puts where their pixels (N, 2) are, NaN where there is none.
 
     OpenCV's inverse makes a few steps of an iteration that need not converge, and does not look.
     """
-    off = ~(np.linalg.norm(distorted(info, k, rays) - pixels, axis=1) < _EXACT_PX)
+    off = ~(np.linalg.norm(model.distort(rays) - pixels, axis=1) < _EXACT_PX)
     off |= (rays * (pixels - k[:2, 2])).sum(axis=1) < 0  # mirrored: no lens does that
     if off.any():
-        rays[off] = _refined(info, k, pixels[off])
+        rays[off] = _refined(model, k, pixels[off])
     return rays
 
 
-def _refined(info: CameraInfo, k: _Numbers, pixels: _Numbers) -> _Numbers:
+def _refined(model: CameraModel, k: _Numbers, pixels: _Numbers) -> _Numbers:
     """Find rays (N, 2) by Newton's method, from those of a pinhole camera on.
 
     Where the model turns back, it meets the same pixels again with rays that are none: whatever
@@ -106,7 +102,7 @@ def _refined(info: CameraInfo, k: _Numbers, pixels: _Numbers) -> _Numbers:
     rays: _Numbers = (pixels - k[:2, 2]) / k[[0, 1], [0, 1]]
     before, folds, open_ = np.zeros_like(rays), np.zeros(len(rays), int), np.arange(len(rays))
     for _ in range(_NEWTON_STEPS):
-        error, step, folded = _newton(info, k, pixels[open_], rays)
+        error, step, folded = _newton(model, pixels[open_], rays)
         distance = np.linalg.norm(error, axis=1)
         usable = ~folded & (distance < _USABLE_PX)
         found[open_[usable]] = rays[usable]
@@ -121,13 +117,13 @@ def _refined(info: CameraInfo, k: _Numbers, pixels: _Numbers) -> _Numbers:
 
 
 def _newton(
-    info: CameraInfo, k: _Numbers, pixels: _Numbers, rays: _Numbers
+    model: CameraModel, pixels: _Numbers, rays: _Numbers
 ) -> tuple[_Numbers, _Numbers, npt.NDArray[np.bool_]]:
     """Return how far off rays (N, 2) are in pixels, the step to take, and which are folded over."""
     right, down = np.eye(2) * _DIFFERENCE
-    at = distorted(info, k, rays)
-    along_x = (distorted(info, k, rays + right) - at) / _DIFFERENCE
-    along_y = (distorted(info, k, rays + down) - at) / _DIFFERENCE
+    at = model.distort(rays)
+    along_x = (model.distort(rays + right) - at) / _DIFFERENCE
+    along_y = (model.distort(rays + down) - at) / _DIFFERENCE
     error = at - pixels
     determinant = along_x[:, 0] * along_y[:, 1] - along_x[:, 1] * along_y[:, 0]
     with np.errstate(all="ignore"):
@@ -161,7 +157,7 @@ class PointCanvas:
         self._rays: Rays | None = None
 
     def paint(
-        self, depth: DepthMap, image: RgbImage, header: Header, info: CameraInfo
+        self, depth: DepthMap, image: RgbImage, header: Header, model: CameraModel
     ) -> PointCloud2 | None:
         """Return the message with these points; None where the camera is uncalibrated.
 
@@ -172,9 +168,9 @@ class PointCanvas:
             depth: metres, (H, W).
             image: of the same view, any size.
             header: of the message.
-            info: the calibration of the depth image.
+            model: of the depth image.
         """
-        rays = self._rays_of(info)
+        rays = self._rays_of(model)
         if rays is None:
             return None
         if self._points.shape[:2] != depth.shape:
@@ -190,10 +186,10 @@ class PointCanvas:
         self._message.header = header
         return self._message
 
-    def _rays_of(self, info: CameraInfo) -> Rays | None:
-        key = calibration_key(info)
+    def _rays_of(self, model: CameraModel) -> Rays | None:
+        key = model.key()
         if key != self._calibration:
-            self._calibration, self._rays = key, rays_of(info)
+            self._calibration, self._rays = key, rays_of(model)
         return self._rays
 
     def _resize(self, height: int, width: int) -> None:

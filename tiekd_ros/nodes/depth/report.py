@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sensor_msgs.msg import CameraInfo
 
+from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
-from tiekd_ros.nodes.common.conversions import intrinsics_of
 from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Percentiles, Rate, Report, Share
 from tiekd_ros.nodes.common.settings import DepthSettings
 from tiekd_ros.student.bins import DepthBins, range_fault, range_left
@@ -159,7 +158,7 @@ class DepthCounters:
         default_factory=lambda: {stage: _recent() for stage in FrameTimes._fields}
     )
     without_student: int = 0
-    unheard: int = 0
+    without_subscribers: int = 0
     refused: int = 0
     last_refusal: str = ""
     last_refusal_s: float = -math.inf
@@ -196,13 +195,13 @@ def add_depth_report(
     report: Report,
     counters: DepthCounters,
     student: LiveStudent,
-    info: CameraInfo | None,
+    model: CameraModel | None,
     thresholds: DiagnosticSettings,
     *,
     measured: Mapping[str, float],
     dropped: int,
     active: bool,
-    heard: bool,
+    has_subscribers: bool,
 ) -> None:
     """Add what depth_node finds, with remedies, and its numbers.
 
@@ -210,12 +209,12 @@ def add_depth_report(
         report: to add to.
         counters: what it counted.
         student: what it runs.
-        info: the calibration of the images, if one came.
+        model: the calibration of the images, if one came.
         thresholds: what to warn of.
         measured: milliseconds of the runtimes that were compared.
         dropped: images that gave way to newer ones.
         active: whether the node is.
-        heard: whether anybody listens to what it publishes.
+        has_subscribers: whether anything that it computes has.
     """
     now = time.monotonic()
     card = student.runtime.card if student.runtime is not None else None
@@ -227,12 +226,12 @@ def add_depth_report(
         report.find(ERROR, student.state.error)
     if now - counters.last_refusal_s < _RECENT_S:
         report.find(ERROR, counters.last_refusal)
-    _check_focal_length(report, counters, info, card)
-    if card is not None and active and not heard:
-        report.find(OK, "nobody listens to depth, so the network rests")
+    _check_focal_length(report, counters, model, card)
+    if card is not None and active and not has_subscribers:
+        report.find(OK, "depth has no subscribers, so the network is paused")
     _add_values(report, counters, student, now, measured, dropped)
     counters.drop_share.add(now, dropped, counters.received.total)
-    _hold_limits(report, counters, card, thresholds, now, busy=active and heard)
+    _hold_limits(report, counters, card, thresholds, now, busy=active and has_subscribers)
 
 
 def _hold_limits(
@@ -303,7 +302,7 @@ def _add_values(
             keys.IMAGES_DROPPED: dropped,
             keys.IMAGES_DROPPED_BY_SWAP: counters.dropped_by_swap,
             keys.IMAGES_WITHOUT_STUDENT: counters.without_student,
-            keys.IMAGES_WITHOUT_SUBSCRIBERS: counters.unheard,
+            keys.IMAGES_WITHOUT_SUBSCRIBERS: counters.without_subscribers,
             keys.IMAGES_REFUSED: counters.refused,
             keys.STUDENT_SWAPS: live.swaps,
             keys.STUDENT_LOADING: live.loading,
@@ -316,12 +315,12 @@ def _measured(runtimes: Mapping[str, float]) -> str:
 
 
 def _check_focal_length(
-    report: Report, counters: DepthCounters, info: CameraInfo | None, card: StudentCard | None
+    report: Report, counters: DepthCounters, model: CameraModel | None, card: StudentCard | None
 ) -> None:
-    if counters.image_size is None or info is None or card is None or card.focal_px is None:
+    if counters.image_size is None or model is None or card is None or card.focal_px is None:
         return
     width, height = counters.image_size
-    intrinsics = intrinsics_of(info, width, height)
+    intrinsics = model.intrinsics(width, height)
     if intrinsics is None:
         return
     focal = intrinsics.fx * card.input_size.width / width
