@@ -143,6 +143,8 @@ class FrameLogger:
 
     def _on_image(self, message: CameraImage) -> None:
         self._received.tick(time.monotonic())
+        if self._recorder.paused:
+            return
         # A camera that leaves its stamps empty is logged by the time of arrival; with use_sim_time
         # and no /clock yet, that is 0 too.
         stamp = conversions.stamp_ns(message.header) or self._node.get_clock().now().nanoseconds
