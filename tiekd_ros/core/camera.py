@@ -355,7 +355,6 @@ class Rectifier:
         Raises:
             BadImageError: the calibration does not allow it.
         """
-        model = _model_of(model)
         fault = model.distortion_fault()
         if fault:
             raise BadImageError(f"the image cannot be rectified: {fault}, or {self._alternative}")
@@ -408,52 +407,3 @@ def _mirrored(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> npt.NDA
     with np.errstate(over="ignore", invalid="ignore"):  # far out of the image
         turned: npt.NDArray[np.bool_] = x_right * y_down < x_down * y_right
     return turned
-
-
-# Until the nodes hold a CameraModel themselves: the same questions asked of a CameraInfo.
-
-
-def _model_of(info: Any) -> CameraModel:
-    return info if isinstance(info, CameraModel) else CameraModel.from_message(info)
-
-
-def is_calibrated(info: Any) -> bool:
-    """`CameraModel.is_calibrated` of a CameraInfo."""
-    return _model_of(info).is_calibrated
-
-
-def is_distorted(info: Any) -> bool:
-    """`CameraModel.is_distorted` of a CameraInfo."""
-    return _model_of(info).is_distorted
-
-
-def model_fault(info: Any) -> str:
-    """`CameraModel.distortion_fault` of a CameraInfo."""
-    return _model_of(info).distortion_fault()
-
-
-def border_shift_px(info: Any) -> float:
-    """`CameraModel.border_shift_px` of a CameraInfo."""
-    return _model_of(info).border_shift_px()
-
-
-def calibration_key(info: Any) -> tuple[object, ...]:
-    """`CameraModel.key` of a CameraInfo."""
-    return _model_of(info).key()
-
-
-def projection(info: Any) -> npt.NDArray[np.float64]:
-    """`CameraModel.projection` of a CameraInfo."""
-    return _model_of(info).projection()
-
-
-def distorted(
-    info: Any, k: npt.NDArray[np.float64], rays: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """`CameraModel.distort` of a CameraInfo with this K."""
-    return replace(_model_of(info), k=tuple(map(float, k.flatten()))).distort(rays)
-
-
-def rectified_model(model: CameraModel) -> CameraModel:
-    """`CameraModel.rectified`."""
-    return model.rectified()
