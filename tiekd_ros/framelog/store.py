@@ -321,6 +321,11 @@ class Recorder:
         self._last_error = ""
         self._healthy = True
 
+    @property
+    def paused(self) -> bool:
+        """Whether no images are stored at present."""
+        return self._paused
+
     def record(self, observation: Observation) -> None:
         """Store an image if it is worth keeping; a fault is counted and logged, not raised."""
         with self._lock:
