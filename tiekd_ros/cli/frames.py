@@ -26,8 +26,10 @@ from tiekd_ros.framelog import (
     KeptLabel,
     Observation,
     StoreStats,
+    policy,
 )
 from tiekd_ros.framelog.imports import (
+    NOT_ASKED_FOR,
     UNREADABLE,
     Calibration,
     ImportOptions,
@@ -40,223 +42,24 @@ from tiekd_ros.teacher.errors import TeacherAnswerError
 if TYPE_CHECKING:
     from tiekd_ros.bags.exporting import ExportReport
 
-TEACHER = ("recorded", "1")
-"""Who labelled these frames: name and version, as the frame log has them."""
-BAD_DEPTH = "bad_depth"
-"""Why an image is left out whose depth would not be believed of a teacher."""
+_RECORDED = ("recorded", "1")
+"""Name and version of the teacher of frames whose measured depth is their label."""
+_BAD_DEPTH = "bad_depth"
 
 _RATE_HZ = 30.0
 _FRAME_ID = "camera"
 
-
-def is_rgbd_folder(path: Path) -> bool:
-    """Tell whether a path looks like a folder of images with measured depth."""
-    return (path / "depth").is_dir() and not (path / "metadata.yaml").exists()
-
-
-class RgbdImport(Recording[int]):
-    """An RGB-D folder that is to be logged, as `BagImport` is of a bag.
-
-    Its depth becomes the frames' label, checked as a teacher's answer is. Images without depth
-    are left out. Stamps are the recorded ones, or 30 images a second.
-
-    Raises:
-        InvalidSettingError: its images are to be rectified.
-        DatasetError: the folder has no images with depth, no intrinsics, or wrong ones.
-    """
-
-    def __init__(self, path: Path, options: ImportOptions) -> None:
-        if options.rectify:
-            raise InvalidSettingError(
-                f"--rectify is for bags: the images of {path} have measured depth, which would not "
-                "fit any more; leave it out"
-            )
-        self._folder = RgbdFolder(path, ReadOptions(skip_bad=True))
-        size = self._folder.image_size
-        self._intrinsics: Intrinsics | None = self._folder.intrinsics
-        if options.calibration is not None:
-            self._intrinsics = options.calibration(size).intrinsics(*size)
-        recorded = self._folder.recorded_stamps
-        self._stamps_ns = self._folder.stamps_ns(_RATE_HZ)
-        self._id = _recording_id(self._folder)
-        report = ImportReport(str(path), "images with depth", "", len(self._folder))
-        super().__init__(report, options)
-        if not recorded:
-            self.report.notes.append(f"no stamps are recorded: took {_RATE_HZ:g} images a second")
-        if self._folder.report.bad:
-            self.report.notes.append(f"{len(self._folder.report.bad)} images have no depth")
-
-    def __len__(self) -> int:
-        """Return the number of images with depth."""
-        return len(self._folder)
-
-    @property
-    def seconds(self) -> float:
-        """Length of the recording."""
-        return (self._stamps_ns[-1] - self._stamps_ns[0]) / 1e9
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def _images(self) -> Iterator[tuple[ImportCursor, int]]:
-        mark = 0
-        for index, name in enumerate(self._folder.names):
-            mark = zlib.crc32(name.encode(), mark)  # of all up to here: none came in between
-            yield ImportCursor(self._id, index + 1, mark), index
-
-    def _recording_ids(self) -> Collection[str]:
-        return [self._id]
-
-    def _is_valid(self, cursor: ImportCursor) -> bool:
-        names = "".join(self._folder.names[: cursor.images])
-        return cursor.images <= len(self) and zlib.crc32(names.encode()) == cursor.mark
-
-    def _add(self, store: FrameStore, image: int, cursor: ImportCursor) -> str:
-        try:
-            return self._add_checked(store, image, cursor)
-        except DatasetError as error:
-            self._faults.append(str(error))
-            return UNREADABLE
-        except (BadDepthError, TeacherAnswerError) as error:
-            self._faults.append(f"{self._folder.names[image]}: {error}")
-            return BAD_DEPTH
-
-    def _add_checked(self, store: FrameStore, index: int, cursor: ImportCursor) -> str:
-        # gRPC, which this file spares its readers
-        from tiekd_ros.teacher.checks import check_answer
-        from tiekd_ros.teacher.protocol import DepthAnswer
-
-        item = self._folder.item(index)
-        assert item.truth is not None
-        height, width = item.image.shape[:2]
-        check_answer(DepthAnswer(item.truth), width, height)
-        seen = Observation(
-            item.image, self._stamps_ns[index], _FRAME_ID, self._intrinsics, cursor=cursor
-        )
-        return store.add(seen, KeptLabel(item.truth, *TEACHER)).reason
-
-    def _conclude(self) -> None:
-        if self._faults:
-            self.report.notes.append(
-                f"{len(self._faults)} images or depth maps are of no use; the first: "
-                f"{self._faults[0]}"
-            )
-
-
-def _recording_id(folder: RgbdFolder) -> str:
-    digest = hashlib.sha256(b"rgbd")
-    digest.update(folder.names[0].encode())
-    digest.update(folder.image(0).tobytes())
-    return digest.hexdigest()[:32]
-
-
 _REASONS = {
-    "too_soon": "followed the last kept one too closely (--min-interval)",
-    "blurred": "blurred (--min-sharpness)",
-    "underexposed": "too dark (--min-brightness, --max-clipped-share)",
-    "overexposed": "too bright (--max-brightness, --max-clipped-share)",
-    "not_novel": "look like a stored one (--min-novelty)",
-    "split_guard": "at a border between training and held-out time (--guard-share)",
-    "not_asked_for": "passed over (--every)",
-    "unreadable": "cannot be read",
-    "bad_depth": "have a depth map that would not be believed of a teacher",
+    policy.TOO_SOON: "followed the last kept one too closely (--min-interval)",
+    policy.BLURRED: "blurred (--min-sharpness)",
+    policy.UNDEREXPOSED: "too dark (--min-brightness, --max-clipped-share)",
+    policy.OVEREXPOSED: "too bright (--max-brightness, --max-clipped-share)",
+    policy.NOT_NOVEL: "look like a stored one (--min-novelty)",
+    policy.SPLIT_GUARD: "at a border between training and held-out time (--guard-share)",
+    NOT_ASKED_FOR: "skipped (--every)",
+    UNREADABLE: "cannot be read",
+    _BAD_DEPTH: "have a depth map that would not be believed of a teacher",
 }
-
-
-def open_recording(path: Path, options: ImportOptions) -> Recording[Any]:
-    """Open a bag, or a folder of images with depth.
-
-    Raises:
-        TiekdError: it cannot be used as asked; the message says why and what would do.
-    """
-    from tiekd_ros.cli.frames import RgbdImport, is_rgbd_folder
-
-    if is_rgbd_folder(path):
-        return RgbdImport(path, options)
-    require_rosbags()
-    from tiekd_ros.bags.importing import BagImport
-
-    return BagImport(path, options)
-
-
-def run_imports(
-    imports: list[Recording[Any]], log: Path, settings: ImportSettings, as_json: bool
-) -> None:
-    """Import recordings into a frame log one after the other, and say what became of them.
-
-    Raises:
-        TiekdError: the log is full; the message says how to go on.
-    """
-    shown_on = None if as_json else console
-    with FrameStore(log) as store:
-        rule = store.rule
-    chosen = [settings.for_recording(each.seconds, rule) for each in imports]
-    reports: list[ImportReport] = []
-    for each, kept in zip(imports, chosen, strict=True):
-        # Nothing that is stored goes for what is imported: it may be what the robot alone has seen.
-        with (
-            FrameStore(log, kept, evicts=False) as store,
-            progress("importing", shown_on) as track,
-        ):
-            reports.append(each.run(store, track(len(each))))
-        if not as_json:
-            _show_import(reports[-1])
-        if reports[-1].stopped:
-            break
-    if as_json:
-        typer.echo(json.dumps([report.as_dict() for report in reports], indent=2))
-    else:
-        with FrameStore(log, read_only=True) as store:
-            stats, rule = store.stats(), store.rule
-        _show_log(log, stats, rule.block_s if rule else chosen[0].block_s)
-    if reports[-1].stopped:
-        raise _full(log, settings.max_bytes_mb, reports[-1], imports[len(reports) :])
-
-
-def _full(log: Path, room_mb: int, last: ImportReport, rest: list[Recording[Any]]) -> TiekdError:
-    others = ", ".join(each.report.bag for each in rest)
-    return TiekdError(
-        f"the frame log {log} is full (--max-bytes-mb {room_mb}): {last.not_looked_at} images of "
-        f"{last.bag} were not looked at"
-        + (f", and none of {others}" if others else "")
-        + ". Nothing that was stored had to go. The same command with a larger --max-bytes-mb goes "
-        "on from here; give the companion as much (parameter frames.max_bytes_mb)"
-    )
-
-
-def _show_import(report: ImportReport) -> None:
-    source = report.image_topic
-    if report.camera_info_topic:
-        source += f", calibration from {report.camera_info_topic}"
-    plain(f"{report.bag}: {source}")
-    for note in report.notes:
-        plain(f"  note: {note}")
-    for warning in report.warnings:
-        plain(f"  WARN: {warning}")
-    before = report.looked_at_before
-    looked_at = report.images - before
-    if before:
-        plain(f"  {before} of {report.images} images were looked at by an earlier import")
-    if looked_at or not before:
-        plain(f"  {report.kept} of {looked_at} images kept")
-    else:
-        plain("  nothing new; --again looks at all images anew")
-    for reason, count in report.left_out.items():
-        plain(f"  {count} left out: {_REASONS.get(reason, reason)}")
-
-
-def _show_log(log: Path, stats: StoreStats, block_s: float) -> None:
-    waiting = sum(stats.frames["logged"].values())
-    held_out = sum(splits["held_out"] for splits in stats.frames.values())
-    plain(f"{log}: {stats.total} frames, {held_out} of them held out, {waiting} without a label")
-    if stats.total and not held_out:
-        plain(
-            f"  none is held out to judge students by: the first {block_s:g} s of a log never are. "
-            "Import a longer recording, or start an empty log with a smaller --block"
-        )
-    if waiting:
-        plain(f"  next: tiekd label --data {log.parent} --teacher HOST:PORT")
-
 
 frames = typer.Typer(
     help="The frame log of a state folder, and bags into it and out of it.", no_args_is_help=True
@@ -364,14 +167,21 @@ def frames_import(
     them (`tiekd distill`). docs/bags.md has more.
     """
     topic, calibration = _calibration(camera_info)
-    options = ImportOptions(image_topic, topic, calibration, every, again, rectify)
+    options = ImportOptions(
+        image_topic=image_topic,
+        camera_info_topic=topic,
+        calibration=calibration,
+        every=every,
+        again=again,
+        rectify=rectify,
+    )
     with contextlib.ExitStack() as stack:
         imports: list[Recording[Any]] = []
         for bag in bags:
-            imports.append(open_recording(bag.expanduser(), options))
+            imports.append(_open_recording(bag.expanduser(), options))
             stack.callback(imports[-1].close)
         log = StateFolder.resolve(state).create().frames
-        run_imports(imports, log, settings, as_json)
+        _run_imports(imports, log, settings, as_json)
 
 
 def _calibration(camera_info: str) -> tuple[str, Calibration | None]:
@@ -442,3 +252,197 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise InvalidSettingError(
             f"{option} must be one of {', '.join(filter(None, choices))}, got {value!r}"
         )
+
+
+def _open_recording(path: Path, options: ImportOptions) -> Recording[Any]:
+    """Open a bag, or a folder of images with depth.
+
+    Raises:
+        TiekdError: it cannot be used as asked; the message says why and what would do.
+    """
+    if _is_rgbd_folder(path):
+        return RgbdImport(path, options)
+    require_rosbags()
+    from tiekd_ros.bags.importing import BagImport
+
+    return BagImport(path, options)
+
+
+def _run_imports(
+    imports: list[Recording[Any]], log: Path, settings: ImportSettings, as_json: bool
+) -> None:
+    """Import recordings into a frame log one after the other, and say what became of them.
+
+    Raises:
+        TiekdError: the log is full; the message says how to go on.
+    """
+    shown_on = None if as_json else console
+    with FrameStore(log) as store:
+        rule = store.rule
+    chosen = [settings.for_recording(each.seconds, rule) for each in imports]
+    reports: list[ImportReport] = []
+    for each, kept in zip(imports, chosen, strict=True):
+        # Nothing that is stored goes for what is imported: it may be what the robot alone has seen.
+        with (
+            FrameStore(log, kept, evicts=False) as store,
+            progress("importing", shown_on) as track,
+        ):
+            reports.append(each.run(store, track(len(each))))
+        if not as_json:
+            _show_import(reports[-1])
+        if reports[-1].stopped:
+            break
+    if as_json:
+        typer.echo(json.dumps([report.as_dict() for report in reports], indent=2))
+    else:
+        with FrameStore(log, read_only=True) as store:
+            stats, rule = store.stats(), store.rule
+        _show_log(log, stats, rule.block_s if rule else chosen[0].block_s)
+    if reports[-1].stopped:
+        raise _full(log, settings.max_bytes_mb, reports[-1], imports[len(reports) :])
+
+
+def _full(log: Path, room_mb: int, last: ImportReport, rest: list[Recording[Any]]) -> TiekdError:
+    others = ", ".join(each.report.bag for each in rest)
+    return TiekdError(
+        f"the frame log {log} is full (--max-bytes-mb {room_mb}): {last.not_looked_at} images of "
+        f"{last.bag} were not looked at"
+        + (f", and none of {others}" if others else "")
+        + ". Nothing that was stored had to go. The same command with a larger --max-bytes-mb goes "
+        "on from here; give the companion as much (parameter frames.max_bytes_mb)"
+    )
+
+
+def _show_import(report: ImportReport) -> None:
+    source = report.image_topic
+    if report.camera_info_topic:
+        source += f", calibration from {report.camera_info_topic}"
+    plain(f"{report.bag}: {source}")
+    for note in report.notes:
+        plain(f"  note: {note}")
+    for warning in report.warnings:
+        plain(f"  WARN: {warning}")
+    before = report.looked_at_before
+    looked_at = report.images - before
+    if before:
+        plain(f"  {before} of {report.images} images were looked at by an earlier import")
+    if looked_at or not before:
+        plain(f"  {report.kept} of {looked_at} images kept")
+    else:
+        plain("  nothing new; --again looks at all images anew")
+    for reason, count in report.left_out.items():
+        plain(f"  {count} left out: {_REASONS.get(reason, reason)}")
+
+
+def _show_log(log: Path, stats: StoreStats, block_s: float) -> None:
+    waiting = sum(stats.frames["logged"].values())
+    held_out = sum(splits["held_out"] for splits in stats.frames.values())
+    plain(f"{log}: {stats.total} frames, {held_out} of them held out, {waiting} without a label")
+    if stats.total and not held_out:
+        plain(
+            f"  none is held out to judge students by: the first {block_s:g} s of a log never are. "
+            "Import a longer recording, or start an empty log with a smaller --block"
+        )
+    if waiting:
+        plain(f"  next: tiekd label --data {log.parent} --teacher HOST:PORT")
+
+
+def _is_rgbd_folder(path: Path) -> bool:
+    """Return whether a path looks like a folder of images with measured depth."""
+    return (path / "depth").is_dir() and not (path / "metadata.yaml").exists()
+
+
+class RgbdImport(Recording[int]):
+    """An RGB-D folder that is to be logged, as `BagImport` is of a bag.
+
+    Its depth becomes the frames' label, checked as a teacher's answer is. Images without depth
+    are left out. Stamps are the recorded ones, or 30 images a second.
+
+    Raises:
+        InvalidSettingError: its images are to be rectified.
+        DatasetError: the folder has no images with depth, no intrinsics, or wrong ones.
+    """
+
+    def __init__(self, path: Path, options: ImportOptions) -> None:
+        if options.rectify:
+            raise InvalidSettingError(
+                f"--rectify is for bags: the images of {path} have measured depth, which would not "
+                "fit any more; leave it out"
+            )
+        self._folder = RgbdFolder(path, ReadOptions(skip_bad=True))
+        size = self._folder.image_size
+        self._intrinsics: Intrinsics | None = self._folder.intrinsics
+        if options.calibration is not None:
+            self._intrinsics = options.calibration(size).intrinsics(*size)
+        recorded = self._folder.recorded_stamps
+        self._stamps_ns = self._folder.stamps_ns(_RATE_HZ)
+        self._id = _recording_id(self._folder)
+        report = ImportReport(str(path), "images with depth", "", len(self._folder))
+        super().__init__(report, options)
+        if not recorded:
+            self.report.notes.append(f"no stamps are recorded: took {_RATE_HZ:g} images a second")
+        if self._folder.report.bad:
+            self.report.notes.append(f"{len(self._folder.report.bad)} images have no depth")
+
+    def __len__(self) -> int:
+        """Return the number of images with depth."""
+        return len(self._folder)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the recording."""
+        return (self._stamps_ns[-1] - self._stamps_ns[0]) / 1e9
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _images(self) -> Iterator[tuple[ImportCursor, int]]:
+        mark = 0
+        for index, name in enumerate(self._folder.names):
+            mark = zlib.crc32(name.encode(), mark)  # of all up to here: none came in between
+            yield ImportCursor(self._id, index + 1, mark), index
+
+    def _recording_ids(self) -> Collection[str]:
+        return [self._id]
+
+    def _is_valid(self, cursor: ImportCursor) -> bool:
+        names = "".join(self._folder.names[: cursor.images])
+        return cursor.images <= len(self) and zlib.crc32(names.encode()) == cursor.mark
+
+    def _add(self, store: FrameStore, image: int, cursor: ImportCursor) -> str:
+        try:
+            return self._add_checked(store, image, cursor)
+        except DatasetError as error:
+            self._faults.append(str(error))
+            return UNREADABLE
+        except (BadDepthError, TeacherAnswerError) as error:
+            self._faults.append(f"{self._folder.names[image]}: {error}")
+            return _BAD_DEPTH
+
+    def _add_checked(self, store: FrameStore, index: int, cursor: ImportCursor) -> str:
+        # gRPC, which this file spares its readers
+        from tiekd_ros.teacher.checks import check_answer
+        from tiekd_ros.teacher.protocol import DepthAnswer
+
+        item = self._folder.item(index)
+        assert item.truth is not None
+        height, width = item.image.shape[:2]
+        check_answer(DepthAnswer(item.truth), width, height)
+        seen = Observation(
+            item.image, self._stamps_ns[index], _FRAME_ID, self._intrinsics, cursor=cursor
+        )
+        return store.add(seen, KeptLabel(item.truth, *_RECORDED)).reason
+
+    def _conclude(self) -> None:
+        if self._faults:
+            self.report.notes.append(
+                f"{len(self._faults)} images or depth maps are of no use; the first: "
+                f"{self._faults[0]}"
+            )
+
+
+def _recording_id(folder: RgbdFolder) -> str:
+    digest = hashlib.sha256(b"rgbd")
+    digest.update(folder.names[0].encode())
+    digest.update(folder.image(0).tobytes())
+    return digest.hexdigest()[:32]
