@@ -1,17 +1,14 @@
-"""Random views of random worlds with exact depth: what the base student is trained on.
+"""Random views of random worlds with exact depth, the base student's training set.
 
 Where `IndoorWorld` is one believable flat with one camera on its walk, a `RandomisedWorld`
 varies everything that a student must not rely on: materials, colours, light, things in the
 way, the camera's place, height, attitude, lens and sensor. Depth stays exact: nothing that
-blurs or distorts the image touches it.
-
-Everything here changes the image only; it never moves a pixel, so depth stays exact.
+blurs or distorts the image touches it, or moves a pixel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -20,6 +17,7 @@ import numpy.typing as npt
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage
+from tiekd_ros.worlds import WorldView
 from tiekd_ros.worlds.furniture import furnish
 from tiekd_ros.worlds.materials import Material, make_materials
 from tiekd_ros.worlds.painter import Painter
@@ -29,6 +27,27 @@ from tiekd_ros.worlds.scene import assemble
 from tiekd_ros.worlds.solids import Box, Floats, Quad, face
 
 Reals = npt.NDArray[np.float32]
+
+
+TRAINING_SEEDS_FROM = 100_000
+"""Training uses world seeds from here on; demos, tests and benchmarks stay below."""
+
+HELD_OUT_SEEDS_FROM = 900_000
+"""Seeds from here on judge a base student and are never trained on."""
+
+_MIN_VIEW_DEG, _MAX_VIEW_DEG = 50.0, 100.0  # horizontal field of view
+_MIN_HEIGHT_M, _MAX_HEIGHT_M = 0.3, 1.9
+_BESIDE_M = 0.35  # furniture stays 0.52 m off the walk
+_WALL_GAP_M = 0.08
+_THING_GAP_M = 0.12
+_TOO_CLOSE_M = 0.35  # half of the view nearer than this, ...
+_FLAT_RATIO = 1.8  # ... or hardly any depth in it: ...
+_DULL_SHARE = 0.15  # ... such views of a bare wall are kept this often
+_TRIES = 30
+
+_SIZE = 128  # texels of a made-up pattern
+_TURNED_BODY = 1_000_000  # number of the first turned box: no furniture has so high a one
+_NOT_ON_CLUTTER = ("lamp", "shade", "view", "screen")  # they give light
 
 
 def random_exposure(linear: Reals, rng: np.random.Generator) -> RgbImage:
@@ -114,12 +133,6 @@ def _compressed(image: RgbImage, rng: np.random.Generator) -> RgbImage:
     return decoded
 
 
-_SIZE = 128  # texels of a made-up pattern
-_TURNED_BODY = 1_000_000  # number of the first turned box: no furniture has so high a one
-_LOOKS = ("east", "west", "north", "south", "up", "down")
-_NOT_ON_CLUTTER = ("lamp", "shade", "view", "screen")  # they give light
-
-
 def scrambled_materials(
     materials: dict[str, Material], rng: np.random.Generator
 ) -> dict[str, Material]:
@@ -160,14 +173,7 @@ def _colour(rng: np.random.Generator) -> Colour:
 
 def _made_up(rng: np.random.Generator) -> Picture:
     """Return a pattern that tiles and means nothing."""
-    makers: tuple[Callable[[np.random.Generator], Picture], ...] = (
-        _plain,
-        _clouds,
-        _clouds,
-        _stripes,
-        _checks,
-        _spots,
-    )
+    makers = (_plain, _clouds, _clouds, _stripes, _checks, _spots)
     return makers[int(rng.integers(len(makers)))](rng)
 
 
@@ -182,8 +188,7 @@ def _clouds(rng: np.random.Generator) -> Picture:
 
 
 def _stripes(rng: np.random.Generator) -> Picture:
-    rows, cols = grid(_SIZE)
-    along = rows if rng.random() < 0.5 else cols
+    along = grid(_SIZE)[0 if rng.random() < 0.5 else 1]
     step = int(rng.choice([8, 16, 32, 64]))
     share = (along % step < step * rng.uniform(0.1, 0.9)).astype(np.float32)
     return _between(_colour(rng), _colour(rng), share)
@@ -270,39 +275,16 @@ def _turned_box(
 ) -> list[Quad]:
     """Return the six faces of a box turned by a 3x3 rotation; `kind`: material, cell, body."""
     quads = []
-    for way in _LOOKS:
+    for way in ("east", "west", "north", "south", "up", "down"):
         origin, edge_u, edge_v = (turn @ e for e in face(-half, half, way, inside=False))
         quads.append(Quad(origin + center, edge_u, edge_v, *kind))
     return quads
 
 
-TRAINING_SEEDS_FROM = 100_000
-"""Training uses world seeds from here on; demos, tests and benchmarks stay below."""
-
-HELD_OUT_SEEDS_FROM = 900_000
-"""Seeds from here on judge a base student and are never trained on."""
-
-_MIN_VIEW_DEG, _MAX_VIEW_DEG = 50.0, 100.0  # horizontal field of view
-_MIN_HEIGHT_M, _MAX_HEIGHT_M = 0.3, 1.9
-_BESIDE_M = 0.35  # furniture stays 0.52 m off the walk
-_WALL_GAP_M = 0.08
-_THING_GAP_M = 0.12
-_TOO_CLOSE_M = 0.35  # half of the view nearer than this, ...
-_FLAT_RATIO = 1.8  # ... or hardly any depth in it: ...
-_DULL_SHARE = 0.15  # ... such views of a bare wall are kept this often
-_TRIES = 30
-
-
 @dataclass(frozen=True)
-class RandomView:
-    """One view: image uint8 RGB (H, W, 3), depth float32 (H, W) in metres, finite everywhere.
+class RandomView(WorldView):
+    """The image, exact depth and pose of a random camera, with its intrinsics."""
 
-    `pose` is the 4x4 camera-to-world matrix of the optical frame, metres.
-    """
-
-    image: RgbImage
-    depth: DepthMap
-    pose: npt.NDArray[np.float64]
     intrinsics: Intrinsics
 
 
@@ -353,9 +335,8 @@ class RandomisedWorld:
 
     def _is_free(self, place: npt.NDArray[np.float64]) -> bool:
         away = np.linalg.norm(self._spheres[:, :3] - place, axis=1)
-        if (away < self._spheres[:, 3] + _THING_GAP_M).any():
-            return False
-        return _in_the_open(self._plan, place)
+        touches = (away < self._spheres[:, 3] + _THING_GAP_M).any()
+        return not touches and _in_the_open(self._plan, place)
 
 
 def _in_the_open(plan: FloorPlan, place: npt.NDArray[np.float64]) -> bool:

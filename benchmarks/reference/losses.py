@@ -86,13 +86,11 @@ def check_tiekd(fixture: Fixture) -> None:
     depth = fixture.take("kd_gt")
     setting = _Setting.of(fixture)
     fixture.compare("bin_edges", setting.bins.edges(), EDGES)
-    _check_sigma(fixture, setting)
+    fixture.compare_values("sigma_used", PUBLISHED_SIGMA_M, setting.sigma, EXACT)
     _check_dpms(fixture, setting, logits, depth)
     single = setting.run(logits, depth, torch.float32, "slice")
     fixture.compare("l_dpm_map", single.dpm_map, MAP)
-    fixture.compare("l_dpm_mean", single.parts.l_dpm, LOSS)
-    fixture.compare("l_depth", single.parts.l_depth, LOSS)
-    fixture.compare("total", single.parts.total, LOSS)
+    _check_values(fixture, "", single, LOSS)
     config_map, config_gradient = setting.run_config(logits, depth, torch.float32, "slice")
     fixture.compare("l_dpm_map_sigma_config", config_map, MAP)
     fixture.compare("l_dpm_mean_sigma_config", config_map.mean(), LOSS)
@@ -104,13 +102,22 @@ def check_tiekd(fixture: Fixture) -> None:
     }
     _check_gradients(fixture, gradients)
     double = setting.run(logits, depth, torch.float64, "slice")
-    fixture.compare("l_dpm_mean_f64", double.parts.l_dpm, LOSS_F64)
-    fixture.compare("l_depth_f64", double.parts.l_depth, LOSS_F64)
-    fixture.compare("total_f64", double.parts.total, LOSS_F64)
+    _check_values(fixture, "", double, LOSS_F64, "_f64")
     norm = double.gradient(double.parts.total).norm()
     fixture.compare("grad_logits_total_norm_f64", norm, _NORM_F64)
     config_map, _ = setting.run_config(logits, depth, torch.float64, "slice")
     fixture.compare("l_dpm_mean_sigma_config_f64", config_map.mean(), LOSS_F64)
+
+
+def _check_values(
+    fixture: Fixture, prefix: str, run: _Run, tolerance: Tolerance, suffix: str = ""
+) -> None:
+    """Check the loss's two terms and their sum."""
+    dpm = f"{prefix}dpm_mean{suffix}"  # so named in the files of the first run
+    dpm = dpm if dpm in fixture else f"{prefix}l_dpm_mean{suffix}"
+    fixture.compare(dpm, run.parts.l_dpm, tolerance)
+    fixture.compare(f"{prefix}l_depth{suffix}", run.parts.l_depth, tolerance)
+    fixture.compare(f"{prefix}total{suffix}", run.parts.total, tolerance)
 
 
 def _logits(fixture: Fixture) -> np.ndarray:
@@ -118,10 +125,6 @@ def _logits(fixture: Fixture) -> np.ndarray:
         steps = fixture.take("logits_q").astype(np.float32)
         return steps * np.float32(fixture.number("logits_step"))
     return fixture.take("logits")
-
-
-def _check_sigma(fixture: Fixture, setting: _Setting) -> None:
-    fixture.compare_values("sigma_used", PUBLISHED_SIGMA_M, setting.sigma, EXACT)
 
 
 def _check_dpms(fixture: Fixture, setting: _Setting, logits: np.ndarray, depth: np.ndarray) -> None:
@@ -160,7 +163,7 @@ def check_width_704(fixture: Fixture) -> None:
     depth = _outer(fixture, "kd_rows", "kd_cols", np.multiply)
     setting = _Setting.of(fixture)
     depth = np.minimum(depth, np.float32(setting.bins.max_depth_m))
-    _check_sigma(fixture, setting)
+    fixture.compare_values("sigma_used", PUBLISHED_SIGMA_M, setting.sigma, EXACT)
     crops: tuple[Crop, ...] = ("slice", "pad")
     for crop in crops:
         _check_crop(fixture, setting, logits, depth, crop)
@@ -181,9 +184,7 @@ def _check_crop(
     fixture.compare(f"{crop}_l_dpm_map_shape", single.dpm_map.shape, EXACT)
     row_sums = single.dpm_map.double().sum(dim=(1, 3))  # (B, h)
     fixture.compare(f"{crop}_l_dpm_row_sum", row_sums, MAP)
-    fixture.compare(f"{crop}_l_dpm_mean", single.parts.l_dpm, LOSS)
-    fixture.compare(f"{crop}_l_depth", single.parts.l_depth, LOSS)
-    fixture.compare(f"{crop}_total", single.parts.total, LOSS)
+    _check_values(fixture, f"{crop}_", single, LOSS)
     config_map, _ = setting.run_config(logits, depth, torch.float32, crop)
     fixture.compare(f"{crop}_l_dpm_mean_sigma_config", config_map.mean(), LOSS)
     gradient = single.gradient(single.parts.total)
@@ -194,12 +195,7 @@ def _check_crop(
     fixture.compare(f"{crop}_grad_total_row_abs_sum", row_abs, GRADIENT)
     fixture.compare(f"{crop}_grad_total_norm", gradient.double().norm(), GRADIENT)
     double = setting.run(logits, depth, torch.float64, crop)
-    dpm_key = f"{crop}_dpm_mean_f64"  # so named in the files of the first run
-    if dpm_key not in fixture:
-        dpm_key = f"{crop}_l_dpm_mean_f64"
-    fixture.compare(dpm_key, double.parts.l_dpm, LOSS_F64)
-    fixture.compare(f"{crop}_l_depth_f64", double.parts.l_depth, LOSS_F64)
-    fixture.compare(f"{crop}_total_f64", double.parts.total, LOSS_F64)
+    _check_values(fixture, f"{crop}_", double, LOSS_F64, "_f64")
     if f"{crop}_l_dpm_mean_sigma_config_f64" in fixture:
         config_map, _ = setting.run_config(logits, depth, torch.float64, crop)
         fixture.compare(f"{crop}_l_dpm_mean_sigma_config_f64", config_map.mean(), LOSS_F64)

@@ -142,7 +142,16 @@ def _compare_metrics(
     shares = [name for name in names if re.fullmatch(r"a[123](_T)?", name)]
     errors = [name for name in names if name not in shares and name != "silog"]
     _compare_errors(fixture, f"{key}: errors", ours, theirs, errors)
-    _compare_shares(fixture, key, ours, theirs, shares, pairs)
+    # Shares of pixels below a threshold: float32 decides about those right at it.
+    tied = {name: _tied_share(*pairs[name.endswith("_T")], int(name[1])) for name in shares}
+    clear = [name for name in shares if tied[name] == 0]
+    if clear:
+        a, b = ([values[name] for name in clear] for values in (ours, theirs))
+        fixture.compare_values(f"{key}: {', '.join(clear)}", a, b, Tolerance(1e-9, "share"))
+    for name in [name for name in shares if tied[name] > 0]:
+        tolerance = Tolerance(tied[name] + 1e-9, "share")
+        note = f"{tied[name]:.0%} of the pixels are right at the threshold"
+        fixture.compare_values(f"{key}: {name}", ours[name], theirs[name], tolerance, note)
     if "silog" in names:
         tolerance = _silog_tolerance(*pairs[0], theirs["silog"])
         fixture.compare_values(f"{key}: silog", ours["silog"], theirs["silog"], tolerance)
@@ -159,28 +168,6 @@ def _compare_errors(
     scale = [abs(theirs[name]) or 1.0 for name in names]
     a, b = (np.array([values[name] for name in names]) / scale for values in (ours, theirs))
     fixture.compare_values(label, a, b, Tolerance(_RELATIVE, "rel"))
-
-
-def _compare_shares(
-    fixture: Fixture,
-    key: str,
-    ours: dict[str, float],
-    theirs: dict[str, float],
-    names: Sequence[str],
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> None:
-    """Compare shares of pixels below a threshold; float32 decides about those right at it."""
-    tied = {name: _tied_share(*pairs[name.endswith("_T")], int(name[1])) for name in names}
-    clear = [name for name in names if tied[name] == 0]
-    if clear:
-        a, b = ([values[name] for name in clear] for values in (ours, theirs))
-        label = f"{key}: {', '.join(clear)}"
-        fixture.compare_values(label, a, b, Tolerance(1e-9, "share"))
-    for name in names:
-        if tied[name] > 0:
-            tolerance = Tolerance(tied[name] + 1e-9, "share")
-            note = f"{tied[name]:.0%} of the pixels are right at the threshold"
-            fixture.compare_values(f"{key}: {name}", ours[name], theirs[name], tolerance, note)
 
 
 def _tied_share(predicted: np.ndarray, truth: np.ndarray, power: int) -> float:
