@@ -43,10 +43,10 @@ from teacher_load_models import (
 )
 
 from tiekd_ros.core.images import DepthMap, RgbImage
-from tiekd_ros.framelog import LabelAnswer, Labeller, LabellerSettings, LoggedFrame
-from tiekd_ros.nodes.companion.teaching import TeacherDesk
+from tiekd_ros.framelog import Label, Labeller, LabellerSettings, LoggedFrame
 from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.label_source import TeacherLabelSource
 from tiekd_ros.teacher.protocol import DepthRequest
 from tiekd_ros.teacher.server import TeacherServer
 from tiekd_ros.teacher.settings import ServerSettings
@@ -167,9 +167,9 @@ class Robot:
         in_flight = int(asked["in_flight"])
         self._number = number
         self.log = FrameLog(number, images, int(asked["window"]))
-        self._client = TeacherClient(ClientSettings(url=asked["url"], in_flight=in_flight))
+        self._client = TeacherClient(ClientSettings(url=asked["url"]))
         settings = LabellerSettings(in_flight=in_flight)
-        self._desk = TeacherDesk(self._client, max_side=settings.max_side)
+        self._source = TeacherLabelSource(self._client, max_side=settings.max_side)
         self._labeller = Labeller(self.log, self._ask, settings)
         self._first_asked: dict[int, float] = {}  # by frame; a retry does not start anew
         self._labels: list[tuple[float, float]] = []  # when it came, and ms since first asked
@@ -198,9 +198,9 @@ class Robot:
             "last_error": snapshot.last_error,
         }
 
-    def _ask(self, frame: LoggedFrame) -> LabelAnswer:
+    def _ask(self, frame: LoggedFrame) -> Label:
         started = self._first_asked.setdefault(frame.id, time.monotonic())
-        answer = self._desk(frame)
+        answer = self._source.label(frame)
         now = time.monotonic()
         del self._first_asked[frame.id]
         self._labels.append((now, 1e3 * (now - started)))

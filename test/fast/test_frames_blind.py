@@ -12,7 +12,7 @@ import pytest
 from helpers.stores import EAGER, S, view
 from tiekd_ros.core.errors import BadDepthError
 from tiekd_ros.core.images import Mask, decode_mask_png, encode_mask_png
-from tiekd_ros.framelog import FrameStore, KeptLabel, Observation
+from tiekd_ros.framelog import FrameStore, Label, Observation
 
 HEIGHT, WIDTH = 120, 160
 DEPTH = np.full((HEIGHT, WIDTH), 2, np.float32)
@@ -65,7 +65,7 @@ def test_a_label_of_any_size_is_unknown_where_the_camera_saw_nothing(
 
 def test_a_label_that_comes_with_its_frame_is_masked_too(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
-        store.add(Observation(view(1), S, "cam", invalid_mask=mask()), KeptLabel(DEPTH, "t", "1"))
+        store.add(Observation(view(1), S, "cam", invalid_mask=mask()), Label(DEPTH, "t", "1"))
         assert (np.isnan(store.load(1).depth) == mask()).all()
 
 

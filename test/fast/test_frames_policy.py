@@ -14,7 +14,7 @@ from tiekd_ros.framelog.policy import (
     measure_image,
     quality_fault,
 )
-from tiekd_ros.framelog.settings import FrameLogSettings, LabellerSettings
+from tiekd_ros.framelog.settings import FrameLogSettings
 
 S = 1_000_000_000
 WALL_TIME = 1_790_000_000 * S + 123_456_789
@@ -117,5 +117,3 @@ def test_settings_that_cannot_work_are_refused_with_a_way_out() -> None:
         FrameLogSettings(min_brightness=200.0, max_brightness=100.0)
     with pytest.raises(InvalidSettingError, match="block_s must be between"):
         FrameLogSettings(block_s=0.1)
-    with pytest.raises(InvalidSettingError, match="max_retry_s 1 "):
-        LabellerSettings(retry_s=2.0, max_retry_s=1.0)

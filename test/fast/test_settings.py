@@ -100,9 +100,9 @@ def test_every_setting_of_the_product_fits_its_own_range_and_is_described():
     from tiekd_ros.student.bins import DepthBins
     from tiekd_ros.teacher.checks import AnswerChecks
     from tiekd_ros.teacher.client import ClientSettings
+    from tiekd_ros.teacher.label_source import UploadSettings
     from tiekd_ros.teacher.settings import ServerSettings
     from tiekd_ros.teacher.trust import TrustSettings
-    from tiekd_ros.teacher.upload import UploadSettings
     from tiekd_ros.worlds import WorldSettings
 
     kinds = [FrameLogSettings, LabellerSettings, CameraSettings, DepthSettings, DepthBins]

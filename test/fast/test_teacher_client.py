@@ -1,44 +1,80 @@
-"""The client against teachers that answer, refuse, lie and break.
+"""The client against teachers that answer, refuse, lie and break, and a bad network between them.
 
-Over real gRPC on 127.0.0.1; a test passes when the client raises the one error that tells its
-caller what to do (retry later, drop the image, distrust the answer) and goes on afterwards.
+Over real gRPC on 127.0.0.1, through a TCP proxy that delays, cuts, truncates and swallows. A test
+passes when the client makes one attempt, in bounded time, raises the one error that tells its
+caller what to do, and works again as soon as teacher and network do, without being made anew.
 """
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from helpers.clocks import let_the_clock_jump
+from helpers.proxy import TcpProxy
 from helpers.teachers import (
     METRIC,
     RELATIVE,
+    SilentBackend,
     StubBackend,
     depth_request,
     foreign_server,
     free_port,
+    infer_patiently,
+    picture,
     ramp,
     serving,
 )
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import (
     RelativeTeacherError,
-    TeacherAnswerError,
+    TeacherBusyError,
     TeacherFailedError,
     TeacherRefusedError,
     TeacherUnreachableError,
 )
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
+from tiekd_ros.teacher.server import TeacherServer
+from tiekd_ros.teacher.settings import ServerSettings
+
+WIDTH, HEIGHT = 320, 240
+MIDDLE = 50_000  # bytes into an answer of 300 kB, far beyond all that goes before it
+DEADLINE_S = 0.4
+PATIENCE_S = 30.0  # of what has to happen soon on a busy machine
+
+REQUEST = depth_request(picture(0, WIDTH, HEIGHT))
+LABEL = ramp(WIDTH, HEIGHT)
 
 
 def client_for(url: str, **settings) -> TeacherClient:
-    quick = {"timeout_s": 5.0, "attempts": 2, "backoff_initial_s": 0.02, "backoff_max_s": 0.1}
-    return TeacherClient(ClientSettings(url=url, **{**quick, **settings}))
+    return TeacherClient(ClientSettings(url=url, **{"timeout_s": PATIENCE_S, **settings}))
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def assert_label(client: TeacherClient) -> None:
+    np.testing.assert_array_equal(client.infer(REQUEST).depth, LABEL)
+
+
+@pytest.fixture
+def backend() -> StubBackend:
+    return StubBackend(LABEL)
+
+
+@pytest.fixture
+def proxy(backend) -> Iterator[TcpProxy]:
+    with serving(backend, depth_type="FP32") as url, TcpProxy(port_of(url)) as between:
+        yield between
 
 
 def test_a_request_and_its_answer_survive_the_wire():
@@ -48,58 +84,25 @@ def test_a_request_and_its_answer_survive_the_wire():
     with serving(backend, depth_type="FP32") as url, client_for(url) as client:
         answer = client.infer(sent)
         assert client.identity() == METRIC
+        assert client.ready()
+        client.infer(replace(sent, intrinsics=None))
     np.testing.assert_array_equal(answer.depth, ramp())
     np.testing.assert_array_equal(answer.confidence, confidence)
     assert answer.depth.dtype == answer.confidence.dtype == np.float32
     assert answer.teacher == METRIC
-    assert backend.requests == [replace(sent, image=b"")]  # the image itself went decoded
+    first, second = backend.requests
+    assert first == replace(sent, image=b"")  # the image itself went decoded
+    assert second.intrinsics is None
 
 
-def test_a_request_without_intrinsics_arrives_without():
-    backend = StubBackend()
-    with serving(backend) as url, client_for(url) as client:
-        client.infer(DepthRequest(depth_request().image, None, 0, ""))
-    assert backend.requests[0].intrinsics is None
-
-
-@pytest.mark.parametrize(
-    ("depth", "reason"),
-    [
-        (np.zeros((48, 64), np.float32), "known"),
-        (-ramp(), "positive"),
-        (ramp(width=96), "aspect ratio"),
-        (ramp()[None], "shape"),
-        (np.full((48, 64), 2.0, np.float32), "constant"),
-        (ramp() * 1000, "max_depth_m"),
-        (np.full((48, 64), np.inf, np.float32), "max_depth_m"),
-    ],
-)
-def test_an_answer_that_cannot_be_depth_is_not_believed(depth, reason):
-    with (
-        serving(StubBackend(depth)) as url,
-        client_for(url) as client,
-        pytest.raises(TeacherAnswerError, match=reason),
-    ):
-        client.infer(depth_request())
-
-
-def test_a_refused_image_is_not_retried_and_carries_the_reason():
+def test_a_refused_image_carries_the_reason():
     backend = StubBackend(BackendRefusal("never seen this room"))
-    with (
-        serving(backend) as url,
-        client_for(url) as client,
-        pytest.raises(TeacherRefusedError, match="never seen this room"),
-    ):
-        client.infer(depth_request())
-    assert len(backend.requests) == 1
-
-
-def test_bytes_that_are_no_image_are_not_even_sent():
-    with (
-        client_for(f"127.0.0.1:{free_port()}") as client,
-        pytest.raises(TeacherRefusedError, match="neither JPEG nor PNG"),
-    ):
-        client.infer(DepthRequest(b"garbage", None, 0, ""))
+    with serving(backend) as url, client_for(url) as client:
+        with pytest.raises(TeacherRefusedError, match="never seen this room"):
+            client.infer(depth_request())
+        assert len(backend.requests) == 1
+        with pytest.raises(TeacherRefusedError):
+            client.infer(DepthRequest(b"garbage", None, 0, ""))
 
 
 def test_a_teacher_that_breaks_is_told_apart_from_one_that_refuses_and_goes_on():
@@ -130,56 +133,42 @@ def test_a_teacher_swapped_for_a_relative_one_is_noticed_at_its_first_answer():
         assert client.infer(depth_request()).teacher == METRIC
 
 
-def test_nobody_listening_is_unreachable():
-    with (
-        client_for(f"127.0.0.1:{free_port()}") as client,
-        pytest.raises(TeacherUnreachableError, match="is it running"),
-    ):
-        client.identity()
+def test_no_listener_is_unreachable_and_counts_as_no_answer():
+    port = free_port()
+    with client_for(f"127.0.0.1:{port}") as client:
+        for call in (client.identity, client.ready, lambda: client.infer(REQUEST)):
+            with pytest.raises(TeacherUnreachableError, match="is it running") as failure:
+                call()
+            assert failure.value.retry_after_s is None
+        assert client.traffic.snapshot().answers == 0
+        with serving(StubBackend(), port=port):
+            for _ in range(3):
+                client.infer(REQUEST)
+        traffic = client.traffic.snapshot()
+    assert traffic.answers == 3
+    assert traffic.bytes_up == len(REQUEST.image)
+    assert 64 * 48 * 2 < traffic.bytes_down < 64 * 48 * 2 + 300  # FP16, and the message around it
+    assert 0 < traffic.round_trip_p50_s <= traffic.round_trip_p95_s < PATIENCE_S
 
 
-def test_a_server_without_the_model_is_unreachable_not_a_refusal():
+def test_a_server_without_the_model_or_without_a_name_is_no_metric_teacher():
     class Empty(service_pb2_grpc.GRPCInferenceServiceServicer):
         pass
 
-    with (
-        foreign_server(Empty()) as url,
-        client_for(url) as client,
-        pytest.raises(TeacherUnreachableError, match="depth_teacher"),
-    ):
-        client.infer(depth_request())
-
-
-def test_a_server_that_does_not_say_metric_is_not_taken_for_metric():
     class Unnamed(service_pb2_grpc.GRPCInferenceServiceServicer):
         def ModelConfig(self, request, context):  # noqa: N802
             return service_pb2.ModelConfigResponse()
 
-    with (
-        foreign_server(Unnamed()) as url,
-        client_for(url) as client,
-        pytest.raises(RelativeTeacherError, match="metric"),
+    for servicer, error, text in (
+        (Empty(), TeacherUnreachableError, "depth_teacher"),
+        (Unnamed(), RelativeTeacherError, "metric"),
     ):
-        client.infer(depth_request())
-
-
-def test_a_busy_teacher_is_tried_again():
-    class BusyOnce(service_pb2_grpc.GRPCInferenceServiceServicer):
-        calls = 0
-
-        def ModelConfig(self, request, context):  # noqa: N802
-            import grpc
-
-            self.calls += 1
-            if self.calls == 1:
-                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full")
-            response = service_pb2.ModelConfigResponse()
-            for key, text in METRIC.as_parameters().items():
-                response.config.parameters[key].string_value = text
-            return response
-
-    with foreign_server(BusyOnce()) as url, client_for(url) as client:
-        assert client.identity() == METRIC
+        with (
+            foreign_server(servicer) as url,
+            client_for(url) as client,
+            pytest.raises(error, match=text),
+        ):
+            client.infer(depth_request())
 
 
 def test_a_message_over_the_servers_limit_is_a_refusal():
@@ -192,18 +181,150 @@ def test_a_message_over_the_servers_limit_is_a_refusal():
         client.infer(depth_request(noise))
 
 
-def test_sparse_labels_pass_where_the_threshold_says_so():
-    depth = np.full((48, 64), np.nan, np.float32)
-    depth[::8, ::8] = ramp()[::8, ::8]
-    with serving(StubBackend(depth)) as url:
-        with client_for(url) as client, pytest.raises(TeacherAnswerError, match="min_known_share"):
-            client.infer(depth_request())
-        settings = ClientSettings(url=url)
-        with TeacherClient(settings, AnswerChecks(min_known_share=0.001)) as client:
-            client.infer(depth_request())
+def test_an_address_that_is_not_host_and_port_is_refused():
+    for url in ("http://127.0.0.1:8001", "127.0.0.1", "host:99999"):
+        with pytest.raises(InvalidSettingError, match="host:port"):
+            ClientSettings(url=url)
+    with pytest.raises(InvalidSettingError, match="url is empty"):
+        TeacherClient(ClientSettings(url=""))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8001", "127.0.0.1", "host:99999"])
-def test_an_address_that_is_not_host_and_port_is_refused(url):
-    with pytest.raises(InvalidSettingError, match="host:port"):
-        ClientSettings(url=url)
+# A bad network.
+
+
+def test_latency_delays_a_label_and_beyond_the_deadline_is_out_of_reach(proxy):
+    proxy.delay(0.15)
+    started = time.monotonic()
+    with client_for(proxy.url) as client:
+        assert_label(client)
+    assert time.monotonic() - started > 0.3  # there and back
+    proxy.delay(2 * DEADLINE_S)
+    with client_for(proxy.url, timeout_s=DEADLINE_S) as client:
+        with pytest.raises(TeacherUnreachableError, match="no answer from the teacher at"):
+            client.infer(REQUEST)
+        proxy.pass_on()
+        assert_label(client)
+
+
+def test_an_answer_that_breaks_off_is_not_believed_in_part(backend, proxy):
+    with client_for(proxy.url) as client:
+        for number, fault in enumerate((proxy.cut, proxy.truncate)):
+            fault(MIDDLE)
+            with pytest.raises(TeacherUnreachableError, match="no answer"):
+                client.infer(REQUEST)
+            assert len(backend.requests) == 1 + 2 * number
+            proxy.pass_on()
+            assert_label(client)
+
+
+def test_silence_meets_the_deadline(proxy):
+    with client_for(proxy.url, timeout_s=DEADLINE_S) as client:
+        for fault in (proxy.swallow, proxy.swallow, lambda: proxy.stall(MIDDLE)):
+            fault()  # before there is a connection, on one, and in the middle of an answer
+            with pytest.raises(TeacherUnreachableError, match="DEADLINE_EXCEEDED"):
+                client.infer(REQUEST)
+            proxy.pass_on()
+            assert_label(client)
+
+
+def test_a_refused_connection_is_out_of_reach_until_there_is_a_listener_again(proxy):
+    with client_for(proxy.url) as client:
+        assert_label(client)
+        proxy.refuse()
+        with pytest.raises(TeacherUnreachableError, match="is it running"):
+            client.infer(REQUEST)
+        proxy.pass_on()
+        assert_label(client)
+
+
+def test_a_clock_that_jumps_moves_no_deadline(proxy, monkeypatch):
+    let_the_clock_jump(monkeypatch)
+    with client_for(proxy.url, timeout_s=DEADLINE_S) as client:
+        assert_label(client)
+        proxy.swallow()
+        with pytest.raises(TeacherUnreachableError, match="no answer"):
+            client.infer(REQUEST)
+        proxy.pass_on()
+        assert_label(client)
+        assert 0 < client.traffic.snapshot().round_trip_p95_s < PATIENCE_S
+
+
+def test_a_full_queue_is_told_from_a_lost_connection():
+    backend = SilentBackend()
+    with (
+        serving(backend, max_waiting=0) as url,
+        TcpProxy(port_of(url)) as proxy,
+        client_for(proxy.url) as patient,
+        client_for(proxy.url) as late,
+    ):
+        waiting = threading.Thread(target=patient.infer, args=(REQUEST,))
+        waiting.start()
+        assert backend.asked.wait(PATIENCE_S)
+        for _ in range(3):
+            with pytest.raises(TeacherBusyError, match=r"too much to do.*max_waiting") as busy:
+                late.infer(REQUEST)
+            assert busy.value.retry_after_s > 0
+        assert proxy.accepted == 2  # one connection each, through all attempts
+        backend.released.set()
+        waiting.join(PATIENCE_S)
+        late.infer(REQUEST)
+
+
+def assert_own_labels(labels: dict[int, np.ndarray], count: int) -> None:
+    assert sorted(labels) == list(range(1, 1 + count))
+    for stamp, depth in labels.items():
+        np.testing.assert_allclose(depth, ramp() + stamp, rtol=1e-3)
+
+
+def test_a_restart_under_load_gives_each_image_its_own_label_all_the_same():
+    asked = threading.Event()
+
+    def answer(image, request):
+        asked.set()
+        time.sleep(0.02)
+        return ramp() + request.stamp_ns
+
+    first = TeacherServer(StubBackend(answer), ServerSettings())
+    second = TeacherServer(StubBackend(answer), ServerSettings())
+    labels = {}
+    with TcpProxy(first.start()) as proxy, client_for(proxy.url) as client:
+
+        def ask(stamps):
+            for stamp in stamps:
+                labels[stamp] = infer_patiently(client, depth_request(stamp_ns=stamp)).depth
+
+        robots = [
+            threading.Thread(target=ask, args=(range(start, start + 5),)) for start in (1, 6, 11)
+        ]
+        for robot in robots:
+            robot.start()
+        try:
+            assert asked.wait(PATIENCE_S)
+            first.stop(0.0)
+            proxy.target_port = second.start()
+            for robot in robots:
+                robot.join(PATIENCE_S)
+        finally:
+            first.stop(0.0)
+            second.stop(0.0)
+    assert_own_labels(labels, 15)
+
+
+def test_more_robots_than_places_all_get_their_labels():
+    def answer(image, request):
+        time.sleep(0.01)
+        return ramp() + request.stamp_ns
+
+    labels = {}
+
+    def ask(url, stamp):
+        with client_for(url) as client:
+            labels[stamp] = infer_patiently(client, depth_request(stamp_ns=stamp)).depth
+
+    with serving(StubBackend(answer), max_waiting=1) as url:
+        robots = [threading.Thread(target=ask, args=(url, stamp)) for stamp in range(1, 17)]
+        for robot in robots:
+            robot.start()
+        for robot in robots:
+            robot.join(PATIENCE_S)
+    assert_own_labels(labels, 16)

@@ -7,12 +7,26 @@ label where it should, and otherwise raises an error that says what to put right
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from helpers.certificates import Certificates, make_certificates
-from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, serving, serving_expired
+from helpers.proxy import TcpProxy
+from helpers.teachers import (
+    METRIC,
+    RELATIVE,
+    StubBackend,
+    depth_request,
+    listening,
+    serving,
+    serving_expired,
+)
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.credentials import read_credentials
@@ -45,8 +59,7 @@ def secret(path: Path, *lines: str) -> str:
 
 
 def client_for(url: str, **settings) -> TeacherClient:
-    quick = {"timeout_s": 5.0, "attempts": 2, "backoff_initial_s": 0.01, "break_after": 1000}
-    return TeacherClient(ClientSettings(url=url, **{**quick, **settings}))
+    return TeacherClient(ClientSettings(url=url, **{"timeout_s": 5.0, **settings}))
 
 
 def with_tls(certificates: Certificates, **settings: str) -> dict[str, str]:
@@ -74,13 +87,32 @@ def test_a_server_whose_authority_is_not_known_is_not_believed(certificates, aut
     assert backend.requests == []
 
 
-def test_a_server_whose_certificate_has_expired_is_not_believed(certificates):
+def test_an_expired_certificate_is_named_and_a_renewed_one_serves_the_same_client(certificates):
     with (
-        serving_expired(certificates.expired_cert, certificates.expired_key) as url,
+        serving_expired(certificates.expired_cert, certificates.expired_key) as before,
+        serving(StubBackend(), **with_tls(certificates)) as after,
+        TcpProxy(int(before.rpartition(":")[2])) as proxy,
+        client_for(proxy.url, tls=True, ca=str(certificates.ca)) as client,
+    ):
+        with pytest.raises(TeacherDeniedError, match=r"CERTIFICATE_VERIFY_FAILED.*expired"):
+            client.infer(depth_request())
+        proxy.target_port = int(after.rpartition(":")[2])
+        assert client.infer(depth_request()).teacher == METRIC
+
+
+def test_a_server_with_a_strangers_certificate_gets_no_image(certificates):
+    backend = StubBackend()
+    stranger = {
+        "tls_cert": str(certificates.stranger_cert),
+        "tls_key": str(certificates.stranger_key),
+    }
+    with (
+        serving(backend, **stranger) as url,
         client_for(url, tls=True, ca=str(certificates.ca)) as client,
-        pytest.raises(TeacherDeniedError, match="expired"),
+        pytest.raises(TeacherDeniedError, match="authority"),
     ):
         client.infer(depth_request())
+    assert backend.requests == []
 
 
 def test_the_name_in_the_certificate_can_be_another_than_the_host(certificates):
@@ -90,24 +122,21 @@ def test_the_name_in_the_certificate_can_be_another_than_the_host(certificates):
             client.infer(depth_request())
         with (
             client_for(url, server_name="workstation", **tls) as client,
-            pytest.raises(TeacherUnreachableError),
+            pytest.raises(TeacherDeniedError),
         ):
             client.infer(depth_request())
 
 
-def test_a_client_without_tls_gets_no_answer_from_a_server_with_it(certificates):
-    with (
-        serving(StubBackend(), **with_tls(certificates)) as url,
-        client_for(url) as client,
-        pytest.raises(TeacherUnreachableError, match="without TLS"),
-    ):
-        client.infer(depth_request())
-
-
-def test_a_client_with_tls_gets_no_answer_from_a_server_without(certificates):
+def test_tls_on_one_side_only_gets_no_answer_and_harms_nobody(certificates):
+    tls = {"tls": True, "ca": str(certificates.ca)}
+    with serving(StubBackend(), **with_tls(certificates)) as url:
+        with client_for(url) as plain, pytest.raises(TeacherUnreachableError, match="without TLS"):
+            plain.infer(depth_request())
+        with client_for(url, **tls) as client:
+            client.infer(depth_request())
     with (
         serving(StubBackend()) as url,
-        client_for(url, tls=True, ca=str(certificates.ca)) as client,
+        client_for(url, **tls) as client,
         pytest.raises(TeacherUnreachableError, match="TLS"),
     ):
         client.infer(depth_request())
@@ -128,7 +157,9 @@ def test_mutual_tls_lets_in_whom_its_authority_knows_and_nobody_else(certificate
     assert len(backend.requests) == 1
 
 
-def test_a_token_comes_from_a_file_or_the_environment(certificates, tmp_path, monkeypatch):
+def test_a_token_comes_from_a_file_or_the_environment_and_each_known_one_does(
+    tmp_path, monkeypatch
+):
     known = secret(tmp_path / "known", "# robots", TOKEN, OTHER_TOKEN)
     own = secret(tmp_path / "own", TOKEN)
     with serving(StubBackend(), token_file=known) as url:
@@ -139,7 +170,7 @@ def test_a_token_comes_from_a_file_or_the_environment(certificates, tmp_path, mo
             client.infer(depth_request())
 
 
-def test_a_missing_or_wrong_token_is_said_and_not_tried_again_at_once(tmp_path):
+def test_a_missing_or_wrong_token_is_said_and_gets_no_label(tmp_path):
     known = secret(tmp_path / "known", TOKEN)
     wrong = secret(tmp_path / "wrong", OTHER_TOKEN)
     backend = StubBackend()
@@ -147,7 +178,9 @@ def test_a_missing_or_wrong_token_is_said_and_not_tried_again_at_once(tmp_path):
         for settings in ({}, {"token_file": wrong}):
             with (
                 client_for(url, **settings) as client,
-                pytest.raises(TeacherDeniedError, match=r"teacher\.token_file") as refusal,
+                pytest.raises(
+                    TeacherDeniedError, match=r"UNAUTHENTICATED.*teacher\.token_file"
+                ) as refusal,
             ):
                 client.infer(depth_request())
             assert OTHER_TOKEN not in str(refusal.value)
@@ -274,3 +307,70 @@ def test_the_pin_does_not_make_a_relative_teacher_metric():
         pytest.raises(RelativeTeacherError),
     ):
         client.identity()
+
+
+# A client that cannot show who it is yet, and networks that only look like a wrong certificate.
+
+
+@contextmanager
+def always_unavailable(text: str, credentials: grpc.ServerCredentials | None) -> Iterator[str]:
+    """Run a server that answers UNAVAILABLE with this text; yield its address."""
+
+    def abort(request: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort(grpc.StatusCode.UNAVAILABLE, text)
+        raise AssertionError
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(abort)
+
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Handler()])
+    with listening(server, credentials) as url:
+        yield url
+
+
+def failure(url: str, **settings: Any) -> TeacherUnreachableError:
+    with (
+        client_for(url, **settings) as client,
+        pytest.raises(TeacherUnreachableError) as failed,
+    ):
+        client.infer(depth_request())
+    return failed.value
+
+
+def test_a_handshake_that_times_out_says_nothing_of_certificates(certificates):
+    pair = (certificates.key.read_bytes(), certificates.cert.read_bytes())
+    credentials = grpc.ssl_server_credentials([pair])
+    text = "failed to connect to all addresses; last error: Handshake timed out"
+    with always_unavailable(text, credentials) as url:
+        error = failure(url, tls=True, ca=str(certificates.ca))
+    assert not isinstance(error, TeacherDeniedError)
+    assert "no answer" in str(error)
+
+
+def test_without_tls_no_text_is_taken_for_a_certificates():
+    with always_unavailable("SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED", None) as url:
+        assert not isinstance(failure(url), TeacherDeniedError)
+
+
+def test_a_client_may_begin_without_a_token_and_use_it_once_it_is_there(tmp_path: Path):
+    token = tmp_path / "token"
+    known = tmp_path / "known"
+    for file in (known, token):
+        file.write_text(TOKEN)
+        file.chmod(0o600)
+    with serving(StubBackend(), token_file=str(known)) as url:
+        settings = ClientSettings(url=url, token_file=str(token))
+        token.unlink()
+        with pytest.raises(InvalidSettingError, match="token"):
+            TeacherClient(settings)
+        with TeacherClient(settings, require_credentials=False) as client:
+            assert str(token) in client.obstacle()
+            with pytest.raises(TeacherDeniedError, match="token"):
+                client.infer(depth_request())
+            token.write_text(TOKEN)
+            token.chmod(0o600)
+            assert client.obstacle() == ""
+            assert client.known_teacher is None
+            client.infer(depth_request())
+            assert client.known_teacher == StubBackend().identity

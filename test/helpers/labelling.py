@@ -14,7 +14,7 @@ from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.framelog import (
     FrameLogSettings,
     FrameStore,
-    LabelAnswer,
+    Label,
     Labeller,
     LabellerSettings,
     LoggedFrame,
@@ -23,7 +23,7 @@ from tiekd_ros.framelog import (
 
 QUICK = LabellerSettings(in_flight=2, poll_s=30.0, retry_s=0.02, max_retry_s=0.05)
 
-Ask: TypeAlias = Callable[[LoggedFrame], LabelAnswer]
+Ask: TypeAlias = Callable[[LoggedFrame], Label]
 
 
 class TeacherDownError(TiekdError):
@@ -41,9 +41,9 @@ def log(store: FrameStore, *seeds: int) -> None:
         assert store.add(Observation(view(seed), seed * S, "cam")).kept
 
 
-def answer(frame: LoggedFrame) -> LabelAnswer:
+def answer(frame: LoggedFrame) -> Label:
     """Label a frame with as many metres as its id says."""
-    return LabelAnswer(np.full((6, 8), float(frame.id), np.float32), None, "fake", "1")
+    return Label(np.full((6, 8), float(frame.id), np.float32), "fake", "1")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from tritonclient.grpc import service_pb2_grpc
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage, encode_jpeg
 from tiekd_ros.teacher.backend import Backend
+from tiekd_ros.teacher.client import TeacherClient
+from tiekd_ros.teacher.errors import TeacherUnreachableError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.server import TeacherServer
 from tiekd_ros.teacher.service import TeacherService
@@ -50,6 +53,15 @@ def depth_request(image: RgbImage | None = None, stamp_ns: int = 5) -> DepthRequ
     """Return a request for one picture."""
     data = encode_jpeg(picture() if image is None else image)
     return DepthRequest(data, INTRINSICS, stamp_ns, "camera")
+
+
+def infer_patiently(client: TeacherClient, request: DepthRequest) -> DepthAnswer:
+    """Ask until there is an answer, without the pauses that a robot makes."""
+    while True:
+        try:
+            return client.infer(request)
+        except TeacherUnreachableError:
+            time.sleep(0.02)
 
 
 class StubBackend:

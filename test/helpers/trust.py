@@ -1,4 +1,4 @@
-"""Judges of labels, and what a live student sees: what the tests of trust share."""
+"""Judges of labels, and a live student's depth: what the tests of trust share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from helpers.teachers import METRIC, ramp
+from tiekd_ros.core.labels import StudentDepth
 from tiekd_ros.teacher.errors import TeacherAnswerError
-from tiekd_ros.teacher.trust import LabelJudge, StudentView, TrustSettings
+from tiekd_ros.teacher.trust import LabelJudge, TrustSettings
 
 QUICK = {"history": 10, "min_history": 3, "settle": 0}
 
@@ -20,13 +21,13 @@ def judge_of(labels: int = 0, scale: float = 1.0, **settings) -> LabelJudge:
     return judge
 
 
-def seen(scale: float = 1.0, version: str = "000001", most: float = 10.0) -> StudentView:
-    """Return what a student sees of the same view."""
+def seen(scale: float = 1.0, version: str = "000001", most: float = 10.0) -> StudentDepth:
+    """Return a student's depth of the same view."""
     depth = np.nan_to_num(ramp() * np.float32(scale), nan=most).clip(0.1, most)
-    return StudentView(depth, version, 0.1, most)
+    return StudentDepth(depth, version, 0.1, most)
 
 
-def refusal(judge: LabelJudge, scale: float, student: StudentView | None = None) -> str:
+def refusal(judge: LabelJudge, scale: float, student: StudentDepth | None = None) -> str:
     """Return why a judge refuses a label of this scale."""
     with pytest.raises(TeacherAnswerError) as refused:
         judge.judge(METRIC, ramp() * np.float32(scale), student)

@@ -32,7 +32,6 @@ OF_ANOTHER_TEACHER = """
   ros__parameters:
     frames.min_interval_s: 0.0
     labels.max_retry_s: 1.0
-    teacher.break_max_s: 1.0
     teacher.tls: true
     teacher.ca: /of/another/teacher.pem
 """

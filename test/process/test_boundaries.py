@@ -46,7 +46,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 """The rooms that each room may import beside itself."""
 
-TEACHER_CLIENT_SIDE = {"client", "errors", "protocol", "checks", "trust", "upload"}
+TEACHER_CLIENT_SIDE = {"client", "errors", "protocol", "checks", "trust", "label_source"}
 
 
 def modules() -> dict[str, Path]:

@@ -16,12 +16,10 @@ import pytest
 
 from helpers.children import child_environment
 from helpers.teachers import (
-    METRIC,
     SilentBackend,
     StubBackend,
     depth_request,
     free_port,
-    ramp,
     serving,
 )
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
@@ -35,16 +33,15 @@ DEADLINE_S = 0.3
 
 
 def client_for(url: str, **settings) -> TeacherClient:
-    quick = {"timeout_s": 5.0, "attempts": 2, "backoff_initial_s": 0.02, "backoff_max_s": 0.1}
-    return TeacherClient(ClientSettings(url=url, **{**quick, **settings}))
+    return TeacherClient(ClientSettings(url=url, **{"timeout_s": 5.0, **settings}))
 
 
 def test_a_teacher_that_never_answers_meets_the_deadline():
     with serving(SilentBackend()) as url, client_for(url, timeout_s=DEADLINE_S) as client:
         started = time.monotonic()
-        with pytest.raises(TeacherUnreachableError, match="2 tries"):
+        with pytest.raises(TeacherUnreachableError, match="DEADLINE_EXCEEDED"):
             client.infer(depth_request())
-    assert 2 * DEADLINE_S < time.monotonic() - started < 2 * DEADLINE_S + PROMPT_S
+    assert DEADLINE_S < time.monotonic() - started < DEADLINE_S + PROMPT_S
 
 
 def test_the_client_recovers_when_the_server_comes_back_with_another_teacher():
@@ -64,19 +61,6 @@ def test_the_client_recovers_when_the_server_comes_back_with_another_teacher():
             assert client.infer(depth_request()).teacher == successor
         finally:
             second.stop(0.0)
-
-
-def test_a_restart_during_the_retries_goes_unnoticed():
-    port = free_port()
-    server = TeacherServer(StubBackend(), ServerSettings(port=port))
-    late = threading.Timer(0.3, server.start)
-    late.start()
-    try:
-        with client_for(f"127.0.0.1:{port}", attempts=60) as client:
-            assert client.infer(depth_request()).teacher == METRIC
-    finally:
-        late.join()
-        server.stop(0.0)
 
 
 SLOW_SERVER = """
@@ -164,35 +148,3 @@ def test_closing_ends_a_pending_call_at_once():
         assert "closed" in errors[0]
         with pytest.raises(TeacherUnreachableError, match="closed"):
             client.infer(depth_request())
-
-
-def test_closing_ends_a_pause_between_tries_at_once():
-    client = client_for(
-        f"127.0.0.1:{free_port()}", attempts=5, backoff_initial_s=20.0, backoff_max_s=20.0
-    )
-    threading.Timer(0.2, client.close).start()
-    started = time.monotonic()
-    with pytest.raises(TeacherUnreachableError, match="closed"):
-        client.infer(depth_request())
-    assert time.monotonic() - started < PROMPT_S
-
-
-def test_no_more_requests_than_allowed_are_in_flight():
-    lock, now, peak = threading.Lock(), [0], [0]
-
-    def answer(image, request):
-        with lock:
-            now[0] += 1
-            peak[0] = max(peak[0], now[0])
-        time.sleep(0.05)
-        with lock:
-            now[0] -= 1
-        return ramp()
-
-    with serving(StubBackend(answer), workers=8) as url, client_for(url, in_flight=2) as client:
-        threads = [threading.Thread(target=client.infer, args=(depth_request(),)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PROMPT_S)
-    assert peak[0] == 2

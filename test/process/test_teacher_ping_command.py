@@ -61,7 +61,7 @@ def test_nobody_there_ends_with_1_and_says_so():
     url = f"127.0.0.1:{free_port()}"
     done = ping(url)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"no answer from {url}" in done.stderr
+    assert f"no answer from the teacher at {url}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -26,9 +26,6 @@ LOGGING: dict[str, object] = {
 """Keeps every picture a second apart: two to train on, two held out, and so on."""
 PATIENT_TEACHER: dict[str, object] = {
     "teacher__timeout_s": 2.0,
-    "teacher__attempts": 1,
-    "teacher__break_initial_s": 0.1,
-    "teacher__break_max_s": 0.2,
     "labels__retry_s": 0.1,
     "labels__max_retry_s": 0.2,
 }

@@ -79,7 +79,7 @@ def answers(client: TeacherClient) -> bool:
 
 
 def test_several_replicas_label_each_image_once_and_right(serve, token_file):
-    settings = ClientSettings(url=serve.url, token_file=str(token_file), in_flight=8)
+    settings = ClientSettings(url=serve.url, token_file=str(token_file))
     with TeacherClient(settings) as client:
         assert_labels(client)
 
@@ -87,14 +87,12 @@ def test_several_replicas_label_each_image_once_and_right(serve, token_file):
 def test_the_same_client_works_through_tls_in_front(front, token_file):
     url, certificates = front
     settings = ClientSettings(
-        url=url, tls=True, ca=str(certificates.ca), token_file=str(token_file), in_flight=8
+        url=url, tls=True, ca=str(certificates.ca), token_file=str(token_file)
     )
     with TeacherClient(settings) as client:
         wait_until(lambda: answers(client))
         assert_labels(client)
-    stranger = ClientSettings(
-        url=url, tls=True, ca=str(certificates.stranger_ca), attempts=1, timeout_s=5.0
-    )
+    stranger = ClientSettings(url=url, tls=True, ca=str(certificates.stranger_ca), timeout_s=5.0)
     with TeacherClient(stranger) as client:
         assert not answers(client)
 

@@ -54,7 +54,7 @@ def serve(frames) -> Iterator[RayServe]:
 @pytest.fixture
 def client(serve, monkeypatch) -> Iterator[TeacherClient]:
     monkeypatch.setenv("TIEKD_TEACHER_TOKEN", TOKEN)
-    with TeacherClient(ClientSettings(url=serve.url, in_flight=8)) as client:
+    with TeacherClient(ClientSettings(url=serve.url)) as client:
         yield client
 
 

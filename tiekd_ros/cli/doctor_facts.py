@@ -391,4 +391,4 @@ def _client_settings(parameters: Mapping[str, Any], address: str) -> ClientSetti
         if name.startswith(_TEACHER_GROUP) and name.removeprefix(_TEACHER_GROUP) in names
     }
     settings = ClientSettings.from_mapping({**given, **({"url": address} if address else {})})
-    return replace(settings, attempts=1, timeout_s=min(settings.timeout_s, _TEACHER_TIMEOUT_S))
+    return replace(settings, timeout_s=min(settings.timeout_s, _TEACHER_TIMEOUT_S))

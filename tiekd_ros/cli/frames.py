@@ -23,7 +23,7 @@ from tiekd_ros.datasets.calibration import read_camera_model
 from tiekd_ros.framelog import (
     FrameStore,
     ImportSettings,
-    KeptLabel,
+    Label,
     Observation,
     StoreStats,
     policy,
@@ -431,7 +431,7 @@ class RgbdImport(Recording[int]):
         seen = Observation(
             item.image, self._stamps_ns[index], _FRAME_ID, self._intrinsics, cursor=cursor
         )
-        return store.add(seen, KeptLabel(item.truth, *_RECORDED)).reason
+        return store.add(seen, Label(item.truth, *_RECORDED)).reason
 
     def _conclude(self) -> None:
         if self._faults:

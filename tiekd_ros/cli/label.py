@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,11 +19,23 @@ from tiekd_ros.cli.options import (
     console,
     print_reasons,
     progress,
+    with_given_settings,
+    with_settings,
 )
+from tiekd_ros.teacher.backends import BACKENDS, backend_options
+from tiekd_ros.teacher.settings import ClientSettings
+
+_CONNECTION = (
+    "tls", "ca", "cert", "key", "server_name", "token_file", "plaintext_token", "timeout_s",
+)  # fmt: skip
 
 
+@with_settings("client", ClientSettings, "Connection", only=_CONNECTION)
+@with_given_settings("options", list(backend_options().values()), "Teacher in this process")
 def label(
     data: Data,
+    client: ClientSettings,
+    options: dict[str, Any],
     kind: Kind = "auto",
     split: Split = None,
     teacher: Annotated[
@@ -30,15 +44,10 @@ def label(
     backend: Annotated[
         str,
         typer.Option(
-            help="Instead of a server, in this process: recorded or synthetic, or KIND:ARGUMENT, "
+            help=f"Instead of a server, in this process: {', '.join(BACKENDS)}; or KIND:ARGUMENT, "
             "as in huggingface:MODEL or onnx:FILE."
         ),
     ] = "",
-    frames: Annotated[
-        str, typer.Option(help="recorded: folder with images/, depth/, K.txt.", metavar="DIR")
-    ] = "",
-    seed: Annotated[int, typer.Option(help="synthetic: the camera's seed.", min=0)] = 0,
-    period: Annotated[float, typer.Option(help="synthetic: the camera's period in s.")] = 60.0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -53,28 +62,8 @@ def label(
         typer.Option(help="Least share of known depth in an answer that is believed.", min=0.0),
     ] = 0.05,
     in_flight: Annotated[
-        int, typer.Option(help="Images under way at the same time.", min=1, max=64)
+        int, typer.Option(help="Images under way at the same time.", min=1, max=32)
     ] = 2,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="Use TLS, by the system's authorities where no --ca is.")
-    ] = False,
-    ca: Annotated[
-        str, typer.Option(help="Use TLS: PEM file with the server's authority.", metavar="FILE")
-    ] = "",
-    cert: Annotated[
-        str, typer.Option(help="Mutual TLS: PEM file with this side's certificate.", metavar="FILE")
-    ] = "",
-    key: Annotated[
-        str, typer.Option(help="Mutual TLS: PEM file with its private key.", metavar="FILE")
-    ] = "",
-    token_file: Annotated[
-        str,
-        typer.Option(
-            help="File with the server's token.",
-            metavar="FILE",
-            show_default="the variable TIEKD_TEACHER_TOKEN",
-        ),
-    ] = "",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Drop the maps that are there, and start anew.")
     ] = False,
@@ -84,17 +73,27 @@ def label(
     """Have a teacher label every image of a data set; run it again to go on where it stopped.
 
     Writes one 16-bit PNG an image (KITTI, NYU: the published layout; folders: metres * 256)
-    and teacher.json, or labels the waiting frames of a frame log. Exits 1 where an image got
-    no label, unless --skip-bad.
+    and teacher.json. Of a state folder it labels the waiting frames as the companion does: labels
+    that cannot be believed are rejected, with the reason. Exits 1 where an image got no label,
+    unless --skip-bad.
     """
-    from tiekd_ros.evaluation.label import LabelOptions, TeacherOptions, label_data
+    from tiekd_ros.evaluation.label import LabelOptions, label_data, open_teacher
+    from tiekd_ros.teacher.checks import AnswerChecks
 
-    asked = TeacherOptions(
-        teacher, backend, frames, seed, period, min_known, in_flight, ca, cert, key, token_file, tls
+    wanted = LabelOptions(
+        data=data,
+        kind=kind,
+        split=split,
+        output=output,
+        rate_hz=rate,
+        overwrite=overwrite,
+        skip_bad=skip_bad,
+        in_flight=in_flight,
+        checks=AnswerChecks(min_known_share=min_known),
     )
-    options = LabelOptions(data, kind, split, asked, output, rate, overwrite, skip_bad)
+    opened = partial(open_teacher, replace(client, url=teacher), backend, options)
     with progress("labelling", None if as_json else console) as track:
-        report = label_data(options, track)
+        report = label_data(wanted, opened, track)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:

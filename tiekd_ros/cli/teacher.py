@@ -64,23 +64,14 @@ def ping(settings: ClientSettings) -> Pong:
         InvalidSettingError: token or certificates cannot be used.
         TeacherError: nobody answers, or not as a teacher.
     """
-    from tiekd_ros.teacher.credentials import read_credentials
-    from tiekd_ros.teacher.errors import TeacherUnreachableError
-    from tiekd_ros.teacher.link import TeacherLink, TransientError
+    from tiekd_ros.teacher.client import TeacherClient
 
-    link = TeacherLink(
-        settings.url, settings.timeout_s, settings.max_message_mb, read_credentials(settings)
-    )
-    try:
+    with TeacherClient(settings, allow_relative=True) as client:
         started = time.perf_counter()
-        teacher = link.identity()
+        teacher = client.identity()
         connected = time.perf_counter()
-        ready = link.ready()
+        ready = client.ready()
         answered = time.perf_counter()
-    except TransientError as error:
-        raise TeacherUnreachableError(f"no answer from {settings.url} ({error})") from error
-    finally:
-        link.close()
     return Pong(
         settings.url, ready, teacher.name, teacher.version, teacher.metric,
         round(1e3 * (answered - connected), 2), round(1e3 * (connected - started), 2),

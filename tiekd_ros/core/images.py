@@ -220,6 +220,18 @@ def decode_mask_png(data: bytes) -> Mask:
     return mask
 
 
+def mask_depth(depth: DepthMap, mask_png: bytes | None) -> DepthMap:
+    """Return depth (h, w) of an image's view at any size, NaN where its mask is set.
+
+    Raises:
+        BadImageError: the mask is damaged.
+    """
+    if mask_png is None:
+        return depth
+    invalid = fit_mask(decode_mask_png(mask_png), depth.shape[0], depth.shape[1])
+    return np.where(invalid, np.float32(np.nan), depth)
+
+
 def thumbnail(image: RgbImage) -> Thumbnail:
     """Return a small grey picture of shape (24, 32), float32 0..255, by area averaging."""
     check_rgb(image)

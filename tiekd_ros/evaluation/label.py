@@ -1,146 +1,77 @@
-"""`tiekd label`: a teacher's depth for every image of a data set, resumable at any moment."""
+"""Labels for all images of a data set, or of a frame log, resumable at any moment.
+
+A frame log's frames take the companion's road: the bytes that were logged go to the teacher, and
+its labels are kept only where they are believed. A data set's images travel without loss, and
+each map is written whole or not at all.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tiekd_ros.core.camera import Intrinsics
-from tiekd_ros.core.errors import BadDepthError, BadImageError, InvalidSettingError, TiekdError
-from tiekd_ros.core.images import RgbImage, decode_image, encode_png, resize_depth
+from tiekd_ros.core.errors import BadImageError, InvalidSettingError, TiekdError
+from tiekd_ros.core.images import DepthMap, RgbImage, encode_png, resize_depth
+from tiekd_ros.core.labels import LabelRejected, TeacherUnavailable
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import AUTO, DatasetError, LabelSource, ReadOptions, open_images
 from tiekd_ros.datasets.items import TEACHER_FOLDER
 from tiekd_ros.evaluation.frame_log_dataset import FRAMES, frame_log_file
 from tiekd_ros.evaluation.label_maps import MapFolder
-from tiekd_ros.framelog import FrameStore, LoggedFrame
-from tiekd_ros.framelog.schema import UnknownFrameError
-from tiekd_ros.framelog.settings import FrameLogSettings
-from tiekd_ros.teacher.backend import Backend
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Labeller, LabellerSettings, LabelQueue
+from tiekd_ros.framelog.labeller import SuspectTeacherError
 from tiekd_ros.teacher.backends import BACKENDS, read_backend
-from tiekd_ros.teacher.checks import AnswerChecks, check_answer
+from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
-from tiekd_ros.teacher.errors import (
-    BackendRefusal,
-    RelativeTeacherError,
-    TeacherAnswerError,
-    TeacherFailedError,
-    TeacherRefusedError,
-    TeacherUnreachableError,
+from tiekd_ros.teacher.errors import TeacherUnreachableError
+from tiekd_ros.teacher.label_source import (
+    UNREADABLE,
+    LocalTeacher,
+    StudentDepthFunction,
+    Teacher,
+    TeacherLabelSource,
+    UploadSettings,
 )
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+from tiekd_ros.teacher.protocol import TeacherIdentity
+from tiekd_ros.teacher.trust import LabelJudge, TrustSettings
+
+Track = Callable[[int], Callable[[], None]]
+"""Takes the number of images and returns what to call after each."""
+
+_LARGEST_LOG_MB = 10_000_000
+_GIVE_UP_AFTER = 3
+"""Failures in a row after which the teacher, not an image, is taken for broken or away."""
+_RETRY_S = 0.2
 
 
-@dataclass(frozen=True, eq=False)
-class View:
-    """What a teacher gets to see: uint8 RGB (H, W, 3), intrinsics in its pixels, stamp."""
+@dataclass(frozen=True)
+class LabelOptions:
+    """What is labelled, and how."""
 
-    image: RgbImage
-    intrinsics: Intrinsics | None
-    stamp_ns: int
-    frame_id: str = ""
-
-
-class Teacher(Protocol):
-    """Labels one view at a time; may be asked from several threads."""
-
-    @property
-    def identity(self) -> TeacherIdentity:
-        """Who labels."""
-        ...
-
-    def label(self, view: View) -> DepthAnswer:
-        """Return checked depth, metres, NaN = unknown.
-
-        Raises:
-            TeacherError: see `TeacherClient.infer`.
-            BackendRefusal: the teacher will not label this image.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds; ends calls that are under way, where that can be done."""
-        ...
-
-
-class ServerTeacher:
-    """A teacher server.
-
-    Raises:
-        TeacherUnreachableError: nobody answers at this address.
-        RelativeTeacherError: its depth is not in metres.
-    """
-
-    def __init__(self, settings: ClientSettings, checks: AnswerChecks) -> None:
-        """Connect, and learn who the teacher is."""
-        self._client = TeacherClient(settings, checks)
-        try:
-            self.identity = self._client.identity()
-        except BaseException:
-            self._client.close()
-            raise
-
-    def label(self, view: View) -> DepthAnswer:
-        """Ask the server; the picture travels without loss."""
-        data = encode_png(view.image)
-        return self._client.infer(DepthRequest(data, view.intrinsics, view.stamp_ns, view.frame_id))
-
-    def close(self) -> None:
-        """End all calls."""
-        self._client.close()
-
-
-class LocalTeacher:
-    """A backend in this process.
-
-    Raises:
-        RelativeTeacherError: its depth is not in metres.
-    """
-
-    def __init__(self, backend: Backend, checks: AnswerChecks) -> None:
-        """Use `backend`, and check its answers as those of a server."""
-        if not backend.identity.metric:
-            raise RelativeTeacherError(
-                f"the teacher {backend.identity.name!r} does not give depth in metres; use a "
-                "metric one"
-            )
-        self.identity = backend.identity
-        self._backend = backend
-        self._checks = checks
-
-    def label(self, view: View) -> DepthAnswer:
-        """Ask the backend."""
-        request = DepthRequest(b"", view.intrinsics, view.stamp_ns, view.frame_id)
-        answer = self._backend.infer(view.image, request)
-        depth = np.where(answer.depth == 0, np.float32(np.nan), answer.depth).astype(np.float32)
-        answer = DepthAnswer(depth, answer.confidence, self.identity)
-        check_answer(answer, view.image.shape[1], view.image.shape[0], self._checks)
-        return answer
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-_MOST_FAILURES = 3
-"""A teacher that breaks on this many images in a row is broken, not the images."""
-_FRAMES_AT_A_TIME = 32
-_REFUSALS: dict[type[TiekdError], str] = {
-    TeacherRefusedError: "teacher_refused",
-    BackendRefusal: "teacher_refused",
-    TeacherAnswerError: "answer_not_believed",
-    BadDepthError: "bad_label",
-}
-"""What is wrong with an image that will never get a label, in the words of the frame log."""
-
-
-class TeacherChangedError(TiekdError):
-    """Another teacher took the place of the one whose labels are being made."""
+    data: Path
+    kind: str = AUTO
+    split: Path | None = None
+    output: Path | None = None
+    rate_hz: float = 30.0
+    """Makes stamps for images that have none."""
+    overwrite: bool = False
+    skip_bad: bool = False
+    """List images that cannot be read, instead of ending."""
+    in_flight: int = 2
+    checks: AnswerChecks = field(default_factory=AnswerChecks)
+    trust: TrustSettings = field(default_factory=TrustSettings)
+    """Of a frame log's labels; a data set's images need not follow one another."""
 
 
 @dataclass
@@ -160,280 +91,59 @@ class LabelReport:
         return {"labelled": self.labelled, "kept": self.kept, "failed": self.failed}
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One image: `load` gives its view, or None where it has a label; `save` keeps one."""
-
-    name: str
-    load: Callable[[], View | None]
-    save: Callable[[View, DepthAnswer], None]
-    refuse: Callable[[str], None] = lambda reason: None
+class TeacherChangedError(TiekdError):
+    """Another teacher took the place of the one whose labels are being made."""
 
 
-class Labelling:
-    """One run: asks a teacher for several images at a time and keeps count.
+def open_teacher(client: ClientSettings, backend: str, options: Mapping[str, Any]) -> Teacher:
+    """Return a teacher that answers.
 
     Args:
-        teacher: who labels; it is closed when the run ends early.
-        in_flight: images under way at the same time.
-        skip_bad: count images that cannot be read as failed, instead of ending.
-        advance: called after each image.
-    """
-
-    def __init__(
-        self,
-        teacher: Teacher,
-        in_flight: int = 2,
-        *,
-        skip_bad: bool = False,
-        advance: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Nothing is asked yet."""
-        self.report = LabelReport()
-        self._teacher = teacher
-        self._in_flight = in_flight
-        self._skip_bad = skip_bad
-        self._advance = advance
-        self._broken = 0  # images in a row that the teacher broke on
-
-    def label_images(self, source: LabelSource, folder: MapFolder, rate_hz: float = 30.0) -> None:
-        """Label the images of a data set into a folder, which must be this run's.
-
-        Args:
-            source: the images.
-            folder: claimed for this teacher; images with a whole map in it are passed over.
-            rate_hz: makes stamps for images that have none.
-
-        Raises:
-            TeacherUnreachableError: the teacher is away; what is labelled stays.
-            DatasetError: an image cannot be read, and `skip_bad` is off.
-            TiekdError: the disk refuses, or another teacher answers.
-        """
-        self.report.failed.update(source.report.bad)
-        self._run(_image_jobs(source, folder, source.stamps_ns(rate_hz)))
-
-    def label_frames(self, store: FrameStore) -> None:
-        """Label the frames of a frame log that wait for it; refused ones are marked rejected.
-
-        Raises:
-            TiekdError: as `label_images`, or the frame log is at fault.
-        """
-        failed: set[int] = set()
-        while frames := store.unlabelled(_FRAMES_AT_A_TIME, skip=failed):
-            self._run(_frame_job(store, frame) for frame in frames)
-            failed |= {frame.id for frame in frames if str(frame.id) in self.report.failed}
-
-    def _run(self, jobs: Iterable[_Job]) -> None:
-        pool = ThreadPoolExecutor(self._in_flight, thread_name_prefix="label")
-        waiting: dict[Future[bool], _Job] = {}
-        left = iter(jobs)
-        try:
-            while True:
-                for job in itertools.islice(left, 2 * self._in_flight - len(waiting)):
-                    waiting[pool.submit(self._label, job)] = job
-                if not waiting:
-                    return
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    self._count(waiting.pop(future), future)
-        except BaseException:
-            self._teacher.close()  # answers under way are not waited for
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _label(self, job: _Job) -> bool:
-        """Label one image in a thread of the pool; return whether it had no label before."""
-        view = job.load()
-        if view is None:
-            return False
-        answer = self._teacher.label(view)
-        known, found = self._teacher.identity, answer.teacher or self._teacher.identity
-        if (found.name, found.version) != (known.name, known.version):
-            raise TeacherChangedError(
-                f"the teacher is now {found.name} {found.version}, it was {known.name} "
-                f"{known.version}: labels of two teachers are not mixed; start anew with --output "
-                "or --overwrite"
-            )
-        job.save(view, answer)
-        return True
-
-    def _count(self, job: _Job, future: Future[bool]) -> None:
-        try:
-            if future.result():
-                self.report.labelled += 1
-                self._broken = 0
-            else:
-                self.report.kept += 1
-        except tuple(_REFUSALS) as error:
-            self._broken = 0
-            doubted = error.reason if isinstance(error, TeacherAnswerError) else ""
-            job.refuse(doubted or _REFUSALS[type(error)])
-            self.report.failed[job.name] = str(error)
-        except TeacherFailedError as error:
-            self._broken += 1
-            if self._broken >= _MOST_FAILURES:
-                raise self._ended(error) from error
-            self.report.failed[job.name] = str(error)
-        except TeacherUnreachableError as error:
-            raise self._ended(error) from error
-        except DatasetError as error:
-            if not self._skip_bad:
-                raise
-            self.report.failed[job.name] = str(error)
-        self._advance()
-
-    def _ended(self, error: TeacherUnreachableError) -> TeacherUnreachableError:
-        report = self.report
-        return TeacherUnreachableError(
-            f"{error} {report.labelled} images were labelled in this run, {report.kept} before; "
-            "nothing is lost: run the same command again to go on"
-        )
-
-
-def _image_jobs(source: LabelSource, folder: MapFolder, stamps: list[int]) -> Iterator[_Job]:
-    def job(index: int) -> _Job:
-        name = source.teacher_file(index)
-
-        def load() -> View | None:
-            return None if folder.has(name) else View(*source.view(index), stamps[index])
-
-        def save(view: View, answer: DepthAnswer) -> None:
-            depth = answer.depth
-            if folder.map_format.at_image_size:
-                depth = resize_depth(depth, view.image.shape[0], view.image.shape[1])
-            folder.put(name, depth)
-
-        return _Job(source.names[index], load, save)
-
-    return (job(index) for index in range(len(source)))
-
-
-def _frame_job(store: FrameStore, frame: LoggedFrame) -> _Job:
-    def load() -> View:
-        try:
-            image = decode_image(frame.jpeg)
-        except BadImageError as error:
-            raise DatasetError(f"frame {frame.id} in {store.path} is damaged: {error}") from error
-        return View(image, frame.intrinsics, frame.stamp_ns, frame.frame_id)
-
-    def save(view: View, answer: DepthAnswer) -> None:
-        assert answer.teacher is not None
-        teacher = answer.teacher
-        label = (answer.depth, teacher.name, teacher.version, answer.confidence)
-        with contextlib.suppress(UnknownFrameError):  # evicted meanwhile
-            store.put_label(frame.id, *label)
-
-    def refuse(reason: str) -> None:
-        with contextlib.suppress(UnknownFrameError):
-            store.reject(frame.id, reason)
-
-    return _Job(str(frame.id), load, save, refuse)
-
-
-def maps_of(source: LabelSource, output: Path) -> tuple[MapFolder, list[str]]:
-    """Return the folder that a source's maps go into, and the names of all of them."""
-    files = [source.teacher_file(index) for index in range(len(source))]
-    return MapFolder(output, source.map_format), files
-
-
-Track = Callable[[int], Callable[[], None]]
-"""Takes the number of images and returns what to call after each."""
-
-_LARGEST_LOG_MB = 10_000_000
-
-
-@dataclass(frozen=True)
-class TeacherOptions:
-    """Which teacher, and how it is asked."""
-
-    url: str = ""
-    backend: str = ""
-    frames: str = ""
-    seed: int = 0
-    period_s: float = 60.0
-    min_known_share: float = 0.05
-    in_flight: int = 2
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-    token_file: str = ""
-    tls: bool = False
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """The options of `tiekd label`."""
-
-    data: Path
-    kind: str = AUTO
-    split: Path | None = None
-    teacher: TeacherOptions = TeacherOptions()
-    output: Path | None = None
-    rate_hz: float = 30.0
-    overwrite: bool = False
-    skip_bad: bool = False
-
-
-def open_teacher(options: TeacherOptions) -> Teacher:
-    """Return the teacher that the options name.
+        client: the server; an empty url = none.
+        backend: instead of a server, the backend in this process: KIND or KIND:ARGUMENT.
+        options: of the backend, by name, those that were given.
 
     Raises:
-        InvalidSettingError: they name none, or two.
+        InvalidSettingError: neither is named, or both are.
         TiekdError: it cannot be reached or started, or is not metric.
     """
-    if bool(options.url) == bool(options.backend):
+    if bool(client.url) == bool(backend):
         raise InvalidSettingError(
             "give one teacher: a server (--teacher HOST:PORT) or, in this process, a backend "
             f"(--backend {'|'.join(BACKENDS)})"
         )
-    checks = AnswerChecks(min_known_share=options.min_known_share)
-    if options.url:
-        return ServerTeacher(_client_settings(options), checks)
-    plain = TeacherOptions()
-    given = {
-        name: getattr(options, name)
-        for name in ("frames", "seed", "period_s")
-        if getattr(options, name) != getattr(plain, name)
-    }
-    return LocalTeacher(read_backend(options.backend, given).build(), checks)
+    if backend:
+        return LocalTeacher(read_backend(backend, options).build())
+    teacher = TeacherClient(client)
+    try:
+        teacher.identity()
+    except BaseException:
+        teacher.close()
+        raise
+    return teacher
 
 
-def _client_settings(options: TeacherOptions) -> ClientSettings:
-    return ClientSettings(
-        url=options.url,
-        in_flight=options.in_flight,
-        tls=options.tls or bool(options.ca or options.cert or options.key),
-        ca=options.ca,
-        cert=options.cert,
-        key=options.key,
-        token_file=options.token_file,
-    )
-
-
-def label_data(options: LabelOptions, track: Track) -> LabelReport:
+def label_data(options: LabelOptions, teacher: Callable[[], Teacher], track: Track) -> LabelReport:
     """Label a data set or a frame log.
 
+    Args:
+        options: what, and how.
+        teacher: opens the teacher, which is closed at the end.
+        track: shows how far it is.
+
     Raises:
+        TeacherUnreachableError: the teacher is away, broken or suspect; what is labelled stays.
         TiekdError: data, teacher or output folder cannot be used; what is labelled stays.
     """
     log = frame_log_file(options.data) if options.kind in (AUTO, FRAMES) else None
     if log is not None or options.kind == FRAMES:
-        return _label_frames(options, log, track)
-    # The training images, where no split is given: a student learns from the maps.
-    wanted = ReadOptions(
-        split=options.split, subset="train", truth=False, skip_bad=options.skip_bad
-    )
-    source = open_images(options.kind, options.data, wanted)
-    folder, files = maps_of(source, options.output or options.data / TEACHER_FOLDER)
-    with contextlib.closing(open_teacher(options.teacher)) as teacher, folder.exclusive():
-        folder.claim(teacher.identity, files, overwrite=options.overwrite)
-        labelling = _labelling(options, teacher, track(len(source)))
-        labelling.report.output = str(folder.path)
-        labelling.label_images(source, folder, options.rate_hz)
-    return labelling.report
+        return _label_frames(options, log, teacher, track)
+    return _label_images(options, teacher, track)
 
 
-def _label_frames(options: LabelOptions, log: Path | None, track: Track) -> LabelReport:
+def _label_frames(
+    options: LabelOptions, log: Path | None, teacher: Callable[[], Teacher], track: Track
+) -> LabelReport:
     if log is None:
         raise TiekdError(f"there is no frame log in {options.data}; give a state folder")
     if options.split is not None:
@@ -445,16 +155,192 @@ def _label_frames(options: LabelOptions, log: Path | None, track: Track) -> Labe
         )
     # The limit is its companion's to set: what was logged under a larger one must stay here.
     endless = FrameLogSettings(max_bytes_mb=_LARGEST_LOG_MB)
-    with (
-        contextlib.closing(open_teacher(options.teacher)) as teacher,
-        FrameStore(log, endless) as store,
-    ):
-        waiting = sum(store.stats().frames.get("logged", {}).values())
-        labelling = _labelling(options, teacher, track(waiting))
-        labelling.label_frames(store)
-    return labelling.report
+    settings = LabellerSettings(in_flight=options.in_flight, retry_s=_RETRY_S)
+    with contextlib.closing(teacher()) as opened, FrameStore(log, endless) as store:
+        source = TeacherLabelSource(
+            opened,
+            checks=options.checks,
+            judge=LabelJudge(options.trust, store.newest_labels(options.trust.history)),
+            max_side=settings.max_side,
+            student_depth=_student_depth(log, options.trust),
+        )
+        advance = track(sum(store.stats().frames.get("logged", {}).values()))
+        return _label_all(store, source, settings, str, advance, LabelReport())
 
 
-def _labelling(options: LabelOptions, teacher: Teacher, advance: Callable[[], None]) -> Labelling:
-    in_flight = options.teacher.in_flight
-    return Labelling(teacher, in_flight, skip_bad=options.skip_bad, advance=advance)
+def _student_depth(log: Path, trust: TrustSettings) -> StudentDepthFunction | None:
+    """Return the depth of the student that is live in the frame log's state folder, if any."""
+    folder = StateFolder(log.parent)
+    if not (trust.needs_student and folder.frames == log and folder.students.is_dir()):
+        return None
+    from tiekd_ros.student.live_depth import LiveStudentDepth  # imports torch
+    from tiekd_ros.student.registry import StudentRegistry
+
+    return LiveStudentDepth(StudentRegistry(folder.students))
+
+
+def _label_images(
+    options: LabelOptions, teacher: Callable[[], Teacher], track: Track
+) -> LabelReport:
+    # The training images, where no split is given: a student learns from the maps.
+    wanted = ReadOptions(
+        split=options.split, subset="train", truth=False, skip_bad=options.skip_bad
+    )
+    data = open_images(options.kind, options.data, wanted)
+    files = [data.teacher_file(index) for index in range(len(data))]
+    folder = MapFolder(options.output or options.data / TEACHER_FOLDER, data.map_format)
+    settings = LabellerSettings(in_flight=options.in_flight, retry_s=_RETRY_S, suspect_after=0)
+    with contextlib.closing(teacher()) as opened, folder.exclusive():
+        folder.claim(opened.identity(), files, overwrite=options.overwrite)
+        advance = track(len(data))
+        with ThreadPoolExecutor(options.in_flight) as pool:
+            waiting = [i for i, there in enumerate(pool.map(folder.has, files)) if not there]
+        report = LabelReport(kept=len(data) - len(waiting), output=str(folder.path))
+        report.failed.update(data.report.bad)
+        for _ in range(report.kept):
+            advance()
+        queue = ImageQueue(data, folder, waiting, opened.identity(), options)
+        source = TeacherLabelSource(
+            opened,
+            checks=options.checks,
+            judge=LabelJudge(TrustSettings(max_scale_jump=0, max_student_factor=0)),
+            upload=UploadSettings(max_side=0, jpeg_quality=100),  # as it is
+        )
+        return _label_all(queue, source, settings, data.names.__getitem__, advance, report)
+
+
+def _label_all(
+    queue: LabelQueue,
+    source: TeacherLabelSource,
+    settings: LabellerSettings,
+    name_of: Callable[[int], str],
+    advance: Callable[[], None],
+    report: LabelReport,
+) -> LabelReport:
+    def on_result(frame_id: int, rejection: LabelRejected | None) -> None:
+        if rejection is not None:
+            report.failed[name_of(frame_id)] = rejection.detail or rejection.reason
+        advance()
+
+    labeller = Labeller(queue, source.label, settings, on_result)
+    try:
+        failing = labeller.label_all(_GIVE_UP_AFTER)
+    except (TeacherUnavailable, TeacherUnreachableError, SuspectTeacherError) as error:
+        raise TeacherUnreachableError(
+            f"{error} {labeller.snapshot().labelled} images were labelled in this run, "
+            f"{report.kept} before; nothing is lost: run the same command again to go on"
+        ) from error
+    report.labelled = labeller.snapshot().labelled
+    for frame_id, failure in failing.items():
+        report.failed[name_of(frame_id)] = str(failure)
+        advance()
+    return report
+
+
+class _ImageToLabel:
+    """An image of a data set, read when its bytes are asked for: in the labeller's thread."""
+
+    frame_id = ""
+    invalid_mask_png: bytes | None = None
+
+    def __init__(self, data: LabelSource, index: int, stamp_ns: int) -> None:
+        self.id = index
+        self.stamp_ns = stamp_ns
+        self._data = data
+
+    @property
+    def jpeg(self) -> bytes:
+        """The image as PNG: it travels without loss."""
+        try:
+            return encode_png(self.view[0])
+        except DatasetError as error:
+            raise BadImageError(str(error)) from error
+
+    @property
+    def intrinsics(self) -> Intrinsics | None:
+        """Of the image."""
+        return self.view[1]
+
+    @cached_property
+    def view(self) -> tuple[RgbImage, Intrinsics | None]:
+        """The image, uint8 RGB (H, W, 3), and its intrinsics; raises DatasetError."""
+        return self._data.view(self.id)
+
+
+class ImageQueue:
+    """The images of a data set that have no map yet, and the folder that their maps go into.
+
+    Args:
+        data: the images.
+        folder: claimed for the teacher.
+        waiting: indices of the images without a map.
+        teacher: whose maps these are.
+        options: `rate_hz` and `skip_bad` count here.
+    """
+
+    def __init__(
+        self,
+        data: LabelSource,
+        folder: MapFolder,
+        waiting: Sequence[int],
+        teacher: TeacherIdentity,
+        options: LabelOptions,
+    ) -> None:
+        self._data = data
+        self._folder = folder
+        self._teacher = teacher
+        self._skip_bad = options.skip_bad
+        self._stamps = data.stamps_ns(options.rate_hz)
+        self._lock = threading.Lock()  # guards what follows
+        self._waiting = dict.fromkeys(waiting)
+        self._asked: dict[int, _ImageToLabel] = {}
+
+    def unlabelled(self, limit: int, skip: Collection[int] = ()) -> list[_ImageToLabel]:
+        """Return up to `limit` images without a map, in the order of the data set."""
+        with self._lock:
+            found = itertools.islice((i for i in self._waiting if i not in skip), limit)
+            images = [_ImageToLabel(self._data, i, self._stamps[i]) for i in found]
+            self._asked.update((image.id, image) for image in images)
+            return images
+
+    def put_label(
+        self,
+        frame_id: int,
+        depth: DepthMap,
+        teacher_name: str,
+        teacher_version: str,
+        confidence: npt.NDArray[np.floating] | None = None,
+    ) -> None:
+        """Write a map.
+
+        Raises:
+            TeacherChangedError: it is another teacher's.
+            BadDepthError: the layout cannot hold such depth.
+            LabelFolderError: the disk refuses.
+        """
+        known = self._teacher
+        if (teacher_name, teacher_version) != (known.name, known.version):
+            raise TeacherChangedError(
+                f"the teacher is now {teacher_name} {teacher_version}, it was {known.name} "
+                f"{known.version}: labels of two teachers are not mixed; start anew with --output "
+                "or --overwrite"
+            )
+        if self._folder.map_format.at_image_size:
+            height, width = self._asked[frame_id].view[0].shape[:2]
+            depth = resize_depth(depth, height, width)
+        self._folder.put(self._data.teacher_file(frame_id), depth)
+        self._remove(frame_id)
+
+    def reject(self, frame_id: int, reason: str) -> None:
+        """Leave an image without a map.
+
+        Raises:
+            DatasetError: it cannot be read, and `skip_bad` is off.
+        """
+        if reason == UNREADABLE and not self._skip_bad:
+            self._data.view(frame_id)  # says once more why
+        self._remove(frame_id)
+
+    def _remove(self, frame_id: int) -> None:
+        with self._lock:
+            del self._waiting[frame_id], self._asked[frame_id]

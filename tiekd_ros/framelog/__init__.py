@@ -1,17 +1,11 @@
 """The frame log: what the robot saw, what the teacher said of it."""
 
-from tiekd_ros.framelog.labeller import (
-    LabelAnswer,
-    Labeller,
-    LabellerSnapshot,
-    NotNow,
-    RefusedLabel,
-)
+from tiekd_ros.core.labels import Label, LabelRejected, TeacherUnavailable
+from tiekd_ros.framelog.labeller import Labeller, LabellerSnapshot, LabelQueue
 from tiekd_ros.framelog.records import (
     HELD_OUT,
     TRAIN,
     AddResult,
-    KeptLabel,
     LoggedFrame,
     Observation,
     Split,
@@ -38,23 +32,23 @@ __all__ = [
     "FrameStore",
     "FrameStoreError",
     "ImportSettings",
-    "KeptLabel",
-    "LabelAnswer",
+    "Label",
+    "LabelQueue",
+    "LabelRejected",
     "Labeller",
     "LabellerSettings",
     "LabellerSnapshot",
     "LoggedFrame",
-    "NotNow",
     "Observation",
     "Recorder",
     "RecorderSnapshot",
-    "RefusedLabel",
     "Split",
     "StoreCorruptError",
     "StoreFullError",
     "StoreLockedError",
     "StoreStats",
     "StoreVersionError",
+    "TeacherUnavailable",
     "TrainingFrame",
     "UndecodableFrameError",
     "UnknownFrameError",

@@ -1,8 +1,9 @@
-"""Having logged frames labelled by a teacher that may be slow, picky or away.
+"""The labeller: waiting frames get their labels from a teacher that may be slow, picky or away.
 
-A few daemon threads (one a request in flight) take frames from the store, oldest first, and
-call the injected `ask`. They are no ThreadPoolExecutor, because Python waits for such a
-pool's threads at exit: a request that hangs would keep the robot's process from ending.
+It alone decides when a request is repeated. A few daemon threads (one a request in flight) take
+frames from a queue, oldest first, and ask a label source. They are no ThreadPoolExecutor, because
+Python waits for such a pool's threads at exit: a request that hangs would keep the robot's process
+from ending.
 """
 
 from __future__ import annotations
@@ -16,73 +17,55 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tiekd_ros.core.errors import BadDepthError, TiekdError
 from tiekd_ros.core.images import DepthMap
-from tiekd_ros.framelog.records import LoggedFrame
+from tiekd_ros.core.labels import FrameToLabel, Label, LabelRejected, TeacherUnavailable
 from tiekd_ros.framelog.schema import UnknownFrameError
 from tiekd_ros.framelog.settings import LabellerSettings
-from tiekd_ros.framelog.store import FrameStore
 
 LinkState = Literal["idle", "waiting", "ok", "down"]
 
 
-class RefusedLabel(TiekdError):  # noqa: N818 (an answer, not an error)
-    """Raised by `ask`: this frame will never get a good label."""
+class LabelQueue(Protocol):
+    """The frames that wait for labels, and where these go; a `FrameStore`, for example."""
 
-    def __init__(
-        self, reason: str, detail: str = "", *, teacher: str = "", asked: bool = True
+    def unlabelled(self, limit: int, skip: Collection[int] = ()) -> Sequence[FrameToLabel]:
+        """Return up to `limit` waiting frames, oldest first, without those of `skip`."""
+        ...
+
+    def put_label(
+        self,
+        frame_id: int,
+        depth: DepthMap,
+        teacher_name: str,
+        teacher_version: str,
+        confidence: npt.NDArray[np.floating] | None = None,
     ) -> None:
-        """Say why.
+        """Keep a label. Raises BadDepthError where it cannot be kept: the frame is rejected."""
+        ...
 
-        Args:
-            reason: short and fit for counting, such as 'bad_label' or 'too_large'.
-            detail: says more to people.
-            teacher: name and version of who was asked; one that refuses everything is suspected.
-            asked: False where the frame itself is at fault, and no teacher was asked.
-        """
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.teacher = teacher
-        self.asked = asked
-
-
-class NotNow(TiekdError):  # noqa: N818 (an answer, not an error)
-    """Raised by `ask`: nobody can label anything before `retry_in_s` seconds have passed."""
-
-    def __init__(self, text: str, retry_in_s: float) -> None:
-        super().__init__(text)
-        self.retry_in_s = retry_in_s
+    def reject(self, frame_id: int, reason: str) -> None:
+        """Note that a frame gets no label."""
+        ...
 
 
 class SuspectTeacherError(TiekdError):
-    """A teacher's labels are refused again and again: it is at fault, not the frames."""
+    """A teacher's labels are rejected again and again: it is at fault, not the frames."""
 
-    def __init__(self, count: int, refusal: RefusedLabel) -> None:
-        """Say so; `count` refusals had no believed label between them."""
-        who = f" {refusal.teacher}" if refusal.teacher else ""
+    def __init__(self, count: int, rejection: LabelRejected) -> None:
+        """Say so; `count` rejections had no believed label between them."""
+        who = f" {rejection.teacher}" if rejection.teacher else ""
         super().__init__(
-            f"the teacher{who} is suspect: its last {count} labels were refused (last: {refusal}); "
-            "frames wait until one is believed"
+            f"the teacher{who} is suspect: its last {count} labels were refused (last: "
+            f"{rejection}); frames wait until one is believed"
         )
-
-
-@dataclass(frozen=True)
-class LabelAnswer:
-    """What a teacher said of a frame, checked already."""
-
-    depth: DepthMap
-    """float32 (h, w), metres, NaN = unknown: the frame's view at any size."""
-    confidence: npt.NDArray[np.floating] | None
-    """(h, w) in 0..1, where the teacher gives one."""
-    teacher_name: str
-    teacher_version: str
 
 
 @dataclass(frozen=True)
@@ -113,8 +96,8 @@ _MOST_DOUBLINGS = 30  # beyond, the power of two says nothing: the cap has been 
 _SAY_AGAIN_S = 60.0
 
 
-class TeacherLink:
-    """Counts failures and waits longer after each. The labeller's lock guards it."""
+class RetryState:
+    """Failed requests in a row, and the wait before the next. The labeller's lock guards it."""
 
     def __init__(self, settings: LabellerSettings) -> None:
         self.state: LinkState = "idle"
@@ -124,11 +107,19 @@ class TeacherLink:
         """In a row."""
         self.failed = 0
         """Since the start, the store's faults too."""
-        self.last_error = ""
+        self.error: Exception | None = None
+        """Of the last request that failed, or of the queue."""
         self._settings = settings
         self._retry_at = 0.0  # monotonic
         self._said_at = -math.inf  # monotonic
         self._starting_until = time.monotonic() + settings.starting_s
+
+    @property
+    def last_error(self) -> str:
+        """The error in words; empty where there was none."""
+        if self.error is None or isinstance(self.error, TiekdError):
+            return str(self.error or "")
+        return f"{type(self.error).__name__}: {self.error}"
 
     def retry_in_s(self) -> float:
         """Return how long to leave the teacher alone from now on."""
@@ -154,20 +145,19 @@ class TeacherLink:
         if now >= self._retry_at:  # requests that fail together count as one failure
             self.failures += 1
             delay_s = self.delay_s(self.failures)
-            if isinstance(error, NotNow):
-                delay_s = error.retry_in_s
+            if isinstance(error, TeacherUnavailable) and error.retry_after_s is not None:
+                delay_s = error.retry_after_s * random.uniform(0.5, 1.0)
             self._retry_at = now + delay_s
 
     def note(self, error: Exception, *, news: bool = False, level: int = logging.WARNING) -> None:
         """Count an error, and log it now and then; at once where it is `news`."""
         self.failed += 1
-        text = str(error) if isinstance(error, TiekdError) else f"{type(error).__name__}: {error}"
+        self.error = error
         now = time.monotonic()
         # Not by the text: it says how long was waited, and so differs each time.
         if news or now - self._said_at >= _SAY_AGAIN_S:
             self._said_at = now
-            _LOG.log(level, "labelling: %s", text)
-        self.last_error = text
+            _LOG.log(level, "labelling: %s", self.last_error)
 
     def delay_s(self, attempt: int) -> float:
         """Return how long to wait after so many failures in a row."""
@@ -186,31 +176,40 @@ class Labeller:
     again: one frame that the teacher cannot digest does not block the rest. While the
     teacher fails, one request at a time probes it, with growing, jittered waits between.
 
-    A refused frame is rejected. Where one teacher's labels are refused again and again, with
-    none believed between, the teacher is suspected instead: frames wait as if it were away.
+    A frame without a label that can be believed is rejected. Where one teacher's labels are
+    rejected again and again, with none believed between, the teacher is suspected instead:
+    frames wait as if it were away.
+
+    Args:
+        queue: the frames that wait, and where their labels go.
+        label: the label source, called from several threads at a time, with a deadline of its
+            own. It raises LabelRejected for a frame to reject and TeacherUnavailable where no
+            frame gets a label now; any other exception means "this frame later".
+        settings: how patiently.
+        on_result: called from a thread with the id of each frame that is labelled (None) or
+            rejected; where it is left out, rejections are logged.
     """
 
     def __init__(
         self,
-        store: FrameStore,
-        ask: Callable[[LoggedFrame], LabelAnswer],
+        queue: LabelQueue,
+        label: Callable[[Any], Label],
         settings: LabellerSettings | None = None,
+        on_result: Callable[[int, LabelRejected | None], None] | None = None,
     ) -> None:
-        """Prepare; `start()` starts.
-
-        `ask` is called from several threads at a time and must have a timeout of its own. It
-        raises `RefusedLabel` for a frame to reject and `NotNow` where it knows when to come
-        back; any other exception means "later".
-        """
-        self._store = store
-        self._ask = ask
+        self._queue = queue
+        self._label_source = label
         self._settings = settings if settings is not None else LabellerSettings()
+        self._on_result = on_result or _log_rejection
         self._wake = threading.Condition()  # guards all below
         self._stopping = self._paused = False
         self._threads: list[threading.Thread] = []
         self._in_flight: set[int] = set()
         self._set_back: set[int] = set()  # failed lately: the others come first
-        self._link = TeacherLink(self._settings)
+        self._failing: dict[int, Exception] = {}  # frames without an answer, and their last error
+        self._retry = RetryState(self._settings)
+        self._is_empty = False  # nothing waits, and nothing is in flight
+        self._queue_fault: Exception | None = None
         self._labelled = self._refused = 0
         self._refusals: Counter[str] = Counter()
         self._refused_in_a_row = 0
@@ -231,6 +230,40 @@ class Labeller:
         ]
         for thread in self._threads:
             thread.start()
+
+    def label_all(self, give_up_after: int) -> dict[int, Exception]:
+        """Start, label all that waits, and stop.
+
+        Args:
+            give_up_after: failures in a row after which it ends; the labels stay.
+
+        Returns:
+            Frames that kept failing while others were labelled, by id, and their last errors.
+
+        Raises:
+            TiekdError: the teacher is away, or suspect; or the queue is at fault.
+        """
+        self.start()
+        try:
+            with self._wake:
+                while not self._is_empty:
+                    if self._queue_fault is not None:
+                        raise self._queue_fault
+                    if self._retry.suspect or self._retry.failures >= give_up_after:
+                        return self._failing_frames()
+                    self._wake.wait(self._settings.poll_s)
+            return {}
+        finally:
+            self.stop()  # answers under way are taken, where they come soon
+
+    def _failing_frames(self) -> dict[int, Exception]:
+        """Return the frames that wait, where each of them fails by itself; else raise."""
+        error = self._retry.error
+        assert error is not None
+        is_teacher = isinstance(error, TeacherUnavailable | SuspectTeacherError)
+        if is_teacher or not self._labelled or self._queue.unlabelled(1, skip=self._failing):
+            raise error
+        return dict(self._failing)
 
     def notify(self) -> None:
         """Say that a frame was logged. Waits for no request, no write and no teacher."""
@@ -266,17 +299,17 @@ class Labeller:
         """Return the present state."""
         with self._wake:
             return LabellerSnapshot(
-                link=self._link.state,
+                link=self._retry.state,
                 labelled=self._labelled,
                 refused=self._refused,
-                failed=self._link.failed,
+                failed=self._retry.failed,
                 in_flight=len(self._in_flight),
-                last_error=self._link.last_error,
-                retry_in_s=self._link.retry_in_s(),
+                last_error=self._retry.last_error,
+                retry_in_s=self._retry.retry_in_s(),
                 refusals=dict(self._refusals),
                 refused_in_a_row=self._refused_in_a_row,
                 last_refusal=self._last_refusal,
-                suspect=self._link.suspect,
+                suspect=self._retry.suspect,
             )
 
     def _work(self) -> None:
@@ -289,7 +322,7 @@ class Labeller:
                     self._in_flight.discard(frame.id)
                     self._wake.notify_all()
 
-    def _next_frame(self) -> LoggedFrame | None:
+    def _next_frame(self) -> FrameToLabel | None:
         """Wait for a frame and for leave to ask for it; None at the end."""
         with self._wake:
             while not self._stopping:
@@ -303,77 +336,77 @@ class Labeller:
         return None
 
     def _closed_for_s(self) -> float:
-        if self._paused or (self._link.failures and self._in_flight):
+        if self._paused or (self._retry.failures and self._in_flight):
             return self._settings.poll_s  # `resume` or the probe's end wakes us
-        return self._link.retry_in_s()
+        return self._retry.retry_in_s()
 
-    def _take(self) -> LoggedFrame | None:
+    def _take(self) -> FrameToLabel | None:
         try:
-            frames = self._store.unlabelled(1, skip=self._in_flight | self._set_back)
+            frames = self._queue.unlabelled(1, skip=self._in_flight | self._set_back)
             if not frames and self._set_back:
                 self._set_back.clear()
-                frames = self._store.unlabelled(1, skip=self._in_flight)
+                frames = self._queue.unlabelled(1, skip=self._in_flight)
         except Exception as error:  # whatever it is, the thread must go on
-            self._link.note(error)
+            self._note_queue_fault(error)
             return None
+        self._is_empty = not frames and not self._in_flight
         if frames:
             self._in_flight.add(frames[0].id)
-            if self._link.state == "idle":
-                self._link.state = "waiting"
+            if self._retry.state == "idle":
+                self._retry.state = "waiting"
             return frames[0]
-        if not self._in_flight:
-            self._link.state = "idle"
+        if self._is_empty:
+            self._retry.state = "idle"
+            self._wake.notify_all()
         return None
 
-    def _label(self, frame: LoggedFrame) -> None:
+    def _label(self, frame: FrameToLabel) -> None:
         try:
-            answer = self._ask(frame)
-        except RefusedLabel as refusal:
-            self._refuse(frame, refusal)
+            label = self._label_source(frame)
+        except LabelRejected as rejection:
+            self._refuse(frame, rejection)
         except Exception as error:  # whatever it is, the thread must go on
             self._fail(frame, error)
         else:
-            self._save(lambda: self._put(frame, answer))
+            self._save(lambda: self._put(frame, label))
 
-    def _put(self, frame: LoggedFrame, answer: LabelAnswer) -> None:
-        teacher = f"{answer.teacher_name} {answer.teacher_version}"
+    def _put(self, frame: FrameToLabel, label: Label) -> None:
+        name, version = label.teacher_name, label.teacher_version
+        teacher = f"{name} {version}"
         try:
-            self._store.put_label(
-                frame.id,
-                answer.depth,
-                answer.teacher_name,
-                answer.teacher_version,
-                answer.confidence,
-            )
+            self._queue.put_label(frame.id, label.depth, name, version, label.confidence)
         except BadDepthError as error:
-            _LOG.warning("frame %d: %s", frame.id, error)
-            self._refuse(frame, RefusedLabel("bad_label", str(error), teacher=teacher))
+            self._refuse(frame, LabelRejected("bad_label", str(error), teacher=teacher))
             return
         self._answered()
         with self._wake:
+            self._failing.pop(frame.id, None)
             self._labelled += 1
             self._refused_in_a_row = 0
             self._refused_of.pop(teacher, None)  # another that is ill beside it stays suspected
+        self._on_result(frame.id, None)
 
-    def _refuse(self, frame: LoggedFrame, refusal: RefusedLabel) -> None:
+    def _refuse(self, frame: FrameToLabel, rejection: LabelRejected) -> None:
         with self._wake:
-            self._last_refusal = str(refusal)
-            if refusal.asked:
+            self._last_refusal = str(rejection)
+            if rejection.asked:
                 self._refused_in_a_row += 1
-                self._refused_of[refusal.teacher] += 1
-            count = self._refused_of[refusal.teacher] if refusal.asked else 0
-        if count > self._settings.suspect_after:
-            self._fail(frame, SuspectTeacherError(count, refusal))
+                self._refused_of[rejection.teacher] += 1
+            count = self._refused_of[rejection.teacher] if rejection.asked else 0
+        if 0 < self._settings.suspect_after < count:
+            self._fail(frame, SuspectTeacherError(count, rejection))
             return
-        if refusal.asked:
+        if rejection.asked:
             self._answered()
-        self._save(lambda: self._reject(frame.id, refusal.reason))
+        self._save(lambda: self._reject(frame.id, rejection))
 
-    def _reject(self, frame_id: int, reason: str) -> None:
-        self._store.reject(frame_id, reason)
+    def _reject(self, frame_id: int, rejection: LabelRejected) -> None:
+        self._queue.reject(frame_id, rejection.reason)
         with self._wake:
+            self._failing.pop(frame_id, None)
             self._refused += 1
-            self._refusals[reason] += 1
+            self._refusals[rejection.reason] += 1
+        self._on_result(frame_id, rejection)
 
     def _save(self, change: Callable[[], None]) -> None:
         """Store an answer; try again while the store is at fault, for answers are dear."""
@@ -387,10 +420,10 @@ class Labeller:
             except Exception as error:  # whatever it is, the thread must go on
                 attempt += 1
                 with self._wake:
-                    self._link.note(error)
+                    self._note_queue_fault(error)
                     if self._stopping:
                         return
-                    self._pause(self._link.delay_s(attempt))
+                    self._pause(self._retry.delay_s(attempt))
 
     def _pause(self, delay_s: float) -> None:
         until = time.monotonic() + delay_s
@@ -399,12 +432,25 @@ class Labeller:
 
     def _answered(self) -> None:
         with self._wake:
-            self._link.answered()
+            self._retry.answered()
 
-    def _fail(self, frame: LoggedFrame, error: Exception) -> None:
+    def _fail(self, frame: FrameToLabel, error: Exception) -> None:
         with self._wake:
-            self._link.fail(error)
+            self._retry.fail(error)
             self._set_back.add(frame.id)
+            self._failing[frame.id] = error
+
+    def _note_queue_fault(self, error: Exception) -> None:
+        self._queue_fault = self._queue_fault or error
+        self._retry.note(error)
+        self._wake.notify_all()
+
+
+def _log_rejection(frame_id: int, rejection: LabelRejected | None) -> None:
+    if rejection is not None:
+        _LOG.warning(
+            "frame %d gets no label (%s): %s", frame_id, rejection.reason, rejection.detail
+        )
 
 
 def _give_way() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiekd_ros.core.errors import BadDepthError, BadImageError
-from tiekd_ros.core.images import DepthMap, decode_mask_png, encode_depth_png, fit_mask
+from tiekd_ros.core.images import DepthMap, encode_depth_png, mask_depth
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS blind_parts (
@@ -42,18 +42,6 @@ def read_invalid_masks(connection: sqlite3.Connection, ids: Sequence[int]) -> di
     return dict(connection.execute(query, list(ids)).fetchall())
 
 
-def mask_invalid(depth: DepthMap, mask_png: bytes | None) -> DepthMap:
-    """Return depth (h, w) of a frame's view at any size, NaN where its image shows nothing.
-
-    Raises:
-        BadImageError: the mask is damaged.
-    """
-    if mask_png is None:
-        return depth
-    invalid_mask = fit_mask(decode_mask_png(mask_png), depth.shape[0], depth.shape[1])
-    return np.where(invalid_mask, np.float32(np.nan), depth)
-
-
 _CONFIDENCE_UNITS = 255.0
 _FARTHEST_M = 65535 / 256
 
@@ -71,7 +59,7 @@ def encode_label(
         BadDepthError: nothing is known in the depth map, the shapes differ, or the mask is damaged.
     """
     try:
-        depth = mask_invalid(depth, invalid_mask_png)
+        depth = mask_depth(depth, invalid_mask_png)
     except BadImageError as error:
         raise BadDepthError(f"the mask of what the camera did not see: {error}") from error
     known = np.isfinite(depth) & (depth > 0) & (depth <= _FARTHEST_M)

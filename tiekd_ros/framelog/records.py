@@ -154,16 +154,6 @@ class TrainingFrame:
 
 
 @dataclass(frozen=True)
-class KeptLabel:
-    """A stored label without its image."""
-
-    depth: DepthMap
-    """float32 metres, NaN = unknown, shape (h, w)."""
-    teacher_name: str
-    teacher_version: str
-
-
-@dataclass(frozen=True)
 class StoreStats:
     """A count of the frame log at one moment."""
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import encode_jpeg, encode_mask_png
+from tiekd_ros.core.labels import Label
 from tiekd_ros.framelog.labels import encode_label, read_invalid_masks, write_invalid_mask
 from tiekd_ros.framelog.novelty import Distances
 from tiekd_ros.framelog.policy import ImageStats
@@ -21,7 +22,6 @@ from tiekd_ros.framelog.records import (
     LOGGED,
     REJECTED,
     TRAIN,
-    KeptLabel,
     LoggedFrame,
     Observation,
     Split,
@@ -41,7 +41,7 @@ class Blobs(NamedTuple):
     """The label, where it is known already."""
 
 
-def encode_frame(observation: Observation, label: KeptLabel | None, jpeg_quality: int) -> Blobs:
+def encode_frame(observation: Observation, label: Label | None, jpeg_quality: int) -> Blobs:
     """Encode an image, its mask, and the label that is known already.
 
     Raises:

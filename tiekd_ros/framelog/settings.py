@@ -163,7 +163,7 @@ class LabellerSettings(Settings):
         maximum=3600,
     )  # fmt: skip
     max_retry_s: float = setting(
-        60.0, "longest wait after a failed request", unit="s", minimum=0.001, maximum=3600
+        30.0, "longest wait after a failed request", unit="s", minimum=0.001, maximum=3600
     )
     starting_s: float = setting(
         0.0,
@@ -176,8 +176,8 @@ class LabellerSettings(Settings):
     suspect_after: int = setting(
         5,
         "refused labels of one teacher, without a believed one between, after which the teacher "
-        "is suspected instead of the frames: they wait until one is believed",
-        minimum=1,
+        "is suspected instead of the frames: they wait until one is believed; 0 = never",
+        minimum=0,
         maximum=1000,
     )
     max_side: int = setting(

@@ -22,13 +22,13 @@ import numpy.typing as npt
 from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import BadDepthError, BadImageError, BadIntrinsicsError, TiekdError
 from tiekd_ros.core.images import DepthMap, decode_depth_png, decode_image
+from tiekd_ros.core.labels import Label
 from tiekd_ros.framelog import policy
 from tiekd_ros.framelog.labels import decode_confidence, encode_label, read_invalid_masks
 from tiekd_ros.framelog.novelty import NoRoomError, NoveltyIndex
 from tiekd_ros.framelog.policy import SplitRule, measure_image, read_rule
 from tiekd_ros.framelog.records import (
     AddResult,
-    KeptLabel,
     LoggedFrame,
     Observation,
     Split,
@@ -107,7 +107,7 @@ class FrameStore(Closing):
         """Close the file; waits for a change that is under way. Closing twice does no harm."""
         self._db.close()
 
-    def add(self, observation: Observation, label: KeptLabel | None = None) -> AddResult:
+    def add(self, observation: Observation, label: Label | None = None) -> AddResult:
         """Store an image if it is worth keeping; what is redundant may be evicted for it.
 
         A `label` that is known already is stored with it, or neither is.
@@ -209,14 +209,14 @@ class FrameStore(Closing):
                 f"frame {frame_id} in {self.path} is damaged ({error}); go on without it"
             ) from error
 
-    def newest_labels(self, limit: int) -> list[KeptLabel]:
+    def newest_labels(self, limit: int) -> list[Label]:
         """Return the labels of the newest labelled frames, oldest first, without damaged ones."""
         with self._db.read() as connection:
             rows = read_newest_labels(connection, limit)
         labels = []
         for depth, name, version in rows:
             with suppress(BadDepthError):
-                labels.append(KeptLabel(decode_depth_png(depth), name, version))
+                labels.append(Label(decode_depth_png(depth), name, version))
         return labels
 
     def mark_round_started(self) -> None:
@@ -253,7 +253,7 @@ class FrameStore(Closing):
                 self._novelty.invalidate(newest_id)
                 raise
 
-    def _add(self, observation: Observation, label: KeptLabel | None) -> AddResult:
+    def _add(self, observation: Observation, label: Label | None) -> AddResult:
         novelty, stamp_ns = self._novelty, int(observation.stamp_ns)
         if policy.is_too_soon(novelty.settings, stamp_ns, novelty.last_ns):
             return AddResult(None, policy.TOO_SOON)

@@ -1,23 +1,28 @@
-"""The robot's side of the wire: ask a teacher for depth, patiently and within bounds."""
+"""The robot's connection to a teacher server: one attempt a call, within a deadline.
+
+A call that fails says in its error's type what to do. When to try again is the caller's affair:
+`framelog.labeller` alone waits and repeats.
+"""
 
 from __future__ import annotations
 
-import random
+import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Literal, TypeVar
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from tiekd_ros.core import Closing
-from tiekd_ros.core.errors import BadImageError, InvalidSettingError
-from tiekd_ros.core.images import read_image_size
-from tiekd_ros.teacher.checks import AnswerChecks, check_answer
-from tiekd_ros.teacher.credentials import read_credentials
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.teacher.credentials import Credentials, read_credentials
 from tiekd_ros.teacher.errors import (
-    CircuitOpenError,
     RelativeTeacherError,
     TeacherBusyError,
     TeacherDeniedError,
@@ -27,123 +32,110 @@ from tiekd_ros.teacher.errors import (
     TeacherUnreachableError,
     WrongTeacherError,
 )
-from tiekd_ros.teacher.link import TeacherLink, Traffic, TransientError
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+from tiekd_ros.teacher.protocol import (
+    MODEL_NAME,
+    DepthAnswer,
+    DepthRequest,
+    TeacherIdentity,
+    infer_arguments,
+    message_size_options,
+    read_answer,
+)
 from tiekd_ros.teacher.settings import ClientSettings
 
-CircuitState = Literal["closed", "open", "half-open"]
-_MOST_DOUBLINGS = 30  # beyond, the power of two says nothing: the cap has been met
+__all__ = ["ClientSettings", "TeacherClient", "TrafficSnapshot"]
+
+_WINDOW = 300  # answers
+_BUSY_RETRY_S = 2.0
+"""A full queue moves within seconds: no reason to wait for it as for a server that is away."""
+
+_NO_ANSWER = frozenset(("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"))
+_REFUSALS = frozenset(("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE"))
+_BREAKDOWNS = frozenset(("INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED"))
+_DENIALS = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED"))
+# gRPC also reports a connection that broke off within an answer as INTERNAL or UNKNOWN, which
+# must not count against the image.
+_CUT_OFF = ("RST_STREAM", "Stream removed", "Socket closed", "Connection reset", "GOAWAY")
+# In gRPC's words for certificates that do not do, and for a server without TLS; both come as
+# UNAVAILABLE. "handshake" alone says nothing: a network that swallows everything has it too.
+_NO_TLS = ("CERTIFICATE", "SSL_ERROR", "WRONG_VERSION_NUMBER", "Hostname Verification")
+# gRPC reports a message over the size limit as RESOURCE_EXHAUSTED, with this in its text; a
+# server that is merely busy does not say it.
+_TOO_LARGE = "larger than max"
 
 
-class CircuitBreaker:
-    """Counts calls without an answer; safe to use from several threads.
+@dataclass(frozen=True)
+class TrafficSnapshot:
+    """Answers so far, and what the last 300 of them took; NaN where there is none yet."""
 
-    Closed: calls are made. After `break_after` failures in a row it opens: calls are turned away
-    until a jittered, growing time has passed. Then it is half-open: one call, the probe, is
-    let through; its answer closes the circuit, its failure opens it for longer.
+    answers: int
+    round_trip_p50_s: float
+    """From sending an image to having its answer, by a monotonic clock."""
+    round_trip_p95_s: float
+    bytes_up: float
+    """Mean size of an encoded image as it was sent."""
+    bytes_down: float
+    """Mean size of an answer's message."""
 
-    Args:
-        break_after: failures in a row that open it.
-        initial_s: longest time to the first probe.
-        max_s: longest time between two probes.
-    """
 
-    def __init__(self, break_after: int, initial_s: float, max_s: float) -> None:
-        self._break_after = break_after
-        self._initial_s = initial_s
-        self._max_s = max_s
-        self._lock = threading.Lock()  # guards all below
-        self._failures = 0  # in a row
-        self._openings = 0  # since it was closed last
-        self._probe_at: float | None = None  # monotonic; None while closed
-        self._probing = False
-        self._reason = ""
+class Traffic:
+    """Counts answers; safe to use from several threads."""
 
-    def enter(self) -> bool:
-        """Ask for leave to call; returns whether the call is the probe.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answers = 0
+        self._last: deque[tuple[float, int, int]] = deque(maxlen=_WINDOW)
 
-        The caller must report with `succeed`, `fail` or, where the call said nothing, `leave`.
-
-        Raises:
-            CircuitOpenError: not now; says when.
-        """
+    def add(self, round_trip_s: float, bytes_up: int, bytes_down: int) -> None:
+        """Count one answer."""
         with self._lock:
-            if self._probe_at is None:
-                return False
-            left_s = self._probe_at - time.monotonic()
-            if left_s > 0 or self._probing:
-                raise CircuitOpenError(
-                    f"the teacher is not asked, since it did not answer {self._failures} requests "
-                    f"in a row (last: {self._reason})",
-                    # A probe under way may end any moment.
-                    left_s if left_s > 0 else min(self._initial_s, self._max_s),
-                )
-            self._probing = True
-            return True
+            self._answers += 1
+            self._last.append((round_trip_s, bytes_up, bytes_down))
 
-    def succeed(self) -> None:
-        """Note that somebody answered, whatever the answer was."""
+    def snapshot(self) -> TrafficSnapshot:
+        """Return the present state."""
         with self._lock:
-            self._failures = self._openings = 0
-            self._probe_at = None
-            self._probing = False
-
-    def fail(self, reason: str, *, probe: bool) -> float | None:
-        """Note that nobody answered.
-
-        Args:
-            reason: for the message of calls that are turned away.
-            probe: what `enter` returned for this call.
-
-        Returns:
-            Seconds to the next probe; None while calls are still made.
-        """
-        with self._lock:
-            self._failures += 1
-            self._reason = reason
-            if probe:
-                self._probing = False
-            is_late = self._probe_at is not None and not probe  # began before it opened
-            if self._failures >= self._break_after and not is_late:
-                self._open()
-            if self._probe_at is None:
-                return None
-            return max(0.0, self._probe_at - time.monotonic())
-
-    def leave(self, *, probe: bool) -> None:
-        """Note that a call ended without saying anything about the teacher."""
-        if probe:
-            with self._lock:
-                self._probing = False
-
-    def state(self) -> tuple[CircuitState, float]:
-        """Return how it stands, and the seconds to the next probe."""
-        with self._lock:
-            if self._probe_at is None:
-                return "closed", 0.0
-            left_s = self._probe_at - time.monotonic()
-            return ("open", left_s) if left_s > 0 and not self._probing else ("half-open", 0.0)
-
-    def _open(self) -> None:
-        doubled = self._initial_s * 2.0 ** min(self._openings, _MOST_DOUBLINGS)
-        self._openings += 1
-        # Jitter keeps robots that lost the same server from coming back in step.
-        wait_s = min(doubled, self._max_s) * random.uniform(0.5, 1.0)
-        self._probe_at = time.monotonic() + wait_s
+            answers, last = self._answers, list(self._last)
+        if not last:
+            return TrafficSnapshot(answers, *(math.nan,) * 4)
+        times, up, down = np.array(last, np.float64).T
+        p50, p95 = np.percentile(times, (50, 95))
+        return TrafficSnapshot(
+            answers, float(p50), float(p95), float(up.mean()), float(down.mean())
+        )
 
 
-__all__ = ["ClientSettings", "TeacherClient"]
+class _Connection:
+    """One gRPC channel, which connects with its first call, and who answers on it."""
 
-_T = TypeVar("_T")
+    def __init__(self, settings: ClientSettings, credentials: Credentials) -> None:
+        name = credentials.server_name
+        self.headers = credentials.headers
+        self.identity: TeacherIdentity | None = None  # assigned whole, so no lock guards it
+        self.client = InferenceServerClient(
+            settings.url,
+            creds=credentials.channel,
+            channel_args=[
+                *message_size_options(settings.max_message_mb),
+                *([("grpc.ssl_target_name_override", name)] if name else []),
+                # A new connection must not inherit a dead one from gRPC's shared pool.
+                ("grpc.use_local_subchannel_pool", 1),
+                # The teacher stands in the robot's own network, never behind a web proxy.
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
 
 
 class TeacherClient(Closing):
-    """Asks one teacher server; safe to use from several threads."""
+    """Asks one teacher server; safe to use from several threads.
+
+    A connection serves until a call on it fails; the next call makes another, with token and
+    certificates as they are then.
+    """
 
     def __init__(
         self,
         settings: ClientSettings | None = None,
-        checks: AnswerChecks | None = None,
         *,
         allow_relative: bool = False,
         require_credentials: bool = True,
@@ -152,7 +144,6 @@ class TeacherClient(Closing):
 
         Args:
             settings: where the teacher is.
-            checks: what its answers must look like.
             allow_relative: take answers of a teacher that does not say it is metric; for
                 callers that scale them.
             require_credentials: refuse to begin without usable token and certificates. Else
@@ -169,17 +160,12 @@ class TeacherClient(Closing):
         if require_credentials:  # each connection reads them anew; they may be exchanged
             read_credentials(self.settings)
         self.traffic = Traffic()
-        self.breaker = CircuitBreaker(
-            self.settings.break_after, self.settings.break_initial_s, self.settings.break_max_s
-        )
-        self._checks = checks or AnswerChecks()
         self._allow_relative = allow_relative
-        self._state = threading.Condition()  # guards all that follows
+        self._lock = threading.Lock()  # guards all that follows
         self._closed = False
-        self._in_flight = 0
-        self._link: TeacherLink | None = None
-        # A replaced link lives on until the calls on it have ended; close() ends those too.
-        self._links: weakref.WeakSet[TeacherLink] = weakref.WeakSet()
+        self._current: _Connection | None = None
+        # A replaced connection lives on until the calls on it have ended; close() ends those too.
+        self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
     def identity(self) -> TeacherIdentity:
         """Return who the teacher is, read once a connection.
@@ -188,9 +174,20 @@ class TeacherClient(Closing):
             RelativeTeacherError: it does not say that its depth is metric, and
                 `allow_relative` is off.
             WrongTeacherError: it is not the one that the settings pin.
-            TeacherUnreachableError: no usable answer, after all tries.
+            TeacherUnreachableError: no usable answer (TeacherDeniedError, TeacherBusyError).
         """
-        return self._persist(lambda link: self._accepted(link.identity()))
+        connection = self._connect()
+        return self._accept(connection, self._identify(connection))
+
+    def ready(self) -> bool:
+        """Say whether the teacher labels images now.
+
+        Raises:
+            TeacherUnreachableError: no usable answer.
+        """
+        connection = self._connect()
+        is_ready = connection.client.is_model_ready
+        return bool(self._call(connection, is_ready, model_name=MODEL_NAME))
 
     def obstacle(self) -> str:
         """Return what keeps token and certificates from being used now; empty = nothing."""
@@ -202,166 +199,164 @@ class TeacherClient(Closing):
 
     @property
     def known_teacher(self) -> TeacherIdentity | None:
-        """Who answered last on this connection; asks nobody."""
-        with self._state:
-            return None if self._link is None else self._link.known
+        """Who answered last on this connection, without asking."""
+        with self._lock:
+            return None if self._current is None else self._current.identity
 
     def infer(self, request: DepthRequest) -> DepthAnswer:
-        """Return the teacher's label of one image, checked.
+        """Return the teacher's answer to one image, unchecked but for the protocol.
 
-        Blocks while `in_flight` other requests are on their way, then for at most
-        `attempts` tries of `timeout_s` and the pauses between them.
+        Each of its calls, one or on a new connection two, lasts `timeout_s` at most.
 
         Raises:
-            TeacherRefusedError: the image is unreadable, or the teacher will not label it.
-            TeacherAnswerError: the answer cannot be believed (see `check_answer`).
+            TeacherRefusedError: the teacher will not label this image.
+            TeacherAnswerError: the answer breaks the protocol.
             RelativeTeacherError: the teacher is not metric, and `allow_relative` is off.
             WrongTeacherError: it is not the one that the settings pin.
             TeacherFailedError: the teacher broke on this request.
             TeacherDeniedError: token or certificates do not do.
-            TeacherBusyError: the teacher is full, after all tries.
-            CircuitOpenError: nobody answered lately, and it is not yet time to probe.
-            TeacherUnreachableError: no usable answer after all tries, or the client is closed.
-                It says in `retry_in_s` when to come back, once the circuit is open.
+            TeacherBusyError: the teacher is full.
+            TeacherUnreachableError: no usable answer, or the client is closed.
         """
-        try:
-            width, height = read_image_size(request.image)
-        except BadImageError as error:
-            raise TeacherRefusedError(f"not sent: {error}") from error
-        with self._place():
-            answer = self._persist(lambda link: self._ask(link, request))
-        check_answer(answer, width, height, self._checks)
+        connection = self._connect()
+        known = self._accept(connection, self._identify(connection))
+        started = time.monotonic()
+        result = self._call(connection, connection.client.infer, **infer_arguments(request))
+        message = result.get_response()
+        round_trip_s = time.monotonic() - started
+        self.traffic.add(round_trip_s, len(request.image), message.ByteSize())
+        answer = read_answer(message)
+        if answer.teacher is None:
+            return replace(answer, teacher=known)
+        connection.identity = answer.teacher  # another may have taken the server's place
+        self._accept(connection, answer.teacher)
         return answer
 
     def close(self) -> None:
         """End all calls at once; later ones raise TeacherUnreachableError."""
-        with self._state:
+        with self._lock:
             self._closed = True
-            self._link = None
-            links = list(self._links)
-            self._state.notify_all()
-        for link in links:
-            link.close()
+            self._current = None
+            connections = list(self._connections)
+        for connection in connections:
+            connection.client.close()
 
-    def _ask(self, link: TeacherLink, request: DepthRequest) -> DepthAnswer:
-        known = self._accepted(link.identity())
-        answer = link.infer(request)
-        if answer.teacher is None:
-            return replace(answer, teacher=known)
-        self._accepted(answer.teacher)  # another teacher may have taken the server's place
-        return answer
-
-    def _accepted(self, identity: TeacherIdentity) -> TeacherIdentity:
-        if not identity.metric and not self._allow_relative:
-            raise RelativeTeacherError(
-                f"the teacher {identity.name!r} at {self.settings.url} does not say that its "
-                "depth is in metres (parameter `metric` of its model configuration); use a "
-                "metric teacher"
-            )
-        pin = self.settings.pin
-        if pin and pin not in (identity.name, f"{identity.name} {identity.version}"):
-            raise WrongTeacherError(
-                f"the teacher at {self.settings.url} is {identity.name!r} version "
-                f"{identity.version!r}, and teacher.pin is {pin!r}: its labels are not taken; "
-                "start the pinned one, or change teacher.pin"
-            )
-        return identity
-
-    def _persist(self, action: Callable[[TeacherLink], _T]) -> _T:
-        """Try `action`, once where it is the probe of an open circuit; tell the breaker."""
-        probe = self.breaker.enter()
-        try:
-            result = self._try(action, 1 if probe else self.settings.attempts)
-        except (TeacherFailedError, TeacherBusyError):
-            self.breaker.succeed()  # no good answer, but somebody is there
-            raise
-        except TeacherUnreachableError as error:
-            error.retry_in_s = self.breaker.fail(str(error), probe=probe)
-            raise
-        except TeacherError:
-            self.breaker.succeed()
-            raise
-        except BaseException:
-            self.breaker.leave(probe=probe)
-            raise
-        self.breaker.succeed()
-        return result
-
-    def _try(self, action: Callable[[TeacherLink], _T], attempts: int) -> _T:
-        """Try `action` on a link until it succeeds, fails for good, or the tries are used up."""
-        reason, is_busy = "", False
-        started = time.monotonic()
-        for attempt in range(attempts):
-            if attempt > 0:
-                self._pause(attempt)
-            link = self._current_link()
-            try:
-                return action(link)
-            except TransientError as error:
-                reason, is_busy = str(error), error.busy
-                if not error.busy:
-                    self._drop(link)
-            except (RelativeTeacherError, WrongTeacherError, TeacherDeniedError):
-                self._drop(link)  # so that its successor is asked anew, with new credentials
-                raise
-            del link  # the last user of a dropped link closes it
-        self._require_open()
-        secured = "with" if self.settings.tls else "without"
-        text = (
-            f"no answer from the teacher at {self.settings.url} ({secured} TLS) in {attempts} "
-            f"{'try' if attempts == 1 else 'tries'} and {time.monotonic() - started:.1f} s (last: "
-            f"{reason})"
-        )
-        if is_busy:
-            raise TeacherBusyError(f"{text}; it has too much to do")
-        raise TeacherUnreachableError(f"{text}; is it running, and can this machine reach it?")
-
-    def _pause(self, attempt: int) -> None:
-        settings = self.settings
-        longest = min(settings.backoff_max_s, settings.backoff_initial_s * 2.0 ** (attempt - 1))
-        # Jitter keeps robots that lost the same server from coming back in step.
-        until = time.monotonic() + longest * random.uniform(0.5, 1.0)
-        with self._state:
-            while not self._closed and (left := until - time.monotonic()) > 0:
-                self._state.wait(left)
-
-    def _current_link(self) -> TeacherLink:
-        with self._state:
+    def _connect(self) -> _Connection:
+        with self._lock:
             self._require_open()
-            if self._link is None:
-                self._link = self._new_link()
-                self._links.add(self._link)
-            return self._link
+            if self._current is None:
+                try:
+                    credentials = read_credentials(self.settings)
+                except InvalidSettingError as error:  # they were good when the client was made
+                    raise TeacherDeniedError(str(error)) from error
+                self._current = _Connection(self.settings, credentials)
+                self._connections.add(self._current)
+            return self._current
 
-    def _new_link(self) -> TeacherLink:
-        settings = self.settings
-        try:
-            credentials = read_credentials(settings)
-        except InvalidSettingError as error:  # they were good when the client was made
-            raise TeacherDeniedError(str(error)) from error
-        return TeacherLink(
-            settings.url, settings.timeout_s, settings.max_message_mb, credentials, self.traffic
-        )
-
-    def _drop(self, link: TeacherLink) -> None:
-        with self._state:
-            if self._link is link:
-                self._link = None
+    def _drop(self, connection: _Connection) -> None:
+        with self._lock:
+            if self._current is connection:
+                self._current = None
 
     def _require_open(self) -> None:
         if self._closed:
             raise TeacherUnreachableError("this teacher client is closed; make a new one")
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        with self._state:
-            while not self._closed and self._in_flight >= self.settings.in_flight:
-                self._state.wait()
-            self._require_open()
-            self._in_flight += 1
+    def _identify(self, connection: _Connection) -> TeacherIdentity:
+        if connection.identity is not None:
+            return connection.identity
+        url = self.settings.url
         try:
-            yield
-        finally:
-            with self._state:
-                self._in_flight -= 1
-                self._state.notify_all()
+            read_config = connection.client.get_model_config
+            response = self._call(connection, read_config, model_name=MODEL_NAME)
+        except TeacherRefusedError as error:
+            raise TeacherUnreachableError(
+                f"{url} does not say who it is ({error}); is it a depth teacher?"
+            ) from error
+        parameters = {key: value.string_value for key, value in response.config.parameters.items()}
+        found = TeacherIdentity.from_parameters(parameters)
+        if found is None:
+            found = TeacherIdentity(f"unnamed teacher at {url}", "", metric=False)
+        connection.identity = found
+        return found
+
+    def _accept(self, connection: _Connection, identity: TeacherIdentity) -> TeacherIdentity:
+        """Return the identity if its labels may be taken; else drop the connection and raise.
+
+        So its successor is asked anew.
+        """
+        url, pin = self.settings.url, self.settings.pin
+        if not identity.metric and not self._allow_relative:
+            self._drop(connection)
+            raise RelativeTeacherError(
+                f"the teacher {identity.name!r} at {url} does not say that its depth is in metres "
+                "(parameter `metric` of its model configuration); use a metric teacher"
+            )
+        if pin and pin not in (identity.name, f"{identity.name} {identity.version}"):
+            self._drop(connection)
+            raise WrongTeacherError(
+                f"the teacher at {url} is {identity.name!r} version {identity.version!r}, and "
+                f"teacher.pin is {pin!r}: its labels are not taken; start the pinned one, or "
+                "change teacher.pin"
+            )
+        return identity
+
+    def _call(self, connection: _Connection, method: Callable[..., Any], **arguments: Any) -> Any:
+        started = time.monotonic()
+        try:
+            return method(
+                **arguments, headers=connection.headers, client_timeout=self.settings.timeout_s
+            )
+        except InferenceServerException as error:
+            status = str(error.status()).removeprefix("StatusCode.")
+            failure = self._failure(status, str(error.message()), time.monotonic() - started)
+            cause: Exception = error
+        except ValueError as error:  # grpc: the channel was closed in this moment
+            failure, cause = self._no_answer(str(error), time.monotonic() - started), error
+        with self._lock:
+            self._require_open()
+        is_lost = isinstance(failure, TeacherUnreachableError)
+        if is_lost and not isinstance(failure, TeacherBusyError | TeacherFailedError):
+            self._drop(connection)
+        raise failure from cause
+
+    def _failure(self, status: str, text: str, seconds: float) -> TeacherError:
+        """Return the error that a gRPC status means."""
+        url = self.settings.url
+        if _TOO_LARGE in text:
+            return TeacherRefusedError(
+                f"a message is too large ({text}); send a smaller image or raise max_message_mb "
+                "on both sides"
+            )
+        no_tls = self.settings.tls and any(word in text for word in _NO_TLS)
+        if status == "UNAVAILABLE" and no_tls:
+            return TeacherDeniedError(
+                f"no TLS connection to {url}: {text}; see that teacher.tls is what the server "
+                "has, that teacher.ca is its authority, and teacher.cert one that it takes"
+            )
+        if status == "RESOURCE_EXHAUSTED":
+            return TeacherBusyError(
+                f"the teacher at {url} has too much to do ({text})", retry_after_s=_BUSY_RETRY_S
+            )
+        is_cut_off = status in _BREAKDOWNS and any(word in text for word in _CUT_OFF)
+        if status in _NO_ANSWER or is_cut_off:
+            return self._no_answer(f"{status}: {text}", seconds)
+        if status in _DENIALS:
+            return TeacherDeniedError(
+                f"{url} does not let this robot in ({status}: {text}); see teacher.token_file, or "
+                "the environment variable TIEKD_TEACHER_TOKEN"
+            )
+        if status in _REFUSALS:
+            return TeacherRefusedError(text)
+        if status in _BREAKDOWNS:
+            return TeacherFailedError(f"the teacher at {url} broke on a request: {text}")
+        return TeacherUnreachableError(
+            f"{url} answers {status}: {text}; it must serve the model {MODEL_NAME!r}"
+        )
+
+    def _no_answer(self, reason: str, seconds: float) -> TeacherUnreachableError:
+        secured = "with" if self.settings.tls else "without"
+        return TeacherUnreachableError(
+            f"no answer from the teacher at {self.settings.url} ({secured} TLS) in {seconds:.1f} s "
+            f"({reason}); is it running, and can this machine reach it?"
+        )

@@ -12,15 +12,16 @@ class TeacherError(TiekdError):
 class TeacherUnreachableError(TeacherError):
     """No usable answer came: the server is away, busy, silent or not a teacher; retry later."""
 
-    def __init__(self, text: str, retry_in_s: float | None = None) -> None:
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
         """Say what happened.
 
         Args:
             text: for people.
-            retry_in_s: when the next try has a chance, in seconds; None where nobody knows.
+            retry_after_s: when the next try has a chance, in seconds; None where that is not
+                known.
         """
         super().__init__(text)
-        self.retry_in_s = retry_in_s
+        self.retry_after_s = retry_after_s
 
 
 class TeacherBusyError(TeacherUnreachableError):
@@ -32,10 +33,6 @@ class TeacherDeniedError(TeacherUnreachableError):
 
     No try at once helps, but they may be exchanged while both run.
     """
-
-
-class CircuitOpenError(TeacherUnreachableError):
-    """The teacher was not asked: nobody answered lately, and it is not yet time to probe."""
 
 
 class TeacherFailedError(TeacherUnreachableError):

@@ -198,7 +198,7 @@ _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}")
 
 @dataclass(frozen=True)
 class ClientSettings(Settings):
-    """Where the teacher is, how it is told from others, and how patiently it is asked."""
+    """Where the teacher is, and how client and teacher know each other."""
 
     url: str = setting(
         "127.0.0.1:8001", "the teacher server, as host:port; empty where there is none"
@@ -225,55 +225,19 @@ class ClientSettings(Settings):
     plaintext_token: bool = setting(
         False, "send the token without TLS also to another machine: whoever listens can use it"
     )
-    timeout_s: float = setting(20.0, "deadline of one try", unit="s", minimum=0.01, maximum=3600.0)
-    attempts: int = setting(
-        3, "tries a request gets before the teacher counts as unreachable", minimum=1, maximum=1000
-    )
-    backoff_initial_s: float = setting(
-        0.2,
-        "pause after the first failed try; it doubles with each",
-        unit="s",
-        minimum=0.0,
-        maximum=60.0,
-    )
-    backoff_max_s: float = setting(
-        5.0, "longest pause between two tries", unit="s", minimum=0.0, maximum=600.0
-    )
-    break_after: int = setting(
-        3,
-        "requests in a row without an answer after which the teacher is only probed, by one "
-        "request at a time",
-        minimum=1,
-        maximum=1000,
-    )
-    break_initial_s: float = setting(
-        1.0, "time to the first probe; it doubles with each", unit="s", minimum=0.001,
-        maximum=3600.0,
-    )  # fmt: skip
-    break_max_s: float = setting(
-        30.0, "longest time between two probes", unit="s", minimum=0.001, maximum=3600.0
-    )
-    in_flight: int = setting(
-        2, "requests on their way at the same time; more callers wait", minimum=1, maximum=64
-    )
+    timeout_s: float = setting(20.0, "deadline of one call", unit="s", minimum=0.01, maximum=3600.0)
     max_message_mb: int = setting(
         64, "largest message of either direction", unit="MiB", minimum=1, maximum=1024
     )
 
     def check(self) -> None:
-        """Check the address, the order of the pauses, and what TLS needs."""
+        """Check the address, and what TLS needs."""
         fits = _URL.fullmatch(self.url) and int(self.url.rpartition(":")[2]) <= 65535
         if self.url and not fits:
             raise InvalidSettingError(
                 f"url must be host:port without a scheme, such as 192.168.1.20:8001, got "
                 f"{self.url!r}"
             )
-        for kind in ("backoff", "break"):
-            least, most = getattr(self, f"{kind}_initial_s"), getattr(self, f"{kind}_max_s")
-            if most < least:
-                raise InvalidSettingError(
-                    f"{kind}_max_s must be at least {kind}_initial_s = {least:g}, got {most:g}"
-                )
         self._check_tls()
 
     @property

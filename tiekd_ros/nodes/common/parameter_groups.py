@@ -13,8 +13,8 @@ from tiekd_ros.nodes.common.settings import CameraSettings, CompanionSettings, D
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings
+from tiekd_ros.teacher.label_source import UploadSettings
 from tiekd_ros.teacher.trust import TrustSettings
-from tiekd_ros.teacher.upload import UploadSettings
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,14 @@ from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.parameter_groups import LearningSettings
 from tiekd_ros.nodes.companion.latency_guard import LatencyWatch
-from tiekd_ros.nodes.companion.live_depth import LiveDepth
-from tiekd_ros.nodes.companion.teaching import TeacherDesk
 from tiekd_ros.rounds.canary_monitor import CanaryMonitor
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import RoundRecord
 from tiekd_ros.rounds.runner import RoundRunner
+from tiekd_ros.student.live_depth import LiveStudentDepth
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.teacher.client import TeacherClient
-from tiekd_ros.teacher.protocol import TeacherIdentity
+from tiekd_ros.teacher.label_source import TeacherLabelSource
 from tiekd_ros.teacher.trust import LabelJudge
 
 
@@ -67,14 +66,15 @@ class StudentAnnouncer:
 
 @dataclass
 class CompanionParts:
-    """What exists between configure and cleanup; desk and labeller only where there is a teacher.
+    """What exists between configure and cleanup; client to labeller only where there is a teacher.
 
     Use `open` to make them.
     """
 
     store: FrameStore
     recorder: Recorder
-    desk: TeacherDesk | None
+    client: TeacherClient | None
+    judge: LabelJudge | None
     labeller: Labeller | None
     runner: RoundRunner
     canary: CanaryMonitor
@@ -116,7 +116,7 @@ class CompanionParts:
         registry = StudentRegistry(folder.students)
         store = FrameStore(folder.frames, settings.frames)
         held.callback(store.close)
-        desk, labeller = _open_teaching(held, store, registry, settings)
+        client, judge, labeller = _open_labelling(held, store, registry, settings)
         recorder = Recorder(store, None if labeller is None else lambda _: labeller.notify())
         runner = RoundRunner(folder, store, plan(), on_round)
         held.callback(runner.stop)
@@ -125,7 +125,9 @@ class CompanionParts:
         latency = LatencyWatch(node, lambda: plan().resources, runner, canary)
         held.callback(latency.close)
         announcer = _open_announcer(held, node, registry)
-        return cls(store, recorder, desk, labeller, runner, canary, latency, registry, announcer)
+        return cls(
+            store, recorder, client, judge, labeller, runner, canary, latency, registry, announcer
+        )
 
     def set_plan(self, plan: RoundPlan) -> None:
         """Use these settings from the next round on."""
@@ -133,19 +135,28 @@ class CompanionParts:
         self.canary.set_plan(plan)
 
 
-def _open_teaching(
+def _open_labelling(
     held: ExitStack, store: FrameStore, registry: StudentRegistry, settings: LearningSettings
-) -> tuple[TeacherDesk, Labeller] | tuple[None, None]:
+) -> tuple[TeacherClient, LabelJudge, Labeller] | tuple[None, None, None]:
     if not settings.teacher.url:
-        return None, None
-    client = TeacherClient(settings.teacher, settings.checks, require_credentials=False)
+        return None, None, None
+    client = TeacherClient(settings.teacher, require_credentials=False)
     held.callback(client.close)
-    desk = _make_desk(client, store, registry, settings)
-    labeller = Labeller(store, desk, settings.labels)
+    judge = LabelJudge(settings.trust, store.newest_labels(settings.trust.history))
+    source = TeacherLabelSource(
+        client,
+        checks=settings.checks,
+        judge=judge,
+        upload=settings.upload,
+        logged_quality=settings.frames.jpeg_quality,
+        max_side=settings.labels.max_side,
+        student_depth=LiveStudentDepth(registry) if settings.trust.needs_student else None,
+    )
+    labeller = Labeller(store, source.label, settings.labels)
     held.callback(_stop_labelling, labeller, client)
     labeller.pause()  # until the companion is active
     labeller.start()
-    return desk, labeller
+    return client, judge, labeller
 
 
 def _open_announcer(held: ExitStack, node: Node, registry: StudentRegistry) -> StudentAnnouncer:
@@ -159,20 +170,3 @@ def _stop_labelling(labeller: Labeller, client: TeacherClient) -> None:
     labeller.stop(timeout=0)  # ask no more, before the client is closed
     client.close()
     labeller.stop()
-
-
-def _make_desk(
-    client: TeacherClient, store: FrameStore, registry: StudentRegistry, settings: LearningSettings
-) -> TeacherDesk:
-    judge = LabelJudge(settings.trust)
-    for label in store.newest_labels(settings.trust.history):
-        identity = TeacherIdentity(label.teacher_name, label.teacher_version, metric=True)
-        judge.remember(identity, label.depth)
-    return TeacherDesk(
-        client,
-        judge,
-        upload=settings.upload,
-        logged_quality=settings.frames.jpeg_quality,
-        max_side=settings.labels.max_side,
-        student=LiveDepth(registry) if settings.trust.needs_student else None,
-    )

@@ -12,9 +12,10 @@ from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
 from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report
 from tiekd_ros.nodes.companion.parts import CompanionParts
-from tiekd_ros.nodes.companion.teaching import TeacherDesk
 from tiekd_ros.rounds.canary_monitor import CanaryMonitor
 from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
+from tiekd_ros.teacher.client import TeacherClient
+from tiekd_ros.teacher.trust import LabelJudge
 
 _SEVERAL_REFUSALS = 3
 """Labels refused in a row that are more than a bad frame."""
@@ -26,11 +27,11 @@ def add_companion_report(
     """Add what companion_node finds, with remedies, and its numbers."""
     _add_recorder(report, parts.recorder)
     _add_store(report, parts.store, thresholds)
-    if parts.labeller is None or parts.desk is None:
+    if parts.labeller is None or parts.client is None or parts.judge is None:
         report.find(WARN, "no teacher is configured (teacher.url); frames are logged only")
     else:
         _add_labeller(report, parts.labeller)
-        _add_desk(report, parts.desk, thresholds)
+        _add_teacher(report, parts.client, parts.judge, thresholds)
     record = parts.runner.record or parts.last_round
     if record is not None:
         _add_round(report, record)
@@ -152,13 +153,14 @@ def _add_labeller(report: Report, labeller: Labeller) -> None:
     )
 
 
-def _add_desk(report: Report, desk: TeacherDesk, thresholds: DiagnosticSettings) -> None:
+def _add_teacher(
+    report: Report, client: TeacherClient, judge: LabelJudge, thresholds: DiagnosticSettings
+) -> None:
     """Add who labels, over what connection, at what cost, and what labels are compared with."""
-    settings = desk.client.settings
-    circuit, _ = desk.client.breaker.state()
-    traffic = desk.client.traffic.snapshot()
-    trust = desk.judge.snapshot()
-    obstacle = desk.client.obstacle()
+    settings = client.settings
+    traffic = client.traffic.snapshot()
+    trust = judge.snapshot()
+    obstacle = client.obstacle()
     if obstacle:
         report.find(ERROR, f"frames are logged, but the teacher cannot be asked: {obstacle}")
     if trust.settled_lately:
@@ -168,7 +170,7 @@ def _add_desk(report: Report, desk: TeacherDesk, thresholds: DiagnosticSettings)
             "right, since they agree with each other (trust.settle); see that the teacher is",
         )
     teacher = trust.teacher
-    if trust.changes and trust.compared < desk.judge.settings.min_history and teacher is not None:
+    if trust.changes and trust.compared < judge.settings.min_history and teacher is not None:
         report.find(
             WARN,
             f"the teacher changed: {teacher.name} {teacher.version} labels now, and the frame log "
@@ -185,7 +187,6 @@ def _add_desk(report: Report, desk: TeacherDesk, thresholds: DiagnosticSettings)
             keys.TEACHER_CHANGES: trust.changes,
             keys.LABEL_SCALES_SETTLED: trust.settled,
             keys.TEACHER_CONNECTION: "TLS" if settings.tls else "plain",
-            keys.TEACHER_CIRCUIT: circuit,
             keys.ROUND_TRIP_P50: 1e3 * traffic.round_trip_p50_s,
             keys.ROUND_TRIP_P95: p95_ms,
             keys.BYTES_UP: traffic.bytes_up,

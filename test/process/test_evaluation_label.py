@@ -14,13 +14,16 @@ from helpers.certificates import make_certificates
 from helpers.children import run_python, start_python, wait_until
 from helpers.depth_data import KITTI_SIZES, write_kitti, write_nyu
 from helpers.stores import EAGER, view
-from helpers.teachers import METRIC, RELATIVE, StubBackend, free_port, picture, serving
+from helpers.students import small_student
+from helpers.teachers import METRIC, RELATIVE, StubBackend, free_port, picture, ramp, serving
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.datasets import DatasetError, ImageFolder, KittiDataset, ReadOptions
 from tiekd_ros.evaluation.label_maps import LabelFolderError, MapFolder
 from tiekd_ros.framelog import FrameStore, Observation
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.errors import (
     BackendRefusal,
     RelativeTeacherError,
@@ -90,7 +93,7 @@ def test_a_closed_teacher_lets_in_who_has_certificate_and_token(folder, tmp_path
     token.write_text("0123456789abcdef-robot")
     token.chmod(0o600)
     closed = {"tls_cert": str(made.cert), "tls_key": str(made.key), "client_ca": str(made.ca)}
-    own = ("--ca", made.ca, "--cert", made.client_cert, "--key", made.client_key)
+    own = ("--tls", "--ca", made.ca, "--cert", made.client_cert, "--key", made.client_key)
     with serving(StubBackend(answer), token_file=str(token), **closed) as url:
         asked = ("--data", folder, "--teacher", url)
         with pytest.raises(TeacherDeniedError, match="does not let this robot in"):
@@ -128,19 +131,18 @@ def test_the_teacher_gets_the_picture_its_intrinsics_and_its_stamp(folder):
     ]
 
 
-@pytest.mark.parametrize("short", [False, True])
-def test_a_backend_in_this_process_labels_too(folder, tmp_path, short):
+def test_a_backend_in_this_process_labels_too(folder, tmp_path):
     (folder / "depth").mkdir()
     for index in range(COUNT):
         (folder / "depth" / f"f{index}.png").write_bytes(encode_depth_png(depth_of(picture(index))))
     (folder / "meta.yaml").write_text("depth_units_per_m: 256\n")
-    output = tmp_path / "maps"
-    named = [f"recorded:{folder}"] if short else ["recorded", "--frames", folder]
-    arguments = ["--backend", *named, "--output", output]
-    assert label("--data", folder, *arguments)["labelled"] == COUNT
-    for index in range(COUNT):
-        stored = output / f"f{index}.png"
-        assert stored.read_bytes() == (folder / "depth" / f"f{index}.png").read_bytes()
+    for named in ([f"recorded:{folder}"], ["recorded", "--frames", folder]):
+        output = tmp_path / f"maps{len(named)}"
+        arguments = ["--backend", *named, "--output", output]
+        assert label("--data", folder, *arguments)["labelled"] == COUNT
+        for index in range(COUNT):
+            stored = output / f"f{index}.png"
+            assert stored.read_bytes() == (folder / "depth" / f"f{index}.png").read_bytes()
 
 
 def test_kitti_maps_are_stored_as_published(tmp_path):
@@ -329,10 +331,14 @@ def test_what_is_no_metric_teacher_or_not_one_teacher_is_refused(folder):
         label("--data", folder, "--backend", "magic")
 
 
+def logged(folder, count: int) -> list[int]:
+    """Log so many views, a second apart; return their ids."""
+    with FrameStore(folder / "frames.sqlite3", EAGER) as store:
+        return [store.add(Observation(view(s), s * 10**9, "cam")).frame_id for s in range(count)]
+
+
 def test_the_waiting_frames_of_a_frame_log_are_labelled(tmp_path):
-    file = tmp_path / "frames.sqlite3"
-    with FrameStore(file, EAGER) as store:
-        ids = [store.add(Observation(view(s), s * 10**9, "cam")).frame_id for s in range(5)]
+    ids = logged(tmp_path, 5)
 
     def picky(image, request):
         return BackendRefusal("no") if request.stamp_ns == 3 * 10**9 else answer(image, request)
@@ -340,8 +346,8 @@ def test_the_waiting_frames_of_a_frame_log_are_labelled(tmp_path):
     with serving(StubBackend(picky, METRIC)) as url:
         report = label("--data", tmp_path, "--teacher", url, status=1)
         assert label("--data", tmp_path, "--teacher", url)["labelled"] == 0
-    assert (report["labelled"], list(report["failed"])) == (4, [str(ids[3])])
-    with FrameStore(file, EAGER) as store:
+    assert (report["labelled"], report["failed"]) == (4, {str(ids[3]): "no"})
+    with FrameStore(tmp_path / "frames.sqlite3", EAGER) as store:
         assert store.labelled_ids() == ids[:3] + ids[4:]
         assert store.stats().rejected == {"teacher_refused": 1}
         assert store.stats().teachers == {"stub 7": 4}
@@ -351,6 +357,69 @@ def test_the_waiting_frames_of_a_frame_log_are_labelled(tmp_path):
         label("--data", tmp_path, "--backend", "synthetic", "--split", "some.txt")
     with pytest.raises(TiekdError, match="no frame log in"):
         label("--data", tmp_path / "none", "--kind", "frames", "--backend", "synthetic")
+
+
+def test_a_teacher_gets_the_bytes_that_were_logged_and_labels_of_a_students_size_are_kept(
+    tmp_path, monkeypatch
+):
+    logged(tmp_path, 3)
+    with FrameStore(tmp_path / "frames.sqlite3", EAGER) as store:
+        jpegs = [frame.jpeg for frame in store.unlabelled(9)]
+    sent = []
+    infer = TeacherClient.infer
+
+    def noting(self, request):
+        sent.append(request.image)
+        return infer(self, request)
+
+    monkeypatch.setattr(TeacherClient, "infer", noting)
+    with serving(StubBackend(lambda image, request: ramp(800, 600))) as url:
+        label("--data", tmp_path, "--teacher", url, "--in-flight", 1)
+    assert sent == jpegs
+    with FrameStore(tmp_path / "frames.sqlite3", EAGER) as store:
+        sizes = {store.load(frame_id).depth.shape for frame_id in store.labelled_ids()}
+    assert sizes == {(288, 384)}
+
+
+def test_labels_of_a_frame_log_are_judged_as_the_companion_judges_them(tmp_path):
+    ids = logged(tmp_path, 10)
+    scale = {9 * 10**9: 100.0}
+
+    def jumping(image, request):
+        return ramp(160, 120) * np.float32(scale.get(request.stamp_ns, 1.0))
+
+    with serving(StubBackend(jumping)) as url:
+        report = label("--data", tmp_path, "--teacher", url, "--in-flight", 1, status=1)
+    assert report["labelled"] == 9
+    assert "a jump beyond trust.max_scale_jump" in report["failed"][str(ids[9])]
+    with FrameStore(tmp_path / "frames.sqlite3", EAGER) as store:
+        assert store.stats().rejected == {"label_scale_jump": 1}
+
+
+def test_a_teacher_of_which_nothing_is_believed_costs_few_frames_of_a_frame_log(tmp_path):
+    logged(tmp_path, 8)
+    with (
+        serving(StubBackend(np.full((120, 160), 2, np.float32))) as url,
+        pytest.raises(TeacherUnreachableError, match=r"stub 7 is suspect.*constant.*0 images"),
+    ):
+        label("--data", tmp_path, "--teacher", url)
+    with FrameStore(tmp_path / "frames.sqlite3", EAGER) as store:
+        assert store.stats().rejected == {"label_constant": 5}
+        assert len(store.unlabelled(9)) == 3
+
+
+def test_labels_of_a_frame_log_are_compared_with_the_live_student(tmp_path):
+    registry = StudentRegistry(tmp_path / "students")
+    registry.promote(registry.add(small_student()).version, force=True)
+    logged(tmp_path, 9)
+
+    def far_off_at_last(image, request):
+        return ramp(160, 120) * np.float32(150 if request.stamp_ns == 8 * 10**9 else 1)
+
+    with serving(StubBackend(far_off_at_last)) as url:
+        label("--data", tmp_path, "--teacher", url, "--in-flight", 1, status=1)
+    with FrameStore(tmp_path / "frames.sqlite3", EAGER) as store:
+        assert store.stats().rejected == {"label_against_student": 1}
 
 
 def test_a_killed_run_leaves_whole_maps_and_the_next_goes_on(folder):

@@ -1,4 +1,4 @@
-"""What the live student says of a logged frame, to compare a label with."""
+"""The live student's depth of a logged frame, for a label to be compared with."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import DepthMap, RgbImage, decode_image
+from tiekd_ros.core.labels import StudentDepth
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.student.runtimes.base import Runtime
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
-from tiekd_ros.teacher.trust import StudentView
 
 _LOG = logging.getLogger(__name__)
 
 
-class LiveDepth:
+class LiveStudentDepth:
     """Runs the registry's live student on one CPU thread; the GPU is the depth node's.
 
     May be called from several threads, which take turns.
@@ -33,12 +33,12 @@ class LiveDepth:
         self._runtime: Runtime | None = None
         self._has_failed = False  # this version, at least once
 
-    def __call__(self, image: bytes, size: tuple[int, int]) -> StudentView | None:
-        """Return what the student sees, at a (height, width); None where none can be run.
+    def __call__(self, image: bytes, size: tuple[int, int]) -> StudentDepth | None:
+        """Return the student's depth at a (height, width); None where none can be run.
 
         Args:
             image: encoded, as the frame log has it; decoded only where a student is live.
-            size: of the answer.
+            size: (height, width) of the answer.
 
         Raises:
             BadImageError: the image cannot be decoded.
@@ -51,7 +51,7 @@ class LiveDepth:
             if depth is None:
                 return None
             bins = runtime.card.bins
-            return StudentView(depth, self._version or "", bins.min_depth_m, bins.max_depth_m)
+            return StudentDepth(depth, self._version or "", bins.min_depth_m, bins.max_depth_m)
 
     def _current(self) -> Runtime | None:
         try:

@@ -20,8 +20,8 @@ from helpers.proxy import TcpProxy
 from helpers.stores import view
 from helpers.teachers import StubBackend, ramp, serving
 from tiekd_ros.framelog import FrameLogSettings, FrameStore, Labeller, LabellerSettings, Observation
-from tiekd_ros.nodes.companion.teaching import TeacherDesk
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.label_source import TeacherLabelSource
 
 S = 1_000_000_000
 PAUSE_S = 0.1
@@ -62,18 +62,9 @@ def proxy() -> Iterator[TcpProxy]:
 @contextmanager
 def labelling(store: FrameStore, proxy: TcpProxy) -> Iterator[Labeller]:
     """Label in the background, with waits that suit a test."""
-    settings = ClientSettings(
-        url=proxy.url,
-        timeout_s=1.0,
-        attempts=2,
-        backoff_initial_s=0.02,
-        backoff_max_s=0.1,
-        break_initial_s=0.05,
-        break_max_s=0.2,
-    )
-    with TeacherClient(settings) as client:
+    with TeacherClient(ClientSettings(url=proxy.url, timeout_s=1.0)) as client:
         patience = LabellerSettings(poll_s=0.05, retry_s=0.05, max_retry_s=0.2)
-        labeller = Labeller(store, TeacherDesk(client), patience)
+        labeller = Labeller(store, TeacherLabelSource(client).label, patience)
         labeller.start()
         try:
             yield labeller

@@ -1,0 +1,497 @@
+"""The labeller, with teachers that are slow, picky, failing, away, or not to be believed.
+
+A test passes when no frame is lost: it ends labelled, rejected with a reason, or waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from helpers.children import wait_until
+from helpers.labelling import QUICK, TeacherDownError, answer, log
+from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.framelog import (
+    Label,
+    Labeller,
+    LabellerSettings,
+    LabelRejected,
+    LoggedFrame,
+    StoreLockedError,
+    TeacherUnavailable,
+)
+from tiekd_ros.framelog.labeller import RetryState, SuspectTeacherError
+
+HANG_S = 5.0
+
+
+def test_all_waiting_frames_are_labelled_then_it_idles(store, labeller_of) -> None:
+    log(store, *range(6))
+    labeller = labeller_of(answer)
+    wait_until(lambda: labeller.snapshot().link == "idle" and labeller.snapshot().labelled == 6)
+    assert store.labelled_ids() == [1, 2, 3, 4, 5, 6]
+    assert store.load(3).depth[0, 0] == 3.0
+    assert store.stats().teachers == {"fake 1": 6}
+
+
+def test_an_idle_labeller_wakes_when_a_frame_is_logged(store, labeller_of) -> None:
+    labeller = labeller_of(answer)
+    wait_until(lambda: labeller.snapshot().link == "idle")
+    log(store, 0)
+    labeller.notify()
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+
+
+def test_paused_it_asks_for_nothing_until_it_goes_on(store) -> None:
+    asked = []
+
+    def ask(frame: LoggedFrame) -> Label:
+        asked.append(frame.id)
+        return answer(frame)
+
+    labeller = Labeller(store, ask, LabellerSettings(poll_s=0.01))
+    labeller.pause()
+    labeller.start()
+    log(store, 0)
+    labeller.notify()
+    time.sleep(0.1)
+    assert asked == []
+    labeller.resume()
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+    assert labeller.stop()
+
+
+def test_frames_of_another_process_are_found_without_notice(store, labeller_of) -> None:
+    labeller = labeller_of(answer, LabellerSettings(poll_s=0.02))
+    time.sleep(0.05)
+    log(store, 0)
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+
+
+def test_no_more_requests_are_in_flight_than_allowed(store, labeller_of) -> None:
+    busy, most, lock = set(), [0], threading.Lock()
+
+    def slow(frame: LoggedFrame) -> Label:
+        with lock:
+            assert frame.id not in busy
+            busy.add(frame.id)
+            most[0] = max(most[0], len(busy))
+        time.sleep(0.02)
+        with lock:
+            busy.remove(frame.id)
+        return answer(frame)
+
+    log(store, *range(9))
+    labeller = labeller_of(slow, LabellerSettings(in_flight=3, poll_s=30.0))
+    wait_until(lambda: labeller.snapshot().labelled == 9)
+    assert most[0] == 3
+
+
+def test_a_refused_frame_is_rejected_with_the_reason(store, labeller_of) -> None:
+    def picky(frame: LoggedFrame) -> Label:
+        if frame.id == 2:
+            raise LabelRejected("relative_depth", "a text for people")
+        if frame.id == 3:
+            return Label(np.full((4, 4), np.nan, np.float32), "fake", "1")
+        return answer(frame)
+
+    log(store, *range(4))
+    labeller = labeller_of(picky)
+    wait_until(lambda: labeller.snapshot().labelled == 2 and labeller.snapshot().refused == 2)
+    assert store.stats().rejected == {"relative_depth": 1, "bad_label": 1}
+    snapshot = labeller.snapshot()
+    assert snapshot.link in ("ok", "idle")
+    assert snapshot.refusals == {"relative_depth": 1, "bad_label": 1}
+
+
+def test_refusals_in_a_row_end_with_the_next_label(store, labeller_of) -> None:
+    good = threading.Event()
+
+    def picky(frame: LoggedFrame) -> Label:
+        if not good.is_set():
+            raise LabelRejected("label_constant", "2 m everywhere")
+        return answer(frame)
+
+    log(store, 0, 1)
+    labeller = labeller_of(picky)
+    wait_until(lambda: labeller.snapshot().refused_in_a_row == 2)
+    assert labeller.snapshot().last_refusal == "label_constant: 2 m everywhere"
+    good.set()
+    log(store, 2)
+    labeller.notify()
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+    assert labeller.snapshot().refused_in_a_row == 0
+
+
+def test_a_teacher_that_says_when_to_come_back_is_asked_then(store, labeller_of) -> None:
+    asked: list[int] = []
+
+    def later(frame: LoggedFrame) -> Label:
+        asked.append(frame.id)
+        if len(asked) < 4:
+            raise TeacherUnavailable("nobody is there", 0.01)
+        return answer(frame)
+
+    log(store, 0)
+    # Its own waits would take minutes.
+    labeller = labeller_of(later, LabellerSettings(retry_s=60.0, max_retry_s=600.0))
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+    assert len(asked) == 4
+
+
+def test_an_unreachable_teacher_loses_nothing_and_is_tried_until_it_answers(
+    store, labeller_of
+) -> None:
+    up = threading.Event()
+
+    def flaky(frame: LoggedFrame) -> Label:
+        if not up.is_set():
+            raise TeacherDownError("no route to host; start the teacher")
+        return answer(frame)
+
+    log(store, *range(3))
+    labeller = labeller_of(flaky)
+    wait_until(lambda: labeller.snapshot().failed >= 4)
+    snapshot = labeller.snapshot()
+    assert snapshot.link == "down"
+    assert snapshot.last_error == "no route to host; start the teacher"
+    assert len(store.unlabelled(9)) == 3
+    up.set()
+    wait_until(lambda: labeller.snapshot().labelled == 3)
+
+
+def test_waits_grow_to_a_cap_and_only_one_request_probes(store, labeller_of) -> None:
+    times: list[float] = []
+
+    def down(frame: LoggedFrame) -> Label:
+        times.append(time.monotonic())
+        raise TeacherDownError("down")
+
+    log(store, *range(4))
+    labeller_of(down, LabellerSettings(in_flight=1, poll_s=30, retry_s=0.04, max_retry_s=0.2))
+    wait_until(lambda: len(times) >= 6)
+    gaps = np.diff(times[:6])
+    assert gaps[0] >= 0.02
+    assert all(gaps[3:] >= 0.1)  # half of the cap, the rest is jitter
+
+
+def test_one_frame_that_always_fails_does_not_block_the_others(store, labeller_of) -> None:
+    def chokes(frame: LoggedFrame) -> Label:
+        if frame.id == 1:
+            raise ValueError("cannot digest")
+        return answer(frame)
+
+    log(store, *range(4))
+    labeller = labeller_of(chokes)
+    wait_until(lambda: labeller.snapshot().labelled == 3)
+    assert labeller.snapshot().last_error == "ValueError: cannot digest"
+    assert [frame.id for frame in store.unlabelled(9)] == [1]
+
+
+def test_no_fault_in_looking_for_frames_ends_the_thread(store, labeller_of, monkeypatch) -> None:
+    faults = iter([ValueError("a bug"), StoreLockedError("held")])
+    real = store.unlabelled
+
+    def unlabelled(limit: int, skip: set[int]) -> list[LoggedFrame]:
+        fault = next(faults, None)
+        if fault is not None:
+            raise fault
+        return real(limit, skip)
+
+    monkeypatch.setattr(store, "unlabelled", unlabelled)
+    log(store, 0)
+    labeller = labeller_of(answer, LabellerSettings(poll_s=0.02, in_flight=1))
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+    assert labeller.snapshot().failed == 2
+
+
+def test_an_answer_outlives_a_locked_store(store, labeller_of, monkeypatch) -> None:
+    asked: list[int] = []
+    faults = iter([StoreLockedError("held"), StoreLockedError("held")])
+    real = store.put_label
+
+    def put_label(*args: object) -> None:
+        fault = next(faults, None)
+        if fault is not None:
+            raise fault
+        real(*args)
+
+    def ask(frame: LoggedFrame) -> Label:
+        asked.append(frame.id)
+        return answer(frame)
+
+    monkeypatch.setattr(store, "put_label", put_label)
+    log(store, 0)
+    labeller = labeller_of(ask)
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+    assert asked == [1]
+    assert labeller.snapshot().failed == 2
+
+
+def test_stop_returns_promptly_while_the_teacher_hangs(store, labeller_of) -> None:
+    hang = threading.Event()
+
+    def hangs(frame: LoggedFrame) -> Label:
+        hang.wait(HANG_S)
+        return answer(frame)
+
+    log(store, 0)
+    labeller = labeller_of(hangs)
+    wait_until(lambda: labeller.snapshot().in_flight == 1)
+    assert labeller.snapshot().link == "waiting"
+    started = time.monotonic()
+    assert not labeller.stop(0.1)
+    assert time.monotonic() - started < 1.0
+    hang.set()
+    assert labeller.stop(2.0)
+
+
+def test_an_idle_or_backing_off_labeller_stops_at_once(store, labeller_of) -> None:
+    def down(frame: LoggedFrame) -> Label:
+        raise TeacherDownError("down")
+
+    log(store, 0)
+    labeller = labeller_of(down, LabellerSettings(retry_s=60.0, max_retry_s=60.0))
+    wait_until(lambda: labeller.snapshot().link == "down")
+    assert labeller.snapshot().retry_in_s > 25
+    assert labeller.stop(1.0)
+
+
+# Teachers that answer, and of whose answers nothing is believed.
+
+
+def refusing(settings: list[str]) -> Callable[[LoggedFrame], Label]:
+    """Return a teacher whose labels are refused; its name and version are the list's last."""
+
+    def ask(frame: LoggedFrame) -> Label:
+        raise LabelRejected("label_constant", "2 m everywhere", teacher=settings[-1])
+
+    return ask
+
+
+def test_a_teacher_of_which_nothing_is_believed_is_suspected_and_frames_wait(
+    store, labeller_of
+) -> None:
+    well = threading.Event()
+    sick = refusing(["fake 1"])
+    log(store, *range(12))
+    labeller = labeller_of(lambda frame: answer(frame) if well.is_set() else sick(frame))
+    wait_until(lambda: labeller.snapshot().failed >= 20)
+    state = labeller.snapshot()
+    assert (state.link, state.suspect, state.refused) == ("down", True, 5)
+    assert "the teacher fake 1 is suspect" in state.last_error
+    assert "label_constant: 2 m everywhere" in state.last_error
+    assert state.refused_in_a_row >= 20
+    assert store.stats().rejected == {"label_constant": 5}
+    well.set()
+    wait_until(lambda: labeller.snapshot().labelled == 7)
+    assert not labeller.snapshot().suspect
+
+
+def test_labels_that_the_store_cannot_keep_make_a_teacher_suspect_too(store, labeller_of) -> None:
+    log(store, *range(8))
+    empty = Label(np.full((4, 4), np.nan, np.float32), "fake", "1")
+    labeller = labeller_of(lambda frame: empty)
+    wait_until(lambda: labeller.snapshot().failed >= 8)
+    assert store.stats().rejected == {"bad_label": 5}
+    assert labeller.snapshot().link == "down"
+
+
+def test_another_teacher_is_not_suspected_for_the_last_ones_sake(store, labeller_of) -> None:
+    names = ["fake 1"]
+    log(store, *range(12))
+    labeller = labeller_of(refusing(names), LabellerSettings(in_flight=1, retry_s=0.02))
+    wait_until(lambda: labeller.snapshot().suspect)
+    assert labeller.snapshot().refused == 5
+    names.append("fake 2")
+    wait_until(lambda: labeller.snapshot().refused == 10)
+
+
+def test_a_sick_teacher_beside_a_good_one_stays_suspected(store, labeller_of) -> None:
+    asked: list[int] = []
+
+    def ask(frame: LoggedFrame) -> Label:
+        asked.append(frame.id)
+        if len(asked) % 2:
+            return answer(frame)
+        raise LabelRejected("label_constant", "", teacher="fake 2")
+
+    log(store, *range(20))
+    labeller = labeller_of(ask, LabellerSettings(in_flight=1, retry_s=0.01, max_retry_s=0.01))
+    wait_until(lambda: labeller.snapshot().labelled == 15)
+    assert labeller.snapshot().refused == 5
+
+
+def test_a_damaged_frame_does_not_end_the_wait_for_a_teacher_that_is_away(
+    store, labeller_of
+) -> None:
+    asked: list[float] = []
+
+    def ask(frame: LoggedFrame) -> Label:
+        if frame.id % 2:
+            raise LabelRejected("image_unreadable", "truncated", asked=False)
+        asked.append(time.monotonic())
+        raise TeacherDownError("down")
+
+    log(store, *range(12))
+    settings = LabellerSettings(in_flight=1, poll_s=30, retry_s=0.02, max_retry_s=60)
+    labeller = labeller_of(ask, settings)
+    wait_until(lambda: len(asked) >= 5)
+    state = labeller.snapshot()
+    assert state.link == "down"
+    assert state.refused_in_a_row == 0
+    assert asked[4] - asked[3] >= 0.08  # 8 times the first wait, half of it jitter
+
+
+def test_an_outage_is_logged_when_it_begins_and_not_at_each_try(
+    store, labeller_of, caplog: pytest.LogCaptureFixture
+) -> None:
+    up = threading.Event()
+
+    def away(frame: LoggedFrame) -> Label:
+        if up.is_set():
+            return answer(frame)
+        raise TeacherDownError(f"no answer in {time.monotonic():.6f} s")
+
+    log(store, 0)
+    labeller = labeller_of(away)
+    wait_until(lambda: labeller.snapshot().failed >= 6)
+    assert caplog.text.count("no answer in") == 1
+    up.set()
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+    up.clear()
+    log(store, 1)
+    labeller.notify()
+    wait_until(lambda: labeller.snapshot().failed >= 12)
+    assert caplog.text.count("no answer in") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's own on Linux only")
+def test_labelling_lets_the_stream_come_first(store, labeller_of) -> None:
+    found: list[int] = []
+
+    def ask(frame: LoggedFrame) -> Label:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return answer(frame)
+
+    log(store, 0)
+    labeller = labeller_of(ask)
+    wait_until(lambda: labeller.snapshot().labelled == 1)
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert found == [max(10, own)]
+
+
+def log_level_of_failure(state: RetryState, caplog: pytest.LogCaptureFixture) -> int:
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "tiekd_ros"):
+        state.fail(TeacherDownError("no answer"))
+    (record,) = caplog.records
+    return record.levelno
+
+
+def test_a_teacher_without_an_answer_is_a_warning_unless_it_may_still_be_starting(caplog) -> None:
+    assert log_level_of_failure(RetryState(LabellerSettings()), caplog) == logging.WARNING
+    starting = LabellerSettings(starting_s=3600.0)
+    state = RetryState(starting)
+    assert log_level_of_failure(state, caplog) == logging.INFO
+    assert state.state == "down"
+    state = RetryState(starting)
+    state.answered()
+    assert log_level_of_failure(state, caplog) == logging.WARNING
+
+
+# All that waits, once: `tiekd label`.
+
+
+def label_all(store, source: Callable[[LoggedFrame], Label]) -> tuple[dict[int, Exception], dict]:
+    """Return the frames that kept failing, and the results by frame."""
+    results: dict[int, LabelRejected | None] = {}
+    labeller = Labeller(store, source, QUICK, results.__setitem__)
+    return labeller.label_all(give_up_after=3), results
+
+
+def test_all_that_waits_is_labelled_or_rejected_once_and_told_of(store) -> None:
+    def picky(frame: LoggedFrame) -> Label:
+        if frame.id == 2:
+            raise LabelRejected("label_constant", "2 m everywhere")
+        return answer(frame)
+
+    assert label_all(store, answer) == ({}, {})
+    log(store, *range(4))
+    failing, results = label_all(store, picky)
+    assert failing == {}
+    assert sorted(results) == [1, 2, 3, 4]
+    assert [frame for frame, rejection in results.items() if rejection] == [2]
+    assert store.labelled_ids() == [1, 3, 4]
+
+
+def test_a_teacher_that_is_away_or_suspect_ends_it_and_a_short_outage_does_not(store) -> None:
+    asked: list[int] = []
+
+    def away(frame: LoggedFrame) -> Label:
+        asked.append(frame.id)
+        raise TeacherUnavailable("nobody is there")
+
+    def away_once(frame: LoggedFrame) -> Label:
+        asked.append(frame.id)
+        if len(asked) == 1:
+            raise TeacherUnavailable("nobody is there")
+        return answer(frame)
+
+    def sick(frame: LoggedFrame) -> Label:
+        raise LabelRejected("label_constant", teacher="fake 1")
+
+    log(store, *range(9))
+    with pytest.raises(TeacherUnavailable, match="nobody"):
+        label_all(store, away)
+    assert len(asked) <= 2 + 3
+    with pytest.raises(SuspectTeacherError, match="fake 1 is suspect"):
+        label_all(store, sick)
+    assert store.stats().rejected == {"label_constant": 5}
+    asked.clear()
+    assert label_all(store, away_once)[0] == {}
+    assert len(store.labelled_ids()) == 4
+
+
+def test_frames_that_fail_by_themselves_are_named_and_a_teacher_that_fails_on_all_raises(
+    store,
+) -> None:
+    def chokes(frame: LoggedFrame) -> Label:
+        if frame.id in (2, 3):
+            raise ValueError(f"cannot digest {frame.id}")
+        return answer(frame)
+
+    def broken(frame: LoggedFrame) -> Label:
+        raise ValueError("broken")
+
+    log(store, *range(5))
+    failing, results = label_all(store, chokes)
+    assert {frame: str(error) for frame, error in failing.items()} == {
+        2: "cannot digest 2",
+        3: "cannot digest 3",
+    }
+    assert sorted(results) == [1, 4, 5]
+    with pytest.raises(ValueError, match="broken"):
+        label_all(store, broken)
+
+
+def test_a_fault_of_the_frame_log_ends_it(store, monkeypatch) -> None:
+    def locked(*args: object) -> None:
+        raise StoreLockedError("held")
+
+    log(store, 0)
+    monkeypatch.setattr(store, "put_label", locked)
+    with pytest.raises(StoreLockedError):
+        label_all(store, answer)
+
+
+def test_a_cap_below_the_first_wait_is_refused() -> None:
+    with pytest.raises(InvalidSettingError, match="max_retry_s 1 must be at least retry_s 2"):
+        LabellerSettings(retry_s=2.0, max_retry_s=1.0)
