@@ -82,7 +82,7 @@ class Watcher(BackgroundNode):
         Raises:
             TiekdError: it does not start, or nobody answers.
         """
-        answer = self._answer(self._distill, Trigger.Request(), 30.0)
+        answer = self._call(self._distill, Trigger.Request(), 30.0)
         if not answer.success:
             raise TiekdError(f"no round started: {answer.message}")
         return str(answer.message)

@@ -1,4 +1,4 @@
-"""The demo's observer hears the stream as a user's program does, and leaves signals alone."""
+"""The demo's observer receives the stream as a user's program does, and leaves signals alone."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.nodes.depth.node import DepthNode
-from tiekd_ros.nodes.probe.observer import Pair, StreamObserver
+from tiekd_ros.nodes.probe.observer import DepthPair, StreamObserver
 from tiekd_ros.student.registry import StudentRegistry
 
 
 @pytest.fixture
-def pairs() -> list[Pair]:
+def pairs() -> list[DepthPair]:
     return []
 
 
 @pytest.fixture
-def observer(peer: Peer, pairs: list[Pair]) -> Iterator[StreamObserver]:
+def observer(peer: Peer, pairs: list[DepthPair]) -> Iterator[StreamObserver]:
     with StreamObserver(peer.namespace, f"{peer.namespace}/image", pairs.append) as observer:
         yield observer
 
@@ -36,7 +36,7 @@ def test_signals_stay_with_the_program() -> None:
 
 
 def test_stamps_swaps_and_pairs_are_those_of_the_stream(
-    peer: Peer, observer: StreamObserver, pairs: list[Pair], state: StateFolder
+    peer: Peer, observer: StreamObserver, pairs: list[DepthPair], state: StateFolder
 ) -> None:
     registry = StudentRegistry(state.students)
     version = registry.add(small_student()).version

@@ -21,7 +21,7 @@ from tiekd_ros.nodes.probe.observer import StreamObserver
 from tiekd_ros.student.registry import StudentRegistry
 
 if TYPE_CHECKING:
-    from tiekd_ros.nodes.probe.observer import Pair
+    from tiekd_ros.nodes.probe.observer import DepthPair
 
 
 class Scorer:
@@ -34,7 +34,7 @@ class Scorer:
         self._measured_s = measured_seconds(scene.turn_s)
         self._last = 0.0
 
-    def __call__(self, pair: Pair) -> None:
+    def __call__(self, pair: DepthPair) -> None:
         """Score a pair, unless the last one was only just scored."""
         now = time.monotonic()
         turn = measured_turn(pair.since_swap_s, self._measured_s)

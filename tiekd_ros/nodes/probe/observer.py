@@ -1,4 +1,4 @@
-"""Client programs of the running nodes: a node in the background, and one that records the stream."""
+"""Client programs of the running nodes: a node in the background; an observer of the stream."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.core.mailbox import Mailbox
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.common import conversions, qos
 
 _B = TypeVar("_B", bound="BackgroundNode")
@@ -72,15 +73,15 @@ class BackgroundNode(Closing):
         self._node.destroy_node()
         self._context.try_shutdown()
 
-    def _answer(self, client: Client, request: Any, timeout_s: float) -> Any:
+    def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
         """Call a service and return its answer; not from the thread that spins.
 
         Raises:
-            TiekdError: nobody offers it, or it does not answer in time.
+            TiekdError: no node offers it, or it does not answer in time.
         """
         name = client.srv_name
         if not client.wait_for_service(timeout_s):
-            raise TiekdError(f"nobody offers {name}; does its node run?")
+            raise TiekdError(f"no node offers {name}; see that its node runs")
         future = client.call_async(request)
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
@@ -99,12 +100,12 @@ class BackgroundNode(Closing):
 
 
 _KEPT_IMAGES = 64
-_ALL = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+_LOSSLESS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 """Deep, since what this process misses would count against the nodes."""
 
 
 @dataclass(frozen=True)
-class Pair:
+class DepthPair:
     """A published depth image and the camera's image with the same stamp."""
 
     stamp_ns: int
@@ -117,8 +118,8 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Swap:
-    """The depth node announced another student."""
+class StudentSwap:
+    """A change of the depth node's student."""
 
     version: str
     asked_ns: int  # when the companion asked for it; clock of the stamps
@@ -137,22 +138,24 @@ class StreamObserver(BackgroundNode):
         on_pair: called from a thread of its own with the newest pair; slow is fine.
     """
 
-    def __init__(self, namespace: str, image_topic: str, on_pair: Callable[[Pair], None]) -> None:
+    def __init__(
+        self, namespace: str, image_topic: str, on_pair: Callable[[DepthPair], None]
+    ) -> None:
         super().__init__("tiekd_observer", namespace)
         self._on_pair = on_pair
-        self._pairs: Mailbox[tuple[Image, Image, Swap]] = Mailbox()
+        self._pairs: Mailbox[tuple[Image, Image, StudentSwap]] = Mailbox()
         self._images: OrderedDict[int, Image] = OrderedDict()
         self.image_stamps: list[int] = []
         self.depth_stamps: list[int] = []
         self._diagnostics: dict[str, dict[str, str]] = {}
         self._messages: dict[str, str] = {}
         self.status: dict[str, str] = {}
-        self.swaps: list[Swap] = []
+        self.swaps: list[StudentSwap] = []
         self._asked_ns: dict[str, int] = {}
         self.first_depth_s: dict[str, float] = {}
         self._subscribe(image_topic)
         self._distill = self._node.create_client(Trigger, "distill")
-        self._pairing = threading.Thread(target=self._hand_out_pairs, name="pairs", daemon=True)
+        self._pairing = threading.Thread(target=self._deliver_pairs, name="pairs", daemon=True)
 
     def __enter__(self) -> StreamObserver:
         self._pairing.start()
@@ -167,8 +170,8 @@ class StreamObserver(BackgroundNode):
 
     def _subscribe(self, image_topic: str) -> None:
         node = self._node
-        node.create_subscription(Image, image_topic, self._on_image, _ALL)
-        node.create_subscription(Image, "depth", self._on_depth, _ALL)
+        node.create_subscription(Image, image_topic, self._on_image, _LOSSLESS)
+        node.create_subscription(Image, "depth", self._on_depth, _LOSSLESS)
         node.create_subscription(String, "student", self._on_student, qos.LATCHED)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         node.create_subscription(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
@@ -185,9 +188,9 @@ class StreamObserver(BackgroundNode):
         """Call the distill service and return its answer.
 
         Raises:
-            TiekdError: nobody offers the service, or it does not answer in time.
+            TiekdError: no node offers the service, or it does not answer in time.
         """
-        answer = self._answer(self._distill, Trigger.Request(), timeout_s)
+        answer = self._call(self._distill, Trigger.Request(), timeout_s)
         return bool(answer.success), str(answer.message)
 
     def _on_image(self, message: Image) -> None:
@@ -200,7 +203,7 @@ class StreamObserver(BackgroundNode):
     def _on_depth(self, message: Image) -> None:
         stamp = conversions.stamp_ns(message.header)
         self.depth_stamps.append(stamp)
-        if not self.swaps:  # who made it is said within a second
+        if not self.swaps:  # its student is reported within a second
             return
         swap = self.swaps[-1]
         self.first_depth_s.setdefault(swap.version, time.monotonic())
@@ -213,11 +216,11 @@ class StreamObserver(BackgroundNode):
             values = {v.key: v.value for v in status.values}
             self._diagnostics[status.name] = values
             self._messages[status.name] = status.message
-            student = values.get("student", "none")
+            student = values.get(keys.STUDENT, "none")
             if student != "none" and (not self.swaps or self.swaps[-1].version != student):
                 now_ns = self._node.get_clock().now().nanoseconds
                 asked_ns = self._asked_ns.get(student, now_ns)
-                self.swaps.append(Swap(student, asked_ns, now_ns, time.monotonic()))
+                self.swaps.append(StudentSwap(student, asked_ns, now_ns, time.monotonic()))
 
     def _on_student(self, message: String) -> None:
         self._asked_ns[message.data] = self._node.get_clock().now().nanoseconds
@@ -225,7 +228,7 @@ class StreamObserver(BackgroundNode):
     def _on_status(self, message: DiagnosticStatus) -> None:
         self.status = {v.key: v.value for v in message.values}
 
-    def _hand_out_pairs(self) -> None:
+    def _deliver_pairs(self) -> None:
         while not self._pairs.closed:
             item = self._pairs.take()
             if item is None:
@@ -233,7 +236,7 @@ class StreamObserver(BackgroundNode):
             image, depth, swap = item
             stamp = conversions.stamp_ns(depth.header)
             self._on_pair(
-                Pair(
+                DepthPair(
                     stamp,
                     conversions.image_to_rgb(image),
                     np.array(conversions.image_to_float(depth)),
