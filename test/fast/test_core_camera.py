@@ -1,8 +1,7 @@
-"""Rectified images and their calibrations, against OpenCV and against a lens made by hand."""
+"""Intrinsics and camera models: resizing keeps the view; rectified images against OpenCV."""
 
-from __future__ import annotations
-
-import dataclasses
+import math
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -10,8 +9,82 @@ import numpy as np
 import pytest
 
 from tiekd_ros.core.camera import CameraModel, Intrinsics, Rectified, Rectifier
-from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.core.errors import BadImageError, BadIntrinsicsError
 from tiekd_ros.core.images import fit_mask
+
+CAMERA = Intrinsics(60.0, 61.0, 31.5, 23.5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(0, 61, 31, 23), (60, -1, 31, 23), (math.nan, 61, 31, 23), (60, 61, math.inf, 23)],
+)
+def test_what_describes_no_camera_is_refused_with_its_values(values):
+    with pytest.raises(BadIntrinsicsError, match="calibrate") as caught:
+        Intrinsics(*values)
+    assert str(values) in str(caught.value)
+
+
+def test_a_matrix_goes_there_and_back():
+    assert Intrinsics.from_matrix(CAMERA.matrix()) == CAMERA
+    assert Intrinsics.from_matrix(list(CAMERA.matrix().flat)) == CAMERA
+
+
+def test_a_matrix_of_another_size_is_refused():
+    with pytest.raises(BadIntrinsicsError, match="9 numbers, got 12"):
+        Intrinsics.from_matrix(np.ones((3, 4)))
+
+
+def test_the_zero_matrix_of_an_uncalibrated_camera_is_refused():
+    with pytest.raises(BadIntrinsicsError):
+        Intrinsics.from_matrix(np.zeros(9))
+
+
+def test_scaling_keeps_the_rays_through_the_image_corners():
+    # Corners of a 64x48 image lie at -0.5 and 63.5; of its 128x24 version at -0.5 and 127.5.
+    scaled = CAMERA.scaled(2.0, 0.5)
+    for before, after in ((-0.5, -0.5), (63.5, 127.5)):
+        ray = (before - CAMERA.cx) / CAMERA.fx
+        assert (after - scaled.cx) / scaled.fx == pytest.approx(ray)
+    for before, after in ((-0.5, -0.5), (47.5, 23.5)):
+        ray = (before - CAMERA.cy) / CAMERA.fy
+        assert (after - scaled.cy) / scaled.fy == pytest.approx(ray)
+
+
+def test_cropping_moves_the_principal_point_and_keeps_the_focal_lengths():
+    cropped = Intrinsics(700, 710, 609.5, 172.8).cropped(13, 23)
+    assert cropped.as_tuple() == pytest.approx((700, 710, 596.5, 149.8))
+
+
+MODEL = CameraModel.pinhole(CAMERA, 64, 48)
+
+
+def test_a_model_follows_its_region_of_interest_and_binning():
+    part = replace(MODEL, roi=(10, 4, 32, 24), p=(*MODEL.p[:3], -6.0, *MODEL.p[4:]))
+    seen = part.of_view(32, 24)
+    assert seen.intrinsics(32, 24) == CAMERA.cropped(10, 4)
+    assert (seen.width, seen.height, seen.roi) == (32, 24, None)
+    assert (seen.p[2], seen.p[3], seen.p[6]) == (21.5, -6.0, 19.5)
+    both = replace(part, binning=(2, 2))
+    assert both.intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
+    assert both.of_view(16, 12).p[3] == -3.0
+    assert both.rectified().intrinsics(16, 12) == CAMERA.cropped(10, 4).scaled(0.5, 0.5)
+
+
+def test_an_image_of_the_full_size_is_taken_for_the_whole():
+    assert replace(MODEL, roi=(10, 4, 32, 24)).intrinsics(64, 48) == CAMERA
+
+
+def test_a_model_of_this_very_size_stays_the_same_to_the_last_bit():
+    exact = CameraModel.pinhole(Intrinsics(0.1, 1 / 3, 0.1, 1e-9), 64, 48)
+    assert exact.of_view(64, 48) == exact
+
+
+def test_a_model_without_a_size_is_taken_for_the_images():
+    unsized = replace(MODEL, width=0, height=0)
+    assert unsized.intrinsics(100, 80) == CAMERA
+    assert replace(unsized, binning=(2, 2)).intrinsics(32, 24) == CAMERA.scaled(0.5, 0.5)
+
 
 WIDTH, HEIGHT = 160, 120
 K = (110.0, 0.0, 82.0, 0.0, 112.0, 58.0, 0.0, 0.0, 1.0)
@@ -25,7 +98,7 @@ LENSES = {
 def lens(distortion_model: str, d: list[float] | None = None, **changes: Any) -> CameraModel:
     pinhole = CameraModel.pinhole(Intrinsics.from_matrix(K), WIDTH, HEIGHT)
     values = tuple(LENSES[distortion_model] if d is None else d)
-    return dataclasses.replace(pinhole, distortion_model=distortion_model, d=values, **changes)
+    return replace(pinhole, distortion_model=distortion_model, d=values, **changes)
 
 
 def scene(width: int = WIDTH, height: int = HEIGHT) -> Any:
@@ -112,7 +185,7 @@ def test_what_the_camera_did_not_see_is_marked() -> None:
 
 def test_what_a_polynomial_shows_again_mirrored_is_not_seen() -> None:
     pinhole = CameraModel.pinhole(Intrinsics(60.0, 60.0, 79.5, 59.5), WIDTH, HEIGHT)
-    model = dataclasses.replace(pinhole, d=(-0.35, 0.0, 0.0, 0.0, 0.0))
+    model = replace(pinhole, d=(-0.35, 0.0, 0.0, 0.0, 0.0))
     invalid_mask = rectified(scene(), model).invalid_mask
     assert invalid_mask is not None
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -143,9 +216,9 @@ def test_another_calibration_makes_other_maps() -> None:
 def test_a_calibration_that_cannot_rectify_is_refused(
     model: str, d: list[float] | None, k: list[float] | None, reason: str
 ) -> None:
-    changed = dataclasses.replace(lens("plumb_bob", d), distortion_model=model)
+    changed = replace(lens("plumb_bob", d), distortion_model=model)
     if k is not None:
-        changed = dataclasses.replace(changed, k=tuple(k))
+        changed = replace(changed, k=tuple(k))
     with pytest.raises(BadImageError, match=reason):
         rectified(scene(), changed)
     assert reason in changed.distortion_fault()

@@ -1,4 +1,4 @@
-"""The number of cores: of those that this process may use, hardware threads of one as one."""
+"""Cores (hardware threads of one count as one) and torch's device, by name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.children import run_python
 from tiekd_ros.core import devices as cores
+from tiekd_ros.core.devices import choose_device
+from tiekd_ros.core.errors import InvalidSettingError
 
 SMT = {0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7", 4: "0,4", 5: "1,5", 6: "2,6", 7: "3,7"}
 
@@ -66,3 +69,16 @@ print(json.dumps([cores(), *threads, factory.threads, torch.get_num_threads()]))
     done = run_python("-c", code, str(max(os.sched_getaffinity(0))))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu:0", "", "meta", "cuda:x", "cpu;"])
+def test_a_device_that_does_not_exist_is_refused_by_name(name):
+    with pytest.raises(InvalidSettingError, match="device must be auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_cuda_device_is_refused_with_the_way_out():
+    with pytest.raises(InvalidSettingError, match="set device to auto or cpu"):
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")
