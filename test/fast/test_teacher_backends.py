@@ -239,14 +239,14 @@ def test_an_unknown_image_is_refused_over_the_wire(folder):
         client.infer(depth_request(picture(99)))
 
 
-@pytest.mark.parametrize("quality", [60, 80, 92])
-@pytest.mark.parametrize("size", [(320, 240), (160, 120), (640, 480)])
-def test_a_frame_is_known_again_after_compression_and_resizing(tmp_path, quality, size):
+def test_a_frame_is_known_again_after_compression_and_resizing(tmp_path):
     pictures = [picture(seed, 320, 240) for seed in range(4)]
     backend = RecordedBackend(write_folder(tmp_path / "room", pictures))
-    for seed in range(4):
-        image = decode_image(encode_jpeg(smooth(size, pictures[seed]), quality))
-        assert backend.find(image) == seed
+    for size in ((320, 240), (160, 120), (640, 480)):
+        for quality in (60, 92):
+            for seed in range(4):
+                image = decode_image(encode_jpeg(smooth(size, pictures[seed]), quality))
+                assert backend.find(image) == seed
 
 
 def test_a_frame_is_known_again_under_noise(folder):
@@ -263,11 +263,10 @@ def test_a_picture_between_two_recorded_ones_is_refused(tmp_path):
         backend.find(slow[1])
 
 
-def test_two_identical_frames_are_no_contradiction(tmp_path):
-    backend = RecordedBackend(
-        write_folder(tmp_path / "still", [picture(0), picture(0), picture(1)])
-    )
-    assert backend.find(picture(0)) in (0, 1)
+def test_two_identical_frames_or_a_single_one_are_no_contradiction(tmp_path):
+    still = write_folder(tmp_path / "still", [picture(0), picture(0), picture(1)])
+    assert RecordedBackend(still).find(picture(0)) in (0, 1)
+    assert RecordedBackend(write_folder(tmp_path / "one", [picture(0)])).find(picture(0)) == 0
 
 
 def test_another_aspect_ratio_is_refused(folder):
@@ -275,16 +274,7 @@ def test_another_aspect_ratio_is_refused(folder):
         RecordedBackend(folder).find(smooth((48, 48), picture(0)))
 
 
-def test_a_folder_of_a_single_frame_will_do(tmp_path):
-    backend = RecordedBackend(write_folder(tmp_path / "one", [picture(0)]))
-    assert backend.find(picture(0)) == 0
-
-
-def test_a_backend_that_does_not_exist_or_lacks_its_folder_says_what_would_do(tmp_path):
-    with pytest.raises(InvalidSettingError, match="'oracle': there are huggingface, onnx"):
-        read_backend("oracle")
-    with pytest.raises(InvalidSettingError, match="--frames"):
-        RecordedSettings().build()
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="does not exist"):
         RecordedSettings(frames=str(tmp_path / "nowhere")).build()
 
@@ -537,15 +527,6 @@ def test_sizes_that_do_not_suit_an_exported_network(tmp_path, size):
 
 def test_images_without_the_intrinsics_that_an_exported_network_needs(tmp_path):
     refused_undecoded(onnx(tmp_path, canonical_focal_px=100.0), beginning(64, 48), "focal length")
-
-
-def test_sizes_that_do_not_suit_a_checkpoint(tmp_path):
-    pytest.importorskip("transformers")
-    from helpers.checkpoints import write_depth_anything
-
-    folder = str(write_depth_anything(tmp_path / "net"))
-    backend = HuggingFaceSettings(model=folder, max_input_pixels=100_000).build()
-    refused_undecoded(backend, beginning(4000, 4), "max_input_pixels")
 
 
 def test_pictures_of_another_shape_than_the_recorded_ones(tmp_path):

@@ -7,10 +7,8 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from helpers.attacks import png_of
 from helpers.children import PATIENCE_S, child_environment, run_python, wait_until
 from helpers.strangers import refusal
 from helpers.teachers import depth_request
@@ -49,9 +48,7 @@ def python(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str
 def damaged_images() -> list[bytes]:
     """Return images of which native libraries like to talk."""
     png = encode_png(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
-    header = b"IHDR" + struct.pack(">IIBBBBB", 1_100_000, 1, 8, 2, 0, 0, 0)
-    checksum = struct.pack(">I", zlib.crc32(header))
-    too_wide = png[:12] + header + checksum + png[33:]
+    too_wide = png_of(1_100_000, 1)
     return [too_wide, png[:100], png[:-30], png[:60] + b"x" + png[61:], b"\xff\xd8\xff" + bytes(50)]
 
 

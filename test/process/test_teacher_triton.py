@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import struct
 import sys
-import zlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 
+from helpers.attacks import png_of
 from helpers.children import run_python
 from helpers.onnx_teachers import Brightness, FocalBrightness, export, grey_picture
 from tiekd_ros.core.images import encode_png
@@ -171,18 +170,10 @@ def test_intrinsics_reach_the_network(tmp_path, stand_in):
     assert "needs the camera's focal length" in str(without.error)
 
 
-def bomb() -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 1, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + header
-        + struct.pack(">I", zlib.crc32(header))
-    )
-
-
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"no image", "neither"), (bomb(), "max_pixels")], ids=["bytes", "bomb"]
+    ("data", "message"),
+    [(b"no image", "neither"), (png_of(10_000, 10_000), "max_pixels")],
+    ids=["bytes", "bomb"],
 )
 def test_a_bad_image_is_refused_and_spoils_no_other(tmp_path, stand_in, data, message):
     model = loaded(written(tmp_path)[1])

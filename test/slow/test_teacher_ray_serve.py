@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from helpers.attacks import png_of
 from helpers.children import PATIENCE_S, child_environment
 from helpers.ray_serve import RayServe, free_ports, serve_run
 from helpers.readme import program
@@ -105,18 +104,11 @@ def test_metadata_statistics_and_what_is_lacking_are_the_plain_servers(serve):
     assert raised.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
-def bomb(side: int = 10_000, size: int = 40_000) -> bytes:
-    """Return the beginning of a small PNG that says it is enormous."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
-    return (start + struct.pack(">I", zlib.crc32(header))).ljust(size, b"\0")
-
-
 def test_strangers_and_bad_images_are_refused_as_by_the_plain_server(serve, client):
     image = encode_png(picture())
     for token in ("", "a-token-of-nobody"):
         assert refusal(serve.url, image, token)[0] == "UNAUTHENTICATED"
-    code, text = refusal(serve.url, bomb())
+    code, text = refusal(serve.url, png_of(10_000, 10_000))
     assert (code, "max_pixels" in text) == ("INVALID_ARGUMENT", True)
     assert refusal(serve.url, b"no image at all")[0] == "INVALID_ARGUMENT"
     assert refusal(serve.url, image[: len(image) // 2])[0] == "INVALID_ARGUMENT"

@@ -24,7 +24,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class Pong:
-    """What a teacher server says of itself."""
+    """A teacher server's answer to `tiekd teacher ping`."""
 
     url: str
     ready: bool
@@ -62,7 +62,7 @@ def ping(settings: ClientSettings) -> Pong:
 
     Raises:
         InvalidSettingError: token or certificates cannot be used.
-        TeacherError: nobody answers, or not as a teacher.
+        TeacherError: there is no answer, or none of a teacher.
     """
     from tiekd_ros.teacher.client import TeacherClient
 
@@ -111,7 +111,7 @@ def teacher_serve(
     server: ServerSettings,
     log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
     log_level: Annotated[
-        str, typer.Option(help="debug tells of every request, info of refused ones.")
+        str, typer.Option(help="debug logs every request, info refused ones.")
     ] = "info",
     give_way: Annotated[
         bool, typer.Option("--give-way", help="Leave busy cores to others: for a robot.")
@@ -148,8 +148,8 @@ def teacher_serve(
 
     def listens(port: int) -> None:
         text = f"teacher {backend} listens on {replace(server, port=port).address}"
-        tell = _LOG.info if log_format == "json" else partial(console.print, highlight=False)
-        tell(text)
+        show = _LOG.info if log_format == "json" else partial(console.print, highlight=False)
+        show(text)
 
     serve(teacher_settings.build(), server, listens)
 

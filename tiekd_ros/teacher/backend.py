@@ -19,7 +19,6 @@ __all__ = [
     "BackendRefusal",
     "BackendSettings",
     "BatchBackend",
-    "CheckingBackend",
     "check_request",
     "infer_all",
     "label_all",
@@ -30,7 +29,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
-    """One teacher. The server calls it from one or several threads."""
+    """One teacher. The server calls it from one or several threads.
+
+    It may have a method `check(request, height, width)` as well, see `check_request`.
+    """
 
     @property
     def identity(self) -> TeacherIdentity:
@@ -63,20 +65,6 @@ class BatchBackend(Backend, Protocol):
 
         Raises:
             BackendRefusal: one of them cannot be labelled; none is.
-        """
-        ...
-
-
-class CheckingBackend(Backend, Protocol):
-    """A teacher that knows of some requests, before it sees their image, that it refuses them."""
-
-    def check(self, request: DepthRequest, height: int, width: int) -> None:
-        """Check a request that came with an image of this size, which is not decoded yet.
-
-        What is refused here is refused by `infer` too.
-
-        Raises:
-            BackendRefusal: this request cannot be labelled.
         """
         ...
 
@@ -129,17 +117,20 @@ def refuse_unused(kind: str, names: Sequence[str]) -> None:
 
 
 def check_request(backend: Backend, request: DepthRequest, height: int, width: int) -> None:
-    """Let a backend refuse a request before its image is decoded, where it is one that can.
+    """Let a backend refuse a request before its image is decoded, where it has a `check`.
+
+    Args:
+        backend: the teacher.
+        request: what came with the image.
+        height: rows of the image.
+        width: columns of the image.
 
     Raises:
-        BackendRefusal: this request cannot be labelled.
+        BackendRefusal: this request cannot be labelled; `infer` would refuse it too.
     """
-    if _checks_requests(backend):
-        backend.check(request, height, width)
-
-
-def _checks_requests(backend: Backend) -> TypeGuard[CheckingBackend]:
-    return hasattr(backend, "check")
+    check = getattr(backend, "check", None)
+    if check is not None:
+        check(request, height, width)
 
 
 def takes_batches(backend: Backend) -> TypeGuard[BatchBackend]:

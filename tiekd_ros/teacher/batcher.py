@@ -100,7 +100,7 @@ class Batcher:
 
     @property
     def inside(self) -> int:
-        """How many requests have a place: being decoded, waiting, or with the backend."""
+        """Number of requests that have a place: being decoded, waiting, or with the backend."""
         return self._taken
 
     @property
@@ -110,7 +110,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many decoded images wait for the backend."""
+        """Number of decoded images that wait for the backend."""
         return len(self._queue)
 
     def busy_s(self) -> float:
@@ -121,7 +121,7 @@ class Batcher:
 
     @property
     def broken(self) -> bool:
-        """Whether only a new start may help: no image has been labelled for several batches.
+        """True where only a new start may help: no image has been labelled for several batches.
 
         Refusals do not count. A label ends it; a thread that is dead does not come back.
         """

@@ -1,4 +1,4 @@
-"""The teacher server as a process: its logs, its signals, and what systemd is told."""
+"""The teacher server as a process: logs, signals, and messages to systemd."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def configure_logs(form: str = "text", level: str = "info", stream: TextIO | Non
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)  # other libraries tell too much below
+    root.setLevel(logging.WARNING)  # other libraries log too much below
     logging.getLogger("tiekd_ros").setLevel(level.upper())
 
 
@@ -126,7 +126,7 @@ def _watchdog_s() -> float | None:
 
 
 class ShutdownSignal:
-    """Whether the process has been asked to stop.
+    """A flag that SIGINT and SIGTERM set.
 
     A pipe, as a signal's handler interrupts the very thread that waits: of an Event it might wait
     for the lock that this thread holds.

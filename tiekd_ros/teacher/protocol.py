@@ -43,7 +43,7 @@ _OUTPUTS = ("depth", "confidence")
 
 @dataclass(frozen=True)
 class TeacherIdentity:
-    """Who labels: name, version, and whether the depth is in metres."""
+    """A teacher's name and version, and whether its depth is in metres."""
 
     name: str
     version: str

@@ -56,7 +56,7 @@ TEACHER_VARIABLE = "TIEKD_TEACHER"
 DEPLOYMENT = "teacher"
 """The deployment's name, under which a Serve config changes its options."""
 
-# Ray's own limit is 2 GiB, for whoever can reach the port. Its proxies inherit the variable.
+# Ray's own limit is 2 GiB, for every caller. Its proxies inherit the variable.
 _MESSAGE_LIMIT = ("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(64 * 1024 * 1024))
 # Threads are made as calls need them; how many calls there are at a time is Ray's to bound.
 _MAX_CALLS = 1024
@@ -65,7 +65,7 @@ _METHODS = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].metho
 
 @dataclass(frozen=True)
 class RayOptions(Settings):
-    """How the teacher is spread over a Ray cluster."""
+    """Settings of the replicas and of Ray Serve."""
 
     teacher: str = setting(
         "",
@@ -203,7 +203,7 @@ class CallEndedError(Exception):
 
 
 class ReplicaCall:
-    """What the servicer asks of a gRPC context, answered with Ray Serve's, which can do less."""
+    """A gRPC context for the servicer, made of Ray Serve's, which can do less."""
 
     def __init__(self, context: Any) -> None:
         """Wrap the `grpc_context` that Ray gave for this call."""
@@ -244,7 +244,7 @@ class ReplicaCall:
 class TeacherReplica:
     """One backend and the servicer in front of it; has each method of the protocol by its name.
 
-    What the servicer lacks is UNIMPLEMENTED, as in the plain server.
+    A method that the servicer lacks is UNIMPLEMENTED, as in the plain server.
     """
 
     def __init__(

@@ -155,8 +155,8 @@ class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         self._lock = threading.Lock()  # guards the two that follow
         self._unlogged = 0
         self._logged_s = -math.inf
-        # A handler for a stream of requests begins before the first has come: a stranger's
-        # megabytes are never read.
+        # A handler for a stream of requests begins before the first has come: a refused
+        # caller's megabytes are never read.
         self._refusing = grpc.stream_unary_rpc_method_handler(self._refuse)
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The teacher server: one backend, gRPC, and what keeps strangers and silent callers out."""
+"""The teacher server: one backend behind gRPC, with interceptors, TLS, limits and metrics."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class TeacherServer:
         Raises:
             TeacherServerError: a port is taken or the address is not this machine's.
             InvalidSettingError: a certificate, key or token file cannot be used, or the server
-                would let strangers in (see `ServerSettings.require_closed_door`).
+                would be open to other machines (see `ServerSettings.require_access_control`).
         """
         self._running = _Running(self._backend, self.settings)
         return self._running.port
 
     @property
     def healthy(self) -> bool:
-        """Whether requests are answered."""
+        """True while requests are answered."""
         return self._running is not None and self._running.service.ready
 
     def stop(self, grace_s: float | None = None) -> bool:
@@ -85,10 +85,9 @@ class _Running:
 
     def __init__(self, backend: Backend, settings: ServerSettings) -> None:
         tokens, credentials = open_secrets(settings)
-        if lacking := settings.lacks(bool(tokens)):
-            _LOG.warning(
-                "the server has no %s: whoever reaches %s can use it", lacking, settings.host
-            )
+        if lacking := settings.missing_access_control(bool(tokens)):
+            text = "the server has no %s: every machine that reaches %s can use it"
+            _LOG.warning(text, lacking, settings.host)
         self.service = TeacherService(backend, settings)
         metrics = self.service.metrics
         self._certificate = CertificateWatch(settings.tls_cert) if settings.tls_cert else None
@@ -141,11 +140,11 @@ def open_secrets(settings: ServerSettings) -> tuple[Tokens, Any]:
         The tokens, none where the server asks for none, and gRPC's credentials, None without TLS.
 
     Raises:
-        InvalidSettingError: one of the files cannot be used, or the server would let strangers in
-            (see `ServerSettings.require_closed_door`).
+        InvalidSettingError: one of the files cannot be used, or the server would be open to
+            other machines (see `ServerSettings.require_access_control`).
     """
     tokens = Tokens.load(settings.token_file)
-    settings.require_closed_door(bool(tokens))
+    settings.require_access_control(bool(tokens))
     if not settings.tls_cert:
         return tokens, None
     files = settings.tls_cert, settings.tls_key, settings.client_ca

@@ -191,7 +191,7 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
 
     @property
     def ready(self) -> bool:
-        """Whether requests are answered: not about to end, the backend not stuck nor broken."""
+        """True while requests are answered: not about to end, the backend not stuck nor broken."""
         stuck = self.batcher.busy_s() >= self._settings.stuck_after_s
         return not (self._stopping or stuck or self.batcher.broken)
 
@@ -303,7 +303,7 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
             mark, kind = self._errors.log(error), type(error).__name__
             code = grpc.StatusCode.INTERNAL
             text = f"the teacher broke on this image ({kind}); see request {mark} in its log"
-            # What failed there may hold the image, and a ring of references hold that.
+            # The failed frames may hold the image, and a ring of references hold that.
             traceback.clear_frames(error.__traceback__)
         self.metrics.add_request(code.name, time.monotonic() - started_s)
         if code is not grpc.StatusCode.OK:

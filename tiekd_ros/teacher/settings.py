@@ -1,4 +1,4 @@
-"""Where a teacher server listens, whom it lets in, and its limits."""
+"""Settings of the teacher's server and client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiekd_ros.core.settings import Settings, setting
 
 @dataclass(frozen=True)
 class ServiceSettings(Settings):
-    """How requests are answered."""
+    """Settings of the answers: batches, limits of requests, number type."""
 
     workers: int = setting(
         1, "batches that the backend labels at the same time", minimum=1, maximum=64
@@ -66,7 +66,7 @@ class ServiceSettings(Settings):
 
 @dataclass(frozen=True)
 class ServerSettings(ServiceSettings):
-    """Where the server listens, whom it lets in, and its limits."""
+    """Settings of a server: address, access, limits of connections, metrics."""
 
     host: str = setting(
         "127.0.0.1",
@@ -147,8 +147,8 @@ class ServerSettings(ServiceSettings):
         """Return host:port as gRPC writes it, [host]:port for IPv6."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def lacks(self, has_tokens: bool) -> str:
-        """Say what keeps strangers out and is not there; empty where only this machine gets in.
+    def missing_access_control(self, has_tokens: bool) -> str:
+        """Return what access control lacks, for people; empty where only this machine gets in.
 
         Args:
             has_tokens: whether the server asks for a token.
@@ -161,8 +161,8 @@ class ServerSettings(ServiceSettings):
         }
         return " and no ".join(name for name, there in needed.items() if not there)
 
-    def require_closed_door(self, has_tokens: bool) -> None:
-        """Refuse to let strangers in.
+    def require_access_control(self, has_tokens: bool) -> None:
+        """Refuse to be open to other machines.
 
         Args:
             has_tokens: whether the server asks for a token.
@@ -171,7 +171,7 @@ class ServerSettings(ServiceSettings):
             InvalidSettingError: other machines would reach a server without TLS or tokens, and
                 `insecure` was not said.
         """
-        lacking = self.lacks(has_tokens)
+        lacking = self.missing_access_control(has_tokens)
         if lacking and not self.insecure:
             raise InvalidSettingError(
                 f"{self.host} can be reached from other machines, and the server has no {lacking}; "

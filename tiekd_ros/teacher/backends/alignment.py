@@ -1,6 +1,6 @@
 """A teacher whose numbers are fitted to metres, once, when it starts; only where that is asked for.
 
-The fit (see `fitting`) is made with one camera. An image tells a network how large things appear,
+The fit (`fit_to_folder`) is made with one camera. An image tells a network how large things appear,
 not how far they are: stretch a scene along the optical axis by f' / f, and a camera of focal length
 f' takes the very image that one of f took before, since f x / z is the same. The network then
 answers the same, and depth is f' / f times as large. So metres by the fit times the ratio of the
@@ -77,7 +77,7 @@ Values = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Fit:
-    """How a teacher's numbers become metres, and how well."""
+    """Formula from a teacher's numbers to metres, and its errors."""
 
     meaning: Meaning
     """Of the numbers."""
@@ -348,7 +348,7 @@ class AlignedBackend(BatchedBackend):
         """Return the focal length over the fit's, both in pixels of the network's input."""
         if self.fit.focal_px is None:
             return 1.0
-        camera = request.intrinsics or self._supposed(height, width)
+        camera = request.intrinsics or self._fit_camera(height, width)
         seen = seen_focal_px(self._backend, camera, height, width)
         assert seen is not None  # as for the fit: it is the network that decides
         in_x, in_y = (own / fitted for own, fitted in zip(seen, self.fit.focal_px, strict=True))
@@ -367,7 +367,7 @@ class AlignedBackend(BatchedBackend):
             )
         return math.sqrt(in_x * in_y)
 
-    def _supposed(self, height: int, width: int) -> Intrinsics:
+    def _fit_camera(self, height: int, width: int) -> Intrinsics:
         """Return the fit's camera, at the size of an image whose own is not known."""
         own_width, own_height = self._camera_size
         factor = width / own_width

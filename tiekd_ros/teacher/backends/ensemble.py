@@ -142,7 +142,7 @@ def _together(depths: Sequence[DepthMap]) -> DepthAnswer:
     stack = np.stack([resize_depth(depth, height, width) for depth in depths])  # (members, H, W)
     share = np.isfinite(stack).mean(axis=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nobody knows some pixels
+        warnings.simplefilter("ignore", RuntimeWarning)  # no member knows some pixels
         median = np.nanmedian(stack, axis=0)
         deviation = np.nanmean(np.abs(stack - median), axis=0) / median
     known = share >= 0.5

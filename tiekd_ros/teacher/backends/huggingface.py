@@ -1,6 +1,6 @@
 """A teacher of transformers' `AutoModelForDepthEstimation`: Depth Anything, DPT, GLPN, ...
 
-Weights come from safetensors alone, and no code that lies beside them is run.
+Weights come from safetensors alone, and no code of a checkpoint is run.
 """
 
 from __future__ import annotations

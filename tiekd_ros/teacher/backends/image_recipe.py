@@ -1,4 +1,4 @@
-"""How a checkpoint wants its images, read from its preprocessor_config.json.
+"""Preprocessing of a checkpoint's images, as its preprocessor_config.json describes it.
 
 The same steps as transformers' image processors, which need torchvision for some models and
 work on one image at a time without it: here they run in torch, on the network's device, for a
@@ -57,7 +57,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """What happens to an image before the network."""
+    """Steps from an image to a network's input."""
 
     size: tuple[int, int] | None
     """(height, width) that images are fitted to; None: their own, rounded down."""

@@ -84,7 +84,7 @@ class OnnxSettings(NetworkSettings):
 
 @dataclass(frozen=True)
 class InputCard(Settings):
-    """What the network is given."""
+    """Description of a network's input."""
 
     name: str = setting("", "the graph's input for images; empty: its only one of 4 dimensions")
     width: int = setting(
@@ -113,7 +113,7 @@ class InputCard(Settings):
 
 @dataclass(frozen=True)
 class OutputCard(Settings):
-    """What the network answers."""
+    """Description of a network's output."""
 
     name: str = setting("", "the graph's output for depth; empty: its only one")
     meaning: str = setting(
@@ -165,7 +165,7 @@ class OnnxCard:
 
     @property
     def needs_focal(self) -> bool:
-        """Whether an image without intrinsics can be labelled at all."""
+        """True where an image without intrinsics cannot be labelled."""
         canonical = self.output.meaning == "metric" and self.output.canonical_focal_px > 0
         return canonical or bool(self.input.focal)
 
@@ -259,7 +259,7 @@ class DepthSession:
         self._output = _pick(path, "output.name", card.output.name, self._session.get_outputs())
         self._path = path
         self.batches = not isinstance(image.shape[0], int)
-        """Whether the graph leaves the batch's size open."""
+        """True where the graph leaves the batch's size open."""
         height, width = image.shape[2:] if card.input.layout == "nchw" else image.shape[1:3]
         self.size = (
             _side(path, "height", card.input.height, height),
