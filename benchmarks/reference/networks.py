@@ -55,8 +55,12 @@ def check_key_list(path: Path, name: str) -> list[Check]:
         state = listed.get("state_dict", listed)
         theirs = {key: (list(t["shape"]), str(t["dtype"])) for key, t in state.items()}
         rows = theirs["decode_head.conv_out.0.weight"][0][0]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise FixtureError(f"no list of keys: {type(error).__name__}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise FixtureError(f"no JSON that can be read: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise FixtureError(
+            "unknown JSON file: no list of an official network's keys with shape and dtype"
+        ) from error
     network = _build_listed(list(theirs), int(rows))
     ours = {
         key: (list(t.shape), str(t.dtype).removeprefix("torch."))

@@ -6,8 +6,9 @@ number of threads moves it as far. So the step runs with as many threads as the 
 and again in float64 and in float32 with one thread; what these tell of float32's noise widens a
 tolerance where it must.
 
-Bins, objective, optimiser, clipping, learning rate and the step itself are what
-`tiekd train --recipe paper-kitti` or `paper-nyu` takes. Only the order of values in memory is
+The file's config names data set and objective (a Res-KD student has a regression head). Bins,
+optimiser, clipping, learning rate and the step itself are what `tiekd train --recipe paper-kitti`
+or `paper-nyu` takes. Only the order of values in memory is
 the reference's, not the training's channels last: it moves float32's rounding.
 """
 
@@ -24,10 +25,13 @@ from reference.checks import EXACT, LOSS, Fixture, FixtureError, Tolerance
 from reference.hash_weights import hash_input, load_hash_weights
 from reference.networks import encoder_of
 from tiekd_ros.method.first_student import first_bins
+from tiekd_ros.method.losses import DPM_OBJECTIVES
+from tiekd_ros.method.paper import RESPONSE_LOSSES
 from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.official import REGRESSION
 from tiekd_ros.training.loop import make_optimizer, make_stepper
 from tiekd_ros.training.recipes import Recipe, TrainingPlan, get_recipe
 
@@ -38,6 +42,7 @@ _NEGLIGIBLE = 1e-5  # of the total gradient: zero up to rounding, not comparable
 _NOISE_FACTOR = 4.0
 _REFERENCE_THREADS = 2
 _STEPS = 100  # of a training; the first step's learning rate is 4e-5 in any
+_OTHER_WEIGHT_CONFIG, _OTHER_WEIGHT = "TIE-KD_bts_r50_KITTI", 1.5  # all others have 0.1
 _WITHIN = Tolerance(1.0, "of limit")
 
 
@@ -51,6 +56,27 @@ class _Step(NamedTuple):
     deltas: np.ndarray  # L2 of every parameter's change
     buffer_means: np.ndarray  # of every batch norm's running mean and variance
     buffer_norms: np.ndarray
+
+
+def objective_of(config: str) -> str:
+    """Return the objective of a published config, by its name.
+
+    Args:
+        config: such as TIE-KD_adabins_KITTI or Res-KD_depthformer_SSIM_SI_r18_KITTI; "" = TIE-KD.
+
+    Raises:
+        FixtureError: the name tells no objective.
+    """
+    method, *words = re.split(r"[_+.]", config.upper())
+    if method == "BASELINE":
+        return "si"
+    if method in ("TIE-KD", ""):
+        part = re.search(r"_L_(DPM|DEPTH)(_|$)", config.upper())
+        return f"paper-{part[1].lower()}" if part else "paper"
+    objective = "+".join(term for term in ("ssim", "si", "mse") if term.upper() in words)
+    if method != "RES-KD" or objective not in RESPONSE_LOSSES:
+        raise FixtureError(f"the config {config!r} is no published one of TIE-KD, Res-KD, baseline")
+    return objective
 
 
 class _Task(NamedTuple):
@@ -72,13 +98,18 @@ class _Task(NamedTuple):
         in_room = "NYU" in config if config else depth.max() <= room.plan.student.max_depth_m
         recipe = room if in_room else get_recipe("paper-kitti")
         names = [str(name) for name in fixture.take("param_names")]
-        changes: dict[str, dict[str, Any]] = {"train": {"architecture": encoder_of(names)}}
+        objective = objective_of(config)
+        head = "" if objective in DPM_OBJECTIVES else REGRESSION
+        loss: dict[str, Any] = {"objective": objective}
         if "loss_weight" in fixture:
-            changes["loss"] = {"paper_weight": fixture.number("loss_weight")}
+            loss["paper_weight"] = fixture.number("loss_weight")
+        elif config.startswith(_OTHER_WEIGHT_CONFIG):
+            loss["paper_weight"] = _OTHER_WEIGHT
+        changes = {"train": {"architecture": encoder_of(names) + head}, "loss": loss}
         shape = tuple(int(n) for n in fixture.take("input_shape"))
         return cls(
             recipe,
-            recipe.plan_for(changes),
+            recipe.plan_for(changes, baseline=config.startswith("baseline")),
             names,
             [str(name) for name in fixture.take("bn_buffer_names")],
             fixture.number("out_gain"),

@@ -1,13 +1,21 @@
 """benchmarks/verify_reference.py as a program: what passes, and that nothing slips through."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from reference.checks import Fixture, FixtureError
+from reference.hash_weights import hash_input, load_hash_weights
+from reference.train_step import check_train_step, objective_of
 
 from helpers.children import Finished, run_benchmark
+from tiekd_ros.method import paper
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.official import KITTI_BINS
 
 PROJECT = Path(__file__).resolve().parents[2]
 REFERENCE = PROJECT.parent / "shared" / "reference"
@@ -133,6 +141,9 @@ def test_every_file_but_texts_is_checked_wherever_it_lies(folder, tmp_path):
     misses = [(check["file"], check["quantity"]) for check in written["checks"] if not check["ok"]]
     assert sorted(misses) == sorted((name, "the whole file") for name in unknown)
     assert "7 misses" in result.stdout
+    notes = {check["file"]: check["note"] for check in written["checks"] if not check["ok"]}
+    for name in ("more/settings.json", "more/deep/list.json"):
+        assert notes[name].startswith("unknown JSON file")
 
 
 @pytest.mark.parametrize("kind", ["empty", "missing", "texts"])
@@ -142,6 +153,66 @@ def test_a_folder_without_fixtures_is_a_miss(tmp_path, kind):
     result = verify(tmp_path / "nowhere" if kind == "missing" else tmp_path)
     assert result.returncode == 1
     assert "nothing was checked" in result.stdout.replace("\n", " ")
+
+
+def test_the_config_of_a_training_step_names_its_objective():
+    for config, objective in {
+        "": "paper",
+        "TIE-KD_adabins_r18_KITTI": "paper",
+        "TIE-KD_adabins_L_DPM_KITTI": "paper-dpm",
+        "Res-KD_depthformer_SI_KITTI": "si",
+        "Res-KD_adabins_SSIM_MSE_r18_NYU": "ssim+mse",
+        "baseline_mobile2_KITTI": "si",
+    }.items():
+        assert objective_of(config) == objective
+    for unknown in ("Res-KD_adabins_KITTI", "MiDaS_KITTI"):
+        with pytest.raises(FixtureError, match="is no published one"):
+            objective_of(unknown)
+
+
+@pytest.mark.slow
+def test_a_step_of_a_regression_student_agrees_with_plain_torch(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    network = build_network("mobilenetv2-regression", KITTI_BINS).train()
+    load_hash_weights(network, 8.0)
+    key, shape = "train_input/shared/mobilenetv2", (2, 3, 64, 64)
+    teacher = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1)) * 70 + 2
+    depth = network.output(network(hash_input(key, shape))).depth
+    loss = paper.ssim_si_loss(depth, teacher)
+    loss.backward()
+    parameters = dict(network.named_parameters())
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    gradients = [np.nan if p.grad is None else float(p.grad.norm()) for p in parameters.values()]
+    total = torch.nn.utils.clip_grad_norm_(network.parameters(), 35.0)
+    options = {"lr": 4e-5, "betas": (0.95, 0.99), "weight_decay": 0.01}
+    torch.optim.AdamW(network.parameters(), **options).step()
+    norms = [(n, b) for n, b in network.named_buffers() if re.search(r"running_(mean|var)$", n)]
+    np.savez(
+        tmp_path / "step.npz",
+        config="Res-KD_adabins_SSIM_SI_KITTI",
+        out_gain=8.0,
+        input_key=key,
+        input_shape=shape,
+        kd_gt=teacher.numpy(),
+        depth_pred=depth.detach().numpy(),
+        loss=loss.item(),
+        param_names=list(parameters),
+        grad_norms=gradients,
+        total_grad_norm_before_clip=float(total),
+        delta_norms_after_adamw_lr4e5=[
+            float((p.detach() - before[name]).double().norm()) for name, p in parameters.items()
+        ],
+        bn_buffer_names=[name for name, _ in norms],
+        bn_buffer_mean=[float(value.double().mean()) for _, value in norms],
+        bn_buffer_norm=[float(value.double().norm()) for _, value in norms],
+    )
+    torch.set_num_threads(threads)
+    fixture = Fixture(tmp_path / "step.npz", "step.npz")
+    check_train_step(fixture)
+    checks = fixture.finish()
+    assert len(checks) == 10
+    assert [check.quantity for check in checks if not check.ok] == []
 
 
 @pytest.mark.slow
