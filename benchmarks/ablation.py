@@ -1,4 +1,4 @@
-"""Which loss teaches best? The same student, data and budget; only the loss differs.
+"""The losses compared: the same student, data and budget; only the loss differs.
 
     python benchmarks/ablation.py --quick                     less than 10 minutes on 2 cores
     python benchmarks/ablation.py --json ablation.json        the whole table: an hour
@@ -95,7 +95,7 @@ class Job:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What makes two runs the same."""
+        """The identity of a run, also in the results file."""
         return {
             "data": self.data.name,
             "digest": self.data.digest,

@@ -121,7 +121,7 @@ def load_world(path: Path) -> list[StoredView]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one run is asked to do."""
+    """The settings of one run."""
 
     minutes: float
     worlds: int

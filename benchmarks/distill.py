@@ -34,15 +34,14 @@ from typing import NamedTuple
 from diagnostic_msgs.msg import DiagnosticStatus
 from distill_steps import STRAIGHTFORWARD, time_steps
 from harness import BROKE, Goal, Report, Row, Spread, parser, run, spread
+from node_bench import Watcher
 from node_stage import HEIGHT, WIDTH, check_running, fill_frame_log, nodes, own_domain
 from sensor_msgs.msg import Image
-from std_srvs.srv import Trigger
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.core.supervisor import Child
 from tiekd_ros.nodes.common import conversions, qos
-from tiekd_ros.nodes.probe.observer import BackgroundNode
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 ITERATIONS = 200
@@ -55,7 +54,6 @@ ARMS: dict[str, dict[str, object]] = {
 }
 _BROKEN = "broke"
 _TRAIN_FRAMES = 64
-_NAMESPACE = "/bench_distill"
 _IMAGES_HZ = 10.0
 _SECOND = 1_000_000_000
 _START_S, _ROUND_S, _LIVE_S = 60.0, 1200.0, 60.0
@@ -156,45 +154,36 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
     }
     depth = {"state_dir": state, "device": "cpu"}
     wanted = ("companion_node", companion), ("depth_node", depth)
-    with nodes(*wanted, logs=state, namespace=_NAMESPACE) as started, _Client(started) as client:
+    with nodes(*wanted, logs=state) as started, _Client(started) as client:
         client.await_nodes()
         return client.run_round()
 
 
-class _Client(BackgroundNode):
-    """Sends images, calls distill, notes when what happened."""
+class _Client(Watcher):
+    """A watcher that sends images and notes when each stage of a round began."""
 
     def __init__(self, nodes: Sequence[Child]) -> None:
         self._children = nodes
-        super().__init__("client", _NAMESPACE)
-        self._at: dict[str, float] = {}  # what began, when
-        self._status: dict[str, str] = {}
-        node = self._node
-        node.create_subscription(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
-        node.create_subscription(Image, "depth", self._on_depth, qos.RELIABLE)
-        self._images = node.create_publisher(Image, "image", qos.RELIABLE)
-        self._distill = node.create_client(Trigger, "distill")
+        self._at: dict[str, float] = {}  # seconds since the epoch by what began
+        super().__init__()
+        self._images = self._node.create_publisher(Image, "image", qos.RELIABLE)
         self._picture = IndoorWorld(WorldSettings()).render(0, WIDTH, HEIGHT).image
-        node.create_timer(1 / _IMAGES_HZ, self._send_image)
+        self._node.create_timer(1 / _IMAGES_HZ, self._send_image)
 
     def await_nodes(self) -> None:
         """Wait until both nodes are there and ready."""
-        self._await(self._distill.service_is_ready, _START_S, "the distill service")
         self._await(lambda: self._images.get_subscription_count() >= 2, _START_S, "both nodes")
 
     def run_round(self) -> RoundTimes:
         """Call distill and follow the round until there is depth, or it is refused."""
-        self._at["start"] = time.monotonic()
-        future = self._distill.call_async(Trigger.Request())
-        self._await(future.done, _START_S, "the answer of distill")
-        answer = future.result()
-        if not answer.success:
-            raise TiekdError(f"distill: {answer.message}")
-        self._await(lambda: self._status.get("stage") == "done", _ROUND_S, "the verdict")
-        status = self._status
+        self._at["start"] = time.time()
+        self.distill()
+        self._await(lambda: self.round.get("stage") == "done", _ROUND_S, "the verdict")
+        status = self.round
         verdict = status["state"]
         if verdict == "promoted":
-            self._await(lambda: "live" in self._at, _LIVE_S, "depth of the new student")
+            self._await(lambda: bool(self.received()), _LIVE_S, "depth of the new student")
+            self._at["live"] = 1e-9 * min(self.received().values())
         elif status.get("reason"):
             verdict += f": {status['reason']}"
         ends = [*STAGES[1:], "live"]
@@ -207,18 +196,12 @@ class _Client(BackgroundNode):
         return self._at.get(end, nan) - self._at.get(start, nan)
 
     def _on_status(self, message: DiagnosticStatus) -> None:
-        self._status = {v.key: v.value for v in message.values}
-        stage, step = self._status.get("stage", ""), self._status.get("step", "")
-        if not stage:
-            return
-        if stage == "judging" and step == self._status.get("steps") != "0":
+        super()._on_status(message)
+        stage, step = self.round.get("stage", ""), self.round.get("step", "")
+        if stage == "judging" and step == self.round.get("steps") != "0":
             stage = "storing"
-        names = {"done": "swap"}
-        if stage != "starting":
-            self._at.setdefault(names.get(stage, stage), time.monotonic())
-
-    def _on_depth(self, message: Image) -> None:
-        self._at.setdefault("live", time.monotonic())
+        if stage not in ("", "starting"):
+            self._at.setdefault({"done": "swap"}.get(stage, stage), time.time())
 
     def _send_image(self) -> None:
         header = Image().header
@@ -226,12 +209,11 @@ class _Client(BackgroundNode):
         self._images.publish(conversions.rgb_to_image(self._picture, header))
 
     def _await(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
+        def holds() -> bool:
             check_running(self._children)
-            if time.monotonic() > deadline:
-                raise TiekdError(f"{what} did not come in {timeout_s:.0f} s")
-            time.sleep(0.01)
+            return condition()
+
+        self.wait_until(holds, what, timeout_s)
 
 
 def step_rows(steps: dict[str, dict[str, Spread]]) -> list[Row]:

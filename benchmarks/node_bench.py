@@ -34,7 +34,7 @@ _STARTS = 4  # now and then Fast DDS never matches two of them, for no reason th
 _FOUND_S = 40.0  # by then they have found each other, or never will
 _POLL_S = 0.5
 _DEEP = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-"""What this process misses would count against the node."""
+"""Deep: an image that this process misses would count against the node."""
 
 
 class Latency(NamedTuple):
@@ -69,8 +69,9 @@ class Watcher(BackgroundNode):
         create(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         create(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
 
-    def echoes(self) -> bool:
-        return bool(self._seen[ECHO])
+    def received(self, namespace: str = NAMESPACE) -> dict[int, int]:
+        """Return when depth came, by the image's stamp, both in nanoseconds."""
+        return self._seen[namespace]
 
     def announce(self, version: str) -> None:
         """Tell depth_node which student to run."""
@@ -80,7 +81,7 @@ class Watcher(BackgroundNode):
         """Start a round and return the companion's answer.
 
         Raises:
-            TiekdError: it does not start, or nobody answers.
+            TiekdError: it does not start, or no answer comes.
         """
         answer = self._call(self._distill, Trigger.Request(), 30.0)
         if not answer.success:
@@ -239,7 +240,7 @@ def _started(
         with running.playing(rate_hz=5.0):
             _await_depth(watcher, children)
         with running.playing(ECHO, rate_hz=5.0):
-            watcher.wait_until(watcher.echoes, "an echo", _FOUND_S)
+            watcher.wait_until(lambda: bool(watcher.received(ECHO)), "an echo", _FOUND_S)
         stack.push(attempt.pop_all())
         return running
 

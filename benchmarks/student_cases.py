@@ -55,7 +55,7 @@ class Case:
 
     @property
     def is_slow(self) -> bool:
-        """Whether one frame takes most of a second on a small CPU, or more."""
+        """True where one frame takes most of a second on a small CPU, or more."""
         return self.network != OURS and self.device == "cpu"
 
     def start(self) -> Run:

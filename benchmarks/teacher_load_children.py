@@ -92,7 +92,7 @@ def _labeller_of(teacher: Backend, batch: int) -> Callable[[list[RgbImage]], obj
 
 
 class FrameLog:
-    """What a `Labeller` needs of a `FrameStore`, in memory, with an account of every label."""
+    """The part of a `FrameStore` that a `Labeller` uses, in memory, with an account of labels."""
 
     def __init__(self, robot: int, images: list[bytes], window: int) -> None:
         self._robot = robot

@@ -1,4 +1,4 @@
-"""What Ray Serve costs beside the plain server: the same teacher, the same robots, one run.
+"""Ray Serve beside the plain server: the same teacher, the same robots, one run.
 
     python benchmarks/teacher_ray.py --quick           about 4 minutes on 2 cores
     python benchmarks/teacher_ray.py --only waiting    one of the two teachers

@@ -1,4 +1,4 @@
-"""Which kind of fixture a file is: by its arrays, or, where those leave it open, by its name."""
+"""The kinds of fixture: told by a file's arrays, or, where those leave it open, by its name."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _NORM_F64 = Tolerance(1e-6)
 
 
 class _Run(NamedTuple):
-    """What the published loss gives for one input in one precision."""
+    """The published loss of one input in one precision."""
 
     logits: Tensor  # (B, C, H, W)
     parts: PublishedLossParts
