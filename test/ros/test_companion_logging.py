@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import Image
 
 from helpers.teachers import StubBackend, serving
@@ -29,6 +28,7 @@ from ros_helpers.peer import ACTIVE, UNCONFIGURED, Peer, running
 from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import AddResult, FrameStore, Observation
+from tiekd_ros.nodes.common import managed
 from tiekd_ros.nodes.companion.node import CompanionNode
 
 NODE = "companion_node"
@@ -173,17 +173,18 @@ def test_a_locked_frame_log_costs_frames_and_nothing_else(peer: Peer, state: Sta
         peer.await_diagnosis(NODE, "no teacher", DiagnosticStatus.WARN)
 
 
-def test_a_corrupt_frame_log_fails_configure_and_is_left_as_it_is(
-    peer: Peer, state: StateFolder
+def test_a_corrupt_frame_log_is_left_as_it_is_and_the_node_starts_when_it_is_gone(
+    peer: Peer, state: StateFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rubbish = b"no frame log " * 1000
     state.frames.write_bytes(rubbish)
-    with companion(peer, state, until=UNCONFIGURED):
-        assert not peer.change_state(NODE, Transition.TRANSITION_CONFIGURE)
-        assert peer.state_of(NODE) == UNCONFIGURED
+    monkeypatch.setattr(managed, "TRY_AGAIN_S", 0.1)
+    with companion(peer, state, until=UNCONFIGURED, autostart=True):
+        reason = "cannot be read as a frame log"
+        peer.await_diagnosis(NODE, reason, DiagnosticStatus.ERROR)
         assert state.frames.read_bytes() == rubbish
-        state.frames.unlink()  # as its message says: moved away, and started again
-        assert peer.change_state(NODE, Transition.TRANSITION_CONFIGURE)
+        state.frames.unlink()  # as its message says: moved away
+        peer.await_active(NODE)
 
 
 def test_cleaned_up_and_configured_again_it_logs_into_the_same_file(

@@ -11,11 +11,10 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from helpers.students import promote_small
 from ros_helpers.messages import camera_info, image_message
-from ros_helpers.peer import ACTIVE, Peer
+from ros_helpers.peer import Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.nodes.common.conversions import stamp_ns
 
 PROGRAM = "tiekd_nodes"
 
@@ -25,21 +24,23 @@ def promoted(state: StateFolder) -> None:
     promote_small(state)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_both_nodes_work_in_one_process_and_end_with_one_signal(
-    peer: Peer, processes: Processes, state: StateFolder, number: int
+    peer: Peer, processes: Processes, state: StateFolder
 ) -> None:
     program = processes.node(PROGRAM, state_dir=str(state.root), teacher__url="")
     peer.depth_of(image_message(), camera_info())
     for name in ("depth_node", "companion_node"):
         peer.await_active(name)
+    started, message = peer.trigger("distill")
+    assert not started
+    assert "labelled" in message
     wait_for(
         lambda: int(peer.diagnosis("companion_node").values.get("frames offered", "0")),
         "a frame that the companion takes",
         nudge=lambda: peer.show(image_message(1), camera_info()),
         explain=lambda: program.output,
     )
-    assert program.stop(number) == 0, program.output
+    assert program.stop(signal.SIGINT) == 0, program.output
     for word in ("Traceback", "ERROR", "unknown parameter", "other nodes' parameters"):
         assert word not in program.output, program.output
 
@@ -57,20 +58,6 @@ def test_names_and_parameters_may_be_for_one_of_them(
     peer.await_active("companion_node")
     assert peer.depth_of(image_message(), camera_info()).encoding == "16UC1", program.output
     assert "unknown parameter" not in program.output
-
-
-def test_the_companions_services_work_beside_the_stream(
-    peer: Peer, processes: Processes, state: StateFolder
-) -> None:
-    processes.node(PROGRAM, state_dir=str(state.root), teacher__url="")
-    peer.await_active("companion_node")
-    started, message = peer.trigger("distill")
-    assert not started
-    assert "labelled" in message
-    image = image_message(3)
-    peer.depth_of(image, camera_info())
-    assert stamp_ns(image.header) in peer.depth
-    assert peer.state_of("depth_node") == ACTIVE
 
 
 def test_where_one_cannot_be_made_the_program_ends_with_the_reason(

@@ -92,7 +92,7 @@ def test_a_listener_of_camera_info_alone_gets_it_without_the_network(
     peer.node.create_subscription(
         CameraInfo, "camera_info", lambda info: infos.update({stamp_ns(info.header): info}), 10
     )
-    wait_for(lambda: not depth_node._resources.output.wanted, "nobody to listen to depth")
+    wait_for(lambda: not depth_node._resources.output.wanted, "no subscriber of depth")
     recorded.with_confidence.clear()
     image = image_message(7)
     info = wait_for(
@@ -104,17 +104,17 @@ def test_a_listener_of_camera_info_alone_gets_it_without_the_network(
     assert not recorded.with_confidence
 
 
-def test_the_network_rests_while_nobody_listens_and_wakes_when_somebody_does(
+def test_the_network_is_paused_without_subscribers_and_resumes_with_the_first(
     peer: Peer, recorded: Recorded
 ) -> None:
     peer.depth_of(image_message(0), camera_info())
     stop_listening(peer)
     wait_for(
         lambda: int(peer.diagnosis(NODE).values.get("images without subscribers", "0")) > 2,
-        "images that nobody listened for",
+        "images without subscribers",
         nudge=lambda: peer.show(image_message(1), camera_info()),
     )
-    report = peer.await_diagnosis(NODE, "the network rests", DiagnosticStatus.OK)
+    report = peer.await_diagnosis(NODE, "the network is paused", DiagnosticStatus.OK)
     published = report.values["depth published"]
     recorded.with_confidence.clear()
     unheard = int(report.values["images without subscribers"])

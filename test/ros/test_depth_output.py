@@ -16,6 +16,7 @@ from ros_helpers.messages import HEIGHT, WIDTH, camera_info, header, image_messa
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
+from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.conversions import image_to_depth, image_to_rgb, stamp_ns
 from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.nodes.depth.points import read_cloud
@@ -219,14 +220,16 @@ class TestServing:
             ),
         ],
     )
-    def test_whoever_asks_for_more_than_is_offered_is_named_with_what_would_do(
+    def test_a_subscriber_that_asks_for_more_than_is_offered_is_named_with_the_remedy(
         self,
         peer: Peer,
         promoted: StateFolder,
+        monkeypatch: pytest.MonkeyPatch,
         profile: QoSProfile,
         offered: str,
         reason: str,
     ) -> None:
+        monkeypatch.setattr(qos, "_GRAPH_LAG_S", 0.5)
         parameters = {"state_dir": str(promoted.root), "output_reliability": offered}
         with running(DepthNode, peer, **parameters):
             subscription = peer.node.create_subscription(

@@ -15,6 +15,7 @@ from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import image_to_depth, stamp_ns
+from tiekd_ros.nodes.depth import report as depth_report
 from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.nodes.depth.points import read_cloud
 from tiekd_ros.student.bins import DepthBins
@@ -79,8 +80,9 @@ def test_what_is_nearer_and_farther_than_the_range_is_infinite_and_no_point(peer
 
 
 def test_a_confidence_that_leaves_no_distance_is_warned_of_until_it_is_lowered(
-    peer: Peer,
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(depth_report, "_RECENT_S", 0.5)
     peer.depth_of(IMAGE, camera_info())
     assert float(await_text(peer, "publishing depth", OK)["valid share"]) == 1.0
     set_parameter(peer, "min_confidence", 1.0)

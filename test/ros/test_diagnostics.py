@@ -56,32 +56,29 @@ def await_text(peer: Peer, node: str, text: str, level: bytes) -> None:
 @pytest.mark.usefixtures("depth_node")
 class TestDepthNode:
     def test_it_says_memory_and_the_students_age(self, peer: Peer) -> None:
-        values = peer.await_diagnosis(DEPTH, "no image arrives").values
+        peer.await_value(DEPTH, "kind", DEPTH)
+        values = peer.diagnosis(DEPTH).values
         assert float(values["memory [MB]"]) > 20
         assert float(values["student age [days]"]) > 2000
-        assert values["kind"] == DEPTH
 
-    @pytest.mark.parametrize(
-        ("name", "limit", "text"),
-        [
+    def test_a_limit_that_is_reached_is_warned_of_or_an_error_and_may_be_changed_or_off(
+        self, peer: Peer
+    ) -> None:
+        peer.depth_of(image_message(), camera_info())
+        for name, limit, text in (
             ("memory_mb", 1, "MB, limit 1; see what grows"),
             ("depth_rate", 1e6, "depth comes at"),
             ("latency_p95_ms", 1e-3, "p95 latency is"),
             ("student_age_days", 30, "days old, limit 30; call the distill service"),
-        ],
-    )
-    def test_a_limit_that_is_reached_is_warned_of_or_an_error_and_may_be_changed_or_off(
-        self, peer: Peer, name: str, limit: float, text: str
-    ) -> None:
-        peer.depth_of(image_message(), camera_info())
-        assert text not in peer.diagnosis(DEPTH).message
-        set_parameter(peer, DEPTH, f"{name}_warn", limit)
-        await_text(peer, DEPTH, text, DiagnosticStatus.WARN)
-        set_parameter(peer, DEPTH, f"{name}_error", limit)
-        await_text(peer, DEPTH, text, DiagnosticStatus.ERROR)
-        set_parameter(peer, DEPTH, f"{name}_error", 0)
-        set_parameter(peer, DEPTH, f"{name}_warn", 0)
-        await_text(peer, DEPTH, "publishing depth", DiagnosticStatus.OK)
+        ):
+            assert text not in peer.diagnosis(DEPTH).message
+            set_parameter(peer, DEPTH, f"{name}_warn", limit)
+            await_text(peer, DEPTH, text, DiagnosticStatus.WARN)
+            set_parameter(peer, DEPTH, f"{name}_error", limit)
+            await_text(peer, DEPTH, text, DiagnosticStatus.ERROR)
+            set_parameter(peer, DEPTH, f"{name}_error", 0)
+            set_parameter(peer, DEPTH, f"{name}_warn", 0)
+            await_text(peer, DEPTH, "publishing depth", DiagnosticStatus.OK)
 
     def test_dropped_images_are_a_share(self, peer: Peer, depth_node: DepthNode) -> None:
         set_parameter(peer, DEPTH, "drop_share_warn", 0.01)
@@ -98,18 +95,14 @@ class TestDepthNode:
         )
         assert 0 < float(peer.diagnosis(DEPTH).values["drop share"]) <= 1
 
-    @pytest.mark.parametrize(
-        ("name", "warn", "error"), [("latency_p95_ms", 50, 20), ("depth_rate", 5, 8)]
-    )
-    def test_an_error_before_its_warning_is_refused(
-        self, peer: Peer, name: str, warn: float, error: float
-    ) -> None:
-        set_parameter(peer, DEPTH, f"{name}_warn", warn)
-        result = peer.set_parameter(DEPTH, f"diagnostics.{name}_error", error)
-        assert not result.successful
-        assert f"diagnostics.{name}_error must be at" in result.reason
+    def test_an_error_before_its_warning_is_refused(self, peer: Peer) -> None:
+        for name, warn, error in (("latency_p95_ms", 50, 20), ("depth_rate", 5, 8)):
+            set_parameter(peer, DEPTH, f"{name}_warn", warn)
+            result = peer.set_parameter(DEPTH, f"diagnostics.{name}_error", error)
+            assert not result.successful
+            assert f"diagnostics.{name}_error must be at" in result.reason
 
-    def test_where_nobody_listens_the_resting_network_is_no_cause_for_alarm(
+    def test_without_subscribers_the_paused_network_is_no_cause_for_alarm(
         self, peer: Peer, depth_node: DepthNode
     ) -> None:
         set_parameter(peer, DEPTH, "depth_rate_error", 1e6)
@@ -118,25 +111,23 @@ class TestDepthNode:
         for subscription in list(peer.node.subscriptions):
             if subscription.topic_name == f"{peer.namespace}/depth":
                 peer.node.destroy_subscription(subscription)
-        await_text(peer, DEPTH, "nobody listens", DiagnosticStatus.OK)
+        await_text(peer, DEPTH, "depth has no subscribers", DiagnosticStatus.OK)
 
 
 @pytest.mark.parametrize("kind", [DepthNode, CompanionNode])
-@pytest.mark.parametrize("given", ["", "robot-7"])
 def test_the_hardware_id_is_the_hosts_name_or_the_given_one(
-    peer: Peer, kind: type[ManagedNode], given: str
+    peer: Peer, kind: type[ManagedNode]
 ) -> None:
-    heard: list[str] = []
+    ids: list[str] = []
 
-    def hear(message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.name.startswith(peer.namespace):
-                heard.append(status.hardware_id)
+    def keep(message: DiagnosticArray) -> None:
+        ids.extend(s.hardware_id for s in message.status if s.name.startswith(peer.namespace))
 
-    peer.node.create_subscription(DiagnosticArray, "/diagnostics", hear, 10)
-    with running(kind, peer, until=UNCONFIGURED, diagnostics__hardware_id=given):
-        wait_for(lambda: heard, "diagnostics")
-    assert set(heard) == {given or socket.gethostname()}
+    peer.node.create_subscription(DiagnosticArray, "/diagnostics", keep, 10)
+    with running(kind, peer, until=UNCONFIGURED) as node:
+        wait_for(lambda: set(ids) == {socket.gethostname()}, "the host's name")
+        assert peer.set_parameter(node.get_name(), "diagnostics.hardware_id", "robot-7").successful
+        wait_for(lambda: ids[-1] == "robot-7", "the given one")
 
 
 def test_what_is_a_fault_on_any_robot_is_warned_of_from_the_start() -> None:

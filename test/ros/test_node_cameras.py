@@ -15,6 +15,7 @@ from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
+from tiekd_ros.nodes.camera import input as camera_input
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.conversions import image_to_float, stamp_ns
 from tiekd_ros.nodes.companion.node import CompanionNode
@@ -158,7 +159,10 @@ def test_compressed_images_are_logged(peer: Peer, state: StateFolder) -> None:
         )
 
 
-def test_a_camera_that_is_not_there_is_said_by_both_nodes(peer: Peer, state: StateFolder) -> None:
+def test_a_camera_that_is_not_there_is_said_by_both_nodes(
+    peer: Peer, state: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera_input, "_SILENCE_S", 0.5)
     for kind, name in ((DepthNode, DEPTH), (CompanionNode, COMPANION)):
         with running(kind, peer, state_dir=str(state.root), input_reliability="reliable"):
             # The peer's own camera publishes; it sends nothing.

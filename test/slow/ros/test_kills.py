@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from helpers.canaries import FRAMES, promote_bad
 from helpers.frames import filled_state
 from helpers.students import small_student
 from helpers.teachers import free_port
@@ -161,3 +162,23 @@ def test_a_killed_depth_node_starts_again_with_the_live_student(
     after = peer.depth_of(again, camera_info())
     assert bytes(after.data) == bytes(before.data)
     peer.await_value("depth_node", "student", "000002")
+
+
+def test_a_watch_whose_companion_was_killed_is_taken_up_by_the_next_one(
+    peer: Peer, processes: Processes, filled: StateFolder
+) -> None:
+    promote_bad(filled)
+    shared = {"state_dir": str(filled.root), "teacher__url": ""}
+    parameters = round_parameters(canary={"frames": FRAMES})
+    first = processes.node(COMPANION, **shared, **parameters)
+    worker = wait_for(lambda: find_process("tiekd_ros.rounds.worker", str(filled.root)), "a worker")
+    first.kill()
+    wait_for(lambda: not is_running(worker), "the end of the worker")
+    processes.node(COMPANION, **shared, **parameters)
+    wait_for(
+        lambda: peer.statuses and peer.statuses[-1].get("canary") == "rolled back",
+        "the end of the watch",
+        explain=lambda: peer.statuses[-1:],
+    )
+    wait_for(lambda: peer.students[-1:] == ["000001"], "the announcement")
+    assert StudentRegistry(filled.students).live() == "000001"

@@ -1,7 +1,8 @@
-"""What depth_node and companion_node have in common as managed nodes.
+"""Managed nodes: lifecycle, parameters, diagnostics once a second, starting by themselves.
 
 A transition either succeeds, or leaves nothing behind and says why: in the log, and on
-/diagnostics until the next one.
+/diagnostics until the next one. Transitions, the tick and all callbacks run in the executor's one
+thread; `publish_report` may also be called by a thread of the subclass.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from tiekd_ros.nodes.common.run import long_work
 from tiekd_ros.nodes.common.settings import CommonSettings
 
 
-def refuse_what_does_not_fit(node: LifecycleNode) -> None:
-    """Have the node answer a request for a transition that its state does not have.
+def refuse_unfit_transitions(node: LifecycleNode) -> None:
+    """Refuse a request for a transition that the node's state does not have.
 
     Up to Jazzy rclpy raises it in the executor, where it ends the program.
     """
@@ -48,7 +49,7 @@ def refuse_what_does_not_fit(node: LifecycleNode) -> None:
 
 UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
 TRY_AGAIN_S = 10.0
-"""How long a node that starts by itself waits after it could not."""
+"""How long a node that starts by itself waits after a failed start."""
 _AT_ONCE_S = 1e-3
 _SMALL_JUMP = Duration(nanoseconds=-1)
 _NEXT = {
@@ -59,7 +60,7 @@ _NEXT = {
 
 
 class ManagedNode(LifecycleNode):
-    """A managed node that starts by itself if asked to, and reports once a second.
+    """A managed node that starts by itself if `autostart` is set, and reports once a second.
 
     A subclass says what the transitions do in `configure` and `activate`; what each made is
     freed again, in reverse order, by the stack that it got. Its parameters are declared when
@@ -88,7 +89,7 @@ class ManagedNode(LifecycleNode):
         self._jumps = self.get_clock().create_jump_callback(
             threshold, post_callback=self._on_clock_jump
         )
-        refuse_what_does_not_fit(self)
+        refuse_unfit_transitions(self)
         self.kind = name
         self.phase = UNCONFIGURED
         """The state whose transition has succeeded."""
@@ -106,7 +107,7 @@ class ManagedNode(LifecycleNode):
         self._timer = self.create_timer(self.tick_s, self._tick, clock=steady)
         self._starter = self.create_timer(_AT_ONCE_S, self.start, clock=steady)
 
-    # What a subclass gives.
+    # For subclasses.
 
     def configure(self, held: ExitStack) -> None:
         """Make what the node holds between configure and cleanup, pushing each onto `held`."""
@@ -121,7 +122,7 @@ class ManagedNode(LifecycleNode):
         raise NotImplementedError
 
     def work(self) -> None:
-        """Do what has to be done once a second while the node is configured."""
+        """Do the periodic work of a configured node; called at each tick."""
 
     def take_settings(self, group: str, settings: Settings) -> None:
         """Use settings that changed while the node runs."""
@@ -166,7 +167,7 @@ class ManagedNode(LifecycleNode):
             self._is_starting = False
         self._try_at = None if self.phase == ACTIVE else time.monotonic() + TRY_AGAIN_S
 
-    # Transitions. rclpy swallows what is raised in them; here it is said.
+    # Transitions. rclpy swallows what is raised in them; here it is logged and reported.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and open what the node needs; where that fails, it stays unconfigured."""
@@ -211,13 +212,13 @@ class ManagedNode(LifecycleNode):
     def _attempt(
         self, step: str, do: Callable[[ExitStack], None], stack: ExitStack, then: str
     ) -> TransitionCallbackReturn:
-        if not self._is_starting:  # someone else leads the node now
+        if not self._is_starting:  # a lifecycle manager leads the node now
             self._try_at = None
         try:
             with long_work(self):
                 do(stack)
         except Exception as error:
-            self._say_failure(step, error)
+            self._report_failure(step, error)
             self._free(stack)
             return TransitionCallbackReturn.FAILURE
         self._obstacle = ""
@@ -232,21 +233,21 @@ class ManagedNode(LifecycleNode):
             with long_work(self):
                 do(stack)
         except Exception as error:
-            self._say_failure(step, error)
+            self._report_failure(step, error)
             return TransitionCallbackReturn.ERROR
         self._obstacle = ""
         self.phase = then
         return TransitionCallbackReturn.SUCCESS
 
-    def _say_failure(self, step: str, error: Exception) -> None:
+    def _report_failure(self, step: str, error: Exception) -> None:
         text = f"cannot {step}: {_reason(error)}"
-        if text != self._obstacle or not self._is_starting:  # trying again, it is said once
+        if text != self._obstacle or not self._is_starting:  # trying again, it is logged once
             self.get_logger().error(text)
         if not isinstance(error, TiekdError):
             self.get_logger().debug(traceback.format_exc())
         self._obstacle = text
 
-    # Once a second.
+    # The tick.
 
     def _tick(self) -> None:
         self._trouble = ""

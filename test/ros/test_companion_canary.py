@@ -17,7 +17,6 @@ from helpers.frames import filled_state
 from helpers.students import small_student
 from ros_helpers.companion import round_parameters
 from ros_helpers.peer import INACTIVE, Peer, running
-from ros_helpers.processes import Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
@@ -152,20 +151,3 @@ def test_what_no_round_promoted_over_another_student_is_not_watched(
         assert "canary" not in peer.diagnosis(NODE).values
         RoundLog(filled.rounds).save(RoundRecord(1, state="promoted", version="000001"))
         peer.await_value(NODE, "canary", "none: nothing is known that student 000001 replaced")
-
-
-@pytest.mark.slow
-def test_a_watch_whose_companion_was_killed_is_taken_up_by_the_next_one(
-    peer: Peer, processes: Processes, filled: StateFolder
-) -> None:
-    promote_bad(filled)
-    shared = {"state_dir": str(filled.root), "teacher__url": ""}
-    parameters = round_parameters(canary=WATCH)
-    first = processes.node(NODE, **shared, **parameters)
-    worker = wait_for(lambda: find_process("tiekd_ros.rounds.worker", str(filled.root)), "a worker")
-    first.kill()
-    wait_for(lambda: not is_running(worker), "the end of the worker")
-    processes.node(NODE, **shared, **parameters)
-    await_end(peer, "rolled back")
-    wait_for(lambda: peer.students[-1:] == ["000001"], "the announcement")
-    assert StudentRegistry(filled.students).live() == "000001"
