@@ -22,8 +22,8 @@ from tiekd_ros.nodes.common.reporting import Report
 from tiekd_ros.nodes.common.run import run_nodes, until_shutdown
 from tiekd_ros.nodes.common.settings import CompanionSettings
 from tiekd_ros.nodes.companion.frame_logger import FrameLogger
-from tiekd_ros.nodes.companion.parts import CompanionParts
 from tiekd_ros.nodes.companion.report import add_companion_report, round_status
+from tiekd_ros.nodes.companion.resources import CompanionResources
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import CanaryState, RoundRecord
 from tiekd_ros.rounds.triggers import CALLED, TriggerFacts, automatic_triggers, due_reason
@@ -50,7 +50,7 @@ class CompanionNode(ManagedNode):
         self._plan = RoundPlan(
             **{name: declare(name, kind) for name, kind in RoundPlan.groups().items()}
         )
-        self._resources: CompanionParts | None = None
+        self._resources: CompanionResources | None = None
         self._frame_logger: FrameLogger | None = None
         self._triggers = automatic_triggers(time.monotonic())
 
@@ -69,7 +69,7 @@ class CompanionNode(ManagedNode):
         folder = StateFolder.resolve(self.settings.state_dir)
         self._status_pub = self.create_publisher(DiagnosticStatus, "distill/status", qos.LATCHED)
         held.callback(self.destroy_publisher, self._status_pub)
-        self._resources = CompanionParts.open(
+        self._resources = CompanionResources.open(
             self,
             held,
             folder,
@@ -91,7 +91,7 @@ class CompanionNode(ManagedNode):
     def _forget_resources(self) -> None:
         self._resources = None
 
-    def _resume_round(self, resources: CompanionParts) -> None:
+    def _resume_round(self, resources: CompanionResources) -> None:
         try:
             record = resources.runner.resume_interrupted()
         except TiekdError as error:
@@ -155,7 +155,7 @@ class CompanionNode(ManagedNode):
             self._status_pub.publish(round_status(record))
             if record.stage == "done":
                 self.get_logger().info(f"round {record.number} {record.state}: {record.reason}")
-                resources.announcer.check()
+                resources.students.check()
 
     def _on_canary(self, record: RoundRecord) -> None:
         """Publish how a student's canary evaluation goes; called from the monitor's thread."""
@@ -169,7 +169,7 @@ class CompanionNode(ManagedNode):
                 logger = self.get_logger()
                 tell = logger.warning if canary.state is CanaryState.ROLLED_BACK else logger.info
                 tell(f"canary of student {record.version}, {canary.state}: {canary.reason}")
-                resources.announcer.check()
+                resources.students.check()
 
     def _on_rollback(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         if self._resources is None:
@@ -180,7 +180,7 @@ class CompanionNode(ManagedNode):
         except TiekdError as error:
             answer.message = str(error)
             return answer
-        self._resources.announcer.check()
+        self._resources.students.check()
         answer.success, answer.message = True, f"back to student {version}"
         return answer
 
@@ -201,7 +201,7 @@ class CompanionNode(ManagedNode):
         resources = self._resources
         if resources is None:
             return
-        resources.announcer.check()
+        resources.students.check()
         resources.latency.check()
         if self.phase != ACTIVE:
             return
@@ -220,7 +220,7 @@ class CompanionNode(ManagedNode):
             add_companion_report(report, self._resources, self.thresholds)
         return "logging frames"
 
-    def _start_due_round(self, resources: CompanionParts) -> None:
+    def _start_due_round(self, resources: CompanionResources) -> None:
         facts = TriggerFacts(
             time.monotonic(), self._plan.distill, lambda: resources.store.stats().new_labels
         )

@@ -1,4 +1,4 @@
-"""What companion_node says of itself on /diagnostics and of a round on distill/status."""
+"""The diagnostics of companion_node, and the status of a round."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
 from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report
-from tiekd_ros.nodes.companion.parts import CompanionParts
+from tiekd_ros.nodes.companion.resources import CompanionResources
 from tiekd_ros.rounds.canary_monitor import CanaryMonitor
 from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
 from tiekd_ros.teacher.client import TeacherClient
@@ -22,21 +22,21 @@ _SEVERAL_REFUSALS = 3
 
 
 def add_companion_report(
-    report: Report, parts: CompanionParts, thresholds: DiagnosticSettings
+    report: Report, resources: CompanionResources, thresholds: DiagnosticSettings
 ) -> None:
     """Add what companion_node finds, with remedies, and its numbers."""
-    _add_recorder(report, parts.recorder)
-    _add_store(report, parts.store, thresholds)
-    if parts.labeller is None or parts.client is None or parts.judge is None:
+    _add_recorder(report, resources.recorder)
+    _add_store(report, resources.store, thresholds)
+    if resources.labeller is None or resources.client is None or resources.judge is None:
         report.find(WARN, "no teacher is configured (teacher.url); frames are logged only")
     else:
-        _add_labeller(report, parts.labeller)
-        _add_teacher(report, parts.client, parts.judge, thresholds)
-    record = parts.runner.record or parts.last_round
+        _add_labeller(report, resources.labeller)
+        _add_teacher(report, resources.client, resources.judge, thresholds)
+    record = resources.runner.record or resources.last_round
     if record is not None:
         _add_round(report, record)
-    _add_canary(report, parts.canary)
-    parts.latency.report(report)
+    _add_canary(report, resources.canary)
+    resources.latency.report(report)
 
 
 def _add_round(report: Report, record: RoundRecord) -> None:
