@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 from tiekd_ros.core.errors import TiekdError
 
 CDR = "cdr"
-"""How ROS 2 serialises messages."""
+"""Serialisation of ROS 2."""
 ROS1 = "ros1"
-"""How ROS 1 did."""
+"""Serialisation of ROS 1."""
 
 
 class BagError(TiekdError):
@@ -44,10 +44,10 @@ class Message(NamedTuple):
 
     topic: str
     log_ns: int
-    """When it was recorded, in nanoseconds."""
+    """Time of its recording, nanoseconds."""
     data: bytes
     file: int = 0
-    """Which of the bag's files it lies in, counted from 0."""
+    """Number of the bag's file that holds it, from 0."""
 
 
 class Storage(Protocol):
@@ -57,7 +57,7 @@ class Storage(Protocol):
     notes: list[str]
     """Oddities of the file, for people; more may come while it is read."""
     span_ns: tuple[int, int] | None
-    """When its first and its last message were recorded; None where there is none."""
+    """Recording times of its first and last message; None where it has none."""
 
     def messages(self, names: Collection[str]) -> Iterator[Message]:
         """Yield the messages of these topics in the order of their recording."""

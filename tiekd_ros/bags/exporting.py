@@ -38,14 +38,14 @@ _STAMPS_NS = range(2**31 * _NS_PER_S)
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How the bag is written."""
+    """Format and topics of an exported bag."""
 
     format: str = "mcap"
     """'mcap' or 'sqlite3'."""
     compressed: bool = False
     """Write the stored JPEGs instead of raw images."""
     namespace: str = "/camera"
-    """Where the topics lie; '/' = at the top."""
+    """Namespace of the topics; '/' = the root."""
 
     def __post_init__(self) -> None:
         """Refuse a namespace that ROS would refuse as part of a topic's name."""
@@ -58,7 +58,7 @@ class ExportOptions:
 
 @dataclass
 class ExportReport:
-    """What was written."""
+    """Result of an export."""
 
     bag: str
     messages: dict[str, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class ExportReport:
     unreadable: int = 0
     """Frames that are damaged in the log, and were left out."""
     teachers: list[str] = field(default_factory=list)
-    """Whose depth it is."""
+    """Names of the teachers of the depth."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name, fit for JSON."""

@@ -152,20 +152,20 @@ class BagImage:
 
     topic: Topic
     log_ns: int
-    """When it was recorded."""
+    """Time of its recording, nanoseconds."""
     stamp_ns: int
-    """When it was taken; when it was recorded, where its header does not say."""
+    """Stamp of its header; time of its recording where that is 0."""
     stamped: bool
-    """Whether its header says."""
+    """Whether its header has a stamp."""
     frame_id: str
     model: CameraModel | None
     """The calibration with its stamp, where that was recorded next to it; else the one recorded
     last before it, or the first one after it."""
     fields: Any
     file: int
-    """Which of the bag's files it lies in."""
+    """Number of the bag's file that holds it."""
     fault: str = ""
-    """Why the message cannot be read."""
+    """Why the message cannot be read; empty where it can."""
 
     def rgb(self) -> RgbImage:
         """Return the image, uint8 (H, W, 3).

@@ -161,7 +161,7 @@ class BagViewer:
 
     @property
     def info_topic(self) -> str:
-        """Where the calibration comes from; '' where there is none, or a file was given."""
+        """Topic of the calibration; '' where there is none, or a file was given."""
         info = self._camera.info if self._given is None else None
         return "" if info is None else info.name
 

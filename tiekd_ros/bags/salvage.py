@@ -126,7 +126,7 @@ class McapSalvage:
             unpacked = decompress_chunk(compression, records[:length], size)
             if len(unpacked) != size or (crc and zlib.crc32(unpacked) != crc):
                 raise ValueError("its checksum does not fit")
-        except Exception:  # whatever a damaged chunk does to its decompressor
+        except Exception:  # a damaged chunk can raise anything
             self._broken += whole
             return b"", len(data)
         return unpacked, 0

@@ -135,7 +135,7 @@ class CameraModel:
     p: tuple[float, ...]
     """12 numbers; K is taken where it is empty."""
     binning: tuple[int, int] = (1, 1)
-    """How many columns and rows of the camera's pixels one pixel of the image takes."""
+    """Columns and rows of the camera's pixels in one pixel of the image."""
     roi: tuple[int, int, int, int] | None = None
     """(left, top, width, height) of the part that images show, in pixels before binning."""
 
@@ -174,7 +174,7 @@ class CameraModel:
 
     @property
     def is_distorted(self) -> bool:
-        """Whether D says of any distortion."""
+        """Whether D has a number other than 0."""
         return any(value != 0 for value in self.d)
 
     @property

@@ -1,4 +1,4 @@
-"""What computes: the CPU cores of this process, the device of torch, the names of the runtimes."""
+"""The CPU cores of this process, torch's device, and the names of the runtimes."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.core.images import RgbImage, decode_image, read_image_size
 
 
-class _Layout(NamedTuple):
-    """How an encoding stores a pixel."""
+class _PixelLayout(NamedTuple):
+    """Layout of an encoding's pixels."""
 
     channels: int
     to_rgb: int | None
@@ -27,23 +27,23 @@ class _Layout(NamedTuple):
 
 
 _BYTES = {
-    "rgb8": _Layout(3, None),
-    "bgr8": _Layout(3, cv2.COLOR_BGR2RGB),
-    "8UC3": _Layout(3, cv2.COLOR_BGR2RGB),
-    "rgba8": _Layout(4, cv2.COLOR_RGBA2RGB),
-    "bgra8": _Layout(4, cv2.COLOR_BGRA2RGB),
-    "8UC4": _Layout(4, cv2.COLOR_BGRA2RGB),
-    "mono8": _Layout(1, cv2.COLOR_GRAY2RGB),
-    "8UC1": _Layout(1, cv2.COLOR_GRAY2RGB),
+    "rgb8": _PixelLayout(3, None),
+    "bgr8": _PixelLayout(3, cv2.COLOR_BGR2RGB),
+    "8UC3": _PixelLayout(3, cv2.COLOR_BGR2RGB),
+    "rgba8": _PixelLayout(4, cv2.COLOR_RGBA2RGB),
+    "bgra8": _PixelLayout(4, cv2.COLOR_BGRA2RGB),
+    "8UC4": _PixelLayout(4, cv2.COLOR_BGRA2RGB),
+    "mono8": _PixelLayout(1, cv2.COLOR_GRAY2RGB),
+    "8UC1": _PixelLayout(1, cv2.COLOR_GRAY2RGB),
     # OpenCV names a Bayer pattern by its second row, ROS by its first.
-    "bayer_rggb8": _Layout(1, cv2.COLOR_BayerBG2RGB),
-    "bayer_bggr8": _Layout(1, cv2.COLOR_BayerRG2RGB),
-    "bayer_gbrg8": _Layout(1, cv2.COLOR_BayerGR2RGB),
-    "bayer_grbg8": _Layout(1, cv2.COLOR_BayerGB2RGB),
-    "uyvy": _Layout(2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422": _Layout(2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuyv": _Layout(2, cv2.COLOR_YUV2RGB_YUY2),
-    "yuv422_yuy2": _Layout(2, cv2.COLOR_YUV2RGB_YUY2),
+    "bayer_rggb8": _PixelLayout(1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": _PixelLayout(1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": _PixelLayout(1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": _PixelLayout(1, cv2.COLOR_BayerGB2RGB),
+    "uyvy": _PixelLayout(2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422": _PixelLayout(2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": _PixelLayout(2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuv422_yuy2": _PixelLayout(2, cv2.COLOR_YUV2RGB_YUY2),
 }
 _MOST_PIXELS = 50_000_000  # a file of a few kilobytes can unfold to gigabytes
 _WIDE_TWINS = {
@@ -61,7 +61,7 @@ _LAYOUTS = {
 }
 
 RAW_ENCODINGS = tuple(_LAYOUTS)
-"""What `raw_to_rgb` reads."""
+"""Encodings that `raw_to_rgb` reads."""
 
 _DEPTH_ENCODINGS = ("16UC1", "32FC1", "64FC1")
 _COMPRESSED_DEPTH = "compresseddepth"
@@ -103,7 +103,7 @@ def raw_to_rgb(
         is_bigendian: byte order of 16-bit encodings.
         data: anything that gives a buffer of bytes.
         copy: return an array of its own. Otherwise it may be a view of `data`, to be read only
-            and as long as nobody changes `data`.
+            and as long as `data` does not change.
 
     Raises:
         BadImageError: zero size, an unsupported encoding, a size that the encoding cannot have,
@@ -122,7 +122,7 @@ def raw_to_rgb(
     return _converted(np.ascontiguousarray(pixels), conversion, encoding)
 
 
-def _layout_of(encoding: str) -> _Layout:
+def _layout_of(encoding: str) -> _PixelLayout:
     if encoding not in _LAYOUTS and is_depth(encoding):
         raise BadImageError(
             f"an image of {encoding} is a depth image, not a camera's picture; choose the colour "

@@ -1,15 +1,14 @@
-"""The one error of the dataset readers.
+"""Errors that a user can cause.
 
-Every error that a user can cause derives from `TiekdError`; its message says what was
-wrong, with the value that was met, and what would do. Programs print the message and no
-traceback.
+The message says what was wrong, with the value that was received, and the way out. Programs print
+it without a traceback.
 """
 
 from __future__ import annotations
 
 
 class TiekdError(Exception):
-    """Something a user can mend; the message says how."""
+    """Base of all errors that a user can mend."""
 
 
 class InvalidSettingError(TiekdError, ValueError):

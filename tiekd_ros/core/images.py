@@ -1,7 +1,4 @@
-"""Width and height of a JPEG or PNG from its header.
-
-Programs must know how many pixels an image has before they decode it: a PNG of a few kilobytes
-can unfold to gigabytes. Formats: PNG (ISO/IEC 15948) section 11.2.2; JPEG (ITU-T T.81) annex B.
+"""Images, depth maps and masks: their files, their sizes, and KITTI's crop.
 
 Images are uint8 RGB arrays of shape (H, W, 3). Depth maps are float32 arrays of shape
 (H, W) in metres along the optical axis; NaN means unknown.
@@ -250,7 +247,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_LAST = b"IEND"
 _JPEG_START = b"\xff\xd8\xff"
 
-# Cameras need a few dozen. Whoever sends megabytes of nothing else is not to be counted through.
+# Cameras need a few dozen; a file with megabytes of them is hostile.
 _MOST_SEGMENTS, _MOST_FILL_BYTES = 1000, 64
 _MOST_CHUNKS = 65_536  # encoders write one for each 8 KiB or more
 
@@ -262,7 +259,10 @@ _SCAN, _END = 0xDA, 0xD9
 
 
 def read_image_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) in pixels as the header of a JPEG or PNG gives them.
+    """Return (width, height) in pixels from the header of a JPEG or PNG.
+
+    The size must be known before an image is decoded: a PNG of a few kilobytes can unfold to
+    gigabytes. Formats: PNG (ISO/IEC 15948) section 11.2.2; JPEG (ITU-T T.81) annex B.
 
     Raises:
         BadImageError: the bytes are neither, or the header is cut off or wrong.

@@ -16,7 +16,7 @@ class Mailbox(Generic[T]):
         self._item: T | None = None
         self._closed = False
         self.replaced = 0
-        """How many items were never taken because a newer one came."""
+        """Number of items that a newer one replaced before they were taken."""
 
     def put(self, item: T) -> None:
         """Leave an item; never blocks."""
@@ -39,7 +39,7 @@ class Mailbox(Generic[T]):
         return self._closed
 
     def close(self) -> None:
-        """Wake whoever waits; items left are still handed out once."""
+        """Wake all waiting threads; an item that is left is still handed out once."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()

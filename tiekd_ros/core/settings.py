@@ -29,7 +29,7 @@ class TextEnum(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class SettingInfo:
-    """What a person and a checker need to know about one setting."""
+    """Description, range and choices of one setting."""
 
     description: str
     unit: str = ""
@@ -39,7 +39,7 @@ class SettingInfo:
     read_only: bool = False
 
     def allowed(self) -> str:
-        """Say in words which values would do."""
+        """Return the allowed values, in words."""
         if self.choices:
             return "one of " + ", ".join(repr(c) for c in self.choices)
         unit = f" {self.unit}" if self.unit else ""
@@ -162,7 +162,7 @@ class SettingGroups:
 
 @contextlib.contextmanager
 def in_group(group: str, kind: type[Settings]) -> Iterator[None]:
-    """Have an InvalidSettingError from within name the group too: `labels.retry_s must be ...`."""
+    """Add the group's name to an InvalidSettingError of the block: `labels.retry_s must be ...`."""
     try:
         yield
     except InvalidSettingError as error:

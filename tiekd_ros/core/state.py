@@ -75,7 +75,7 @@ class StateFolder:
         warning.
 
         Args:
-            by: the kind, such as `companion`.
+            by: the kind of program, such as `companion`.
 
         Raises:
             TiekdError: another one holds it; names its process.

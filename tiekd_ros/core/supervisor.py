@@ -69,15 +69,15 @@ if os.getppid() == int(sys.argv[1]):
 
 @dataclass(frozen=True)
 class Program:
-    """How to start one child."""
+    """Command and environment of one child process."""
 
     name: str
     command: Sequence[str]
     log: Path | None = None
-    """Where its output goes; None = to this process's own output."""
+    """File for its output; None = this process's own output."""
     environment: Mapping[str, str] = field(default_factory=dict)
     required: bool = True
-    """Whether all ends where it refuses to start; else it is tried again."""
+    """Whether all programs end where this one refuses to start; else it is tried again."""
 
 
 class Child:
@@ -112,7 +112,7 @@ class Child:
 
     @property
     def ended(self) -> str:
-        """How it ended, in words; empty while it runs."""
+        """Its end, in words; empty while it runs."""
         code = self.process.poll()
         if code is None:
             return ""
@@ -144,7 +144,7 @@ def stop_children(children: Sequence[Child], patience_s: float = 20.0) -> None:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP end the program in order: what is open is closed first.
+    """End the program in order at SIGINT, SIGTERM or SIGHUP: what is open is closed first.
 
     Then one line tells of it, and the exit status is 130. A second Ctrl-C does not disturb the
     closing, unless that takes very long.
@@ -177,8 +177,8 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, former)
 
 
-class _Watched:
-    """A program that is to run: its child, and when to start it again."""
+class _Supervised:
+    """A program that should run: its child, and the time of its next start."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -187,7 +187,7 @@ class _Watched:
         self._due = 0.0
         self._wait = _RESTART_S[0]
 
-    def look(self, say: Callable[[str], None]) -> None:
+    def poll(self, say: Callable[[str], None]) -> None:
         """Start the program where it is due; note its end.
 
         Raises:
@@ -231,19 +231,19 @@ def supervise(programs: Sequence[Program], say: Callable[[str], None]) -> None:
         TiekdError: a required program refused to start (status 1).
     """
     asked: list[int] = []
-    watched = [_Watched(program) for program in programs]
+    supervised = [_Supervised(program) for program in programs]
     with _handling(lambda number, frame: asked.append(number)):
         try:
-            while not asked and not all(one.done for one in watched):
-                for one in watched:
-                    one.look(say)
+            while not asked and not all(one.done for one in supervised):
+                for one in supervised:
+                    one.poll(say)
                 time.sleep(0.1)
         finally:
-            stop_children([one.child for one in watched if one.child is not None])
+            stop_children([one.child for one in supervised if one.child is not None])
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 on which nobody listens at the moment."""
+    """Return a TCP port of 127.0.0.1 that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

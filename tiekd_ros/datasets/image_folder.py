@@ -185,7 +185,7 @@ class ImageFolder:
 
     @property
     def teacher_folder(self) -> Path:
-        """Where the teacher maps lie, whether or not they are there."""
+        """Folder of the teacher maps, whether or not it exists."""
         return self.options.teacher_maps or self.path / TEACHER_FOLDER
 
     def teacher(self, index: int) -> DepthMap:

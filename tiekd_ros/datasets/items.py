@@ -20,7 +20,7 @@ from tiekd_ros.core.images import (
 )
 
 TEACHER_FOLDER = "teacher"
-"""Where a data set's teacher maps lie unless another folder is given."""
+"""Default folder of a data set's teacher maps."""
 TEACHER_NOTE = "teacher.json"
 """The file beside the maps that says who made them, and in which unit."""
 
@@ -38,7 +38,7 @@ class MapFormat:
 
     @property
     def units(self) -> str:
-        """What the numbers mean, in words."""
+        """Unit of the numbers, in words."""
         if self.share_of_m is None:
             return "uint16 = metres * 256, 0 = unknown"
         return f"uint16 = metres / {self.share_of_m:g} * 65535, 0 = unknown"
@@ -88,7 +88,7 @@ FOLDER_MAPS = MapFormat()
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What to read of a data set, and what to do with entries that cannot be used."""
+    """Which parts of a data set to read, and whether to skip unusable entries."""
 
     split: Path | None = None
     """Split file, as given or inside the data set's folder.
@@ -97,7 +97,7 @@ class ReadOptions:
     all images).
     """
     subset: Literal["train", "test"] = "test"
-    """Which of the usual split files to take where none is given (KITTI, NYU)."""
+    """The default split file to use where none is given (KITTI, NYU)."""
     truth: bool = True
     """Read measured depth: every item has it, or is refused. Otherwise no item has it."""
     teacher: bool = False
@@ -131,7 +131,7 @@ class DepthItem:
 
 @dataclass
 class SkipReport:
-    """What a data set leaves out, and why."""
+    """Entries that a data set leaves out, with the reasons."""
 
     bad: dict[str, str] = field(default_factory=dict)
     """Entries that cannot be used, by name, each with the full reason."""
@@ -148,7 +148,7 @@ class DepthDataset(Protocol):
 
     @property
     def kind(self) -> str:
-        """Which layout it has: one of `DATASET_KINDS`, or 'frames'."""
+        """Layout: one of `DATASET_KINDS`, or 'frames'."""
         ...
 
     @property
@@ -158,7 +158,7 @@ class DepthDataset(Protocol):
 
     @property
     def report(self) -> SkipReport:
-        """What was left out when it was opened; readers of items may add to it."""
+        """Entries left out when it was opened; readers of items may add some."""
         ...
 
     def __len__(self) -> int:
@@ -184,12 +184,12 @@ class LabelSource(Protocol):
 
     @property
     def report(self) -> SkipReport:
-        """What was left out when it was opened."""
+        """Entries left out when it was opened."""
         ...
 
     @property
     def map_format(self) -> MapFormat:
-        """How teacher maps are stored in this layout."""
+        """Format of this layout's teacher maps."""
         ...
 
     def __len__(self) -> int:

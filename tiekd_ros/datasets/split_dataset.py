@@ -1,4 +1,4 @@
-"""What KITTI and NYU have in common: a split file names images, depth and focal lengths.
+"""Data sets whose split file names images, depth and focal lengths: base of KITTI and NYU.
 
 One line an image: `image depth focal` for KITTI and NYU, the image's name in folders.
 """
@@ -140,7 +140,7 @@ class EntryFiles:
 
 @dataclass(frozen=True)
 class SplitLayout:
-    """Where a layout keeps things, relative to the data set's folder, and in which units."""
+    """Folders (relative to the data set's), units and split files of a layout."""
 
     kind: str
     image_roots: tuple[str, ...]
@@ -190,7 +190,7 @@ class SplitDataset:
 
     @property
     def map_format(self) -> MapFormat:
-        """How teacher maps are stored in this layout."""
+        """Format of this layout's teacher maps."""
         return self.layout.map_format
 
     def __len__(self) -> int:
@@ -329,7 +329,7 @@ class SplitDataset:
 
     @property
     def teacher_folder(self) -> Path:
-        """Where the teacher maps lie, whether or not they are there."""
+        """Folder of the teacher maps, whether or not it exists."""
         return self.options.teacher_maps or self.path / TEACHER_FOLDER
 
     def _expected(self, what: str) -> str:

@@ -16,7 +16,7 @@ from tiekd_ros.framelog.records import ImportCursor, ImportCursors
 from tiekd_ros.framelog.store import FrameStore
 
 NOT_ASKED_FOR = "not_asked_for"
-"""Why an image is left out that `every` skips."""
+"""Reason for images that `every` skips."""
 UNREADABLE = "unreadable"
 
 _SAVE_EVERY_S = 1.0  # where nothing is kept: a kept frame brings its cursor with it
@@ -41,7 +41,7 @@ class ImportOptions:
     again: bool = False
     """ImageStats at images anew that an earlier import has looked at."""
     rectify: bool = False
-    """Take the lens's distortion out."""
+    """Remove the lens's distortion."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class ImportReport:
     left_out: dict[str, int] = field(default_factory=dict)
     """Images that were not kept, by reason."""
     stopped: str = ""
-    """Why it did not come to the end: 'no_room' where the frame log is full; '' = it did."""
+    """'no_room' where the frame log was full before the end; '' = all was offered."""
     not_looked_at: int = 0
     """Images that were left for another time."""
     notes: list[str] = field(default_factory=list)

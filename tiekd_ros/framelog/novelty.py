@@ -1,4 +1,4 @@
-"""How unlike the stored frames a new one is, which split it belongs to, and what goes for it.
+"""Novelty of a frame against the stored ones, the choice of its split, and eviction.
 
 Shapes: N stored frames, P = 768 pixels of a thumbnail.
 
@@ -122,7 +122,7 @@ class ThumbnailIndex:
         self._nearest[row] = link.distance
 
     def remove(self, frame_id: int) -> list[Link]:
-        """Take a frame out; return all links that changed."""
+        """Remove a frame; return all links that changed."""
         row, last = self._rows.pop(frame_id), len(self)
         for array in self._arrays():
             array[row] = array[last]  # `last`: the row that the pop left over
@@ -194,7 +194,7 @@ class NoRoomError(Exception):
 
 
 class NoveltyIndex:
-    """What must be known of a frame log to add a frame to it. The store's write lock guards it.
+    """State of a frame log that adding a frame needs. The store's write lock guards it.
 
     Args:
         path: of the log, for the log line.
@@ -204,7 +204,7 @@ class NoveltyIndex:
 
     def __init__(self, path: Path, settings: FrameLogSettings, *, evicts: bool) -> None:
         self.settings = settings
-        """What it keeps; split as the log is, once that is known."""
+        """Limits of the log; split as the log is, once that is known."""
         self.last_ns: int | None = None
         """Stamp of the frame that was kept last."""
         self.newest_id = 0
@@ -247,7 +247,7 @@ class NoveltyIndex:
         split: Split,
         distances: Distances,
     ) -> None:
-        """Take in a frame that was inserted in the caller's transaction.
+        """Add a frame that was inserted in the caller's transaction.
 
         The log's first frame settles where its time blocks start and how it is split.
 

@@ -1,4 +1,4 @@
-"""What a frame log keeps, by time and quality, and which split a frame belongs to.
+"""Rules of a frame log: which images it keeps, by time and quality, and in which split.
 
 The split is by time block, so that neighbours in time (which show nearly the same view)
 never straddle it, counted from the store's first frame: stamps may be wall time or start
@@ -161,7 +161,7 @@ _READ = "SELECT value FROM meta WHERE key IN ('block_ns', 'held_out_every') ORDE
 
 
 class SplitRule(NamedTuple):
-    """How a frame log is split."""
+    """Time blocks and share of the held-out split."""
 
     block_s: float
     """Length of a time block."""

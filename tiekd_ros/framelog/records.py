@@ -1,4 +1,4 @@
-"""What goes into the frame log and what comes out of it."""
+"""Records of the frame log: observations, frames, labels, counts, import cursors."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ DO UPDATE SET images = excluded.images, mark = excluded.mark
 
 @dataclass(frozen=True)
 class ImportCursor:
-    """A cursor in one file of a recording."""
+    """Position up to which one file of a recording was imported."""
 
     recording: str
-    """What tells the file from others: a hash."""
+    """Hash that tells the file from others."""
     images: int
-    """How many of its images were looked at, up to here."""
+    """Number of its images that were looked at."""
     mark: int
-    """What tells the last one of them from others: when it was recorded."""
+    """Tells the last of them from others: the time of its recording, or a checksum."""
 
 
 def write_cursor(connection: sqlite3.Connection, cursor: ImportCursor) -> None:
-    """Note a cursor, in the caller's transaction: a frame and its cursor are stored together."""
+    """Store a cursor in the caller's transaction: together with its frame."""
     connection.execute(_TABLE)
     connection.execute(_KEEP, (cursor.recording, cursor.images, cursor.mark))
 
 
 class ImportCursors(Closing):
-    """The cursors in a frame log, to go on from where an import stopped."""
+    """Import cursors of a frame log, to continue an import that was stopped."""
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         """Open a frame log that is there already; errors as `FrameStore`."""
@@ -66,7 +66,7 @@ class ImportCursors(Closing):
         return None if row is None else ImportCursor(recording, int(row[0]), int(row[1]))
 
     def put(self, cursor: ImportCursor) -> None:
-        """Note a cursor."""
+        """Store a cursor."""
         with self._db.write() as connection:
             write_cursor(connection, cursor)
 
@@ -92,7 +92,7 @@ class Observation:
     image: RgbImage
     """uint8 RGB, shape (H, W, 3)."""
     stamp_ns: int
-    """When it was taken, in nanoseconds."""
+    """Time of its exposure, nanoseconds."""
     frame_id: str
     """The camera's coordinate frame, from the image's header."""
     intrinsics: Intrinsics | None = None
@@ -107,7 +107,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class AddResult:
-    """What became of an observation."""
+    """Result of offering an image to the frame log."""
 
     frame_id: int | None
     """The stored frame's id; None where it was not kept."""

@@ -1,4 +1,4 @@
-"""Reading all of a frame log, image by image, as it is stored."""
+"""SQL of the frame log's rows: frames, labels, rounds and counts."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ class StoredFrame:
     depth_png: bytes | None
     """16-bit PNG, metres * 256, 0 = unknown; None where it has no label."""
     teacher: str
-    """Name and version of who labelled it; '' where nobody did."""
+    """Name and version of its teacher; '' where it has no label."""
 
 
 class StoredFrames:

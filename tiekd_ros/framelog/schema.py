@@ -1,8 +1,10 @@
-"""Two connections to one frame log: one writes, one reads, each behind its own lock.
+"""The SQLite file of a frame log: errors, tables, and its two connections.
+
+One writes, one reads, each behind its own lock.
 
 Two and not one, because a writer may have to wait seconds for another program's write, and
 counting frames for the diagnostics or loading one for training must not wait with it: in
-WAL mode a reader waits for nobody.
+WAL mode a reader never waits.
 """
 
 from __future__ import annotations
@@ -318,7 +320,7 @@ class Database:
                         connection.close()
 
     def _check_in_place(self) -> None:
-        # Else frames would go into a file that nobody can find again.
+        # Else frames would go into a file without a name.
         if _identity(self.path) != self._file:
             raise FrameStoreError(
                 f"{self.path} was moved or deleted while it was open; start the program again"

@@ -10,7 +10,7 @@ from tiekd_ros.core.settings import Settings, setting
 
 @dataclass(frozen=True)
 class FrameLogSettings(Settings):
-    """What the frame log keeps, how it splits it, and how much.
+    """Quality, split and size of the frames that are kept.
 
     The defaults were chosen on real indoor frames (HoloLens, 540x360): sharpness 415 to 1536
     (the same frames blurred with sigma 2.3 px: 19 to 47), consecutive frames 2.3 to 66 grey
@@ -97,7 +97,7 @@ _FRAMES_OF_A_RECORDING = 100
 
 @dataclass(frozen=True)
 class ImportSettings(FrameLogSettings):
-    """What the frame log keeps of a recording."""
+    """Quality, split and size of the frames that are kept of a recording."""
 
     min_interval_s: float = setting(
         -1.0,
@@ -151,7 +151,7 @@ class ImportSettings(FrameLogSettings):
 
 @dataclass(frozen=True)
 class LabellerSettings(Settings):
-    """How the labeller asks the teacher, and what it keeps of the answers."""
+    """Requests of the labeller to the teacher, and the size of its labels."""
 
     in_flight: int = setting(2, "requests to the teacher at a time", minimum=1, maximum=32)
     poll_s: float = setting(

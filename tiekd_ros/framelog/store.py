@@ -94,12 +94,12 @@ class FrameStore(Closing):
 
     @property
     def settings(self) -> FrameLogSettings:
-        """What it keeps, and how much; from the first `add` on, split as the log is."""
+        """Limits of the log; from the first `add` on, split as the log is."""
         return self._novelty.settings
 
     @property
     def rule(self) -> SplitRule | None:
-        """How the log is split already; None where its first frame will settle it."""
+        """Split of the log; None where its first frame will settle it."""
         with self._db.read() as connection:
             return read_rule(connection)
 
@@ -334,7 +334,7 @@ class Recorder:
             self._offered += 1
         try:
             self._add(observation)
-        except Exception as error:  # whatever it is, the next image may do better
+        except Exception as error:  # the next image may do better
             self._note(error)
 
     def pause(self) -> None:
