@@ -107,24 +107,25 @@ class TrustSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a label says of scale, and what it was doubted for, so far as that may settle."""
+class LabelScale:
+    """A label's scale as logarithms, and what it was doubted for, so far as that may settle."""
 
     frame: object
     """Tells frames apart: one that is asked for again counts once."""
     median: float
+    """Of the label's depth, log metres."""
     factor: float | None
-    """To what the student sees; None where it cannot be compared."""
+    """Of the label to the student's depth; None where they cannot be compared."""
     is_believed: bool = True
     is_jump: bool = False
     is_against_student: bool = False
 
 
 class LabelHistory:
-    """The labels of one teacher: those that were believed, and the last answers of any kind.
+    """The scales of one teacher's labels: of those that were believed, and of all the last.
 
     Args:
-        length: labels and answers that are kept.
+        length: scales of each kind that are kept.
         least: believed labels from which on others are compared with them.
     """
 
@@ -138,92 +139,104 @@ class LabelHistory:
         self.since_settled: int | None = None
         """Labels believed since doubted ones became usual; None where none ever did."""
         self._least = least
-        self._is_known = False
-        self._answers: deque[Answer] = deque(maxlen=length)
+        self._is_ready = False
+        self._scales: deque[LabelScale] = deque(maxlen=length)
 
     @property
-    def is_known(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether there are, or were once, enough labels to compare others with."""
-        return self._is_known
+        return self._is_ready
 
     @property
-    def knows_factor(self) -> bool:
+    def has_factors(self) -> bool:
         """Whether there are enough labels that the student was compared with."""
         return len(self.factors) >= self._least
 
-    def meet_student(self, version: str) -> None:
+    def set_student(self, version: str) -> None:
         """Forget the factors to another student."""
         if version != self.student:
             self.student = version
             self.student_offset = 0.0
             self.factors.clear()
 
-    def believe(self, answer: Answer) -> None:
-        """Take in a label."""
-        self.note(answer)
-        self.remember(answer.median)
-        if answer.factor is not None:
-            self.factors.append(answer.factor)
+    def accept(self, scale: LabelScale) -> None:
+        """Add a label that is believed."""
+        self.record(scale)
+        self.add_median(scale.median)
+        if scale.factor is not None:
+            self.factors.append(scale.factor)
         if self.since_settled is not None:
             self.since_settled += 1
 
-    def remember(self, median: float) -> None:
-        """Take in the median depth of a label that was believed earlier."""
+    def add_median(self, median: float) -> None:
+        """Add the median depth, log metres, of a label that is believed."""
         self.medians.append(median)
-        self._is_known = self._is_known or len(self.medians) >= self._least
+        self._is_ready = self._is_ready or len(self.medians) >= self._least
 
-    def note(self, answer: Answer) -> None:
-        """Take in an answer, believed or not, in place of an earlier one for its frame."""
-        kept = [before for before in self._answers if before.frame != answer.frame]
-        self._answers.clear()
-        self._answers.extend([*kept, answer])
+    def record(self, scale: LabelScale) -> None:
+        """Add a scale, believed or not, in place of an earlier one of its frame."""
+        kept = [before for before in self._scales if before.frame != scale.frame]
+        self._scales.clear()
+        self._scales.extend([*kept, scale])
 
-    def settle_jump(self, answer: Answer, limit: float, settle: int) -> bool:
-        """Take a jump for usual where enough of the last answers are of about its scale.
+    def settle_jump(self, scale: LabelScale, limit: float, settle: int) -> bool:
+        """Take a jump for usual where enough of the last scales are about the same.
 
         A robot that goes to and fro between two places then has both; one that has left the
         first has only the new one.
+
+        Args:
+            scale: of the newest label, recorded already.
+            limit: logarithm of the largest factor within which scales agree.
+            settle: how many have to agree.
         """
-        agreeing = _agreeing([(a, a.median) for a in self._answers if a.is_jump], answer, limit)
+        agreeing = _largest_agreeing(
+            [(a, a.median) for a in self._scales if a.is_jump], scale, limit
+        )
         if len(agreeing) < settle:
             return False
-        answers = list(self._answers)
-        since = answers[answers.index(agreeing[0]) :]
+        scales = list(self._scales)
+        since = scales[scales.index(agreeing[0]) :]
         self.medians.clear()
         self.medians.extend(
-            a.median for a in since if a.frame != answer.frame and (a.is_believed or a in agreeing)
+            a.median for a in since if a.frame != scale.frame and (a.is_believed or a in agreeing)
         )
         self.factors.clear()
-        self._acquit(agreeing, is_jump=False)
+        self._clear_doubt(agreeing, is_jump=False)
         return True
 
-    def settle_factor(self, answer: Answer, limit: float, settle: int) -> bool:
-        """Take the student for the one that is off, where enough answers say so alike."""
-        against = [(a, a.factor) for a in self._answers if a.is_against_student]
+    def settle_factor(self, scale: LabelScale, limit: float, settle: int) -> bool:
+        """Take the student for the one that is off, where enough labels say so alike.
+
+        Arguments as `settle_jump`.
+        """
+        against = [(a, a.factor) for a in self._scales if a.is_against_student]
         pairs = [(a, factor) for a, factor in against if factor is not None]
-        agreeing = _agreeing(pairs, answer, limit)
+        agreeing = _largest_agreeing(pairs, scale, limit)
         if len(agreeing) < settle:
             return False
         self.student_offset = float(np.median([f for a, f in pairs if a in agreeing]))
-        self._acquit(agreeing, is_against_student=False)
+        self._clear_doubt(agreeing, is_against_student=False)
         return True
 
-    def _acquit(self, settled: list[Answer], **flags: bool) -> None:
+    def _clear_doubt(self, settled: list[LabelScale], **flags: bool) -> None:
         self.since_settled = 0
-        answers = list(self._answers)
-        self._answers.clear()
-        for answer in answers:
-            if answer in settled:
-                free = replace(answer, **flags)
+        scales = list(self._scales)
+        self._scales.clear()
+        for scale in scales:
+            if scale in settled:
+                free = replace(scale, **flags)
                 doubted = free.is_jump or free.is_against_student
-                self._answers.append(replace(free, is_believed=not doubted))
+                self._scales.append(replace(free, is_believed=not doubted))
             else:
-                self._answers.append(answer)
+                self._scales.append(scale)
 
 
-def _agreeing(pairs: list[tuple[Answer, float]], answer: Answer, limit: float) -> list[Answer]:
-    """Return the most answers, this one among them, whose values lie within `limit`."""
-    own = next(value for a, value in pairs if a.frame == answer.frame)
+def _largest_agreeing(
+    pairs: list[tuple[LabelScale, float]], scale: LabelScale, limit: float
+) -> list[LabelScale]:
+    """Return the most scales, this one among them, whose values lie within `limit`."""
+    own = next(value for a, value in pairs if a.frame == scale.frame)
     lowest = [value for _, value in pairs if own - limit <= value <= own]
     spans = [[a for a, value in pairs if low <= value <= low + limit] for low in lowest]
     return max(spans, key=len)
@@ -272,7 +285,7 @@ class LabelJudge:
     """Compares labels with those before; safe to use from several threads."""
 
     def __init__(self, settings: TrustSettings | None = None, past: Iterable[Label] = ()) -> None:
-        """Begin with labels that were believed before, by an earlier process, oldest first."""
+        """Begin with the labels of an earlier process, which were believed, oldest first."""
         self.settings = settings or TrustSettings()
         self._lock = threading.Lock()  # guards all below
         self._teacher: TeacherIdentity | None = None
@@ -280,7 +293,7 @@ class LabelJudge:
         self._histories: OrderedDict[TeacherIdentity, LabelHistory] = OrderedDict()
         for label in past:
             teacher = TeacherIdentity(label.teacher_name, label.teacher_version, metric=True)
-            self._meet(teacher).remember(_log_median(label.depth))
+            self._history_of(teacher).add_median(_log_median(label.depth))
 
     def judge(
         self,
@@ -295,8 +308,8 @@ class LabelJudge:
         Args:
             teacher: who gave it.
             depth: float32 metres (H, W), NaN = unknown, with at least one known pixel.
-            student: what the student says of the frame, at the label's size; None where none is
-                live.
+            student: the live student's depth of the frame, at the label's size; None where none
+                is live.
             frame_id: of the frame; several labels of one frame count once.
 
         Raises:
@@ -305,15 +318,15 @@ class LabelJudge:
         """
         median = _log_median(depth)
         factor = None if student is None else log_factor(depth, student)
-        answer = Answer(object() if frame_id is None else frame_id, median, factor)
+        scale = LabelScale(object() if frame_id is None else frame_id, median, factor)
         with self._lock:
-            history = self._meet(teacher)
+            history = self._history_of(teacher)
             if student is not None:
-                history.meet_student(student.version)
-            doubt = self._doubt(history, answer, student)
+                history.set_student(student.version)
+            doubt = self._contradiction(history, scale, student)
             if doubt is not None:
                 raise doubt
-            history.believe(answer)
+            history.accept(scale)
 
     def snapshot(self) -> TrustSnapshot:
         """Return the present state."""
@@ -335,7 +348,7 @@ class LabelJudge:
     def _new_history(self) -> LabelHistory:
         return LabelHistory(self.settings.history, self.settings.min_history)
 
-    def _meet(self, teacher: TeacherIdentity) -> LabelHistory:
+    def _history_of(self, teacher: TeacherIdentity) -> LabelHistory:
         before, self._teacher = self._teacher, teacher
         if teacher not in self._histories:
             self._histories[teacher] = self._new_history()
@@ -354,85 +367,85 @@ class LabelJudge:
         self._histories.move_to_end(teacher)
         return self._histories[teacher]
 
-    def _doubt(
-        self, history: LabelHistory, answer: Answer, student: StudentDepth | None
+    def _contradiction(
+        self, history: LabelHistory, scale: LabelScale, student: StudentDepth | None
     ) -> TeacherAnswerError | None:
         """Return what speaks against a label, after what has settled with it."""
-        if not history.is_known:
+        if not history.is_ready:
             return None
-        against = self._against_student(history, answer, student)
-        jump_by = self._jump_by(history, answer)
+        against = self._student_contradiction(history, scale, student)
+        jump_by = self._jump_distance(history, scale)
         if against is None and jump_by == 0:
             return None
         may_settle = jump_by <= math.log(self.settings.max_settled_jump)
         noted = replace(
-            answer,
+            scale,
             is_believed=False,
             is_jump=jump_by > 0 and may_settle,
             is_against_student=against is not None and may_settle,
         )
-        history.note(noted)
-        usual = _usual(history)
-        if noted.is_jump and self._settles(history, noted, usual):
+        history.record(noted)
+        usual = _range_of(history)
+        if noted.is_jump and self._settles_jump(history, noted, usual):
             jump_by = 0.0
-        if noted.is_against_student and self._outweighs_student(history, noted, student):
+        if noted.is_against_student and self._settles_student(history, noted, student):
             against = None
-        return against or (self._jump(answer, usual) if jump_by else None)
+        return against or (self._jump_error(scale, usual) if jump_by else None)
 
-    def _against_student(
-        self, history: LabelHistory, answer: Answer, student: StudentDepth | None
+    def _student_contradiction(
+        self, history: LabelHistory, scale: LabelScale, student: StudentDepth | None
     ) -> TeacherAnswerError | None:
         most = self.settings.max_student_factor
-        if answer.factor is None or student is None or most == 0:
+        if scale.factor is None or student is None or most == 0:
             return None
-        off = min(abs(answer.factor), abs(answer.factor - history.student_offset))
+        off = min(abs(scale.factor), abs(scale.factor - history.student_offset))
         if off <= math.log(most):
             return None
         return TeacherAnswerError(
-            f"the label is {math.exp(answer.factor):.3g} times the depth that student "
+            f"the label is {math.exp(scale.factor):.3g} times the depth that student "
             f"{student.version} sees, beyond trust.max_student_factor = {most:g}",
             "label_against_student",
         )
 
-    def _jump_by(self, history: LabelHistory, answer: Answer) -> float:
+    def _jump_distance(self, history: LabelHistory, scale: LabelScale) -> float:
         """Return by what a label lies outside the usual, 0 where it is no jump to doubt."""
         most = self.settings.max_scale_jump
         if most == 0:
             return 0.0
         low, high = min(history.medians), max(history.medians)
-        distance = max(low - answer.median, answer.median - high)
+        distance = max(low - scale.median, scale.median - high)
         limit = math.log(most)
-        if distance <= limit or _is_seen_by_student(history, answer.factor, limit):
+        if distance <= limit or _student_agrees(history, scale.factor, limit):
             return 0.0
         return distance
 
-    def _jump(self, answer: Answer, usual: str) -> TeacherAnswerError:
+    def _jump_error(self, scale: LabelScale, usual: str) -> TeacherAnswerError:
         return TeacherAnswerError(
-            f"the label's median depth is {math.exp(answer.median):.3g} m, that of the last labels "
+            f"the label's median depth is {math.exp(scale.median):.3g} m, that of the last labels "
             f"{usual}: a jump beyond trust.max_scale_jump = {self.settings.max_scale_jump:g}, "
             "which no student confirms",
             "label_scale_jump",
         )
 
-    def _settles(self, history: LabelHistory, answer: Answer, usual: str) -> bool:
+    def _settles_jump(self, history: LabelHistory, scale: LabelScale, usual: str) -> bool:
         settle, limit = self.settings.settle, math.log(self.settings.max_scale_jump)
-        if settle == 0 or not history.settle_jump(answer, limit, settle):
+        if settle == 0 or not history.settle_jump(scale, limit, settle):
             return False
         self._settled += 1
         _LOG.warning(
             "%d labels agree on a median depth of about %.3g m, where it was %s: taken for a new "
             "place",
             settle,
-            math.exp(answer.median),
+            math.exp(scale.median),
             usual,
         )
         return True
 
-    def _outweighs_student(
-        self, history: LabelHistory, answer: Answer, student: StudentDepth | None
+    def _settles_student(
+        self, history: LabelHistory, scale: LabelScale, student: StudentDepth | None
     ) -> bool:
         settle, limit = self.settings.settle, math.log(self.settings.max_student_factor)
-        if settle == 0 or student is None or not history.settle_factor(answer, limit, settle):
+        if settle == 0 or student is None or not history.settle_factor(scale, limit, settle):
             return False
         self._settled += 1
         _LOG.warning(
@@ -482,13 +495,13 @@ def _log_median(depth: DepthMap) -> float:
     return float(np.log(np.median(known)))
 
 
-def _usual(history: LabelHistory) -> str:
+def _range_of(history: LabelHistory) -> str:
     low, high = min(history.medians), max(history.medians)
     return f"{math.exp(low):.3g} to {math.exp(high):.3g} m"
 
 
-def _is_seen_by_student(history: LabelHistory, factor: float | None, limit: float) -> bool:
+def _student_agrees(history: LabelHistory, factor: float | None, limit: float) -> bool:
     if factor is None:
         return False
-    usual = float(np.median(history.factors)) if history.knows_factor else history.student_offset
+    usual = float(np.median(history.factors)) if history.has_factors else history.student_offset
     return abs(factor - usual) <= limit
