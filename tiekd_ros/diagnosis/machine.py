@@ -364,7 +364,7 @@ def check_teacher(
 
     Args:
         teacher: its answer; None where it is not known which one is meant.
-        link: the companion's own link, in its words.
+        link: the companion's own (`LabellerSnapshot.link`): "ok" where its last request was answered.
         has_student: whether a student is live; else the first one waits for this teacher.
     """
     worst = WARN if has_student else ERROR
@@ -380,7 +380,7 @@ def check_teacher(
         elif teacher.cause == DENIED:
             remedy = split_remedy(teacher.fault, _REMEDIES[DENIED])[1]
         known = f" (the companion's link: {link})" if link else ""
-        yield Finding(WARN if link == "up" else worst, "teacher", f"{what}{known}", remedy)
+        yield Finding(WARN if link == "ok" else worst, "teacher", f"{what}{known}", remedy)
     elif not teacher.url:
         yield Finding(
             worst,
