@@ -22,12 +22,12 @@ from tiekd_ros.core.images import RgbImage
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard
-from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
+from tiekd_ros.student.networks import DEFAULT_ARCHITECTURE
 from tiekd_ros.student.networks.official import KITTI_BINS
 from tiekd_ros.student.preprocessing import normalise, resize_image
 from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 
-OURS, PUBLISHED, DEPTH_ANYTHING = ARCHITECTURE, "mobilenetv2", "depth-anything-v2-small"
+OURS, PUBLISHED, DEPTH_ANYTHING = DEFAULT_ARCHITECTURE, "mobilenetv2", "depth-anything-v2-small"
 TORCH, ONNXRUNTIME = "torch", "onnxruntime"
 EAGER, EAGER_LAST = "eager", "eager, channels last"
 """The same network in torch as a user would write it: no fused batch norms, no own layout."""

@@ -31,7 +31,6 @@ from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.official import REGRESSION
 from tiekd_ros.training.loop import make_optimizer, make_stepper
 from tiekd_ros.training.recipes import Recipe, TrainingPlan, get_recipe
 
@@ -99,13 +98,13 @@ class _Task(NamedTuple):
         recipe = room if in_room else get_recipe("paper-kitti")
         names = [str(name) for name in fixture.take("param_names")]
         objective = objective_of(config)
-        head = "" if objective in DPM_OBJECTIVES else REGRESSION
+        head = "" if objective in DPM_OBJECTIVES else "-regression"
         loss: dict[str, Any] = {"objective": objective}
         if "loss_weight" in fixture:
             loss["paper_weight"] = fixture.number("loss_weight")
         elif config.startswith(_OTHER_WEIGHT_CONFIG):
             loss["paper_weight"] = _OTHER_WEIGHT
-        changes = {"train": {"architecture": encoder_of(names) + head}, "loss": loss}
+        changes = {"student": {"architecture": encoder_of(names) + head}, "loss": loss}
         shape = tuple(int(n) for n in fixture.take("input_shape"))
         return cls(
             recipe,
@@ -124,7 +123,7 @@ class _Task(NamedTuple):
 
     def network(self) -> StudentNetwork:
         """Return the network before the step."""
-        network = build_network(self.plan.train.architecture, self.bins)
+        network = build_network(self.plan.student.architecture, self.bins)
         load_hash_weights(network, self.out_gain)
         return network
 

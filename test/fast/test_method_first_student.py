@@ -83,7 +83,7 @@ def test_a_start_from_the_base_has_the_scale_of_its_camera(bins: DepthBins, foca
     base = load_base()
     scale = depth_scale(base.card, SIZE, focal_px)
     wanted = scale * depth_of(base.network)
-    found = depth_of(first_network(bins, SIZE, "base", (focal_px, focal_px)))
+    found = depth_of(first_network("mobilenetv2-fast", bins, SIZE, "base", (focal_px, focal_px)))
     common = (wanted > 4 * bins.min_depth_m) & (wanted < 0.5 * min(12.0 * scale, bins.max_depth_m))
     assert common.float().mean() > 0.3
     error = (found - wanted).abs()[common]
@@ -93,7 +93,7 @@ def test_a_start_from_the_base_has_the_scale_of_its_camera(bins: DepthBins, foca
 
 def test_a_camera_of_unknown_focal_length_is_taken_for_the_canonical_one():
     base = load_base()
-    found = depth_of(first_network(base.card.bins, SIZE, "base", None))
+    found = depth_of(first_network("mobilenetv2-fast", base.card.bins, SIZE, "base", None))
     assert torch.allclose(found, depth_of(base.network), atol=1e-3)
 
 
@@ -167,8 +167,8 @@ def test_a_base_that_cannot_be_used_is_an_error_that_names_the_way_out(
         card.write_text(lines[0] + '"focal_px": null' + lines[1][lines[1].index("]") + 1 :])
     monkeypatch.setattr(transfer, "files", lambda package: tmp_path)
     with pytest.raises(CheckpointError, match=r"student\.start: random"):
-        first_network(DepthBins(), SIZE, "base", None)
-    first_network(DepthBins(count=17), SIZE, "random", None)  # needs no file
+        first_network("mobilenetv2-fast", DepthBins(), SIZE, "base", None)
+    first_network("mobilenetv2-fast", DepthBins(count=17), SIZE, "random", None)  # needs no file
 
 
 def test_the_focal_length_is_that_of_the_samples():

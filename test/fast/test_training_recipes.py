@@ -141,7 +141,7 @@ def test_a_published_recipe_keeps_its_numbers_wherever_it_starts():
     ],
 )
 def test_a_single_term_has_the_sigma_of_its_own_config(recipe, arch, objective, sigma_m):
-    asked = {"train": {"architecture": arch}, "loss": {"objective": objective}}
+    asked = {"student": {"architecture": arch}, "loss": {"objective": objective}}
     assert get_recipe(recipe).plan_for(asked).loss.paper_sigma_m == sigma_m
     asked["loss"]["paper_sigma_m"] = 0.3
     assert get_recipe(recipe).plan_for(asked).loss.paper_sigma_m == 0.3

@@ -212,7 +212,7 @@ def test_other_settings_data_or_a_folder_in_use_are_refused(data, finished, tmp_
         (["--recipe", "paper-kitti"], "recipe paper-kitti is for kitti data"),
         (["--arch", "resnet99"], "unknown student architecture 'resnet99'"),
         (["--arch", "resnet18-regression"], "a regression student does not have; take one of"),
-        (["--arch", "resnet18", "--init", "base"], "the base student is a 'mobilenetv2-fast'"),
+        (["--arch", "resnet18", "--init", "base"], "no base student ships for 'resnet18'"),
         (["--init", "nowhere"], "--init nowhere: neither 'random' nor 'base'"),
         (["--input-size", "65x96"], "height must be a multiple of 32, got 65; 64 would do"),
         (["--input-size", "big"], "--input-size must be HEIGHTxWIDTH"),

@@ -141,7 +141,6 @@ def train(
     height, width = _size(input_size)
     asked: dict[str, dict[str, Any]] = {
         "train": {
-            "architecture": arch or None,
             "epochs": epochs,
             "iterations": iterations,
             "batch_size": batch_size,
@@ -150,6 +149,7 @@ def train(
             "width": width,
             "seed": seed,
         },
+        "student": {"architecture": arch or None},
         "loss": {"objective": objective or None},
         "housekeeping": {"workers": workers, "device": device, "skip_bad": skip_bad or None},
     }

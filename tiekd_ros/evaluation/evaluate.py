@@ -30,7 +30,7 @@ from tiekd_ros.evaluation.protocol import (
 )
 from tiekd_ros.student.checkpoint import CARD, Student, StudentCard, load_student
 from tiekd_ros.student.importing import DATASETS
-from tiekd_ros.student.networks.official import OFFICIAL_ARCHITECTURES
+from tiekd_ros.student.networks import PUBLISHED_ARCHITECTURES
 from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
@@ -119,7 +119,7 @@ class Predictor:
 
 
 def _is_for_whole_images(card: StudentCard) -> bool:
-    if card.architecture not in OFFICIAL_ARCHITECTURES:
+    if card.architecture not in PUBLISHED_ARCHITECTURES:
         return False
     if card.training.get("imported"):
         return card.input_size in [dataset.input_size for dataset in DATASETS.values()]

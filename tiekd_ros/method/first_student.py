@@ -1,4 +1,4 @@
-"""What a first student starts from: the base student that ships, or random weights."""
+"""A first student: its settings, range, input size, and the weights that it starts from."""
 
 from __future__ import annotations
 
@@ -16,15 +16,10 @@ from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.base_student import start_from_base
 from tiekd_ros.student.bins import LOG, UNIFORM, DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard, TargetWidth
-from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
+from tiekd_ros.student.networks import ARCHITECTURES, DEFAULT_ARCHITECTURE, build_network
 
 BASE_START, RANDOM_START = "base", "random"
-
-
 STARTS = (BASE_START, RANDOM_START)
-
-
 _RANGES_M = (10.0, 20.0, 40.0, 80.0, 200.0)
 
 
@@ -32,10 +27,16 @@ _RANGES_M = (10.0, 20.0, 40.0, 80.0, 200.0)
 class StudentSettings(Settings):
     """The shape of a first student; later ones inherit it from their parent."""
 
+    architecture: str = setting(
+        DEFAULT_ARCHITECTURE,
+        "the network; one without a depth probability map (regression) gives no confidence and "
+        "needs another loss.objective",
+        choices=tuple(ARCHITECTURES),
+    )
     start: str = setting(
         BASE_START,
-        "weights to start from: the base student that ships (base, trained on synthetic rooms), "
-        "or random ones",
+        "weights to start from: the base student that ships for the architecture (base, trained "
+        "on synthetic rooms; where none ships, random ones), or random ones",
         choices=STARTS,
     )
     pixels: int = setting(
@@ -57,6 +58,11 @@ class StudentSettings(Settings):
         "depth bins of equal width, or of equal relative width (log)",
         choices=(UNIFORM, LOG),
     )
+
+    @property
+    def weights(self) -> str:
+        """What the start comes to: `base` only where a base ships for the architecture."""
+        return self.start if ARCHITECTURES[self.architecture].base else RANDOM_START
 
 
 def first_bins(depths: Sequence[DepthMap], settings: StudentSettings) -> DepthBins:
@@ -105,32 +111,38 @@ def first_student(
         CheckpointError: the base student that ships is missing or damaged.
     """
     bins = first_bins([s.depth for s in samples], settings)
-    network = first_network(bins, size, settings.start, median_focal(samples))
+    start = settings.weights
+    network = first_network(settings.architecture, bins, size, start, median_focal(samples))
     card = StudentCard(
         bins=bins,
         input_size=size,
-        architecture=ARCHITECTURE,
+        architecture=settings.architecture,
         target=target,
-        training={"start": settings.start},
+        training={"start": start},
     )
     return Student(card, network)
 
 
 def first_network(
-    bins: DepthBins, size: InputSize, start: str, focal_px: tuple[float, float] | None
+    architecture: str,
+    bins: DepthBins,
+    size: InputSize,
+    start: str,
+    focal_px: tuple[float, float] | None,
 ) -> StudentNetwork:
-    """Return a `mobilenetv2-fast` that starts from the base, or from random weights.
+    """Return a network that starts from its architecture's base, or from random weights.
 
     Args:
+        architecture: a name in `ARCHITECTURES`; one with a base, to start from it.
         bins: of the new student.
         size: its input size.
-        start: one of `replay.STARTS`.
+        start: one of `STARTS`.
         focal_px: focal lengths (fx, fy) of the camera at the network's input size, if known.
     """
     if start != BASE_START:
-        return build_network(ARCHITECTURE, bins)
+        return build_network(architecture, bins)
     focal = None if focal_px is None else (focal_px[0] * focal_px[1]) ** 0.5
-    return start_from_base(bins, size, focal)
+    return start_from_base(bins, size, focal, architecture=architecture)
 
 
 def start_from_label_histogram(network: StudentNetwork, depths: Sequence[DepthMap]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.architecture import DpmNetwork, InputSize
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import (
     CARD,
@@ -29,20 +29,23 @@ from tiekd_ros.student.checkpoint import (
     StudentCard,
     load_student,
 )
-from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks import ARCHITECTURES, DEFAULT_ARCHITECTURE, build_network
 
 _FAR_DECAY = 0.1  # beyond the base's range, probability falls by e each tenth of its far end
 
 
-def load_base() -> Student:
-    """Return the base student as it ships; `card.focal_px` holds its canonical focal length.
+def load_base(architecture: str = DEFAULT_ARCHITECTURE) -> Student:
+    """Return the base student that ships; `card.focal_px` holds its canonical focal length.
+
+    Args:
+        architecture: one whose `ArchitectureSpec` names a base.
 
     Raises:
         CheckpointError: its files are missing or damaged, or hold something else.
     """
     try:
-        student = _load_shipped()
-        if not isinstance(student.network, FastStudent) or student.card.focal_px is None:
+        student = _load_shipped(ARCHITECTURES[architecture].base)
+        if student.card.architecture != architecture or student.card.focal_px is None:
             raise CheckpointError("it is no base student: another network, or no focal length")
     except (CheckpointError, OSError) as error:
         raise CheckpointError(
@@ -53,8 +56,13 @@ def load_base() -> Student:
 
 
 def start_from_base(
-    bins: DepthBins, size: InputSize, focal_px: float | None, base: Student | None = None
-) -> FastStudent:
+    bins: DepthBins,
+    size: InputSize,
+    focal_px: float | None,
+    base: Student | None = None,
+    *,
+    architecture: str = DEFAULT_ARCHITECTURE,
+) -> DpmNetwork:
     """Return a network with these bins that starts from the base's weights.
 
     Args:
@@ -63,18 +71,24 @@ def start_from_base(
         focal_px: its camera's focal length in pixels at that size; None: not known, the base's
             own is assumed, and depth may be wrong by one factor everywhere.
         base: another base than the one that ships.
+        architecture: of the base that ships, where no other is given.
 
     Raises:
         CheckpointError: the base that ships cannot be used.
     """
-    base = base or load_base()
+    base = base or load_base(architecture)
     scale = 1.0 if focal_px is None else depth_scale(base.card, size, focal_px)
-    network = FastStudent(bins)
+    network = build_network(base.card.architecture, bins)
+    if not isinstance(network, DpmNetwork):
+        raise CheckpointError(f"a {base.card.architecture!r} student has no bins to be fitted")
+    head = next(name for name, part in network.named_modules() if part is network.classifier)
+    weight_name, bias_name = f"{head}.weight", f"{head}.bias"
     state = base.network.state_dict()
     weight, bias = remap_head(
-        state["head.weight"].flatten(1), state["head.bias"], base.card.bins, bins, scale
+        state[weight_name].flatten(1), state[bias_name], base.card.bins, bins, scale
     )
-    network.load_state_dict({**state, "head.weight": weight[..., None, None], "head.bias": bias})
+    weight = weight.unflatten(1, state[weight_name].shape[1:])
+    network.load_state_dict({**state, weight_name: weight, bias_name: bias})
     return network
 
 
@@ -132,8 +146,8 @@ def remap_head(
     return new_weight.to(weight), new_bias.to(bias)
 
 
-def _load_shipped() -> Student:
-    folder = files("tiekd_ros.student") / "base"
+def _load_shipped(name: str) -> Student:
+    folder = files("tiekd_ros.student") / name
     if isinstance(folder, Path):
         return load_student(folder)
     with tempfile.TemporaryDirectory() as copy:  # the package lies in an archive

@@ -20,8 +20,13 @@ from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.settings import TextEnum
 from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks import ARCHITECTURES, build_network, materialise, meta_network
-from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
+from tiekd_ros.student.networks import (
+    ARCHITECTURES,
+    DEFAULT_ARCHITECTURE,
+    build_network,
+    materialise,
+    meta_network,
+)
 
 FORMAT = 1
 
@@ -79,7 +84,7 @@ class StudentCard:
 
     bins: DepthBins
     input_size: InputSize
-    architecture: str = ARCHITECTURE
+    architecture: str = DEFAULT_ARCHITECTURE
     target: TargetWidth = field(default_factory=TargetWidth)
     focal_px: tuple[float, float] | None = None
     """Focal lengths (fx, fy) at the network's input size of the camera it was trained on."""

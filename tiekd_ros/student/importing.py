@@ -31,13 +31,8 @@ from tiekd_ros.student.checkpoint import (
     check_finite,
     describe_misfits,
 )
-from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.official import (
-    KITTI_BINS,
-    NYU_BINS,
-    OFFICIAL_ARCHITECTURES,
-    REGRESSION,
-)
+from tiekd_ros.student.networks import ARCHITECTURES, PUBLISHED_ARCHITECTURES, build_network
+from tiekd_ros.student.networks.official import KITTI_BINS, NYU_BINS
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 
@@ -69,7 +64,7 @@ def import_student(
 
     Args:
         path: a `.pth` file, `{'meta', 'state_dict', 'optimizer'}` or a bare state_dict.
-        architecture: one of `OFFICIAL_ARCHITECTURES`.
+        architecture: one of `PUBLISHED_ARCHITECTURES`.
         bins: a key of `DATASETS`; "" = by the number of bins in the file.
         input_size: size of the network's input; None = the published test size.
 
@@ -77,9 +72,10 @@ def import_student(
         InvalidSettingError: an unknown architecture or bins, or bins that must be given.
         CheckpointError: the file is damaged, would run code, or does not fit.
     """
-    if architecture not in OFFICIAL_ARCHITECTURES:
+    if architecture not in PUBLISHED_ARCHITECTURES:
         raise InvalidSettingError(
-            f"architecture must be one of {', '.join(OFFICIAL_ARCHITECTURES)}, got {architecture!r}"
+            f"architecture must be one of {', '.join(PUBLISHED_ARCHITECTURES)}, "
+            f"got {architecture!r}"
         )
     if bins and bins not in DATASETS:
         raise InvalidSettingError(f"bins must be one of {', '.join(DATASETS)}, got {bins!r}")
@@ -221,7 +217,7 @@ def _kind_of(value: Tensor) -> torch.dtype:
 
 def _bins_of(state: Mapping[str, Tensor], architecture: str) -> str:
     """Return the data set whose number of bins the file has."""
-    if architecture.endswith(REGRESSION):
+    if not ARCHITECTURES[architecture].has_dpm:
         ranges = ", ".join(f"{n} ({d.bins.max_depth_m:g} m)" for n, d in DATASETS.items())
         raise InvalidSettingError(
             "a regression head does not say for which depth range it was trained; "
@@ -250,10 +246,10 @@ def _layout(architecture: str, bins: DepthBins) -> dict[str, Tensor]:
 def _suggestion(state: Mapping[str, Tensor]) -> str:
     shapes = {(key, tensor.shape) for key, tensor in state.items()}
     differences = {}
-    for architecture in OFFICIAL_ARCHITECTURES:
+    for architecture in PUBLISHED_ARCHITECTURES:
         for name, dataset in DATASETS.items():
             wanted = {(k, t.shape) for k, t in _layout(architecture, dataset.bins).items()}
-            either = architecture.endswith(REGRESSION)
+            either = not ARCHITECTURES[architecture].has_dpm
             choice = architecture if either else f"{architecture} with bins {name}"
             differences[choice] = len(shapes ^ wanted)
     choice, number = min(differences.items(), key=lambda item: item[1])

@@ -289,7 +289,7 @@ class OfflineTraining:
         self._card = student.card
         self.network = student.network.to(processes.device)
         to_channels_last(self.network)
-        if job.recipe.synchronises_norms(train.architecture):
+        if job.recipe.synchronises_norms(job.plan.student.architecture):
             processes.synchronise_norms(self.network)  # in place: the network itself is no norm
         self._optimizer = make_optimizer(self.network, train)
         self._snapshots = Snapshots(job.folder.snapshots, job.housekeeping.keep_snapshots)

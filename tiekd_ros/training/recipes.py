@@ -24,6 +24,7 @@ from tiekd_ros.method.samples import AugmentSettings, augment, fit_sample
 from tiekd_ros.method.stepping import warm_up_then_cosine
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks import ARCHITECTURES
 from tiekd_ros.student.networks.official import KITTI_BINS, NYU_BINS
 from tiekd_ros.training.settings import OfflineSettings
 
@@ -106,13 +107,13 @@ class Recipe:
                 {"train": _not_in(changes, "train", FROM_BASE if from_base else {})}
             )
         numbers = paper.loss_numbers(
-            self.kind, plan.loss.objective, plan.train.architecture, baseline=baseline
+            self.kind, plan.loss.objective, plan.student.architecture, baseline=baseline
         )
         return plan.changed({"loss": _not_in(changes, "loss", numbers)})
 
     def synchronises_norms(self, architecture: str) -> bool:
         """Return whether batch norms are of the whole batch; published ResNets' are not."""
-        return self.kind is None or not architecture.startswith("resnet")
+        return self.kind is None or ARCHITECTURES[architecture].shares_batch_norms
 
     def preparation(self, plan: TrainingPlan, size: InputSize) -> Prepare:
         """Return how items become samples for a network input of `size`."""
@@ -244,7 +245,6 @@ def _published(
     """Return how one data set's published students were trained, whichever the network."""
     plan = TrainingPlan(
         train=OfflineSettings(
-            architecture="mobilenetv2",
             epochs=24,
             batch_size=16,  # published: 8 on each of 2 GPUs
             learning_rate=1e-3,
@@ -255,7 +255,10 @@ def _published(
             validation_share=0.0,
         ),
         student=StudentSettings(
-            bins=bins.count, min_depth_m=bins.min_depth_m, max_depth_m=bins.max_depth_m
+            architecture="mobilenetv2",
+            bins=bins.count,
+            min_depth_m=bins.min_depth_m,
+            max_depth_m=bins.max_depth_m,
         ),
         loss=LossSettings(
             objective="paper",

@@ -21,7 +21,7 @@ from tiekd_ros.evaluation.protocol import protocol_for
 from tiekd_ros.method.first_student import BASE_START, RANDOM_START
 from tiekd_ros.method.samples import AugmentSettings
 from tiekd_ros.student.checkpoint import CheckpointError, Student, load_student
-from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
+from tiekd_ros.student.networks import ARCHITECTURES
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.training.data import (
     TRUTH,
@@ -240,7 +240,7 @@ def _work(request: TrainRequest) -> dict[str, Any]:
     recipe = get_recipe(request.recipe)
     plan = _plan(request)
     housekeeping = HousekeepingSettings.from_mapping(request.housekeeping)
-    unused = plan.train.architecture != ARCHITECTURE
+    unused = ARCHITECTURES[plan.student.architecture].is_published
     with (
         Processes(housekeeping.device, plan.train.precision, unused_layers=unused) as processes,
         ProgressDisplay(processes.is_first and not request.quiet) as view,
@@ -305,8 +305,7 @@ def _plan(request: TrainRequest) -> TrainingPlan:
 def _start(init: str, recipe: Recipe, plan: TrainingPlan) -> str:
     if init != AUTO:
         return init
-    has_start = recipe.kind is None and plan.train.architecture == ARCHITECTURE
-    return plan.student.start if has_start else RANDOM_START
+    return plan.student.weights if recipe.kind is None else RANDOM_START
 
 
 def _register(run: RunFolder, state: str) -> str:

@@ -11,9 +11,6 @@ from tiekd_ros.core.settings import Settings, setting
 class OfflineSettings(Settings):
     """Budget and optimiser of one offline training."""
 
-    architecture: str = setting(
-        "mobilenetv2-fast", "the student's architecture, such as mobilenetv2 or resnet18-regression"
-    )
     epochs: int = setting(24, "passes over the data", minimum=1, maximum=10**5)
     iterations: int = setting(
         0, "optimiser steps; 0 = as many as the epochs have", minimum=0, maximum=10**8

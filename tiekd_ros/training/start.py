@@ -16,7 +16,6 @@ from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.datasets import DepthItem
 from tiekd_ros.method.first_student import (
     BASE_START,
-    RANDOM_START,
     STARTS,
     first_bins,
     first_input_size,
@@ -29,8 +28,7 @@ from tiekd_ros.method.samples import fit_sample
 from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard, load_student
 from tiekd_ros.student.importing import read_weights
-from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE
+from tiekd_ros.student.networks import ARCHITECTURES, build_network
 from tiekd_ros.training.data import (
     MEASURED,
     Items,
@@ -135,7 +133,7 @@ def first_student(
     torch.manual_seed(plan.train.seed)
     samples = [fit_sample(i.image, label_of(i), i.intrinsics, size) for i in sampled]
     focal = median_focal(samples)
-    name = plan.train.architecture
+    name = plan.student.architecture
     if init in STARTS or Path(init).is_file():
         labels = [sample.depth for sample in samples]
         bins = first_bins(labels, plan.student)
@@ -174,16 +172,15 @@ def first_student(
 
 
 def _new_network(init: str, card: StudentCard) -> StudentNetwork:
-    if card.architecture == ARCHITECTURE and init in STARTS:
-        return first_network(card.bins, card.input_size, init, card.focal_px)
-    if init == BASE_START:
+    if init == BASE_START and not ARCHITECTURES[card.architecture].base:
         raise RecipeError(
-            f"the base student is a {ARCHITECTURE!r}, --arch asks for {card.architecture!r}; give "
-            "--init random, or a file of ImageNet weights for the backbone"
+            f"no base student ships for {card.architecture!r}; give --init random, or a file of "
+            "ImageNet weights for the backbone"
         )
+    if init in STARTS:
+        return first_network(card.architecture, card.bins, card.input_size, init, card.focal_px)
     network = build_network(card.architecture, card.bins)
-    if init != RANDOM_START:
-        load_backbone(network, Path(init))
+    load_backbone(network, Path(init))
     return network
 
 

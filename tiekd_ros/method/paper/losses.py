@@ -102,7 +102,7 @@ def _pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _DPM_SIGMA_M = {"kitti": 0.8, "nyu": 0.15}
-_DPM_SIGMA_KITTI_RESNET50_M = 0.5
+_DPM_SIGMA_OF_M = {("kitti", "resnet50"): 0.5}  # of one architecture
 _SI_WEIGHT_NYU = 1.5
 
 
@@ -124,9 +124,8 @@ def loss_numbers(
         What differs from the defaults, empty where nothing does.
     """
     if objective == "paper-dpm":
-        resnet50 = dataset == "kitti" and architecture.startswith("resnet50")
-        sigma = _DPM_SIGMA_KITTI_RESNET50_M if resnet50 else _DPM_SIGMA_M[dataset]
-        return {"paper_sigma_m": sigma}
+        own = _DPM_SIGMA_OF_M.get((dataset, architecture), _DPM_SIGMA_M[dataset])
+        return {"paper_sigma_m": own}
     if objective == "si":
         distilled = dataset == "nyu" and not baseline
         return {"si_weight": _SI_WEIGHT_NYU if distilled else SI_WEIGHT}

@@ -1,8 +1,12 @@
-"""All architectures by name: the one table."""
+"""The table of architectures, and networks made by their names.
+
+A new architecture is a file here with its network, and a row of `ARCHITECTURES`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TypeVar
 
@@ -11,15 +15,49 @@ from torch import Tensor, nn
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks.mobilenetv2_fast import ARCHITECTURE, FastStudent
-from tiekd_ros.student.networks.official import OFFICIAL_ARCHITECTURES, build_official
+from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks.official import OfficialDpmStudent, OfficialRegressionStudent
 
-_BUILDERS: dict[str, Callable[[DepthBins], StudentNetwork]] = {
-    ARCHITECTURE: FastStudent,
-    **{name: partial(build_official, name) for name in OFFICIAL_ARCHITECTURES},
+
+@dataclass(frozen=True)
+class ArchitectureSpec:
+    """All that the rest of the package knows of an architecture.
+
+    Attributes:
+        build: makes a freshly initialised network for some bins.
+        has_dpm: whether it gives a depth probability map, and so a confidence; else it regresses
+            depth.
+        base: folder of the base student that ships for it, in `tiekd_ros/student`; "" = none.
+        is_published: whether published TIE-KD checkpoints hold it, with layers that its head does
+            not use.
+        shares_batch_norms: whether its published training took batch norms over all devices.
+    """
+
+    build: Callable[[DepthBins], StudentNetwork]
+    has_dpm: bool = True
+    base: str = ""
+    is_published: bool = False
+    shares_batch_norms: bool = True
+
+
+_DPM = partial(ArchitectureSpec, is_published=True)
+_REGRESSION = partial(ArchitectureSpec, is_published=True, has_dpm=False)
+
+ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
+    "mobilenetv2-fast": ArchitectureSpec(FastStudent, base="base"),
+    "mobilenetv2": _DPM(partial(OfficialDpmStudent, "mobilenetv2")),
+    "resnet18": _DPM(partial(OfficialDpmStudent, "resnet18"), shares_batch_norms=False),
+    "resnet50": _DPM(partial(OfficialDpmStudent, "resnet50"), shares_batch_norms=False),
+    "mobilenetv2-regression": _REGRESSION(partial(OfficialRegressionStudent, "mobilenetv2")),
+    "resnet18-regression": _REGRESSION(
+        partial(OfficialRegressionStudent, "resnet18"), shares_batch_norms=False
+    ),
+    "resnet50-regression": _REGRESSION(
+        partial(OfficialRegressionStudent, "resnet50"), shares_batch_norms=False
+    ),
 }
-
-ARCHITECTURES = tuple(_BUILDERS)
+DEFAULT_ARCHITECTURE = "mobilenetv2-fast"
+PUBLISHED_ARCHITECTURES = tuple(n for n, spec in ARCHITECTURES.items() if spec.is_published)
 
 
 @lru_cache(maxsize=4)
@@ -72,8 +110,8 @@ def build_network(architecture: str, bins: DepthBins) -> StudentNetwork:
     Raises:
         InvalidSettingError: no architecture has this name.
     """
-    if architecture not in _BUILDERS:
+    if architecture not in ARCHITECTURES:
         raise InvalidSettingError(
             f"unknown student architecture {architecture!r}: known are {', '.join(ARCHITECTURES)}"
         )
-    return _BUILDERS[architecture](bins)
+    return ARCHITECTURES[architecture].build(bins)

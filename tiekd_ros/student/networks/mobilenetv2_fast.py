@@ -19,8 +19,6 @@ from tiekd_ros.student.architecture import STRIDE, DpmNetwork
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks.mobilenetv2 import ConvNormAct, MobileNetV2Backbone
 
-ARCHITECTURE = "mobilenetv2-fast"
-
 _DECODER_CHANNELS = (128, 96, 64, 64)  # at strides 32, 16, 8, 4
 _HEAD_CHANNELS = 64
 

@@ -14,17 +14,113 @@ Shapes: B batch, C bins, H and W the network's input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiekd_ros.student.architecture import DpmNetwork, RegressionNetwork, StudentNetwork
+from tiekd_ros.student.architecture import DpmNetwork, RegressionNetwork
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks.mobilenetv2 import MobileNetV2Backbone, Stage
-from tiekd_ros.student.networks.resnet import ResNetBackbone
+
+_STEM_CHANNELS = 64
+_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
+
+
+def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        _convolution(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels)
+    )
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(in_channels, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _convolution(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(in_channels, width, stride)
+        nn.init.zeros_(self.bn2.weight)  # a fresh block passes its input on
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = x if self.downsample is None else self.downsample(x)
+        x = torch.relu_(self.bn1(self.conv1(x)))
+        return torch.relu_(self.bn2(self.conv2(x)) + short)
+
+
+class _Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 beside a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = _convolution(in_channels, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _convolution(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _convolution(width, out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+        nn.init.zeros_(self.bn3.weight)  # a fresh block passes its input on
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = x if self.downsample is None else self.downsample(x)
+        x = torch.relu_(self.bn1(self.conv1(x)))
+        x = torch.relu_(self.bn2(self.conv2(x)))
+        return torch.relu_(self.bn3(self.conv3(x)) + short)
+
+
+class ResNetBackbone(nn.Module):
+    """ResNet encoder (He et al. 2015, arXiv 1512.03385), its names those of torchvision's models.
+
+    Stem and four stages; `channels` are those of the five feature maps, fine to coarse.
+
+    Args:
+        depth: 18 or 50.
+    """
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        block = _BasicBlock if depth == 18 else _Bottleneck
+        self.conv1 = nn.Conv2d(3, _STEM_CHANNELS, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(_STEM_CHANNELS)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = [_STEM_CHANNELS]
+        for index, blocks in enumerate(_BLOCKS[depth]):
+            width = _STEM_CHANNELS * 2**index
+            stride = 1 if index == 0 else 2
+            layer = [block(channels[-1], width, stride)]
+            layer += [block(width * block.expansion, width, 1) for _ in range(blocks - 1)]
+            self.add_module(f"layer{index + 1}", nn.Sequential(*layer))
+            channels.append(width * block.expansion)
+        self.channels = tuple(channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps at strides 2 (the stem's, before pooling), 4, 8, 16, 32."""
+        x = torch.relu_(self.bn1(self.conv1(x)))
+        features = [x]
+        x = self.maxpool(x)
+        for number in range(1, 5):
+            x = getattr(self, f"layer{number}")(x)
+            features.append(x)
+        return features
+
 
 _TRUNK_CHANNELS = 128
 
@@ -125,9 +221,6 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
 KITTI_BINS = DepthBins(count=257, min_depth_m=1e-3, max_depth_m=80.0)
 NYU_BINS = DepthBins(count=49, min_depth_m=1e-3, max_depth_m=10.0)
 
-REGRESSION = "-regression"
-"""What the name of an architecture with a regression head ends in."""
-
 _UNUSED_CLASSES = 256  # rows of the DPM layer that a regression head carries along
 
 STRIDE_8 = (
@@ -142,28 +235,23 @@ STRIDE_8 = (
 """MobileNetV2's stages as published: dilation instead of stride, in first blocks only."""
 
 
-class _Plan(NamedTuple):
-    """One encoder's decoder: widths after each stage, doublings up to the input's size."""
+class _Encoder(NamedTuple):
+    """An encoder and its decoder: widths after each stage, doublings up to the input's size."""
 
+    build: Callable[[], MobileNetV2Backbone | ResNetBackbone]
     widths: tuple[int, ...]
     doublings: int
 
 
-_PLANS = {
-    "mobilenetv2": _Plan((2048, 512, 256, 128), 2),
-    "resnet18": _Plan((512, 256, 256, 128, 128), 1),
-    "resnet50": _Plan((2048, 1024, 512, 256, 128), 1),
+_ENCODERS = {
+    "mobilenetv2": _Encoder(partial(MobileNetV2Backbone, STRIDE_8), (2048, 512, 256, 128), 2),
+    "resnet18": _Encoder(partial(ResNetBackbone, 18), (512, 256, 256, 128, 128), 1),
+    "resnet50": _Encoder(partial(ResNetBackbone, 50), (2048, 1024, 512, 256, 128), 1),
 }
-
-OFFICIAL_ARCHITECTURES = (*_PLANS, *(name + REGRESSION for name in _PLANS))
 
 
 def _make_backbone(encoder: str) -> MobileNetV2Backbone | ResNetBackbone:
-    backbone: MobileNetV2Backbone | ResNetBackbone
-    if encoder == "mobilenetv2":
-        backbone = MobileNetV2Backbone(STRIDE_8)
-    else:
-        backbone = ResNetBackbone(int(encoder.removeprefix("resnet")))
+    backbone = _ENCODERS[encoder].build()
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -171,8 +259,8 @@ def _make_backbone(encoder: str) -> MobileNetV2Backbone | ResNetBackbone:
 
 
 def _make_decoder(encoder: str, channels: tuple[int, ...], classes: int) -> DenseDecoder:
-    plan = _PLANS[encoder]
-    return DenseDecoder(channels, plan.widths, plan.doublings, classes)
+    found = _ENCODERS[encoder]
+    return DenseDecoder(channels, found.widths, found.doublings, classes)
 
 
 class OfficialDpmStudent(DpmNetwork):
@@ -188,7 +276,7 @@ class OfficialDpmStudent(DpmNetwork):
 
     def __init__(self, encoder: str, bins: DepthBins) -> None:
         super().__init__(bins)
-        self.input_multiple = 2 ** _PLANS[encoder].doublings
+        self.input_multiple = 2 ** _ENCODERS[encoder].doublings
         self.backbone = _make_backbone(encoder)
         self.decode_head = _make_decoder(encoder, self.backbone.channels, bins.count)
 
@@ -222,7 +310,7 @@ class OfficialRegressionStudent(RegressionNetwork):
 
     def __init__(self, encoder: str, bins: DepthBins) -> None:
         super().__init__(bins)
-        self.input_multiple = 2 ** _PLANS[encoder].doublings
+        self.input_multiple = 2 ** _ENCODERS[encoder].doublings
         self.backbone = _make_backbone(encoder)
         self.decode_head = _make_decoder(encoder, self.backbone.channels, _UNUSED_CLASSES)
 
@@ -239,11 +327,3 @@ class OfficialRegressionStudent(RegressionNetwork):
         """
         raw: Tensor = self.decode_head.conv_depth(self.decode_head(self.backbone(x)))
         return raw
-
-
-def build_official(architecture: str, bins: DepthBins) -> StudentNetwork:
-    """Return a freshly initialised published network, one of `OFFICIAL_ARCHITECTURES`."""
-    encoder = architecture.removesuffix(REGRESSION)
-    if architecture.endswith(REGRESSION):
-        return OfficialRegressionStudent(encoder, bins)
-    return OfficialDpmStudent(encoder, bins)
