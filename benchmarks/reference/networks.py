@@ -16,7 +16,7 @@ from tiekd_ros.evaluation.protocol import flip_averaged
 from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.official import KITTI_BINS, REGRESSION
+from tiekd_ros.student.networks.official import KITTI_BINS
 
 _FEATURES = {  # channels of the backbone's outputs
     (24, 32, 96, 320): "mobilenetv2",
@@ -90,7 +90,7 @@ def _build_listed(names: list[str], rows: int) -> StudentNetwork:
     """Build the network with these parameters, whose DPM layer has so many rows."""
     architecture = encoder_of(names)
     if rows == _REGRESSION_CLASSES:
-        return build_network(architecture + REGRESSION, KITTI_BINS)
+        return build_network(f"{architecture}-regression", KITTI_BINS)
     bins = DepthBins(rows, KITTI_BINS.min_depth_m, KITTI_BINS.max_depth_m)
     return build_network(architecture, bins)
 
@@ -109,7 +109,7 @@ def _build(fixture: Fixture, cases: list[int]) -> StudentNetwork:
             architecture, DepthBins(fixture.arrays[f"{first}dpm_samples"].shape[1], low, high)
         )
     else:
-        network = build_network(architecture + REGRESSION, DepthBins(257, low, high))
+        network = build_network(f"{architecture}-regression", DepthBins(257, low, high))
     load_hash_weights(network, fixture.number("out_gain"))
     return network
 
