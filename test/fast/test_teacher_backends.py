@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -23,8 +27,16 @@ from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import decode_image, encode_jpeg, encode_png
 from tiekd_ros.core.settings import setting_info
 from tiekd_ros.datasets import DatasetError, RgbdFolder
+from tiekd_ros.teacher import backend, protocol
 from tiekd_ros.teacher.backend import BackendRefusal, label_all, takes_batches
-from tiekd_ros.teacher.backends import BACKENDS, backend_options, read_backend, settings_of
+from tiekd_ros.teacher.backends import (
+    BACKENDS,
+    backend_options,
+    network,
+    read_backend,
+    settings_of,
+    synthetic,
+)
 from tiekd_ros.teacher.backends.ensemble import DISAGREEMENT, EnsembleBackend, EnsembleSettings
 from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
 from tiekd_ros.teacher.backends.network import answer_size, finished
@@ -36,10 +48,10 @@ from tiekd_ros.teacher.errors import BackendError, TeacherRefusedError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
-
-
+needs_onnx = pytest.mark.skipif(
+    find_spec("onnxruntime") is None or find_spec("onnx") is None, reason="no ONNX here"
+)
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "teacher_backends.md"
 IMAGES = [picture(seed) for seed in range(4)]
 
 REQUESTS = [DepthRequest(b"", None, stamp, "") for stamp in range(4)]
@@ -165,6 +177,27 @@ def test_an_option_of_several_kinds_has_one_type_and_default_and_names_its_kinds
 
 def fields_of(kind):
     return {field.name: field for field in dataclasses.fields(settings_of(kind))}
+
+
+def test_the_backend_of_the_documentation_is_served_by_its_file_and_a_row(monkeypatch):
+    text = DOCUMENT.read_text().split("## Another backend")[1]
+    code = re.search(r"```python\n(.+?)```", text, re.DOTALL)[1]
+    module = ModuleType("tiekd_ros.teacher.backends.flat")
+    for one in (backend, synthetic, network, protocol):
+        own = {name: value for name, value in vars(one).items() if not name.startswith("__")}
+        vars(module).update(own)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec("from __future__ import annotations\n" + code, vars(module))
+    monkeypatch.setitem(BACKENDS, "flat", "FlatSettings")
+    backend_options.cache_clear()
+    try:
+        options = backend_options()
+        assert setting_info(options["distance_m"]).description == "flat: distance of everything"
+        assert read_backend("flat", {"distance_m": 4.0}) == read_backend("flat:4")
+        ensemble = read_backend("ensemble:flat:2,flat:4").build()
+    finally:
+        backend_options.cache_clear()
+    assert float(ensemble.infer(IMAGES[0], REQUESTS[0]).depth[0, 0]) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -457,9 +490,8 @@ def test_members_that_cannot_be_are_refused(members, words):
         EnsembleSettings(members=members).build()
 
 
+@needs_onnx
 def test_exported_networks_answer_together_over_the_wire(tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
     from helpers.onnx_teachers import Brightness, brightness_of, export, grey_picture
 
     card = {"input": {"multiple_of": 16}, "output": {"meaning": "metric"}}
@@ -516,6 +548,7 @@ def refused_undecoded(backend, unfit: bytes, words: str) -> None:
         assert (status, words in text) == ("FAILED_PRECONDITION", True), text
 
 
+@needs_onnx
 @pytest.mark.parametrize("size", [(800, 480), (64, 12)])
 def test_sizes_that_do_not_suit_an_exported_network(tmp_path, size):
     backend = onnx(tmp_path)
@@ -525,6 +558,7 @@ def test_sizes_that_do_not_suit_an_exported_network(tmp_path, size):
         assert refusal(url, beginning(64, 48))[0] == "INVALID_ARGUMENT"
 
 
+@needs_onnx
 def test_images_without_the_intrinsics_that_an_exported_network_needs(tmp_path):
     refused_undecoded(onnx(tmp_path, canonical_focal_px=100.0), beginning(64, 48), "focal length")
 
