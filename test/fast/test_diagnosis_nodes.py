@@ -28,7 +28,7 @@ def test_a_node_that_is_not_active():
     for state, message, remedy in (
         ("", "", "it may be loading; try --seconds 20"),
         ("inactive", "", "ros2 lifecycle set /tiekd/depth_node activate"),
-        ("unconfigured", "cannot configure: no disk", "mend that"),
+        ("unconfigured", "cannot configure: no disk", "fix that"),
         ("finalized", "", "start it again"),
     ):
         reports = {NODE: {"level": 2, "message": message, "values": {}}}

@@ -144,14 +144,16 @@ class Examination:
         }
 
 
-def examine(request: DoctorRequest, say: Callable[[str], None] = lambda text: None) -> Examination:
+def examine(
+    request: DoctorRequest, on_progress: Callable[[str], None] = lambda text: None
+) -> Examination:
     """Collect the facts and apply all rules; takes some seconds longer than `request.seconds`.
 
     Args:
         request: the nodes to examine.
-        say: called with the present step.
+        on_progress: called with the present step.
     """
-    facts = collect(request, say)
+    facts = collect(request, on_progress)
     usual = f"{request.full_namespace.rstrip('/')}/depth"
     topic = usual if facts.ros is None else facts.ros.topics["depth"].name
     return Examination(tuple(diagnose(request, facts)), facts.ros, topic)

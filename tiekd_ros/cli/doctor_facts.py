@@ -94,15 +94,18 @@ class DoctorFacts:
     """Labelled frames that a round needs, (for training, held out)."""
 
 
-def collect(request: DoctorRequest, say: Callable[[str], None]) -> DoctorFacts:
-    """Look at ROS, this machine, the state folder and the teacher; arguments as of `examine`."""
+def collect(request: DoctorRequest, on_progress: Callable[[str], None]) -> DoctorFacts:
+    """Collect facts about ROS, this machine, the state folder and the teacher.
+
+    Arguments as of `examine`.
+    """
     environment = dict(os.environ)
     with _probe(request) as wait:
-        say("the device")
+        on_progress("the device")
         import torch  # noqa: F401  (takes seconds, in which the probe works)
 
-        say("ROS")
-        ros, fault = wait(lambda what: say(f"ROS: waiting for {what}"))
+        on_progress("ROS")
+        ros, fault = wait(lambda what: on_progress(f"ROS: waiting for {what}"))
 
     def parameter(name: str, otherwise: str, *kinds: str) -> str:
         values = [] if ros is None else [str(ros.parameter(kind, name, "")) for kind in kinds]
@@ -111,10 +114,10 @@ def collect(request: DoctorRequest, say: Callable[[str], None]) -> DoctorFacts:
     device = collect_device(
         parameter("device", "auto", DEPTH_NODE), parameter("runtime", "auto", DEPTH_NODE)
     )
-    say("the state folder")
+    on_progress("the state folder")
     folder = request.state or parameter("state_dir", "", DEPTH_NODE, COMPANION_NODE)
     state = collect_state(StateFolder.resolve(folder))
-    say("the teacher")
+    on_progress("the teacher")
     companion = None if ros is None else ros.own_nodes.get(COMPANION_NODE)
     teacher = ask_teacher(None if companion is None else companion.parameters, request.teacher)
     machine = collect_machine(environment, device)
@@ -152,7 +155,7 @@ def _probe(
     That function takes another one, which is called with what the probe waits for.
     """
     if importlib.util.find_spec("rclpy") is None:
-        yield lambda say: (None, "")
+        yield lambda on_progress: (None, "")
         return
     prepare_environment()
     command = [sys.executable, "-m", "tiekd_ros.nodes.probe.probe"]
@@ -165,7 +168,7 @@ def _probe(
         deadline = threading.Timer(request.seconds + _PROBE_PATIENCE_S, child.kill)
         deadline.start()
         try:
-            yield lambda say: _await(child, errors, say)
+            yield lambda on_progress: _await(child, errors, on_progress)
         finally:
             deadline.cancel()
             child.kill()
@@ -173,7 +176,7 @@ def _probe(
 
 
 def _await(
-    child: subprocess.Popen[str], errors: IO[str], say: Callable[[str], None]
+    child: subprocess.Popen[str], errors: IO[str], on_progress: Callable[[str], None]
 ) -> _ProbeResult:
     last: dict[str, Any] = {}
     assert child.stdout is not None
@@ -182,7 +185,7 @@ def _await(
             continue
         last = json.loads(line)
         if "waits_for" in last:
-            say(last["waits_for"])
+            on_progress(last["waits_for"])
     status = child.wait()
     if status == 0 and "waits_for" not in last:
         return RosFacts.from_json(last), ""
@@ -196,7 +199,7 @@ def _await(
 def collect_machine(
     environment: Mapping[str, str], device: DeviceFacts, shared_memory: Path = Path("/dev/shm")
 ) -> MachineFacts:
-    """Look at what carries ROS's messages on this machine.
+    """Return the transports of ROS's messages on this machine.
 
     Args:
         environment: the user's variables.
@@ -218,7 +221,7 @@ _GPU_SIGNS = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu", "/etc/nv_tegra_re
 
 
 def collect_device(requested: str, runtime: str) -> DeviceFacts:
-    """Look which device a student would run on.
+    """Return the device that a student would run on.
 
     Args:
         requested: depth_node's parameter `device`.
@@ -254,7 +257,7 @@ def collect_device(requested: str, runtime: str) -> DeviceFacts:
 
 
 def collect_state(state: StateFolder) -> StateFacts:
-    """Look at a state folder; changes nothing."""
+    """Return what is in a state folder; changes nothing."""
     nearest = next(path for path in (state.root, *state.root.parents) if path.exists())
     facts = StateFacts(str(state.root), str(nearest), is_folder=nearest.is_dir())
     if not facts.is_folder:

@@ -1,1 +1,1 @@
-"""`tiekd doctor`: what keeps depth from coming, found from facts, each with its remedy."""
+"""Pure rules: plain facts in, findings with remedies out. The nodes and `tiekd doctor` ask them."""

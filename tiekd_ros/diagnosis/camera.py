@@ -452,7 +452,7 @@ def _unpublished(ros: RosFacts, role: str, requested: str, level: str, remedy: s
             role,
             f"which topic is meant is not known without a depth_node that is active in "
             f"{ros.namespace}; {what}",
-            f"mend depth_node first, or name the topic (--{role.replace('_', '-')}-topic TOPIC)",
+            f"fix depth_node first, or name the topic (--{role.replace('_', '-')}-topic TOPIC)",
         )
     return Finding(level, role, what, remedy)
 

@@ -1,4 +1,4 @@
-"""Keys of the values in the nodes' diagnostics: whoever writes or reads one takes it from here."""
+"""Keys of the values in the nodes' diagnostics."""
 
 # Both nodes.
 KIND = "kind"

@@ -373,7 +373,7 @@ def check_teacher(
         yield Finding(OK, "teacher", text)
     elif teacher.fault:
         what, remedy = split_remedy(
-            teacher.fault, "mend the companion's parameters teacher.*, or --teacher"
+            teacher.fault, "correct the companion's parameters teacher.*, or --teacher"
         )
         if teacher.cause in (BUSY, UNREACHABLE):
             remedy = _REMEDIES[teacher.cause]

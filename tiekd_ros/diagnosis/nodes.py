@@ -96,9 +96,9 @@ def check_depth(ros: RosFacts, obstacles: int) -> Iterator[Finding]:
     topic = ros.topics["depth"]
     if not topic.count:
         remedy = (
-            "mend what is marked above"
+            "fix what is marked above"
             if obstacles
-            else "see depth_node's log (it says why on /diagnostics, too); measure longer with "
+            else "see depth_node's log (the reason is on /diagnostics, too); measure longer with "
             "--seconds 20"
         )
         yield Finding(ERROR, "depth", f"nothing comes on {topic.name}", remedy)
@@ -124,13 +124,13 @@ def _check_node(ros: RosFacts, kind: str, level: str) -> Iterator[Finding]:
     elif node.state != "active":
         found.append(Finding(level, kind, *_not_active(node.name, node.state, report.message)))
     elif report.level:
-        found.append(Finding(WARN, kind, f"says: {report.message}", "as it says"))
+        found.append(Finding(WARN, kind, f"reports: {report.message}", "as it says"))
     yield from found or [Finding(OK, kind, f"{node.name} is active: {report.message or 'silent'}")]
 
 
 def _not_active(name: str, state: str, message: str) -> tuple[str, str]:
     if message.startswith("cannot "):
-        return f"{name} is {state}: {message}", "mend that; it tries again by itself"
+        return f"{name} is {state}: {message}", "fix that; it tries again by itself"
     steps = {"unconfigured": ("configure", "activate"), "inactive": ("activate",)}.get(state, ())
     if not steps:
         return f"{name} is {state}", "start it again"

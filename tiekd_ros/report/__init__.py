@@ -1,1 +1,1 @@
-"""Pictures and pages for people."""
+"""Pictures for people: coloured depth, contact sheets, point clouds."""

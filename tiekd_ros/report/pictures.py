@@ -16,8 +16,8 @@ _GAP = 6
 _HEADER = 30
 _TITLE = 62
 _SCALE = 44
-_PAPER = (250, 250, 250)
-_INK = (40, 40, 40)
+PAPER = (250, 250, 250)
+INK = (40, 40, 40)
 _UNKNOWN = (205, 205, 205)
 _MAX_ERROR_SHARE = 0.25
 """The error's colours end at this share of the depth range."""
@@ -84,11 +84,11 @@ def contact_sheet(
     names = ["image", *columns, "truth", f"error (0 to {largest:.1f} m)"]
     sheet_width = len(names) * (_CELL_WIDTH + _GAP) + _GAP
     sheet_height = _TITLE + _HEADER + len(rows) * (height + _GAP) + _SCALE
-    sheet = np.full((sheet_height, sheet_width, 3), _PAPER, np.uint8)
-    _write(sheet, title, (_GAP + 4, 26), 0.75, 2)
-    _write(sheet, subtitle, (_GAP + 4, 52), 0.5, 1)
+    sheet = np.full((sheet_height, sheet_width, 3), PAPER, np.uint8)
+    write_text(sheet, title, (_GAP + 4, 26), 0.75, 2)
+    write_text(sheet, subtitle, (_GAP + 4, 52), 0.5, 1)
     for column, name in enumerate(names):
-        _write(sheet, name, (_left(column) + 4, _TITLE + 20), 0.52, 1)
+        write_text(sheet, name, (_left(column) + 4, _TITLE + 20), 0.52, 1)
     for index, row in enumerate(rows):
         top = _TITLE + _HEADER + index * (height + _GAP)
         for column, cell in enumerate(_cells(row, float(near), far, largest)):
@@ -113,7 +113,7 @@ def _paste(sheet: RgbImage, cell: RgbImage | None, left: int, top: int, height: 
     place = sheet[top : top + height, left : left + _CELL_WIDTH]
     if cell is None:
         place[:] = (235, 235, 235)
-        _write(sheet, "no depth", (left + _CELL_WIDTH // 2 - 36, top + height // 2), 0.5, 1)
+        write_text(sheet, "no depth", (left + _CELL_WIDTH // 2 - 36, top + height // 2), 0.5, 1)
         return
     place[:] = cv2.resize(cell, (_CELL_WIDTH, height), interpolation=cv2.INTER_AREA)
 
@@ -123,15 +123,18 @@ def _draw_scale(sheet: RgbImage, near: float, far: float) -> None:
     ramp = np.linspace(near, far, 2 * _CELL_WIDTH, dtype=np.float32)[None].repeat(14, axis=0)
     left = _left(1)
     sheet[top : top + 14, left : left + ramp.shape[1]] = colour_depth(ramp, near, far)
-    _write(sheet, "depth", (_left(0) + _CELL_WIDTH - 52, top + 12), 0.45, 1)
+    write_text(sheet, "depth", (_left(0) + _CELL_WIDTH - 52, top + 12), 0.45, 1)
     for share in (0.0, 0.5, 1.0):
         x = left + round(share * ramp.shape[1]) - (0 if share == 0 else 22 if share < 1 else 44)
-        _write(sheet, f"{near + share * (far - near):.1f} m", (x, top + 30), 0.42, 1)
+        write_text(sheet, f"{near + share * (far - near):.1f} m", (x, top + 30), 0.42, 1)
 
 
 def _left(column: int) -> int:
     return _GAP + column * (_CELL_WIDTH + _GAP)
 
 
-def _write(sheet: RgbImage, text: str, at: tuple[int, int], size: float, weight: int) -> None:
-    cv2.putText(sheet, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, _INK, weight, cv2.LINE_AA)
+def write_text(
+    picture: RgbImage, text: str, at: tuple[int, int], size: float = 0.5, weight: int = 1
+) -> None:
+    """Write a line of text into a picture; `at` is its lower left corner (x, y)."""
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, INK, weight, cv2.LINE_AA)

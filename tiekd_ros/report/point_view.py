@@ -1,4 +1,4 @@
-"""A point cloud as people can judge it on paper: from beside the camera, and from above."""
+"""A point cloud drawn from two sides: from the camera's left, and from above."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tiekd_ros.core.images import RgbImage
+from tiekd_ros.report.pictures import INK, PAPER, write_text
 
 _PANEL = (640, 480)  # width, height
-_PAPER = (250, 250, 250)
-_INK = (40, 40, 40)
 _GRID = (205, 205, 205)
 _YAW, _PITCH = np.radians(28.0), np.radians(18.0)
 """How far the view from beside turns to the camera's left and above it."""
@@ -39,9 +38,9 @@ def draw_points(xyz: Points, rgb: RgbImage) -> RgbImage:
     known = np.isfinite(xyz).all(axis=-1)
     points, colours = xyz[known].astype(np.float64), rgb[known]
     width, height = _PANEL
-    sheet = np.full((height, 2 * width, 3), _PAPER, np.uint8)
+    sheet = np.full((height, 2 * width, 3), PAPER, np.uint8)
     if len(points) == 0:
-        _write(sheet, "no points", (width // 2 - 40, height // 2))
+        write_text(sheet, "no points", (width // 2 - 40, height // 2))
         return sheet
     _draw_beside(sheet[:, :width], points, colours)
     _draw_above(sheet[:, width:], points, colours)
@@ -64,7 +63,7 @@ def _draw_beside(
     focal = 0.85 * float(np.min((width, height) / (high - low + 1e-6)))
     pixels = (slopes - (low + high) / 2) * focal + (width / 2, height / 2)
     _splat(panel, pixels, -seen[:, 2], colours, 3)
-    _write(panel, "from the camera's left and above", (10, 20))
+    write_text(panel, "from the camera's left and above", (10, 20))
 
 
 def _turned(yaw: float, pitch: float) -> npt.NDArray[np.float64]:
@@ -94,13 +93,13 @@ def _draw_above(
             column = width // 2 + sign * row
             cv2.line(panel, (column, 0), (column, height), _GRID, 1)
         if foot - row > _TITLE:
-            _write(panel, f"{metres:g} m", (4, foot - row - 3), 0.4)
+            write_text(panel, f"{metres:g} m", (4, foot - row - 3), 0.4)
     cv2.line(panel, (width // 2, 0), (width // 2, height), _GRID, 1)
     pixels = points[:, [0, 2]] * (scale, -scale) + (width / 2, foot)
     _splat(panel, pixels, -points[:, 1], colours, 2)
     mark = np.add([[0, 0], [-9, 14], [9, 14]], (width // 2, foot))
-    cv2.fillPoly(panel, [mark.astype(np.int32)], _INK)
-    _write(panel, f"from above, up to the camera's height, a line every {every:g} m", (10, 20))
+    cv2.fillPoly(panel, [mark.astype(np.int32)], INK)
+    write_text(panel, f"from above, up to the camera's height, a line every {every:g} m", (10, 20))
 
 
 def _steps(every: float, scale: float, foot: int) -> Iterator[tuple[float, int]]:
@@ -127,7 +126,3 @@ def _splat(
     rows, columns = panel.shape[:2]
     inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
     panel[y[inside], x[inside]] = np.repeat(colours[order], size * size, axis=0)[inside.ravel()]
-
-
-def _write(panel: RgbImage, text: str, at: tuple[int, int], size: float = 0.5) -> None:
-    cv2.putText(panel, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, _INK, 1, cv2.LINE_AA)

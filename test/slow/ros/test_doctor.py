@@ -107,7 +107,7 @@ def test_a_camera_on_another_topic_is_named_and_its_remedy_holds(
         finding = only(result, "image", ERROR)
         assert f"no node publishes {namespace}/nowhere" in finding.what
         assert not result.depth_flows
-        assert only(result, "depth", ERROR).remedy == "mend what is marked above"
+        assert only(result, "depth", ERROR).remedy == "fix what is marked above"
         remapping = re.search(r"remap (image:=\S+)", finding.remedy)
         assert remapping, finding
         first.stop()

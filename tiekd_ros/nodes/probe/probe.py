@@ -60,11 +60,13 @@ class Waiter:
 
     Args:
         executor: that runs the node.
-        say: called with what is waited for, when that changes.
+        on_progress: called with what is waited for, when that changes.
     """
 
-    def __init__(self, executor: SingleThreadedExecutor, say: Callable[[str], None]) -> None:
-        self._executor, self._say = executor, say
+    def __init__(
+        self, executor: SingleThreadedExecutor, on_progress: Callable[[str], None]
+    ) -> None:
+        self._executor, self._on_progress = executor, on_progress
         self._begin = time.monotonic()
         self._left_s = _LONGEST_S
 
@@ -82,17 +84,17 @@ class Waiter:
         """
         begin = time.monotonic()
         end = begin + min(at_most_s, self._left_s)
-        said = ""
+        shown = ""
         while (what := missing()) and time.monotonic() < end:
-            if what != said:
-                self._say(what)
-                said = what
+            if what != shown:
+                self._on_progress(what)
+                shown = what
             self._spin(_STEP_S)
         self._left_s -= time.monotonic() - begin
 
     def listen(self, step: Callable[[], object], seconds: float) -> None:
         """Let ROS work for so long, taking a step now and then."""
-        self._say(f"what comes within {seconds:g} s")
+        self._on_progress(f"what comes within {seconds:g} s")
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             step()
