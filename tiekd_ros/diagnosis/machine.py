@@ -364,7 +364,7 @@ def check_teacher(
 
     Args:
         teacher: its answer; None where it is not known which one is meant.
-        link: the companion's own (`LabellerSnapshot.link`): "ok" where its last request was answered.
+        link: the companion's own (`LabellerSnapshot.link`); "ok" where it was answered last.
         has_student: whether a student is live; else the first one waits for this teacher.
     """
     worst = WARN if has_student else ERROR
