@@ -107,6 +107,14 @@ def test_distortion_and_missing_calibration_are_said(tmp_path, state):
     assert stored(StateFolder(tmp_path / "c"))[0].intrinsics is None
 
 
+def test_a_calibration_for_another_shape_is_not_used(tmp_path, state):
+    topics = camera_topics(1)
+    topics["/cam/camera_info"][0].height = 2 * HEIGHT
+    found = report(state, write_bag(tmp_path / "bag", topics))
+    assert any("camera_info is for images of another shape" in note for note in found["notes"])
+    assert stored(state)[0].intrinsics is None
+
+
 def test_a_distortion_that_nobody_sees_is_no_warning(tmp_path, state):
     topics = camera_topics(1)
     topics["/cam/camera_info"] = [info(0, d=(0.001, 0, 0, 0, 0))]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.stores import EAGER, add
+from helpers.stores import EAGER, add, view
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, BadImageError
 from tiekd_ros.core.images import decode_image, thumbnail, thumbnail_distances
@@ -27,11 +27,6 @@ S = 1_000_000_000
 NOW = 1_790_000_000 * S
 CAMERA = Intrinsics(200.0, 201.0, 79.5, 59.5)
 DEPTH = np.array([[1.0, 2.5], [np.nan, 300.0]], np.float32)
-
-
-def view(seed: int) -> np.ndarray:
-    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    return pixels.repeat(5, 0).repeat(5, 1)  # (120, 160, 3)
 
 
 def noisy(image: np.ndarray, seed: int) -> np.ndarray:

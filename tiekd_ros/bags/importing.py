@@ -101,7 +101,7 @@ class BagViewer:
             BadIntrinsicsError: its calibration is no camera's.
         """
         pixels, invalid_mask, distorted_camera = image.rgb(), None, None
-        model = self._last = self._model_of(image, pixels)
+        model = self._model_of(image, pixels)
         if model is not None and self._rectifier is not None:
             pixels, invalid_mask = self._rectifier.rectified(pixels, model)
             model = model.rectified()
@@ -153,9 +153,12 @@ class BagViewer:
                 "--camera-info TOPIC or FILE (K.txt, camera.yaml), if there is one"
             )
         elif self._last is not None and self._last.intrinsics(*self._size) is None:
+            fault = "says that the camera is not calibrated"
+            if not self._last.fits_shape(*self._size):
+                fault = "is for images of another shape"
             remarks.append(
-                f"{self._camera.info.name} says that the camera is not calibrated: frames are "
-                "logged without intrinsics. Give a file with --camera-info FILE"
+                f"{self._camera.info.name} {fault}: frames are logged without intrinsics. Give a "
+                "file with --camera-info FILE"
             )
         return remarks
 
@@ -172,6 +175,7 @@ class BagViewer:
             return None
         if self._camera.rectified:
             model = model.rectified()
+        self._last = model
         return model.of_view(pixels.shape[1], pixels.shape[0])
 
 

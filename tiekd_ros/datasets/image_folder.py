@@ -203,7 +203,7 @@ class ImageFolder:
         """Return one stamp an image in nanoseconds: the recorded ones, else index / rate.
 
         Recorded are `times.txt` or `timestamps.txt` (seconds or nanoseconds, one line an
-        image) and numeric file stems of 16 to 19 digits; see `datasets.stamps`.
+        image) and numeric file stems of 16 to 19 digits; see `recorded_stamps_ns`.
 
         Raises:
             DatasetError: the stamps do not fit the images, or `rate_hz` is not positive.

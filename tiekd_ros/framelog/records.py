@@ -112,7 +112,7 @@ class AddResult:
     frame_id: int | None
     """The stored frame's id; None where it was not kept."""
     reason: str
-    """'kept', or why not: one of the constants of `frames.policy`."""
+    """'kept', or why not: one of the constants of `framelog.policy`."""
 
     @property
     def kept(self) -> bool:
