@@ -6,13 +6,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 
 from tiekd_ros.bags import require_rosbags
-from tiekd_ros.bags.bag import Bag, is_bag
-from tiekd_ros.bags.images import BagCamera, BagImage
 from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import RgbImage
@@ -21,9 +19,13 @@ from tiekd_ros.datasets.image_folder import IMAGE_SUFFIXES, ImageFolder
 from tiekd_ros.nodes.common.settings import CameraSettings
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
+if TYPE_CHECKING:
+    from tiekd_ros.bags.images import BagImage
+
 RATE, RECORDED, LIVE = "rate", "recorded", "live"
 SYNTHETIC, WEBCAM = "synthetic", "webcam"
 _NS_PER_MS = 1_000_000
+_BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 
 
 class CameraSourceError(TiekdError):
@@ -134,6 +136,9 @@ class BagSource:
             BagError: it cannot be read, or the choice is not clear.
             DatasetError: the calibration file does not fit its images.
         """
+        from tiekd_ros.bags.bag import Bag  # needs rosbags, which not every robot has
+        from tiekd_ros.bags.images import BagCamera
+
         self._calibration = _calibration_of(settings)
         self._bag = Bag(path)
         topic = "" if self._calibration is not None else settings.camera_info
@@ -323,8 +328,7 @@ def open_source(settings: CameraSettings) -> Source:
     if source.startswith("/dev/"):
         return WebcamSource(Path(source), settings)
     path = Path(source).expanduser()
-    if is_bag(path):
-        require_rosbags()
+    if _is_bag(path):
         return BagSource(path, settings)
     if path.is_dir():
         return FolderSource(settings)
@@ -335,6 +339,22 @@ def open_source(settings: CameraSettings) -> Source:
         f"{path} {what}; source is synthetic, a folder of images, a bag, a video file, or a webcam "
         "(/dev/video0)"
     )
+
+
+def _is_bag(path: Path) -> bool:
+    """Return whether a path is a bag.
+
+    Raises:
+        TiekdError: it looks like one by its files' names, and rosbags is not installed.
+    """
+    try:
+        from tiekd_ros.bags.bag import is_bag
+    except ImportError:
+        files = path.iterdir() if path.is_dir() else [path]
+        if any(file.name == "metadata.yaml" or file.suffix in _BAG_SUFFIXES for file in files):
+            require_rosbags()
+        return False
+    return is_bag(path)
 
 
 def _calibration_of(settings: CameraSettings) -> Callable[[tuple[int, int]], CameraModel] | None:

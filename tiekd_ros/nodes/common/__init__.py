@@ -1,1 +1,1 @@
-"""What the nodes share: lifecycle, parameters, messages, QoS, diagnostics."""
+"""Shared by the nodes: lifecycle, parameters, messages, quality of service, diagnostics."""

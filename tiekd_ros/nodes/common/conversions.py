@@ -37,7 +37,7 @@ def image_to_rgb(message: Image | CompressedImage, *, copy: bool = True) -> RgbI
     Args:
         message: the image.
         copy: return an array of its own. Otherwise it may be a view of the message, to be read
-            only and as long as nobody changes the message.
+            only and only while the message is not changed.
 
     Raises:
         BadImageError: zero size, an unsupported encoding or format, a size that the encoding

@@ -96,7 +96,7 @@ class ManagedNode(LifecycleNode):
         self.parameters = SettingsParameters(self, self._take_settings)
         self.settings = self.parameters.declare("", settings)
         self.thresholds = self.parameters.declare("diagnostics", thresholds)
-        self._held, self._listening = ExitStack(), ExitStack()
+        self._configured_resources, self._active_resources = ExitStack(), ExitStack()
         self._obstacle = ""  # what the last transition failed for
         self._trouble = ""  # what the last tick failed for
         self._try_at: float | None = None  # when to start by itself again, monotonic
@@ -141,7 +141,7 @@ class ManagedNode(LifecycleNode):
 
     def release(self) -> None:
         """Free everything, whatever the state; safe to call twice."""
-        for stack in (self._listening, self._held):
+        for stack in (self._active_resources, self._configured_resources):
             self._free(stack)
 
     def _free(self, stack: ExitStack) -> None:
@@ -171,30 +171,30 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and open what the node needs; where that fails, it stays unconfigured."""
-        return self._attempt("configure", self.configure, self._held, INACTIVE)
+        return self._attempt("configure", self.configure, self._configured_resources, INACTIVE)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to listen and to publish; where that fails, it stays inactive."""
+        """Subscribe and publish; where that fails, it stays inactive."""
 
         def activate(held: ExitStack) -> None:
             self.activate(held)
             _demand_success(super(ManagedNode, self).on_activate(state))
 
-        return self._attempt("activate", activate, self._listening, ACTIVE)
+        return self._attempt("activate", activate, self._active_resources, ACTIVE)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening and publishing."""
+        """End subscriptions and publishing."""
         self.phase = INACTIVE
 
         def stop(held: ExitStack) -> None:
             _demand_success(super(ManagedNode, self).on_deactivate(state))
             held.close()
 
-        return self._undo("deactivate", stop, self._listening, INACTIVE)
+        return self._undo("deactivate", stop, self._active_resources, INACTIVE)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free what configure made."""
-        return self._undo("clean up", ExitStack.close, self._held, UNCONFIGURED)
+        return self._undo("clean up", ExitStack.close, self._configured_resources, UNCONFIGURED)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything, from any state."""

@@ -42,7 +42,7 @@ class SettingsParameters:
         self._groups: dict[str, Settings] = {}
         self._floats: set[str] = set()
         self._unknown: list[str] | None = None
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         _living.add(self)
         node.add_on_set_parameters_callback(self._on_set)
         if hasattr(node, "add_pre_set_parameters_callback"):  # Humble refuses 5 for 5.0
@@ -77,24 +77,24 @@ class SettingsParameters:
     def without_effect(self) -> list[str]:
         """Return a sentence for each parameter given at start that has no effect; log it once.
 
-        These are names that nobody has, and qos_overrides of the node's topics. A file for all
+        These are names that no node has, and qos_overrides of the node's topics. A file for all
         nodes (`/**`) may name the parameters and the topics of others too: theirs are no fault,
         and those of nodes in the same process, which are given the same, not worth a word.
         """
         if self._unknown is None:
             given = set(self._overrides()) - set(_OF_EVERY_NODE)
             own = {n for n in given if self._node.has_parameter(n) or n.startswith(_QOS_OVERRIDES)}
-            self._unknown, others = _say_unknown(given - own - self._of_nodes_beside())
+            self._unknown, others = _unknown_names(given - own - self._of_nodes_in_process())
             if others:
                 self._node.get_logger().info(others)
-        found = self._unknown + self._vain_qos()
+        found = self._unknown + self._ineffective_qos()
         for text in found:
-            if text not in self._told:
-                self._told.add(text)
+            if text not in self._logged:
+                self._logged.add(text)
                 self._node.get_logger().warning(text)
         return found
 
-    def _vain_qos(self) -> list[str]:
+    def _ineffective_qos(self) -> list[str]:
         given = sorted(n for n in self._overrides() if n.startswith(_QOS_OVERRIDES))
         if not given:
             return []
@@ -122,9 +122,9 @@ class SettingsParameters:
             for field in dataclasses.fields(settings)
         ]
 
-    def _of_nodes_beside(self) -> set[str]:
-        beside = [each for each in _living if each._node.context is self._node.context]
-        return {name for each in beside for name in each.names()}
+    def _of_nodes_in_process(self) -> set[str]:
+        others = [each for each in _living if each._node.context is self._node.context]
+        return {name for each in others for name in each.names()}
 
     def _overrides(self) -> dict[str, Parameter]:
         overrides: dict[str, Parameter] = getattr(self._node, "_parameter_overrides", {})
@@ -136,12 +136,12 @@ class SettingsParameters:
             self._overrides()[name] = _as_float(given)
 
     def _widened(self, parameters: list[Parameter]) -> list[Parameter]:
-        strangers = [p.name for p in parameters if not self._node.has_parameter(p.name)]
-        if strangers:  # rclpy's own refusal does not name them
-            raise ParameterNotDeclaredException([self._say_stranger(name) for name in strangers])
+        undeclared = [p.name for p in parameters if not self._node.has_parameter(p.name)]
+        if undeclared:  # rclpy's own refusal does not name them
+            raise ParameterNotDeclaredException([self._undeclared(name) for name in undeclared])
         return [_as_float(p) if p.name in self._floats else p for p in parameters]
 
-    def _say_stranger(self, name: str) -> str:
+    def _undeclared(self, name: str) -> str:
         near = _nearest(name, self.names())
         return f"{name} (did you mean {near}?)" if near else name
 
@@ -176,8 +176,8 @@ def _as_float(parameter: Parameter) -> Parameter:
     return Parameter(parameter.name, value=float(parameter.value))
 
 
-def _say_unknown(names: set[str]) -> tuple[list[str], str]:
-    """Return a sentence for each name that nobody has, and one of those that other nodes have."""
+def _unknown_names(names: set[str]) -> tuple[list[str], str]:
+    """Return a sentence for each name that no node has, and one for those that other nodes have."""
     if not names:
         return [], ""
     from tiekd_ros.nodes.common.parameter_groups import (

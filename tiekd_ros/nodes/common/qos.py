@@ -91,7 +91,7 @@ def image_input(reliability: str, durability: str = "volatile", depth: int = 5) 
         reliability: `best_effort` (as sensor data) or `reliable`.
         durability: `volatile` or `transient_local`.
         depth: messages kept. Not 1: the one-slot mailbox behind it drops what is stale, and
-            counts it; what the middleware overwrites nobody counts.
+            counts it; what the middleware overwrites is not counted.
     """
     return QoSProfile(
         depth=depth,

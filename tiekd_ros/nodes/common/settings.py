@@ -1,4 +1,4 @@
-"""Settings of the nodes themselves; those of the rooms they use are declared beside these."""
+"""Settings of the nodes themselves; `parameter_groups` adds those of the packages they use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiekd_ros.core.settings import Settings, setting
 
 @dataclass(frozen=True)
 class CommonSettings(Settings):
-    """What both nodes have."""
+    """Settings of both nodes."""
 
     state_dir: str = setting(
         "", "state folder; empty = $XDG_STATE_HOME/tiekd, or ~/.local/state/tiekd", read_only=True
@@ -58,7 +58,7 @@ class CommonSettings(Settings):
 
 @dataclass(frozen=True)
 class DepthSettings(CommonSettings):
-    """What depth_node runs and publishes."""
+    """Settings of depth_node."""
 
     device: str = setting("auto", "where the student runs: auto, cpu, cuda, cuda:N", read_only=True)
     runtime: str = setting(
@@ -157,7 +157,7 @@ class DepthSettings(CommonSettings):
 
 @dataclass(frozen=True)
 class CompanionSettings(CommonSettings):
-    """What companion_node has beside the settings of its rooms."""
+    """Settings of companion_node itself."""
 
     log_confidence: bool = setting(
         False,
@@ -168,7 +168,7 @@ class CompanionSettings(CommonSettings):
 
 @dataclass(frozen=True)
 class CameraSettings(Settings):
-    """What camera_node plays."""
+    """Settings of camera_node."""
 
     source: str = setting(
         "synthetic",

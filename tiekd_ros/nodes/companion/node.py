@@ -62,7 +62,7 @@ class CompanionNode(ManagedNode):
             if self._resources is not None:
                 self._resources.set_plan(self._plan)
 
-    # Lifecycle: open in configure, listen in activate.
+    # Lifecycle: open in configure, subscribe in activate.
 
     def configure(self, held: ExitStack) -> None:
         """Open the frame log, start the threads, offer the services."""

@@ -71,7 +71,7 @@ class DepthNode(ManagedNode):
         device = choose_device(self.settings.device)
         return RuntimeFactory(device, self.settings.runtime, self.settings.threads)
 
-    # Lifecycle: load in configure, listen in activate.
+    # Lifecycle: load in configure, subscribe in activate.
 
     def configure(self, held: ExitStack) -> None:
         """Load the live student and make the publishers."""
