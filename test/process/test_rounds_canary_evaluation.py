@@ -1,0 +1,135 @@
+"""The canary evaluation with a real worker: what is judged, and what follows from it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.canaries import (
+    FRAMES,
+    KNOWN,
+    WATCHING,
+    promote_bad,
+    promote_good,
+)
+from helpers.frames import fill_store, more_views, small_plan
+from helpers.rounds import worker_pids
+from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.rounds.canary import CanarySettings, evaluate_canary
+from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
+
+
+def test_a_student_that_is_clearly_worse_is_rolled_back_and_marked(state, watch_over):
+    promote_bad(state)
+    tower = watch_over()
+    tower.look()
+    assert tower.told() == ["judging", "rolled back"], tower.canary.trouble
+    assert tower.registry.live() == "000001"
+    result = tower.result()
+    assert result.frames == FRAMES
+    assert result.after["rmse"] > 1.05 * result.before["rmse"]
+    assert "on 8 frames since its promotion" in result.reason
+    card = tower.registry.card("000002")
+    assert card.status == "rolled back"
+    assert card.reason == (
+        f"rolled back by the canary evaluation: {result.reason} (at the gate: better at the gate)"
+    )
+    tower.look()
+    assert len(tower.seen) == 2  # it is over
+    assert worker_pids(state) == []
+
+
+def test_a_good_student_stays_and_is_judged_once(state, watch_over):
+    promote_good(state)
+    tower = watch_over()
+    tower.look()
+    assert tower.told() == ["judging", "kept"], tower.canary.trouble
+    assert tower.registry.live() == "000002"
+    assert tower.registry.card("000002").status == "accepted"
+    assert tower.result().after["rmse"] < tower.result().before["rmse"]
+    fill_store(state.frames, more_views(4, first=30), first=30)
+    tower.look()
+    assert len(tower.seen) == 2
+
+
+def test_it_waits_for_frames_that_came_after_the_promotion(state, watch_over):
+    promote_bad(state, after_id=24)
+    tower = watch_over()
+    for count in range(FRAMES):
+        tower.look()
+        assert tower.canary.labels_since == count
+        assert tower.told() == []
+        fill_store(state.frames, more_views(1, first=30 + count), first=30 + count)
+    tower.look()
+    assert tower.told() == ["judging", "rolled back"]
+
+
+def test_it_judges_on_nothing_that_a_round_knew(state):
+    promote_bad(state)
+    events: list[dict[str, Any]] = []
+    plan = small_plan(canary={"frames": 24 - KNOWN})
+    evaluate_canary(state, plan.canary, 2, events.append)
+    assert events[-1]["frames"] == 24 - KNOWN
+    events.clear()
+    evaluate_canary(state, CanarySettings(frames=24 - KNOWN + 1), 2, events.append)
+    assert events == [{"event": "result", "frames": 24 - KNOWN}]
+
+
+def test_it_rests_between_frames(state):
+    promote_bad(state)
+    rests: list[int] = []
+
+    def rest() -> float:
+        rests.append(1)
+        return 0.0
+
+    evaluate_canary(state, WATCHING.canary, 2, lambda event: None, rest)
+    assert len(rests) == FRAMES
+
+
+def test_without_a_watch_in_the_log_there_is_nothing_to_judge(state):
+    RoundLog(state.rounds).save(RoundRecord(1, state="promoted", version="000001"))
+    with pytest.raises(TiekdError, match="round 1 has no student to be evaluated"):
+        evaluate_canary(state, WATCHING.canary, 1, lambda event: None)
+
+
+def test_switched_off_it_does_nothing_and_goes_on_where_it_is_switched_on(
+    state, watch_over, judged_worse
+):
+    promote_bad(state)
+    tower = watch_over(small_plan(canary={"frames": FRAMES, "enabled": False}))
+    tower.look()
+    assert (tower.told(), tower.registry.live()) == ([], "000002")
+    tower.canary.set_plan(WATCHING)
+    tower.look()
+    assert tower.registry.live() == "000001"
+
+
+@pytest.mark.slow
+def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, watch_over):
+    promote_bad(state, after_id=24 - FRAMES)
+    tower = watch_over()
+    damaged = tower.store.labelled_ids(after_id=24 - FRAMES)[-3:]
+    for frame_id in damaged[:2]:
+        spoil(state, frame_id)
+    unknown = np.full((72, 96), 99.0, np.float32)  # beyond the student's range
+    tower.store.put_label(damaged[2], unknown, "exact", "1")
+    tower.look()
+    assert tower.told() == ["judging", "waiting"]
+    assert tower.store.stats().rejected == {"undecodable": 2}
+    assert (tower.canary.labels_since, tower.canary.labels_needed) == (FRAMES - 2, FRAMES + 1)
+    for count in range(3):
+        tower.look()
+        assert len(tower.seen) == 2  # not each second anew
+        fill_store(state.frames, more_views(1, first=30 + count), first=30 + count)
+    tower.look()
+    assert tower.told()[2:] == ["judging", "rolled back"]
+
+
+def spoil(state, frame_id: int) -> None:
+    with closing(sqlite3.connect(state.frames)) as connection, connection:
+        connection.execute("UPDATE images SET jpeg = x'00' WHERE frame_id = ?", (frame_id,))
