@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiekd_ros.method.comparison import PairedErrors
 from tiekd_ros.method.metrics import DepthMetrics
 from tiekd_ros.rounds.canary import CanarySettings, judge_canary
 from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
 
 
 def scored(error: float, count: int = 1) -> list[DepthMetrics]:
@@ -93,3 +95,16 @@ def test_chance_is_not_taken_for_proof_and_proof_is_found():
 def test_bad_settings_are_refused_by_name(values, message):
     with pytest.raises(InvalidSettingError, match=f"canary.*{message}"):
         RoundPlan.from_mapping({"canary": values})
+
+
+def test_a_record_with_the_names_of_before_is_read():
+    text = json.dumps(
+        {
+            "number": 3, "state": "accepted", "resting": False, "rested_seconds": 1.5,
+            "watch": {"predecessor": "000001", "after_id": 7, "state": "ended well"},
+        }
+    )  # fmt: skip
+    record = RoundRecord.from_json(text)
+    assert (record.state, record.paused_seconds) == (RoundState.PROMOTED, 1.5)
+    assert record.canary == CanaryRecord("000001", 7, state=CanaryState.KEPT)
+    assert RoundRecord.from_json(record.to_json()) == record
