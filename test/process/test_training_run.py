@@ -113,25 +113,6 @@ def test_a_run_that_is_killed_and_continued_ends_with_the_same_weights(data, fin
     assert losses(output) == losses(finished)
 
 
-def test_batch_statistics_averaged_norms_and_a_reader_survive_a_kill_as_well(data, tmp_path):
-    groups = {"train": {"batch_norm": "batch"}, "housekeeping": CAREFUL}
-    whole, output = tmp_path / "whole", tmp_path / "out"
-    run(data, whole, "--workers", "1", **groups)
-    child = start_python(
-        "-m", "tiekd_ros.cli", *train_arguments(data, output, "--workers", "1", **groups)
-    )
-    wait_until(lambda: (output / "snapshots" / "00000002").exists())
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not (output / "snapshots" / "00000005").exists(), "too late to be a test"
-    run(data, output, "--resume", "--workers", "1", **groups)
-    learnt = weights(whole)
-    assert same(weights(output), learnt)
-    assert same(weights(output, "student"), weights(whole, "student"))
-    assert losses(output) == losses(whole)
-    assert learnt["backbone.conv1.bn.running_mean"].abs().max() > 0  # not those it began with
-
-
 def test_ctrl_c_writes_a_snapshot_and_says_how_to_go_on(data, finished, tmp_path):
     output = tmp_path / "out"
     child = start_python("-m", "tiekd_ros.cli", *train_arguments(data, output))

@@ -107,7 +107,11 @@ def with_settings(
 
 
 def with_given_settings(
-    parameter: str, fields: Sequence[dataclasses.Field[Any]], panel: str
+    parameter: str,
+    fields: Sequence[dataclasses.Field[Any]],
+    panel: str,
+    names: Mapping[str, str] | None = None,
+    unset: str = "",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a verb as `with_settings`; its `parameter` gets the options that were given.
 
@@ -115,22 +119,28 @@ def with_given_settings(
         parameter: the verb's parameter that gets a dict of values by the settings' names.
         fields: the settings that become options.
         panel: heading of their part of the help.
+        names: of options that are not called as their settings, by setting.
+        unset: what the help shows for an option that is not given; "" = the setting's default.
     """
-    names = {field.name.removesuffix("_s"): field.name for field in fields}
+    names = names or {}
+    settings = {
+        names.get(field.name, field.name.removesuffix("_s")): field.name for field in fields
+    }
     options = [
         inspect.Parameter(
             option,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                type(field.default) | None, _option(field, panel, str(field.default) or False)
+                type(field.default) | None,
+                _option(field, panel, unset or str(field.default) or False, option),
             ],
         )
-        for option, field in zip(names, fields, strict=True)
+        for option, field in zip(settings, fields, strict=True)
     ]
 
     def build(**values: Any) -> dict[str, Any]:
-        return {names[option]: value for option, value in values.items() if value is not None}
+        return {settings[option]: value for option, value in values.items() if value is not None}
 
     return in_place_of(parameter, options, build)
 
@@ -166,12 +176,12 @@ def in_place_of(
     return decorate
 
 
-def _option(field: dataclasses.Field[Any], panel: str, shown: bool | str) -> Any:
+def _option(field: dataclasses.Field[Any], panel: str, shown: bool | str, name: str = "") -> Any:
     info = setting_info(field)
     has_range = info.minimum is not None or info.maximum is not None
     told = info.allowed() if has_range else info.unit
     unit = f" ({told})" if told else ""
     choices = f" ({', '.join(info.choices)})" if info.choices else ""
-    flag = "--" + field.name.removesuffix("_s").replace("_", "-")
+    flag = "--" + (name or field.name.removesuffix("_s")).replace("_", "-")
     text = f"{info.description[:1].upper()}{info.description[1:]}{choices}{unit}."
     return typer.Option(flag, help=text, rich_help_panel=panel, show_default=shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -10,14 +11,30 @@ from typing import Annotated, Any
 
 import typer
 
-from tiekd_ros.cli.options import AsJson, State, plain, print_reasons
+from tiekd_ros.cli.options import AsJson, State, plain, print_reasons, with_given_settings
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.training.settings import HousekeepingSettings, OfflineSettings
 
 _NEEDED = ("torch", "accelerate", "tensorboard")
 _GROUPS = ("train", "student", "loss", "augment", "housekeeping")
+# Settings that have an option of their own; --settings takes all.
+_TRAIN = ("epochs", "iterations", "batch_size", "learning_rate", "seed")
+_HOUSEKEEPING = ("workers", "device", "skip_bad")
 _SIGNALLED = 128  # what shells add to a signal's number
 
 
+@with_given_settings(
+    "train_settings",
+    [each for each in dataclasses.fields(OfflineSettings) if each.name in _TRAIN],
+    panel="Training",
+    names={"learning_rate": "lr"},
+    unset="the recipe's",
+)
+@with_given_settings(
+    "housekeeping",
+    [each for each in dataclasses.fields(HousekeepingSettings) if each.name in _HOUSEKEEPING],
+    panel="Housekeeping",
+)
 def train(
     data: Annotated[
         Path,
@@ -66,19 +83,6 @@ def train(
             show_default="the recipe's",
         ),
     ] = "",
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the data.", show_default="the recipe's")
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(help="Optimiser steps, instead of epochs.", show_default="none")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Images per step, of all devices.", show_default="the recipe's"),
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default="the recipe's")
-    ] = None,
     input_size: Annotated[
         str,
         typer.Option(
@@ -96,9 +100,6 @@ def train(
             show_default="base for mobilenetv2-fast, else random",
         ),
     ] = "auto",
-    seed: Annotated[
-        int | None, typer.Option(help="Of weights, order and variation.", show_default="0")
-    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in RUN_DIR, if there is one.")
     ] = False,
@@ -108,17 +109,13 @@ def train(
             help="Processes, one a GPU.", min=0, max=1024, show_default="1, or torchrun's"
         ),
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[
-        int, typer.Option(help="Processes that read images, per device.", show_default="by cores")
-    ] = -1,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Pass over and list what cannot be read.")
-    ] = False,
     register: Annotated[
         bool, typer.Option("--register", help="Add the best student to the state's registry.")
     ] = False,
     state: State = "",
+    *,
+    train_settings: dict[str, Any],
+    housekeeping: dict[str, Any],
     settings: Annotated[
         str,
         typer.Option(
@@ -138,33 +135,28 @@ def train(
     from tiekd_ros.training.run import TrainRequest, train_offline
 
     groups = _groups(settings)
-    height, width = _size(input_size)
-    asked: dict[str, dict[str, Any]] = {
-        "train": {
-            "epochs": epochs,
-            "iterations": iterations,
-            "batch_size": batch_size,
-            "learning_rate": lr,
-            "height": height,
-            "width": width,
-            "seed": seed,
-        },
-        "student": {"architecture": arch or None},
-        "loss": {"objective": objective or None},
-        "housekeeping": {"workers": workers, "device": device, "skip_bad": skip_bad or None},
+    asked = {
+        "train": {**train_settings, **_size(input_size)},
+        "student": {"architecture": arch} if arch else {},
+        "loss": {"objective": objective} if objective else {},
+        "housekeeping": housekeeping,
     }
     for group, values in asked.items():
-        given = {name: value for name, value in values.items() if value is not None}
-        if given:
-            groups[group] = {**groups.get(group, {}), **given}
-    housekeeping = groups.pop("housekeeping", {})
+        groups[group] = {**groups.get(group, {}), **values}
     outcome = train_offline(
         TrainRequest(
-            DataOptions(data, kind, split, val_split, teacher_dir, labels),
-            output,
-            recipe,
-            groups,
-            housekeeping,
+            data=DataOptions(
+                data,
+                kind=kind,
+                split=split,
+                val_split=val_split,
+                teacher_dir=teacher_dir,
+                labels=labels,
+            ),
+            output=output,
+            recipe=recipe,
+            housekeeping=groups.pop("housekeeping"),
+            changes=groups,
             init=init,
             resume=resume,
             devices=devices,
@@ -204,13 +196,13 @@ def _groups(settings: str) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def _size(text: str) -> tuple[int | None, int | None]:
+def _size(text: str) -> dict[str, int]:
     if not text:
-        return None, None
+        return {}
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None:
         raise InvalidSettingError(f"--input-size must be HEIGHTxWIDTH like 224x320, got {text!r}")
-    return int(match[1]), int(match[2])
+    return {"height": int(match[1]), "width": int(match[2])}
 
 
 def _show(outcome: dict[str, Any], output: Path, as_json: bool) -> None:
