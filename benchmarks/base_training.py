@@ -33,7 +33,7 @@ from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard, StudentStatus, save_student
 from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks.mobilenetv2 import FastStudent
 from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime, to_channels_last
 

@@ -22,8 +22,7 @@ from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import start_from_base
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks.mobilenetv2 import ConvNormAct
-from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks.mobilenetv2 import ConvNormAct, FastStudent
 from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.runtimes.torch_runtime import to_channels_last
 from tiekd_ros.worlds import IndoorWorld, WorldSettings

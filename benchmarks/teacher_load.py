@@ -46,12 +46,12 @@ from teacher_load_processes import Done, Robots, Server
 from tritonclient.grpc import service_pb2
 
 from tiekd_ros.core.images import decode_image
-from tiekd_ros.teacher.checks import check_answer
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.protocol import (
     DepthAnswer,
     DepthRequest,
     TeacherIdentity,
+    check_answer,
     read_answer,
     write_answer,
 )

@@ -98,9 +98,9 @@ def test_every_setting_of_the_product_fits_its_own_range_and_is_described():
     from tiekd_ros.rounds.plan import RoundPlan
     from tiekd_ros.student.architecture import InputSize
     from tiekd_ros.student.bins import DepthBins
-    from tiekd_ros.teacher.checks import AnswerChecks
     from tiekd_ros.teacher.client import ClientSettings
     from tiekd_ros.teacher.label_source import UploadSettings
+    from tiekd_ros.teacher.protocol import AnswerChecks
     from tiekd_ros.teacher.settings import ServerSettings
     from tiekd_ros.teacher.trust import TrustSettings
     from tiekd_ros.worlds import WorldSettings

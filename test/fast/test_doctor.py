@@ -26,14 +26,7 @@ from tiekd_ros.cli.doctor_facts import (
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.diagnosis.facts import (
-    ERROR,
-    UNREACHABLE,
-    WARN,
-    DeviceFacts,
-    RosFacts,
-    TeacherFacts,
-)
+from tiekd_ros.diagnosis.facts import ERROR, UNREACHABLE, WARN, DeviceFacts, RosFacts, TeacherFacts
 from tiekd_ros.diagnosis.machine import check_state
 from tiekd_ros.student.registry import StudentRegistry
 

@@ -18,7 +18,7 @@ from tiekd_ros.method.paper import (
     gaussian_window,
     published_ssim,
 )
-from tiekd_ros.method.paper.ssim import without_tf32
+from tiekd_ros.method.paper.losses import without_tf32
 from tiekd_ros.student.bins import DepthBins
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"

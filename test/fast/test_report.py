@@ -4,8 +4,13 @@ import math
 
 import numpy as np
 
-from tiekd_ros.report.pictures import SheetRow, colour_depth, colour_error, contact_sheet
-from tiekd_ros.report.point_view import draw_points
+from tiekd_ros.report.pictures import (
+    SheetRow,
+    colour_depth,
+    colour_error,
+    contact_sheet,
+    draw_points,
+)
 
 GREY = (205, 205, 205)
 

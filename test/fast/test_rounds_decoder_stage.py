@@ -15,7 +15,7 @@ from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.samples import AugmentSettings, Sample
 from tiekd_ros.rounds.trainer import DecoderStage, Trainer, TrainResult, TrainSettings, hold_back
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks.mobilenetv2 import FastStudent
 
 BINS = DepthBins(count=17)
 

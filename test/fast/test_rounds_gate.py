@@ -10,12 +10,7 @@ from helpers.frames import samples
 from helpers.students import BINS, small_student
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, RoundRefusedError
-from tiekd_ros.method.comparison import (
-    PairedErrors,
-    compare,
-    constant_predictor,
-    student_predictor,
-)
+from tiekd_ros.method.comparison import PairedErrors, compare, constant_predictor, student_predictor
 from tiekd_ros.method.first_student import (
     StudentSettings,
     first_bins,

@@ -14,7 +14,7 @@ from tiekd_ros.method.samples import AugmentSettings, Sample
 from tiekd_ros.method.stepping import Stepper, TrainingError, make_optimizer
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks.mobilenetv2 import FastStudent
 from tiekd_ros.student.preprocessing import normalise
 
 BINS = DepthBins(count=33)

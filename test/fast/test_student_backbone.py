@@ -11,8 +11,7 @@ from torch import nn
 from tiekd_ros.method.stepping import freeze_batch_norms
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.mobilenetv2 import ConvNormAct
-from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks.mobilenetv2 import ConvNormAct, FastStudent
 
 BINS = DepthBins(count=17)
 TOLERANCE = 1e-4  # relative: float32 over fifty layers

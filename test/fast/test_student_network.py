@@ -8,7 +8,7 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks.mobilenetv2 import FastStudent
 
 
 def test_bins_divide_the_range_evenly():

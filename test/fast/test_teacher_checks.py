@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from helpers.teachers import METRIC, ramp
-from tiekd_ros.teacher.checks import AnswerChecks, check_answer
 from tiekd_ros.teacher.errors import TeacherAnswerError
-from tiekd_ros.teacher.protocol import DepthAnswer, read_answer, write_answer
+from tiekd_ros.teacher.protocol import (
+    AnswerChecks,
+    DepthAnswer,
+    check_answer,
+    read_answer,
+    write_answer,
+)
 
 
 def check(depth, confidence=None, size=(64, 48), checks=None):

@@ -29,7 +29,6 @@ from helpers.teachers import (
 )
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
-from tiekd_ros.teacher.credentials import read_credentials
 from tiekd_ros.teacher.errors import (
     RelativeTeacherError,
     TeacherDeniedError,
@@ -37,6 +36,7 @@ from tiekd_ros.teacher.errors import (
     WrongTeacherError,
 )
 from tiekd_ros.teacher.protocol import TeacherIdentity
+from tiekd_ros.teacher.tls import read_credentials
 
 TOKEN, OTHER_TOKEN = "0123456789abcdef-robot", "fedcba9876543210-robot"
 

@@ -19,20 +19,10 @@ from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.core.images import decode_image, encode_jpeg, encode_mask_png, shrink_map
 from tiekd_ros.core.labels import StudentDepth
-from tiekd_ros.framelog import (
-    LabellerSettings,
-    LabelRejected,
-    LoggedFrame,
-    TeacherUnavailable,
-)
+from tiekd_ros.framelog import LabellerSettings, LabelRejected, LoggedFrame, TeacherUnavailable
 from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
-from tiekd_ros.teacher.errors import (
-    RelativeTeacherError,
-    TeacherFailedError,
-    TeacherRefusedError,
-)
+from tiekd_ros.teacher.errors import RelativeTeacherError, TeacherFailedError, TeacherRefusedError
 from tiekd_ros.teacher.label_source import (
     LocalTeacher,
     TeacherLabelSource,
@@ -40,7 +30,7 @@ from tiekd_ros.teacher.label_source import (
     fit_for_upload,
     mirrored,
 )
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+from tiekd_ros.teacher.protocol import AnswerChecks, DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.trust import LabelJudge, TrustSettings
 
 WIDTH, HEIGHT = 160, 120  # of `view`

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.method.reduction import batch_count, batch_sum, masked_mean, shared_batches
+from tiekd_ros.method.metrics import batch_count, batch_sum, masked_mean, shared_batches
 from tiekd_ros.training.processes import Processes
 
 

@@ -163,7 +163,7 @@ def test_a_mistake_ends_with_one_clear_line_and_code_1(state, arguments, message
 
 @pytest.mark.parametrize("settings", ["{", "[[]]", '{"train": 5}', "nonsense"])
 def test_settings_that_are_no_json_object_are_refused_with_an_example(tmp_path, settings):
-    from tiekd_ros.cli.distill import distill_once
+    from tiekd_ros.cli.students import distill_once
     from tiekd_ros.core.errors import InvalidSettingError
 
     state = StateFolder(tmp_path)

@@ -12,11 +12,7 @@ from helpers.children import run_python, start_python
 
 pytest.importorskip("rclpy", reason="needs ROS 2", exc_type=ImportError)
 
-from tiekd_ros.nodes.probe.graph import (
-    is_kept_to_this_machine,
-    is_off,
-    programs_by_domain,
-)
+from tiekd_ros.nodes.probe.graph import is_kept_to_this_machine, is_off, programs_by_domain
 from tiekd_ros.nodes.probe.probe import depth_among
 
 DOMAIN = 101

@@ -20,7 +20,7 @@ from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.datasets import DatasetError, ImageFolder, KittiDataset, ReadOptions
-from tiekd_ros.evaluation.label_maps import LabelFolderError, MapFolder
+from tiekd_ros.evaluation.label import LabelFolderError, MapFolder
 from tiekd_ros.framelog import FrameStore, Observation
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.teacher.client import TeacherClient

@@ -14,7 +14,7 @@ import pytest
 from helpers.children import child_environment, wait_until
 from helpers.rounds import ENDLESS, SHORT, House, said, verdict, worker_pids
 from helpers.students import small_student
-from tiekd_ros.cli import distill as offline
+from tiekd_ros.cli import students as offline
 from tiekd_ros.rounds import worker_process as following
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord

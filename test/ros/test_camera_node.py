@@ -12,8 +12,7 @@ from ros_helpers.peer import UNCONFIGURED, Peer, running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import encode_jpeg
-from tiekd_ros.nodes.camera.node import CameraNode
-from tiekd_ros.nodes.camera.sources import CameraSourceError
+from tiekd_ros.nodes.camera.node import CameraNode, CameraSourceError
 from tiekd_ros.nodes.common.conversions import image_to_rgb, stamp_ns
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 

@@ -9,7 +9,7 @@ import pytest
 from ros_helpers.peer import Peer
 from ros_helpers.processes import Process, Processes
 from ros_helpers.waiting import wait_for
-from tiekd_ros.nodes.programs import MODULES
+from tiekd_ros.nodes.programs import PROGRAMS
 
 # As the console script, but the import of the node's module is where Ctrl-C is pressed.
 INTERRUPTED = """
@@ -35,11 +35,15 @@ sys.exit({program}())
 
 
 def start(processes: Processes, code: str, program: str) -> Process:
-    text = code.format(program=program, module=MODULES[program], namespace=processes.namespace)
+    text = code.format(
+        program=program,
+        module=PROGRAMS[program][0].partition(":")[0],
+        namespace=processes.namespace,
+    )
     return processes.start(program, [sys.executable, "-c", text])
 
 
-@pytest.mark.parametrize("program", MODULES)
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_while_it_imports(processes: Processes, program: str) -> None:
     process = start(processes, INTERRUPTED, program)
     assert process.wait() == 0, process.output

@@ -16,12 +16,7 @@ from tiekd_ros.core.camera import VISIBLE_SHIFT_PX, CameraModel, Intrinsics, Rec
 from tiekd_ros.core.errors import BadImageError, BadIntrinsicsError
 from tiekd_ros.core.images import Mask, RgbImage
 from tiekd_ros.framelog import policy
-from tiekd_ros.framelog.imports import (
-    UNREADABLE,
-    ImportOptions,
-    ImportReport,
-    Recording,
-)
+from tiekd_ros.framelog.imports import UNREADABLE, ImportOptions, ImportReport, Recording
 from tiekd_ros.framelog.records import ImportCursor, Observation
 from tiekd_ros.framelog.store import FrameStore
 

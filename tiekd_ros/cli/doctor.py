@@ -16,14 +16,7 @@ from tiekd_ros.cli.doctor_facts import DoctorFacts, DoctorRequest, collect
 from tiekd_ros.cli.options import AsJson, console
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.camera import camera_model, check_camera_info, check_image
-from tiekd_ros.diagnosis.facts import (
-    COMPANION_NODE,
-    DEPTH_NODE,
-    ERROR,
-    WARN,
-    Finding,
-    RosFacts,
-)
+from tiekd_ros.diagnosis.facts import COMPANION_NODE, DEPTH_NODE, ERROR, WARN, Finding, RosFacts
 from tiekd_ros.diagnosis.machine import (
     check_device,
     check_ros,

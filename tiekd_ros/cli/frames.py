@@ -20,14 +20,7 @@ from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import DatasetError, ReadOptions, RgbdFolder
 from tiekd_ros.datasets.calibration import read_camera_model
-from tiekd_ros.framelog import (
-    FrameStore,
-    ImportSettings,
-    Label,
-    Observation,
-    StoreStats,
-    policy,
-)
+from tiekd_ros.framelog import FrameStore, ImportSettings, Label, Observation, StoreStats, policy
 from tiekd_ros.framelog.imports import (
     NOT_ASKED_FOR,
     UNREADABLE,
@@ -421,8 +414,7 @@ class RgbdImport(Recording[int]):
 
     def _add_checked(self, store: FrameStore, index: int, cursor: ImportCursor) -> str:
         # gRPC, which this file spares its readers
-        from tiekd_ros.teacher.checks import check_answer
-        from tiekd_ros.teacher.protocol import DepthAnswer
+        from tiekd_ros.teacher.protocol import DepthAnswer, check_answer
 
         item = self._folder.item(index)
         assert item.truth is not None

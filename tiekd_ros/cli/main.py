@@ -12,15 +12,12 @@ from typing import Annotated
 import typer
 
 from tiekd_ros import __version__
-from tiekd_ros.cli.distill import distill
 from tiekd_ros.cli.doctor import doctor
-from tiekd_ros.cli.evaluate import evaluate
 from tiekd_ros.cli.frames import frames
-from tiekd_ros.cli.label import label
 from tiekd_ros.cli.nodes import demo, snapshot, up
-from tiekd_ros.cli.students import students
+from tiekd_ros.cli.offline import evaluate, label, train
+from tiekd_ros.cli.students import distill, students
 from tiekd_ros.cli.teacher import teacher
-from tiekd_ros.cli.train import train
 from tiekd_ros.core.errors import TiekdError
 
 app = typer.Typer(

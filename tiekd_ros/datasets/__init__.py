@@ -16,10 +16,8 @@ from tiekd_ros.datasets.items import (
     SkipReport,
     readable_items,
 )
-from tiekd_ros.datasets.kitti import KittiDataset
-from tiekd_ros.datasets.nyu import NyuDataset
 from tiekd_ros.datasets.rgbd_folder import RgbdFolder
-from tiekd_ros.datasets.split_dataset import SPLIT_FOLDERS
+from tiekd_ros.datasets.split_dataset import SPLIT_FOLDERS, KittiDataset, NyuDataset
 
 __all__ = [
     "AUTO",

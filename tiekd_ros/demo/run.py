@@ -12,11 +12,18 @@ from rich.console import Console
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.demo.programs import IMAGE_TOPIC, NAMESPACE, DemoPrograms
 from tiekd_ros.demo.results import DemoResult, print_result, scored, write_sheet
 from tiekd_ros.demo.scene import folder_scene, synthetic_scene
 from tiekd_ros.demo.score import Scoreboard, lost_by_swaps
-from tiekd_ros.demo.steps import DemoRun, Scorer, StepDisplay, perform
+from tiekd_ros.demo.steps import (
+    IMAGE_TOPIC,
+    NAMESPACE,
+    DemoPrograms,
+    DemoRun,
+    Scorer,
+    StepDisplay,
+    perform,
+)
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.probe.observer import StreamObserver
 from tiekd_ros.student.registry import StudentRegistry

@@ -26,9 +26,9 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.method.fused import compare_dpm
+from tiekd_ros.method.metrics import masked_mean
 from tiekd_ros.method.paper.losses import RESPONSE_LOSSES, PublishedLoss, si_loss
 from tiekd_ros.method.paper.target import published_width_m
-from tiekd_ros.method.reduction import masked_mean
 from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.student.architecture import StudentOutput
 from tiekd_ros.student.bins import DepthBins

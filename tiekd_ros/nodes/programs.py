@@ -3,7 +3,7 @@
 `python -m tiekd_ros.nodes.programs depth_node --ros-args ...` runs one where nothing is installed.
 
 A node's imports take seconds. Ctrl-C in that time, when nothing is open yet, ends its program at
-once and without a traceback; once the node is imported, `run.py` sees to it.
+once and without a traceback; once the nodes are imported, `run_nodes` sees to it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import signal
 import sys
 from types import FrameType
 
-MODULES = {
-    "depth_node": "tiekd_ros.nodes.depth.node",
-    "companion_node": "tiekd_ros.nodes.companion.node",
-    "tiekd_nodes": "tiekd_ros.nodes.composed",
-    "camera_node": "tiekd_ros.nodes.camera.node",
+PROGRAMS = {
+    "depth_node": ("tiekd_ros.nodes.depth.node:DepthNode",),
+    "companion_node": ("tiekd_ros.nodes.companion.node:CompanionNode",),
+    "tiekd_nodes": (
+        "tiekd_ros.nodes.depth.node:DepthNode",
+        "tiekd_ros.nodes.companion.node:CompanionNode",
+    ),
+    "camera_node": ("tiekd_ros.nodes.camera.node:CameraNode",),
 }
+"""The nodes that each program runs in its process, as module:class."""
 
 
 def depth_node() -> int:
@@ -33,7 +37,11 @@ def companion_node() -> int:
 
 
 def tiekd_nodes() -> int:
-    """Run depth_node and companion_node in one process."""
+    """Run depth_node and companion_node in one process: one Python and one torch, not two.
+
+    A remapping such as `-r depth_node:__node:=eye` and a key such as `/**/depth_node:` in a file
+    of parameters name the node that they are for; without a name they are for both.
+    """
     return _run("tiekd_nodes")
 
 
@@ -46,10 +54,14 @@ def _run(program: str) -> int:
     usual = signal.getsignal(signal.SIGINT)
     if usual is not signal.SIG_IGN:  # as it is for what a script starts with &
         signal.signal(signal.SIGINT, _end)
-    main = importlib.import_module(MODULES[program]).main
+    nodes = []
+    for place in PROGRAMS[program]:
+        module, name = place.split(":")
+        nodes.append(getattr(importlib.import_module(module), name))
+    from tiekd_ros.nodes.common.run import run_nodes
+
     signal.signal(signal.SIGINT, usual)
-    status: int = main()
-    return status
+    return run_nodes(nodes)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -57,9 +69,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in MODULES:
+    if len(sys.argv) < 2 or sys.argv[1] not in PROGRAMS:
         sys.exit(
-            f"usage: python -m tiekd_ros.nodes.programs {{{','.join(MODULES)}}} [--ros-args ...]"
+            f"usage: python -m tiekd_ros.nodes.programs {{{','.join(PROGRAMS)}}} [--ros-args ...]"
         )
     del sys.argv[0]
     sys.exit(_run(sys.argv[0]))

@@ -21,7 +21,6 @@ from tritonclient.utils import InferenceServerException
 
 from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.teacher.credentials import Credentials, read_credentials
 from tiekd_ros.teacher.errors import (
     RelativeTeacherError,
     TeacherBusyError,
@@ -42,6 +41,7 @@ from tiekd_ros.teacher.protocol import (
     read_answer,
 )
 from tiekd_ros.teacher.settings import ClientSettings
+from tiekd_ros.teacher.tls import Credentials, read_credentials
 
 __all__ = ["ClientSettings", "TeacherClient", "TrafficSnapshot"]
 

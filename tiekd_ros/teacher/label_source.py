@@ -34,7 +34,6 @@ from tiekd_ros.core.labels import (
 )
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.checks import AnswerChecks, check_answer
 from tiekd_ros.teacher.errors import (
     BackendRefusal,
     RelativeTeacherError,
@@ -44,7 +43,13 @@ from tiekd_ros.teacher.errors import (
     TeacherRefusedError,
     TeacherUnreachableError,
 )
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+from tiekd_ros.teacher.protocol import (
+    AnswerChecks,
+    DepthAnswer,
+    DepthRequest,
+    TeacherIdentity,
+    check_answer,
+)
 from tiekd_ros.teacher.trust import LabelJudge, check_flip
 
 _LOG = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.method.losses import LossParts, make_objective
-from tiekd_ros.method.reduction import shared_batches
+from tiekd_ros.method.metrics import shared_batches
 from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.method.stepping import BadSteps, Step, Stepper, TrainingError
 from tiekd_ros.report.pictures import colour_depth
@@ -30,9 +30,8 @@ from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.runtimes.torch_runtime import to_channels_last
 from tiekd_ros.training.data import Batch, BatchPlan, TrainingSet, batches
 from tiekd_ros.training.processes import Processes
-from tiekd_ros.training.recipes import Recipe, TrainingPlan
+from tiekd_ros.training.recipes import HousekeepingSettings, OfflineSettings, Recipe, TrainingPlan
 from tiekd_ros.training.run_folder import RunFolder, Snapshots
-from tiekd_ros.training.settings import HousekeepingSettings, OfflineSettings
 from tiekd_ros.training.validation import EpochEvaluator
 
 METRICS = "metrics.jsonl"

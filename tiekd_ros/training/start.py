@@ -29,17 +29,8 @@ from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard, load_student
 from tiekd_ros.student.importing import read_weights
 from tiekd_ros.student.networks import ARCHITECTURES, build_network
-from tiekd_ros.training.data import (
-    MEASURED,
-    Items,
-    TrainingData,
-)
-from tiekd_ros.training.recipes import (
-    Recipe,
-    RecipeError,
-    TrainingPlan,
-    label_of,
-)
+from tiekd_ros.training.data import MEASURED, Items, TrainingData
+from tiekd_ros.training.recipes import Recipe, RecipeError, TrainingPlan, label_of
 
 AUTO = "auto"
 """Of `--init`: as `student.start` says, where there is such a start."""

@@ -16,8 +16,10 @@ from tiekd_ros.method.paper.losses import (
     PublishedLoss,
     PublishedLossParts,
     crop_upper_rows,
+    gaussian_window,
     loss_numbers,
     mse_loss,
+    published_ssim,
     si_loss,
     ssim_loss,
     ssim_mse_loss,
@@ -33,7 +35,6 @@ from tiekd_ros.method.paper.pipeline import (
     augment,
     draw,
 )
-from tiekd_ros.method.paper.ssim import gaussian_window, published_ssim
 from tiekd_ros.method.paper.target import PUBLISHED_SIGMA_M, PublishedTarget
 
 __all__ = [

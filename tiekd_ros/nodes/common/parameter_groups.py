@@ -11,9 +11,9 @@ from tiekd_ros.diagnosis.thresholds import CompanionDiagnosticSettings, DepthDia
 from tiekd_ros.framelog import FrameLogSettings, LabellerSettings
 from tiekd_ros.nodes.common.settings import CameraSettings, CompanionSettings, DepthSettings
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.teacher.checks import AnswerChecks
 from tiekd_ros.teacher.client import ClientSettings
 from tiekd_ros.teacher.label_source import UploadSettings
+from tiekd_ros.teacher.protocol import AnswerChecks
 from tiekd_ros.teacher.trust import TrustSettings
 
 

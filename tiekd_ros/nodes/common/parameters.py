@@ -180,9 +180,7 @@ def _unknown_names(names: set[str]) -> tuple[list[str], str]:
     """Return a sentence for each name that no node has, and one for those that other nodes have."""
     if not names:
         return [], ""
-    from tiekd_ros.nodes.common.parameter_groups import (
-        parameter_owners,  # brings the rooms of all nodes
-    )
+    from tiekd_ros.nodes.common.parameter_groups import parameter_owners
 
     owners = parameter_owners()
     said = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +18,7 @@ from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.managed import ACTIVE, ManagedNode
 from tiekd_ros.nodes.common.parameter_groups import LearningSettings
 from tiekd_ros.nodes.common.reporting import Report
-from tiekd_ros.nodes.common.run import run_nodes, until_shutdown
+from tiekd_ros.nodes.common.run import until_shutdown
 from tiekd_ros.nodes.common.settings import CompanionSettings
 from tiekd_ros.nodes.companion.frame_logger import FrameLogger
 from tiekd_ros.nodes.companion.report import add_companion_report, round_status
@@ -233,8 +232,3 @@ class CompanionNode(ManagedNode):
             started, message = self._start_round(reason)
             if not started:
                 self.get_logger().warning(f"no round though one is due ({reason}): {message}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the node (`ros2 run tiekd_ros companion_node`)."""
-    return run_nodes([CompanionNode], arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from tiekd_ros.nodes.camera.input import PATIENCE_S, CameraImage, CameraInput, N
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.managed import ACTIVE, ManagedNode
 from tiekd_ros.nodes.common.reporting import Report
-from tiekd_ros.nodes.common.run import release_memory, run_nodes, until_shutdown
+from tiekd_ros.nodes.common.run import release_memory, until_shutdown
 from tiekd_ros.nodes.common.settings import DepthSettings
 from tiekd_ros.nodes.depth.output import DepthOutput
 from tiekd_ros.nodes.depth.report import (
@@ -259,8 +258,3 @@ class DepthNode(ManagedNode):
 def _network_size(runtime: Runtime) -> tuple[int, int]:
     size = runtime.card.input_size
     return size.height, size.width
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the node (`ros2 run tiekd_ros depth_node`)."""
-    return run_nodes([DepthNode], arguments)

@@ -31,13 +31,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from tiekd_ros.diagnosis import keys
-from tiekd_ros.diagnosis.facts import (
-    COMPANION_NODE,
-    DEPTH_NODE,
-    NodeFacts,
-    RosFacts,
-    namespace_of,
-)
+from tiekd_ros.diagnosis.facts import COMPANION_NODE, DEPTH_NODE, NodeFacts, RosFacts, namespace_of
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.probe.graph import Graph, ReportListener, TopicListener
 

@@ -27,7 +27,7 @@ from tiekd_ros.nodes.common.qos import highest_offered, publishers_of, type_name
 from tiekd_ros.nodes.depth.points import read_cloud
 from tiekd_ros.nodes.depth.preview import read_range, with_scale
 from tiekd_ros.nodes.probe.observer import BackgroundNode
-from tiekd_ros.report.point_view import draw_points
+from tiekd_ros.report.pictures import draw_points
 
 PARTS = ("image", "depth", "camera_info", "preview", "points")
 _KINDS = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks.mobilenetv2_fast import FastStudent
+from tiekd_ros.student.networks.mobilenetv2 import FastStudent
 from tiekd_ros.student.networks.official import OfficialDpmStudent, OfficialRegressionStudent
 
 
