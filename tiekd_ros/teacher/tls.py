@@ -1,4 +1,4 @@
-"""TLS files and tokens of either end, checked before gRPC sees them; a watch on a certificate's end."""
+"""TLS files and tokens of either end, checked before gRPC sees them; the certificate's dates."""
 
 from __future__ import annotations
 
