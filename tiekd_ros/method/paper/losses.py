@@ -15,8 +15,8 @@ crops maps that are 704 wide, and none is scaled by 10. A teacher pixel that is 
 SSIM and MSE take it for the depth 0 m, SI leaves it out.
 
 SSIM is that of Wang et al. 2004 with an 11x11 Gaussian window (sigma 1.5), but as the published
-code has it: depth goes in as metres although the constants are those of a dynamic range of 1, the borders
-are padded with zeros, and the covariance is taken absolute like the variances, so structure
+code has it: depth goes in as metres although the constants are those of a dynamic range of 1, the
+borders are padded with zeros, and the covariance is taken absolute like the variances, so structure
 that is exactly reversed counts as similar.
 """
 
