@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.children import PATIENCE_S
+from helpers.children import PATIENCE_S, wait_until
 from helpers.frames import small_plan, small_settings
 from helpers.workers import (
     ENDLESS,
@@ -45,10 +45,14 @@ def resting(state):
 @pytest.mark.parametrize("scheduling", POLICIES)
 def test_all_that_computes_gives_way_and_so_does_its_session(state, scheduling):
     plan = small_plan(train={**ENDLESS, "threads": 2}, resources={"scheduling": scheduling})
+    policy, niceness = POLICIES[scheduling]
     with spawn_worker(state, plan, 3) as process:
-        wait_for_event(process, "progress")
+        if scheduling == "batch":  # its computing threads are there
+            wait_for_event(process, "progress")
+        else:  # gets nothing of cores that are busy
+            wait_until(lambda: os.sched_getscheduler(process.pid) == policy)
+            wait_until(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == niceness)
         threads = [int(t) for t in os.listdir(f"/proc/{process.pid}/task")]
-        policy, niceness = POLICIES[scheduling]
         gave_way = [
             t
             for t in threads

@@ -28,7 +28,7 @@ from ros_helpers.companion import (
 from ros_helpers.messages import HEIGHT, WIDTH, K, camera_info, image_message
 from ros_helpers.peer import INACTIVE, Peer, running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.core.camera import Rectifier
+from tiekd_ros.core.camera import CameraModel, Rectifier
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
 from tiekd_ros.nodes.camera import input as camera_input
@@ -149,7 +149,9 @@ def test_a_label_is_unknown_where_a_rectified_image_shows_what_the_camera_did_no
     info = camera_info()
     info.d = [-0.3, 0.05, 0.0, 0.0, 0.0]
     info.p = [30.0, 0.0, 47.5, 0.0, 0.0, 30.0, 35.5, 0.0, 0.0, 0.0, 1.0, 0.0]
-    invalid_mask = Rectifier().rectified(image_to_rgb(picture(1)), info).invalid_mask
+    invalid_mask = (
+        Rectifier().rectified(image_to_rgb(picture(1)), CameraModel.from_message(info)).invalid_mask
+    )
     assert invalid_mask is not None
     assert 0.1 < invalid_mask.mean() < 0.9
     backend = StubBackend(np.nan_to_num(ramp(WIDTH, HEIGHT), nan=1.0))

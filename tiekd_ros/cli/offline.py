@@ -39,7 +39,7 @@ from tiekd_ros.datasets import AUTO, ImageFolder, ReadOptions, RgbdFolder
 from tiekd_ros.datasets.split_dataset import SplitDataset
 from tiekd_ros.teacher.backends import BACKENDS, backend_options
 from tiekd_ros.teacher.settings import ClientSettings
-from tiekd_ros.training.recipes import HousekeepingSettings, OfflineSettings
+from tiekd_ros.training.settings import HousekeepingSettings, OfflineSettings
 
 if TYPE_CHECKING:
     from tiekd_ros.evaluation.evaluate import Evaluation

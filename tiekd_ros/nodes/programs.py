@@ -61,7 +61,7 @@ def _run(program: str) -> int:
     from tiekd_ros.nodes.common.run import run_nodes
 
     signal.signal(signal.SIGINT, usual)
-    return run_nodes(nodes)
+    return run_nodes(nodes, None)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

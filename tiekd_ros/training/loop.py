@@ -30,8 +30,9 @@ from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.runtimes.torch_runtime import to_channels_last
 from tiekd_ros.training.data import Batch, BatchPlan, TrainingSet, batches
 from tiekd_ros.training.processes import Processes
-from tiekd_ros.training.recipes import HousekeepingSettings, OfflineSettings, Recipe, TrainingPlan
+from tiekd_ros.training.recipes import Recipe, TrainingPlan
 from tiekd_ros.training.run_folder import RunFolder, Snapshots
+from tiekd_ros.training.settings import HousekeepingSettings, OfflineSettings
 from tiekd_ros.training.validation import EpochEvaluator
 
 METRICS = "metrics.jsonl"

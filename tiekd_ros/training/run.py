@@ -32,14 +32,9 @@ from tiekd_ros.training.data import (
 )
 from tiekd_ros.training.loop import OfflineTraining, TrainingJob, TrainingProgress
 from tiekd_ros.training.processes import Processes, run_on_devices
-from tiekd_ros.training.recipes import (
-    HousekeepingSettings,
-    OwnPreparation,
-    Recipe,
-    TrainingPlan,
-    get_recipe,
-)
+from tiekd_ros.training.recipes import OwnPreparation, Recipe, TrainingPlan, get_recipe
 from tiekd_ros.training.run_folder import RunFolder
+from tiekd_ros.training.settings import HousekeepingSettings
 from tiekd_ros.training.start import (
     AUTO,
     TrainingSizes,
