@@ -36,10 +36,7 @@ def check_agreement(student: Student, image: np.ndarray = IMAGE) -> np.ndarray:
     return other.depth
 
 
-_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES if "50" in name]
-
-
-@pytest.mark.parametrize("architecture", [*(n for n in ARCHITECTURES if "50" not in n), *_SLOW])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_gives_the_same_depth_in_both_runtimes(architecture):
     torch.manual_seed(1)
     student = Student.fresh(StudentCard(BINS, SIZE, architecture=architecture))

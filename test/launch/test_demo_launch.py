@@ -82,7 +82,6 @@ def several(tmp_path: Path, started: list[str]) -> LaunchDescription:
     return LaunchDescription([noting(started), launch, ReadyToTest()])
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.launch(fixture=demo)
 def test_the_demo_plays_logs_and_labels(
@@ -101,7 +100,6 @@ def test_the_demo_plays_logs_and_labels(
     assert not [line for line in lines if "WARN" in line and "the teacher" in line]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)  # seven programs start at once
 @pytest.mark.launch(fixture=several)
 def test_each_camera_has_its_own_depth_and_frame_log_and_all_have_one_teacher(

@@ -113,7 +113,6 @@ def again(events: Events, state: StateFolder, tmp_path: Path) -> LaunchDescripti
     return description(events, state, AGAIN, companion="false", **arguments)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("peer", [COMPOSED], indirect=True)
 @pytest.mark.launch(fixture=composed)
 def test_composed_both_nodes_work_in_one_process(peer: Peer, events: Events) -> None:
@@ -124,7 +123,6 @@ def test_composed_both_nodes_work_in_one_process(peer: Peer, events: Events) -> 
     assert [name for name, _ in events.started] == ["tiekd_nodes"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("peer", [BY_HAND], indirect=True)
 @pytest.mark.launch(fixture=by_hand)
 def test_without_autostart_a_lifecycle_manager_leads_the_nodes(peer: Peer) -> None:
@@ -142,7 +140,6 @@ def test_without_autostart_a_lifecycle_manager_leads_the_nodes(peer: Peer) -> No
         assert transport.string_value == "raw"
 
 
-@pytest.mark.slow
 @pytest.mark.launch(fixture=again)
 def test_a_killed_node_comes_again_and_a_camera_that_has_played_does_not(events: Events) -> None:
     with Peer(AGAIN) as peer:

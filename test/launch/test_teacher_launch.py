@@ -111,7 +111,6 @@ def await_more_labels(peer: Peer) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("peer", [HERE], indirect=True)
 @pytest.mark.launch(fixture=beside)
 def test_a_teacher_beside_the_nodes_labels_and_is_started_again_after_its_death(
@@ -124,7 +123,6 @@ def test_a_teacher_beside_the_nodes_labels_and_is_started_again_after_its_death(
     await_more_labels(peer)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("peer", [ELSEWHERE], indirect=True)
 @pytest.mark.launch(fixture=elsewhere)
 def test_a_teacher_elsewhere_is_reached_with_the_files_that_were_given(peer: Peer) -> None:

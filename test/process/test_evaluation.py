@@ -329,7 +329,6 @@ def test_a_published_network_trained_for_another_size_runs_as_on_the_robot(tmp_p
     assert result.as_dict()["student"]["input"] == [64, 96]
 
 
-@pytest.mark.slow
 def test_an_imported_checkpoint_is_evaluated_on_kitti(tmp_path, monkeypatch):
     """From a file of the published layout to errors at the published size, 352x1216."""
     write_kitti(tmp_path / "kitti", 1)

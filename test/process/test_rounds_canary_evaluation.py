@@ -109,7 +109,6 @@ def test_switched_off_it_does_nothing_and_goes_on_where_it_is_switched_on(
     assert tower.registry.live() == "000001"
 
 
-@pytest.mark.slow
 def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, watch_over):
     promote_bad(state, after_id=24 - FRAMES)
     tower = watch_over()

@@ -40,7 +40,6 @@ tower.canary.wait()
 # Kills.
 
 
-@pytest.mark.slow
 def test_a_killed_worker_is_told_and_judging_begins_anew(state, watch_over, monkeypatch):
     monkeypatch.setattr(watching, "_RETRY_S", 0.0)
     promote_bad(state)
@@ -79,7 +78,6 @@ def test_however_often_it_failed_it_is_tried_again(state, watch_over, monkeypatc
         assert (len(tower.seen), tower.canary.busy) == (2 * count, False)
 
 
-@pytest.mark.slow
 def test_a_watch_whose_companion_was_killed_is_taken_up(state, watch_over, judged_worse):
     promote_bad(state)
     companion = start_python("-c", COMPANION, str(state.root))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 """Far more than anything here takes on a busy machine; only a failure waits this long."""
 
 _POLL_S = 0.02

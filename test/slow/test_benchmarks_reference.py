@@ -170,7 +170,6 @@ def test_the_config_of_a_training_step_names_its_objective():
             objective_of(unknown)
 
 
-@pytest.mark.slow
 def test_a_step_of_a_regression_student_agrees_with_plain_torch(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -215,7 +214,6 @@ def test_a_step_of_a_regression_student_agrees_with_plain_torch(tmp_path):
     assert [check.quantity for check in checks if not check.ok] == []
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)  # 30 s of computation; a loaded machine takes longer
 def test_the_whole_reference_folder_agrees():
     result = verify(REFERENCE)

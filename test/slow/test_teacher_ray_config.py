@@ -22,7 +22,7 @@ from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherUnreachableError
 
 pytest.importorskip("ray.serve")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "ray"
 TOKEN = "a-token-of-the-robots"

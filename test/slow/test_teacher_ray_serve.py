@@ -28,7 +28,7 @@ from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 
 pytest.importorskip("ray.serve")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 TOKEN, OLD_TOKEN = "a-token-of-the-robots", "the-one-from-before"
 
