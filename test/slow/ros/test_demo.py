@@ -14,7 +14,7 @@ import pytest
 
 from ros_helpers.processes import Process, Processes, is_running
 from ros_helpers.waiting import wait_for
-from tiekd_ros.demo.steps import missing_programs
+from tiekd_ros.demo.run import missing_programs
 
 
 def descendants(pid: int) -> set[int]:
