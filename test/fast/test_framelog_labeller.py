@@ -49,6 +49,20 @@ def test_an_idle_labeller_wakes_when_a_frame_is_logged(store, labeller_of) -> No
     wait_until(lambda: labeller.snapshot().labelled == 1)
 
 
+def test_idle_threads_do_not_wake_each_other_for_ever(store, labeller_of, monkeypatch) -> None:
+    looks = threading.Semaphore(0)
+    look = store.unlabelled
+
+    def counted(*arguments: object, **more: object) -> object:
+        looks.release()
+        return look(*arguments, **more)
+
+    monkeypatch.setattr(store, "unlabelled", counted)
+    labeller = labeller_of(answer, LabellerSettings(poll_s=60.0, in_flight=2))
+    wait_until(lambda: labeller.snapshot().link == "idle")
+    assert not all(looks.acquire(timeout=0.3) for _ in range(20))
+
+
 def test_paused_it_asks_for_nothing_until_it_goes_on(store) -> None:
     asked = []
 

@@ -349,7 +349,7 @@ class Labeller:
         except Exception as error:  # whatever it is, the thread must go on
             self._note_queue_fault(error)
             return None
-        self._is_empty = not frames and not self._in_flight
+        was_empty, self._is_empty = self._is_empty, not frames and not self._in_flight
         if frames:
             self._in_flight.add(frames[0].id)
             if self._retry.state == "idle":
@@ -357,7 +357,8 @@ class Labeller:
             return frames[0]
         if self._is_empty:
             self._retry.state = "idle"
-            self._wake.notify_all()
+            if not was_empty:  # else idle threads would wake each other for ever
+                self._wake.notify_all()
         return None
 
     def _label(self, frame: FrameToLabel) -> None:
