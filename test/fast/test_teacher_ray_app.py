@@ -15,7 +15,7 @@ import pytest
 import yaml
 from tritonclient.grpc import service_pb2
 
-from helpers.children import run_python, wait_until
+from helpers.children import PATIENCE_S, run_python, wait_until
 from helpers.teachers import METRIC, SilentBackend, StubBackend, depth_request, ramp
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage
@@ -335,7 +335,7 @@ def test_many_calls_at_once_share_batches(replica_of):
             self, images: list[RgbImage], requests: list[DepthRequest]
         ) -> list[DepthAnswer]:
             self.sizes.append(len(images))
-            self.gate.wait(10)
+            self.gate.wait(PATIENCE_S)
             return [DepthAnswer(ramp()) for _ in images]
 
     backend = Batches()

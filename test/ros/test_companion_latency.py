@@ -92,7 +92,12 @@ def test_training_is_paused_while_the_depth_node_is_over_its_budget_and_training
 
     # Where the node is still slow after the longest pause, training is not the cause.
     assert peer.set_parameter(NODE, "resources.longest_pause_s", 1.0).successful
-    depth.say_until(60.0, "paused", "True")
+    so_far = float(peer.statuses[-1]["paused_seconds"])
+    wait_for(
+        lambda: float(peer.statuses[-1]["paused_seconds"]) > so_far,
+        "another pause",
+        nudge=lambda: depth.say(60.0),
+    )
     depth.say_until(60.0, "paused", "False")
     found = peer.await_diagnosis(NODE, "slow though training was paused", DiagnosticStatus.WARN)
     assert found.values[GUARD] == "not the cause: p95 60.0 ms, budget 40.0 ms"

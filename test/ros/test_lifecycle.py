@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -46,14 +46,18 @@ def parameters(kind: type[ManagedNode], folder: Path) -> dict[str, object]:
     return {"state_dir": str(folder), **own}
 
 
-def belongings(node: LifecycleNode) -> dict[str, list[str]]:
-    """Return what a node holds of ROS and of threads, by name."""
+def belongings(
+    node: LifecycleNode, others: Collection[threading.Thread] = ()
+) -> dict[str, list[str]]:
+    """Return what a node holds of ROS and of threads that are not others, by name."""
     return {
         "subscriptions": sorted(s.topic_name for s in node.subscriptions),
         "publishers": sorted(p.topic_name for p in node.publishers),
         "services": sorted(s.srv_name for s in node.services),
         "timers": [str(t.timer_period_ns) for t in node.timers],
-        "threads": sorted(t.name for t in threading.enumerate() if t.name != "camera"),
+        "threads": sorted(
+            t.name for t in threading.enumerate() if t not in others and t.name != "camera"
+        ),
     }
 
 
@@ -73,20 +77,21 @@ class TestBothNodes:
             running(kind, peer, until=UNCONFIGURED, **parameters(kind, state.root)) as node,
             peer.playing(camera_info(), PERIOD_S),
         ):
-            before = belongings(node)
+            others = threading.enumerate()  # of earlier tests, which may end meanwhile
+            before = belongings(node, others)
             held = None
             for _ in range(ROUNDS):
                 assert peer.change_state(name, CONFIGURE)
-                held = held or belongings(node)
-                assert belongings(node) == held
+                held = held or belongings(node, others)
+                assert belongings(node, others) == held
                 for _ in range(2):
                     peer.depth.clear()
                     assert peer.change_state(name, ACTIVATE)
                     wait_for(works(peer, name), "work", explain=lambda: peer.diagnosis(name))
                     assert peer.change_state(name, DEACTIVATE)
-                    assert belongings(node) == held
+                    assert belongings(node, others) == held
                 assert peer.change_state(name, CLEANUP)
-                assert belongings(node) == before
+                assert belongings(node, others) == before
             assert held is not None
             assert set(held["threads"]) > set(before["threads"])
 

@@ -16,10 +16,12 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 from lifecycle_msgs.srv import GetState
@@ -378,10 +380,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1
     _write(dataclasses.asdict(facts))
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
-    return 0
+    _leave(executor, node)
+
+
+_FAREWELL_S = 2.0
+
+
+def _leave(executor: SingleThreadedExecutor, node: Node) -> NoReturn:
+    """End the process. Fast DDS can take minutes to close a TCP channel on a busy machine."""
+
+    def close() -> None:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(_FAREWELL_S)
+    os._exit(0)
 
 
 if __name__ == "__main__":
