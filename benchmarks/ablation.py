@@ -12,12 +12,10 @@ that the file has already are not repeated, so an interrupted table goes on wher
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the runs are what is parallel
 import numpy as np
 import torch
 from ablation_data import Split, load, real, save, synthetic
-from harness import Report, Row, best_cells, markdown, mean_std, parser, plain, progress, run
+from harness import Report, Row, best_cells, markdown, mean_std, parser, plain, run
 
 from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.metrics import depth_metrics, mean_metrics
@@ -127,12 +125,9 @@ def train(job: Job) -> dict[str, Any]:
         augmentation=AugmentSettings(),
         has_parent=False,
     )
-    begun = time.monotonic()
     trainer.run(lambda progress: None)
-    seconds = round(time.monotonic() - begun, 1)
     runtime = TorchRuntime(student)
-    scores = {"validation": judge(runtime, split.validation), "test": judge(runtime, split.test)}
-    return {**job.key, "seconds": seconds, **scores}
+    return {"validation": judge(runtime, split.validation), "test": judge(runtime, split.test)}
 
 
 def judge(runtime: TorchRuntime, samples: list[Sample]) -> dict[str, float]:
@@ -206,29 +201,18 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = read_options(argv)
     report = Report("ablation", options)
-    if options.json is not None:
-        report.resume()
     with tempfile.TemporaryDirectory() as folder:
-        files = prepare(options, Path(folder))
         jobs = [
             Job(data, number, options.iterations)
-            for data in files
+            for data in prepare(options, Path(folder))
             for number, arm in enumerate(ARMS)
             if options.only in (None, arm.objective)
             and (arm.labels != "known" or data.name != "synthetic")  # there: as taught
         ]
-        left = [job for job in jobs if not report.has_run(job.key)]
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(options.jobs, context) as pool, progress() as bar:
-            task = bar.add_task("runs", total=len(jobs), completed=len(jobs) - len(left))
-            for future in as_completed([pool.submit(train, job) for job in left]):
-                report.add_run(future.result())
-                bar.advance(task)
-    keys = [plain(job.key) for job in jobs]
+        runs = report.experiment([(job.key, partial(train, job)) for job in jobs], options.jobs)
     text = ""
-    for name in dict.fromkeys(data.name for data in files):
-        wanted = [key for key in keys if key["data"] == name]
-        rows = table_rows([r for r in report.runs if {k: r.get(k) for k in keys[0]} in wanted])
+    for name in dict.fromkeys(job.data.name for job in jobs):
+        rows = table_rows([r for r in runs if r["data"] == name])
         title = f"{name}, test images, mean ± standard deviation, seeds: {options.seeds}"
         bold = best_cells(rows, _BEST)
         report.table(name, title, rows, bold=bold)

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,8 @@ def make_base(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Train from each start with each seed; print held-out errors, means and ratios.
-
-    Runs that the file of `--json` has already, of the same settings and base, are not repeated.
-    """
+    """Train from each start with each seed; print held-out errors, means and ratios."""
     report = Report("base_student", options)
-    if options.json is not None:
-        report.resume()
     train, held_out, settings = load(options)
     changed = dict(word.split("=", 1) for word in options.train)
     plan = {name: _value(text) for name, text in changed.items()}
@@ -126,17 +121,14 @@ def compare(options: argparse.Namespace) -> int:
         "input": list(train[0].depth.shape),
         "settings": plan,
     }
+    jobs = []
     for start in options.starts:
         base = load_base().card.weights_sha256 if start == BASE_START else ""
         for seed in range(options.seeds):
             key = {**asked, "start": start, "seed": seed, "base": base}
-            if not report.has_run(key):
-                began = time.monotonic()
-                settings_of_run = {"iterations": options.iterations, "seed": seed, **plan}
-                errors = train_once(train, held_out, settings, settings_of_run, start)
-                report.add_run({**key, **errors, "seconds": round(time.monotonic() - began, 1)})
-                _say(json.dumps(report.runs[-1]))
-    runs = [r for r in report.runs if all(r.get(name) == value for name, value in asked.items())]
+            own = {"iterations": options.iterations, "seed": seed, **plan}
+            jobs.append((key, partial(train_once, train, held_out, settings, own, start)))
+    runs = report.experiment(jobs)
     bins = first_bins([s.depth for s in train], settings)
     constant = mean_errors(constant_predictor(held_out, bins), held_out, bins)
     title = (

@@ -35,7 +35,15 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from distill_steps import STRAIGHTFORWARD, time_steps
 from harness import BROKE, Goal, Report, Row, Spread, parser, run, spread
 from node_bench import Watcher
-from node_stage import HEIGHT, WIDTH, check_running, fill_frame_log, nodes, own_domain
+from node_stage import (
+    HEIGHT,
+    NAMESPACE,
+    WIDTH,
+    check_running,
+    fill_frame_log,
+    nodes,
+    own_domain,
+)
 from sensor_msgs.msg import Image
 
 from tiekd_ros.core.errors import TiekdError
@@ -79,19 +87,14 @@ def main(argv: list[str] | None = None) -> int:
     options = made.parse_args(argv)
     report = Report("distill", options)
     steps = time_steps(repeats=5 if options.quick else 25)
-    folder = Path(tempfile.mkdtemp(prefix="tiekd_distill_"))
-    try:
-        labelled = prepare(folder / "labelled")
+    with tempfile.TemporaryDirectory(prefix="tiekd_distill_", ignore_cleanup_errors=True) as root:
+        folder = Path(root)
+        held_out = prepare(folder / "labelled")
         times = time_arms(folder, options.rounds or (1 if options.quick else 3))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    report.table(
-        "steps_ms",
-        "One training step, ms (10th-90th percentile); faster: times, than plain",
-        step_rows(steps),
-        data=steps,
-    )
-    title = f"Trigger to live, s: {labelled} labelled frames, {ITERATIONS} iterations"
+    title = "One training step, ms (10th-90th percentile); faster: times, than plain"
+    report.table("steps_ms", title, step_rows(steps), data=steps)
+    title = f"Trigger to live, s: {_TRAIN_FRAMES} + {held_out} held out labelled frames, "
+    title += f"{ITERATIONS} iterations"
     report.table("rounds_s", title, round_rows(times), data=times)
     report.tables["iterations"] = ITERATIONS
     report.goals.append(live_goal(steps, times["as it is"]))
@@ -100,21 +103,17 @@ def main(argv: list[str] | None = None) -> int:
     return BROKE if broke else code
 
 
-def prepare(root: Path) -> str:
-    """Make a state folder with labelled frames, one a second of a camera's walk.
-
-    Returns:
-        How many there are, in words.
-    """
-    held_out = fill_frame_log(
+def prepare(root: Path) -> int:
+    """Log labelled frames, one a second of a camera's walk; return how many are held out."""
+    stamps = [second * _SECOND for second in range(1, 10 * _TRAIN_FRAMES)]
+    return fill_frame_log(
         StateFolder(root).create(),
         IndoorWorld(WorldSettings()),
-        [second * _SECOND for second in range(1, 10 * _TRAIN_FRAMES)],
+        stamps,
         (WIDTH, HEIGHT),
         block_s=12.0,
         train_frames=_TRAIN_FRAMES,
     )
-    return f"{_TRAIN_FRAMES} + {held_out} held out"
 
 
 def time_arms(folder: Path, rounds: int) -> dict[str, list[RoundTimes]]:
@@ -138,10 +137,6 @@ def time_arms(folder: Path, rounds: int) -> dict[str, list[RoundTimes]]:
 def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
     """Start the nodes on a state folder without a student, call distill, wait for depth.
 
-    Args:
-        state: the folder.
-        parameters: of companion_node.
-
     Raises:
         TiekdError: a node ends, no round starts, or something does not come in time.
     """
@@ -155,7 +150,6 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
     depth = {"state_dir": state, "device": "cpu"}
     wanted = ("companion_node", companion), ("depth_node", depth)
     with nodes(*wanted, logs=state) as started, _Client(started) as client:
-        client.await_nodes()
         return client.run_round()
 
 
@@ -170,20 +164,17 @@ class _Client(Watcher):
         self._picture = IndoorWorld(WorldSettings()).render(0, WIDTH, HEIGHT).image
         self._node.create_timer(1 / _IMAGES_HZ, self._send_image)
 
-    def await_nodes(self) -> None:
-        """Wait until both nodes are there and ready."""
-        self._await(lambda: self._images.get_subscription_count() >= 2, _START_S, "both nodes")
-
     def run_round(self) -> RoundTimes:
         """Call distill and follow the round until there is depth, or it is refused."""
+        self._await(lambda: self._images.get_subscription_count() >= 2, _START_S, "both nodes")
         self._at["start"] = time.time()
         self.distill()
         self._await(lambda: self.round.get("stage") == "done", _ROUND_S, "the verdict")
         status = self.round
         verdict = status["state"]
         if verdict == "promoted":
-            self._await(lambda: bool(self.received()), _LIVE_S, "depth of the new student")
-            self._at["live"] = 1e-9 * min(self.received().values())
+            self._await(lambda: bool(self.received[NAMESPACE]), _LIVE_S, "the new student's depth")
+            self._at["live"] = 1e-9 * min(self.received[NAMESPACE].values())
         elif status.get("reason"):
             verdict += f": {status['reason']}"
         ends = [*STAGES[1:], "live"]
@@ -248,10 +239,13 @@ def _verdicts(rounds: Sequence[RoundTimes]) -> str:
 def live_goal(steps: dict[str, dict[str, Spread]], rounds: Sequence[RoundTimes]) -> Goal:
     live = spread([r.trigger_to_live for r in rounds])
     faster = steps[STRAIGHTFORWARD]["step"].median / steps["as it is"]["step"].median
-    note = f"{_verdicts(rounds)}; a step is {faster:.1f} x faster than the same done plainly"
-    name = f"trigger to live, 64 frames, {ITERATIONS} iterations"
-    measured = f"{live.median:.0f} s" if live.n else "-"
-    return Goal(name, "as low as possible", measured, None, note)
+    return Goal(
+        f"trigger to live, 64 frames, {ITERATIONS} iterations",
+        "as low as possible",
+        f"{live.median:.0f} s" if live.n else "-",
+        None,
+        f"{_verdicts(rounds)}; a step is {faster:.1f} x faster than the same done plainly",
+    )
 
 
 if __name__ == "__main__":

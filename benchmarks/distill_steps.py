@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tiekd_ros.method.first_student import first_input_size
-from tiekd_ros.method.losses import LossParts, LossSettings, make_objective
+from tiekd_ros.method.losses import LossSettings, make_objective
 from tiekd_ros.method.samples import Sample, augment, cell_depth, fit_sample
 from tiekd_ros.method.stepping import freeze_batch_norms, make_optimizer
 from tiekd_ros.rounds.limits import default_threads
@@ -58,12 +57,9 @@ def time_steps(repeats: int) -> dict[str, dict[str, Spread]]:
                 if turn >= _WARM_UP:
                     times[name].append([*found, sum(found)])
                 bar.advance(task)
-    kinds = (*_PARTS, "step")
     return {
-        name: {
-            kind: spread(each) for kind, each in zip(kinds, zip(*all_, strict=True), strict=True)
-        }
-        for name, all_ in times.items()
+        name: dict(zip((*_PARTS, "step"), map(spread, zip(*own, strict=True)), strict=True))
+        for name, own in times.items()
     }
 
 
@@ -80,11 +76,11 @@ class _Arm:
         self._network.backbone.requires_grad_(not decoder_only)
         rate, decay = _PLAN.train.fine_tune_rate, _PLAN.train.weight_decay
         self._optimizer = make_optimizer(self._network, rate, decay)
-        self._loss = self._package_loss()
+        objective = make_objective(_BINS, LossSettings())
+        self._loss = lambda raw, depth: objective(self._network.output(raw), depth)
         if plain:
-            self._optimizer = torch.optim.AdamW(
-                self._network.parameters(), lr=rate, weight_decay=decay
-            )
+            parameters = self._network.parameters()
+            self._optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
             self._loss = straightforward_loss(_BINS, LossSettings())
             _separate_norms(self._network)
         self._network.train()
@@ -108,10 +104,6 @@ class _Arm:
         at.append(time.perf_counter())
         return [1e3 * (end - start) for start, end in itertools.pairwise(at)]
 
-    def _package_loss(self) -> Callable[[Tensor, Tensor], LossParts]:
-        objective = make_objective(_BINS, LossSettings())
-        return lambda raw, depth: objective(self._network.output(raw), depth)
-
     def _draw(self) -> tuple[Tensor, Tensor]:
         drawn = [augment(sample, _PLAN.augment, self._rng) for sample in self._samples]
         images = torch.from_numpy(np.stack([s.image for s in drawn]))
@@ -127,7 +119,6 @@ class _SeparateNorm(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the norm's output."""
         norm = self.norm
         return functional.batch_norm(
             x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
@@ -137,7 +128,6 @@ class _SeparateNorm(nn.Module):
 def _separate_norms(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, ConvNormAct):
-            assert isinstance(module.bn, nn.BatchNorm2d)
             module.bn = _SeparateNorm(module.bn)
 
 

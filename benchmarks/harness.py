@@ -10,6 +10,14 @@
     if __name__ == "__main__":
         run(main)
 
+A table is a list of rows, each a dict of cells by column. Cells may be text, numbers, None ("-"),
+a `Spread` (of repeated timings) or a `MeanStd` (over seeds).
+
+`interleaved` times calls in turn. `Report.experiment` makes the runs of an experiment over arms
+and seeds, several at a time, and goes on where it was interrupted. `Remote` is an object in a
+process of its own; `in_own_process` calls one function there. `peak_mib`, `cuda_peak_mib`,
+`memory_mib` and `cpu_seconds` measure memory and processor time.
+
 Exit codes: 0, 1 where a goal was missed, 2 where the script broke and wrote no results.
 """
 
@@ -24,22 +32,26 @@ import math
 import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from datetime import datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
 
 RESULTS = Path("benchmarks") / "results"
@@ -117,11 +129,14 @@ class Goal(NamedTuple):
         return "met" if self.met else "MISSED"
 
 
-def parser(description: str, *, is_parent: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the options of every benchmark.
+def parser(
+    description: str, *, has_quick: bool = True, is_parent: bool = False
+) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark: --quick and --json.
 
     Args:
         description: a script's docstring; the first line sums it up, all of it ends the help.
+        has_quick: whether there is less that it can do.
         is_parent: for the `parents` of a command's parser.
     """
     made = argparse.ArgumentParser(
@@ -130,7 +145,8 @@ def parser(description: str, *, is_parent: bool = False) -> argparse.ArgumentPar
         epilog=inspect.cleandoc(description),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--quick", action="store_true", help="fewer repeats and cases")
+    if has_quick:
+        made.add_argument("--quick", action="store_true", help="fewer repeats and cases")
     made.add_argument(
         "--json", type=Path, metavar="FILE", help=f"where the results go [{RESULTS}/SCRIPT.json]"
     )
@@ -151,33 +167,50 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 
 class Report:
-    """The tables, runs and goals of one script: printed as they come, written as one JSON file.
-
-    A run is one training or measurement of an experiment over arms and seeds, a mapping that its
-    key is part of. Runs are written as they come, so an interrupted experiment can go on.
-    """
+    """The tables, runs and goals of one script: printed as they come, written as one JSON file."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.path: Path = options.json or RESULTS / f"{name}.json"
         self.tables: dict[str, object] = {}
         self.runs: list[dict[str, Any]] = []
         self.goals: list[Goal] = []
-        self._quick = options.quick
+        self._machine = machine()
+        self._quick = getattr(options, "quick", False)
+        self._is_resumed = options.json is not None
 
-    def resume(self) -> None:
-        """Take over the runs that the results file has already."""
-        if self.path.exists():
+    def experiment(
+        self,
+        runs: Sequence[tuple[Mapping[str, Any], Callable[[], Mapping[str, Any]]]],
+        workers: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Make runs, each one training or measurement, and return what came of all of them.
+
+        The results file is written after each run. Runs that it has already are not repeated,
+        where the user named the file (`--json`).
+
+        Args:
+            runs: identity of each (such as arm and seed), and the call that makes it.
+            workers: processes that make them, with calls that can be pickled; 0: none but this.
+
+        Returns:
+            Identity, result and `seconds` of each run, in order.
+        """
+        if self._is_resumed and self.path.exists():
             self.runs = json.loads(self.path.read_text()).get("runs", [])
+        keys: list[Any] = [plain(key) for key, _ in runs]
+        left = [n for n, key in enumerate(keys) if self._find(key) is None]
+        with progress() as bar:
+            task = bar.add_task("runs", total=len(keys), completed=len(keys) - len(left))
+            for n, result in _results([runs[n][1] for n in left], workers):
+                made: Any = plain({**keys[left[n]], **result})
+                self.runs.append(made)
+                self.write()
+                bar.advance(task)
+        return [found for key in keys if (found := self._find(key)) is not None]
 
-    def has_run(self, key: Mapping[str, Any]) -> bool:
-        wanted: Any = plain(key)
-        return any(all(own.get(k) == v for k, v in wanted.items()) for own in self.runs)
-
-    def add_run(self, result: Mapping[str, Any]) -> None:
-        """Keep a run's key and result, and write the file."""
-        made: Any = plain(result)
-        self.runs.append(made)
-        self.write()
+    def _find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        same = (own for own in self.runs if all(own.get(k) == v for k, v in key.items()))
+        return next(same, None)
 
     def table(
         self,
@@ -185,7 +218,7 @@ class Report:
         title: str,
         rows: Sequence[Row],
         data: object = None,
-        bold: Collection[tuple[int, str]] = (),
+        bold: Iterable[tuple[int, str]] = (),
     ) -> None:
         """Print a table and keep it for the results file.
 
@@ -197,20 +230,14 @@ class Report:
             bold: (row, column) of the cells to stress.
         """
         self.tables[key] = rows if data is None else data
-        print_table(title, rows, bold)
+        print_table(title, rows, dict.fromkeys(bold, "bold"))
 
     def write(self) -> None:
-        """Replace the results file at one stroke.
-
-        It is valid JSON: numbers that are not finite become null, a named tuple a mapping.
-        """
-        results = {"machine": machine(), "command": " ".join(sys.orig_argv[1:])}
+        """Replace the results file at one stroke."""
+        results = {"machine": self._machine, "command": " ".join(sys.orig_argv[1:])}
         results |= {"quick": self._quick, "tables": self.tables, "goals": self.goals}
         results |= {"runs": self.runs} if self.runs else {}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(plain(results), indent=1, allow_nan=False) + "\n")
-        new.replace(self.path)
+        write_json(self.path, results)
 
     def finish(self) -> int:
         """Print the goals, write the file and return the exit code."""
@@ -221,39 +248,57 @@ class Report:
         return MISSED if any(goal.met is False for goal in self.goals) else 0
 
 
-def print_table(title: str, rows: Sequence[Row], bold: Collection[tuple[int, str]] = ()) -> None:
-    """Print a table, the first column to the left, the others to the right."""
-    table = Table(title=title, title_justify="left")
+def _results(
+    calls: Sequence[Callable[[], Mapping[str, Any]]], workers: int
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield number and result of each call, as they end."""
+    if not workers:
+        yield from ((n, _timed(call)) for n, call in enumerate(calls))
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        numbers = {pool.submit(_timed, call): n for n, call in enumerate(calls)}
+        yield from ((numbers[future], future.result()) for future in as_completed(numbers))
+
+
+def _timed(call: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    start = time.monotonic()
+    result = call()
+    return {"seconds": round(time.monotonic() - start, 1), **result}
+
+
+def print_table(
+    title: str, rows: Sequence[Row], styles: Mapping[tuple[int, str], str] | None = None
+) -> None:
+    """Print a table, numbers to the right; `styles` are rich's, by (row, column)."""
+    table = Table(title=Text(title), title_justify="left")
     columns = columns_of(rows)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    for column in columns:
+        is_text = all(isinstance(row.get(column), str | None) for row in rows)
+        table.add_column(Text(column), justify="left" if is_text else "right", overflow="fold")
     for index, row in enumerate(rows):
-        cells = {column: cell_text(row.get(column)) for column in columns}
-        shown = (f"[bold]{t}[/]" if (index, c) in bold else t for c, t in cells.items())
-        table.add_row(*shown)
+        shown = ((cell_text(row.get(c)), (styles or {}).get((index, c), "")) for c in columns)
+        table.add_row(*(Text(text, style) for text, style in shown))
     console().print(table)
 
 
-def markdown(title: str, rows: Sequence[Row], bold: Collection[tuple[int, str]] = ()) -> str:
+def markdown(title: str, rows: Sequence[Row], bold: Iterable[tuple[int, str]] = ()) -> str:
     """Return the same table as Markdown."""
-    columns = columns_of(rows)
+    columns, strong = columns_of(rows), set(bold)
     lines = [f"**{title}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for index, row in enumerate(rows):
         cells = {column: cell_text(row.get(column)) for column in columns}
-        shown = (f"**{t}**" if (index, c) in bold else t for c, t in cells.items())
+        shown = (f"**{t}**" if (index, c) in strong else t for c, t in cells.items())
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
 def print_goals(goals: Sequence[Goal]) -> None:
-    table = Table(title="Goals", title_justify="left")
-    for column in ("goal", "wanted", "measured", "", "note"):
-        table.add_column(column, overflow="fold")
-    colours = {"met": "[green]", "MISSED": "[bold red]"}
-    for goal in goals:
-        verdict = f"{colours.get(goal.verdict, '')}{goal.verdict}"
-        table.add_row(goal.name, goal.wanted, goal.measured, verdict, goal.note)
-    console().print(table)
+    colours = {"met": "green", "MISSED": "bold red"}
+    rows = [
+        {"goal": g.name, "wanted": g.wanted, "measured": g.measured, "": g.verdict, "note": g.note}
+        for g in goals
+    ]
+    print_table("Goals", rows, {(n, ""): colours.get(g.verdict, "") for n, g in enumerate(goals)})
 
 
 def columns_of(rows: Iterable[Row]) -> list[str]:
@@ -304,8 +349,16 @@ def number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def write_json(path: Path, results: object) -> None:
+    """Replace a file at one stroke by what `plain` makes of the results: valid JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(plain(results), indent=1, allow_nan=False) + "\n")
+    new.replace(path)
+
+
 def plain(value: object) -> object:
-    """Return the same in what JSON knows; numbers that are not finite become None."""
+    """Return the same in what JSON knows: numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -322,15 +375,17 @@ def plain(value: object) -> object:
 
 
 def machine() -> dict[str, object]:
-    """Return what the numbers depend on: processor, cores, GPU, versions, date."""
+    """Return what the numbers depend on: processor, cores, load, GPU, versions, date."""
     cpu = [w for w in Path("/proc/cpuinfo").read_text().splitlines() if w.startswith("model name")]
     return {
         "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "numpy": np.__version__,
         **{name: version for name in _LAYERS if (version := _version(name)) is not None},
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
@@ -390,25 +445,6 @@ def interleaved(
     return times
 
 
-class Neighbours:
-    """The cores that other programs kept busy since this was made; Linux only."""
-
-    def __init__(self) -> None:
-        self._start = self._now()
-
-    def cores(self) -> float:
-        """Return the mean number of busy cores, without this process's own work."""
-        wall, busy, own = (now - then for now, then in zip(self._now(), self._start, strict=True))
-        return max(0.0, busy - own) / wall
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        ticks = [int(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-        user, nice, system, _idle, _wait, irq, softirq, steal = ticks[:8]
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), busy, sum(os.times()[:4])
-
-
 def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process has used, of all threads."""
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -423,17 +459,16 @@ def memory_mib(field: str, pid: int | str = "self") -> float:
     raise TiekdError(f"/proc/{pid}/status has no {field}: memory is measured on Linux only")
 
 
-def start_peak() -> None:
-    """Give back memory that was freed, and let VmHWM start anew from what is resident now."""
+def peak_mib(call: Callable[[], object], above: float | None = None) -> float:
+    """Return the process's peak memory during a call, above so many MiB [what it held before].
+
+    Memory that was freed before is given back first: it neither serves the call nor counts.
+    """
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function of a module gives in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    above = memory_mib("VmHWM") if above is None else above
+    call()
+    return memory_mib("VmHWM") - above
 
 
 def cuda_peak_mib(call: Callable[[], object]) -> float:
@@ -445,61 +480,84 @@ def cuda_peak_mib(call: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-class JsonProcess:
-    """A child process, a script of this folder, that answers commands by lines of JSON.
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of a module gives in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
 
-    It ends when its standard input does, so none is left behind by a parent that is killed.
-    The child answers with `say`.
+
+class Remote(Closing):
+    """An object of a module's class in a process of its own; its methods are called from here.
+
+        camera = Remote(Camera, pictures, OMP_NUM_THREADS="1")
+        stamps = camera.call("play", 15.0)
+        camera.close()  # calls the object's own `close`, if it has one
+
+    The process ends with this one, even where this one is killed.
     """
 
-    def __init__(self, script: str, *arguments: object, **environment: str) -> None:
-        folder = Path(__file__).parent
-        paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
-        self.process = subprocess.Popen(
-            [sys.executable, str(folder / script), *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths, **environment},
-            text=True,
-        )
+    def __init__(
+        self, make: Callable[..., Any], *arguments: Any, wait: bool = True, **environment: str
+    ) -> None:
+        """Start it.
 
-    def read(self) -> dict[str, Any]:
-        """Return the next answer.
+        Args:
+            make: class or function that gives the object.
+            arguments: for it.
+            wait: until the object is there; else call `answer` once before all other methods.
+            environment: variables of the process, besides this one's.
 
         Raises:
-            TiekdError: the process has ended.
+            TiekdError: the process has ended, as in all methods that wait for an answer.
         """
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            code = self.process.wait()
-            raise TiekdError(f"{self.process.args!r} ended with {code}; see its own words above")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, make, arguments), daemon=True)
+        with patch.dict(os.environ, environment):
+            self.process.start()
+        other.close()
+        self._name = make.__name__
+        if wait:
+            self.answer()
 
-    def tell(self, command: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method and return what it gives."""
+        self.send(method, *arguments)
+        return self.answer()
 
-    def ask(self, command: str) -> dict[str, Any]:
-        self.tell(command)
-        return self.read()
+    def send(self, method: str, *arguments: Any) -> None:
+        """Call a method and go on meanwhile; `answer` returns what it gives."""
+        with suppress(ConnectionError):  # it has ended: `answer` says so
+            self._pipe.send((method, arguments))
+
+    def answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            code = self.process.exitcode
+            raise TiekdError(f"{self._name} ended with {code}; see its own words above") from None
 
     def close(self, patience_s: float = 20.0) -> None:
-        """End its standard input and wait; kill it where that is not enough."""
-        if self.process.poll() is None:
-            try:
-                self.process.communicate(timeout=patience_s)
-            except subprocess.TimeoutExpired:
-                self.kill()
+        """Let it end; kill it where that takes too long."""
+        self._pipe.close()
+        self.process.join(patience_s)
+        self.kill()
 
     def kill(self) -> None:
         """End it as a power cut does."""
         self.process.kill()
-        self.process.communicate()
+        self.process.join()
 
 
-def say(**values: Any) -> None:
-    """Answer the parent `JsonProcess`."""
-    print(json.dumps(values), flush=True)
+def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    """Answer the calls of a `Remote` until it is closed."""
+    own = make(*arguments)
+    pipe.send(None)
+    try:
+        while True:
+            method, words = pipe.recv()
+            pipe.send(getattr(own, method)(*words))
+    except (EOFError, ConnectionError):  # closed, or its process is no more
+        getattr(own, "close", lambda: None)()

@@ -33,12 +33,11 @@ from harness import (
     cuda_peak_mib,
     in_own_process,
     interleaved,
-    memory_mib,
     parser,
+    peak_mib,
     progress,
     run,
     spread,
-    start_peak,
 )
 from straightforward_loss import straightforward_loss
 from torch import Tensor
@@ -54,20 +53,12 @@ FASTER, LEANER, AGREES = 3.0, 4.0, 1e-5  # what is promised at 352 x 704
 MOST_ROWS = 128  # of maps that are compared in float64; the published loss crops 110
 
 
-class Size(NamedTuple):
-    """Of a map, without its channels."""
-
-    batch: int
-    height: int
-    width: int
-
-
 class Case(NamedTuple):
     """One loss at one size."""
 
     objective: str
-    size: Size
-    bins: DepthBins
+    size: tuple[int, int, int]  # batch, height, width
+    bins: DepthBins = KITTI_BINS
     is_promised: bool = False
     is_quick: bool = True
 
@@ -77,23 +68,14 @@ class Case(NamedTuple):
         return f"{self.objective} {B}x{self.bins.count}x{h}x{w}"
 
 
-ROBOT_BINS = DepthBins()
 CASES = (
-    Case("paper", Size(1, 352, 704), KITTI_BINS, is_promised=True),
-    Case("tiekd", Size(1, 352, 704), KITTI_BINS, is_promised=True),
-    Case("paper", Size(2, 352, 704), KITTI_BINS, is_quick=False),
-    Case("tiekd", Size(2, 352, 704), KITTI_BINS, is_quick=False),
-    Case("paper", Size(4, 60, 80), KITTI_BINS),
-    Case("tiekd", Size(4, 60, 80), ROBOT_BINS),
+    Case("paper", (1, 352, 704), is_promised=True),
+    Case("tiekd", (1, 352, 704), is_promised=True),
+    Case("paper", (2, 352, 704), is_quick=False),
+    Case("tiekd", (2, 352, 704), is_quick=False),
+    Case("paper", (4, 60, 80)),
+    Case("tiekd", (4, 60, 80), DepthBins()),
 )
-
-
-class Apart(NamedTuple):
-    """Largest differences of loss and gradient, relative."""
-
-    float64: float  # of the two ways
-    straightforward: float  # of float32 from float64
-    fused: float
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,11 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         if (case.name in options.cases if options.cases else case.is_quick or not options.quick)
     ]
     rows = [measure(case, options.quick, options.device) for case in cases]
-    report.table(
-        "loss",
-        "Forward and backward: ms, median (10th-90th percentile); memory beyond the logits, MiB",
-        rows,
-    )
+    title = "Forward and backward: ms, median (10th-90th percentile); memory beyond the logits, MiB"
+    report.table("loss", title, rows)
     for case, row in zip(cases, rows, strict=True):
         report.goals += goals_of(case, row)
     return report.finish()
@@ -120,19 +99,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(case: Case, is_quick: bool, device: str) -> Row:
     """Measure both ways of one case."""
-    large = case.size.height * case.size.width > 1e5
-    logits, depth = make_input(case, case.size, device)
-    calls = timed_ways(case, logits, depth)
+    large = case.size[1] * case.size[2] > 1e5
+    calls = timed_ways(case, *make_input(case, case.size, device))
     repeats = (5 if is_quick else 7) if large else (15 if is_quick else 50)
     apart = compare(case, device)  # warms up as well
     times = interleaved(calls, repeats=repeats, warm_up=0 if is_quick and large else 2)
     ms = {name: spread(values) for name, values in times.items()}
-    if device == "cpu":
-        with progress() as bar:
-            bar.add_task(f"{case.name}: memory", total=None)
-            mib = {w: in_own_process(peak_mib, case, w) for w in (STRAIGHTFORWARD, FUSED)}
-    else:
-        mib = {way: cuda_peak_mib(calls[way]) for way in (STRAIGHTFORWARD, FUSED)}
+    with progress() as bar:
+        bar.add_task(f"{case.name}: memory", total=None)
+        mib = {
+            way: in_own_process(memory_of, case, way)
+            if device == "cpu"
+            else cuda_peak_mib(calls[way])
+            for way in (STRAIGHTFORWARD, FUSED)
+        }
     return {
         "case": case.name,
         **{f"{way} ms": found for way, found in ms.items()},
@@ -140,26 +120,25 @@ def measure(case: Case, is_quick: bool, device: str) -> Row:
         "faster": times_faster(ms),
         **{f"{way} MiB": found for way, found in mib.items()},
         "less": mib[STRAIGHTFORWARD] / max(mib[FUSED], 1e-9),
-        "apart (float64)": apart.float64,
-        "float32 from float64": f"{apart.straightforward:.0e}, {apart.fused:.0e}",
+        **apart,
     }
 
 
-def compare(case: Case, device: str) -> Apart:
+def compare(case: Case, device: str) -> Row:
     """Return how far losses and gradients of the two ways are apart, and from float64."""
-    size = case.size._replace(height=min(case.size.height, MOST_ROWS))
-    logits, depth = make_input(case, size, device)
+    B, h, w = case.size
+    logits, depth = make_input(case, (B, min(h, MOST_ROWS), w), device)
     single, double = (
         {name: loss_and_gradient(loss, logits.to(dtype), depth.to(dtype))
          for name, loss in ways(case).items()}
         for dtype in (torch.float32, torch.float64)
     )  # fmt: skip
     truth = double[STRAIGHTFORWARD]
-    return Apart(
-        difference(double[FUSED], truth),
-        difference(single[STRAIGHTFORWARD], truth),
-        difference(single[FUSED], truth),
-    )
+    apart = [difference(single[way], truth) for way in (STRAIGHTFORWARD, FUSED)]
+    return {
+        "apart (float64)": difference(double[FUSED], truth),
+        "float32 from float64": f"{apart[0]:.0e}, {apart[1]:.0e}",
+    }
 
 
 def loss_and_gradient(
@@ -210,7 +189,7 @@ def times_faster(ms: Mapping[str, Spread]) -> float:
     return min(ms[STRAIGHTFORWARD].median, ms[CHANNELS_FIRST].median) / ms[FUSED].median
 
 
-def make_input(case: Case, size: Size, device: str) -> tuple[Tensor, Tensor]:
+def make_input(case: Case, size: tuple[int, int, int], device: str) -> tuple[Tensor, Tensor]:
     """Return random logits (B, C, h, w) and a smooth depth (B, 1, h, w), a tenth unknown."""
     B, h, w = size
     torch.manual_seed(0)
@@ -223,16 +202,13 @@ def make_input(case: Case, size: Size, device: str) -> tuple[Tensor, Tensor]:
     return logits.to(device).requires_grad_(), depth.to(device)
 
 
-def peak_mib(case: Case, way: str) -> float:
+def memory_of(case: Case, way: str) -> float:
     """Return by how many MiB forward and backward raise this process's peak memory."""
     loss = ways(case)[way]
-    small, small_depth = make_input(case, Size(1, 8, 8), "cpu")
+    small, small_depth = make_input(case, (1, 8, 8), "cpu")
     loss(small, small_depth).backward()  # what libraries set up once
     logits, depth = make_input(case, case.size, "cpu")
-    start_peak()  # memory that was used before and freed must neither serve nor count
-    before = memory_mib("VmHWM")
-    loss(logits, depth).backward()
-    return memory_mib("VmHWM") - before
+    return peak_mib(lambda: loss(logits, depth).backward())
 
 
 def goals_of(case: Case, row: Row) -> list[Goal]:

@@ -22,14 +22,13 @@ It uses a ROS domain of its own, and Fast DDS's LARGE_DATA transports unless you
 
 from __future__ import annotations
 
-import argparse
 import time
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 from harness import Goal, Report, Row, Spread, number, parser, progress, run, spread
-from node_bench import RATES_HZ, Bench, Latency, bench
+from node_bench import RATES_HZ, Bench, Latency, bench, playing
 from node_stage import ECHO, HEIGHT, WIDTH
 
 from tiekd_ros.core.devices import RUNTIMES
@@ -61,7 +60,7 @@ class Idle(NamedTuple):
 
 
 class Training(NamedTuple):
-    """The stream beside a distillation round, and without one just before and after."""
+    """The stream during a distillation round, and without one just before and after."""
 
     runtime: str  # of the node while training went on
     before: Latency
@@ -85,7 +84,12 @@ class Swapping(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _options(argv)
+    made = parser(__doc__ or "")
+    made.add_argument("--runtime", choices=RUNTIMES, default="auto", help="of the node [auto]")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
+    made.add_argument("--swaps", type=int, default=100, help="exchanges of students [100]")
+    made.add_argument("--steps", type=int, help="training steps of the round [200; quick: 30]")
+    options = made.parse_args(argv)
     report = Report("node", options)
     quick = options.quick
     steps = options.steps or (30 if quick else 200)
@@ -106,22 +110,13 @@ def main(argv: list[str] | None = None) -> int:
     return report.finish()
 
 
-def _options(argv: list[str] | None) -> argparse.Namespace:
-    made = parser(__doc__ or "")
-    made.add_argument("--runtime", choices=RUNTIMES, default="auto", help="of the node [auto]")
-    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
-    made.add_argument("--swaps", type=int, default=100, help="exchanges of students [100]")
-    made.add_argument("--steps", type=int, help="training steps of the round [200; quick: 30]")
-    return made.parse_args(argv)
-
-
 def _name(size: InputSize) -> str:
     return f"{size.height}x{size.width}"
 
 
 def run_idle(running: Bench, rounds: int) -> Idle:
     """Measure node, echo and bare network in turns."""
-    watcher = running.watcher
+    watcher, rate = running.watcher, running.rate_hz
     shown: list[int] = []
     echoed: list[int] = []
     inside: list[float] = []
@@ -130,15 +125,14 @@ def run_idle(running: Bench, rounds: int) -> Idle:
     with progress() as bar:
         for _ in bar.track(range(rounds), description="idle"):
             shown += running.play(_DIAGNOSED_S)[3:]  # the first few find everything cold
-            inside.append(running.diagnosed("latency p50 [ms]"))
             values = watcher.values
+            inside.append(float(values["latency p50 [ms]"]))
             echoed += running.play(2.0, ECHO)[3:]
-            fast += running.bare.ask("run 60 0")["ms"][5:]
-            rate = running.rate_hz
-            paced += running.bare.ask(f"run {round(3 * rate)} {rate}")["ms"][3:]
+            fast += running.bare.call("time_images", 60, 0.0)[5:]
+            paced += running.bare.call("time_images", round(3 * rate), rate)[3:]
     return Idle(
         values["runtime"],
-        watcher.latency([shown]),
+        watcher.latency(shown),
         spread(watcher.delays(shown)),
         spread(watcher.delays(echoed, ECHO)),
         float(np.median(inside)),
@@ -149,17 +143,10 @@ def run_idle(running: Bench, rounds: int) -> Idle:
 
 
 def run_training(running: Bench, steps: int, seconds: float, timeout_s: float) -> Training:
-    """Measure the stream beside a round.
-
-    Args:
-        running: with labelled frames and a companion.
-        steps: that the round is to make.
-        seconds: of idle stream before and after it.
-        timeout_s: for the round.
-    """
+    """Measure the stream during a round of so many steps, and `seconds` of it before and after."""
     watcher = running.watcher
     before = running.play(seconds)[3:]
-    with progress() as bar, running.playing() as during:
+    with progress() as bar, playing(running.camera, running.rate_hz) as during:
         task = bar.add_task("training", total=steps)
         started = time.monotonic()
         watcher.distill()
@@ -169,14 +156,22 @@ def run_training(running: Bench, steps: int, seconds: float, timeout_s: float) -
         took = time.monotonic() - started
         runtime = watcher.values["runtime"]
     status = watcher.round
-    _settle(running, status)
+    done = watcher.steps_done
+    if status.get("version"):  # the status may lag behind
+        card = StudentRegistry(running.made.state.students).card(status["version"])
+        done = int(card.training["steps"])
+    # Until the node runs what came of it, and what this took has died away.
+    if status.get("state") == "promoted":
+        with suppress(TiekdError):  # in vain: then the stretch before the round is what is left
+            watcher.await_student(status["version"])
+    running.play(_SETTLED_S)
     after = running.play(seconds)[3:]
     return Training(
         runtime,
-        watcher.latency([before]),
-        watcher.latency([during[3:]]),
-        watcher.latency([after]),
-        _steps_of(running, status),
+        watcher.latency(before),
+        watcher.latency(during[3:]),
+        watcher.latency(after),
+        done,
         steps,
         took,
         float(status.get("paused_seconds", 0.0)),
@@ -184,48 +179,22 @@ def run_training(running: Bench, steps: int, seconds: float, timeout_s: float) -
     )
 
 
-def _steps_of(running: Bench, status: dict[str, str]) -> int:
-    """Return the steps that a round made, by its student; else the last that it reported."""
-    if not status.get("version"):
-        return running.watcher.steps_done
-    card = StudentRegistry(running.made.state.students).card(status["version"])
-    return int(card.training["steps"])
-
-
-def _settle(running: Bench, status: dict[str, str]) -> None:
-    """Wait until the node runs what came of a round, and what this took has died away."""
-    watcher = running.watcher
-    if status.get("state") == "promoted":
-        with suppress(TiekdError):  # in vain: then the stretch before the round is what is left
-            watcher.wait_until(
-                lambda: watcher.values["student"] == status["version"], "the new student"
-            )
-    running.play(_SETTLED_S)
-
-
 def run_swaps(running: Bench, swaps: int, seconds: float) -> Swapping:
     """Exchange two students as fast as the node takes them, at the highest rate that it takes.
 
-    Args:
-        running: its node runs one of the two.
-        swaps: how many.
-        seconds: of stream without swaps before.
+    Before that, `seconds` of stream without.
     """
     watcher = running.watcher
     rate = next((rate for rate in RATES_HZ if running.fits(rate)), RATES_HZ[-1])
-    with running.playing(rate_hz=rate) as before:
+    with playing(running.camera, rate) as before:
         time.sleep(seconds)
-    with progress() as bar, running.playing(rate_hz=rate) as during:
+    with progress() as bar, playing(running.camera, rate) as during:
         time.sleep(0.5)
         started = time.monotonic()
         for count in bar.track(range(swaps), description="swapping"):
-            version = running.made.versions[(count + 1) % 2]
-            watcher.announce(version)
-            watcher.wait_until(
-                lambda version=version: watcher.values["student"] == version, "the swap"
-            )
+            watcher.announce(running.made.versions[(count + 1) % 2])
         took = time.monotonic() - started
-    return Swapping(rate, watcher.latency([before[3:]]), watcher.latency([during[3:]]), swaps, took)
+    return Swapping(rate, watcher.latency(before[3:]), watcher.latency(during[3:]), swaps, took)
 
 
 def _print(report: Report, idle: dict[str, Idle], swapping: Swapping, training: Training) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from harness import JsonProcess
+from harness import Remote
+from node_children import Bare, Camera, Echo
 from node_stage import ECHO, NAMESPACE, Made, check_running, nodes, own_domain, prepare
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -23,7 +23,6 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.core.supervisor import Child
 from tiekd_ros.nodes.common import conversions, qos
 from tiekd_ros.nodes.probe.observer import BackgroundNode
 from tiekd_ros.student.architecture import InputSize
@@ -32,7 +31,7 @@ RATES_HZ = (60.0, 30.0, 15.0, 10.0, 5.0, 2.0)
 _SETTLE_S = 0.4  # after the last image, for its depth to come
 _STARTS = 4  # now and then Fast DDS never matches two of them, for no reason that was found
 _FOUND_S = 40.0  # by then they have found each other, or never will
-_POLL_S = 0.5
+_POLL_S = 0.01
 _DEEP = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 """Deep: an image that this process misses would count against the node."""
 
@@ -53,32 +52,33 @@ class Watcher(BackgroundNode):
 
     def __init__(self) -> None:
         super().__init__("bench_watcher", NAMESPACE)
-        self._seen: dict[str, dict[int, int]] = {NAMESPACE: {}, ECHO: {}}
+        self.received: dict[str, dict[int, int]] = {NAMESPACE: {}, ECHO: {}}
+        """When depth came, by the image's stamp, both in nanoseconds."""
         self.values: dict[str, str] = {}  # depth_node's diagnostics
         self.round: dict[str, str] = {}  # distill/status
         self.steps_done = 0
-        self._heard = threading.Condition()
-        self._listen()
+        create = self._node.create_subscription
+        for namespace in self.received:
+            create(Image, f"{namespace}/depth", self._noting(namespace), _DEEP)
+        create(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        create(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
         self._student = self._node.create_publisher(String, "student", qos.LATCHED)
         self._distill = self._node.create_client(Trigger, "distill")
 
-    def _listen(self) -> None:
-        create = self._node.create_subscription
-        for namespace, seen in self._seen.items():
-            create(Image, f"{namespace}/depth", _noting(seen), _DEEP)
-        create(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        create(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
-
-    def received(self, namespace: str = NAMESPACE) -> dict[int, int]:
-        """Return when depth came, by the image's stamp, both in nanoseconds."""
-        return self._seen[namespace]
-
     def announce(self, version: str) -> None:
-        """Tell depth_node which student to run."""
-        self._student.publish(String(data=version))
+        """Tell depth_node which student to run, and wait until it does.
 
-    def distill(self) -> str:
-        """Start a round and return the companion's answer.
+        Raises:
+            TiekdError: it does not in time.
+        """
+        self._student.publish(String(data=version))
+        self.await_student(version)
+
+    def await_student(self, version: str) -> None:
+        self.wait_until(lambda: self.values["student"] == version, f"student {version}")
+
+    def distill(self) -> None:
+        """Start a round.
 
         Raises:
             TiekdError: it does not start, or no answer comes.
@@ -86,7 +86,6 @@ class Watcher(BackgroundNode):
         answer = self._call(self._distill, Trigger.Request(), 30.0)
         if not answer.success:
             raise TiekdError(f"no round started: {answer.message}")
-        return str(answer.message)
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
         """Wait until a condition holds.
@@ -95,102 +94,86 @@ class Watcher(BackgroundNode):
             TiekdError: it did not in time.
         """
         deadline = time.monotonic() + timeout_s
-        with self._heard:
-            while not self._heard.wait_for(condition, _POLL_S):  # it may look at more than this
-                if time.monotonic() > deadline:
-                    raise TiekdError(f"waited {timeout_s:.0f} s in vain for {what}: {self.values}")
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TiekdError(f"waited {timeout_s:.0f} s in vain for {what}: {self.values}")
+            time.sleep(_POLL_S)
 
-    def latency(self, stretches: Sequence[Sequence[int]], namespace: str = NAMESPACE) -> Latency:
-        """Return what became of the images with these stamps; each stretch was played in one go.
+    def latency(self, shown: Sequence[int]) -> Latency:
+        """Return what became of the images with these stamps, played in one go.
 
         Raises:
             TiekdError: no depth came.
         """
-        seen = self._seen[namespace]
-        late: list[float] = []
-        gaps = [0.0]
-        for stamps in stretches:
-            late += self.delays(stamps, namespace)
-            arrived = sorted(seen[stamp] for stamp in stamps if stamp in seen)
-            gaps += [(after - before) * 1e-6 for before, after in pairwise(arrived)]
-        shown = sum(map(len, stretches))
+        late = self.delays(shown)
         if not late:
-            raise TiekdError(f"no depth came for {shown} images: {self.values}")
+            raise TiekdError(f"no depth came for {len(shown)} images: {self.values}")
+        seen = self.received[NAMESPACE]
+        arrived = sorted(seen[stamp] for stamp in shown if stamp in seen)
+        gaps = [(after - before) * 1e-6 for before, after in pairwise(arrived)]
         p50, p95, p99 = (float(p) for p in np.percentile(late, (50, 95, 99)))
-        return Latency(p50, p95, p99, shown, shown - len(late), max(gaps))
+        dropped = len(shown) - len(late)
+        return Latency(p50, p95, p99, len(shown), dropped, max(gaps, default=0.0))
 
     def delays(self, shown: Sequence[int], namespace: str = NAMESPACE) -> list[float]:
         """Return the milliseconds from stamp to reception of each image that had an answer."""
-        seen = self._seen[namespace]
+        seen = self.received[namespace]
         return [(seen[stamp] - stamp) * 1e-6 for stamp in shown if stamp in seen]
+
+    def _noting(self, namespace: str) -> Callable[[Image], None]:
+        def note(message: Image) -> None:
+            self.received[namespace][conversions.stamp_ns(message.header)] = time.time_ns()
+
+        return note
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.name == f"{NAMESPACE}/depth_node":
-                with self._heard:
-                    self.values = {v.key: v.value for v in status.values}
-                    self._heard.notify_all()
+                self.values = {v.key: v.value for v in status.values}
 
     def _on_status(self, message: DiagnosticStatus) -> None:
-        with self._heard:
-            self.round = {v.key: v.value for v in message.values}
-            if self.round.get("stage") == "training":
-                self.steps_done = max(self.steps_done, int(self.round["step"]))
-            self._heard.notify_all()
-
-
-def _noting(seen: dict[int, int]) -> Callable[[Image], None]:
-    def note(message: Image) -> None:
-        seen[conversions.stamp_ns(message.header)] = time.time_ns()
-
-    return note
+        self.round = {v.key: v.value for v in message.values}
+        if self.round.get("stage") == "training":
+            self.steps_done = max(self.steps_done, int(self.round["step"]))
 
 
 @dataclass
 class Bench:
-    """Camera, node, echo, bare network and observer, all at work."""
+    """Camera, node, bare network and observer, all at work."""
 
     made: Made
     watcher: Watcher
-    camera: JsonProcess
-    bare: JsonProcess
-    rate_hz: float
+    camera: Remote
+    bare: Remote
+    rate_hz: float = 15.0
 
     def play(self, seconds: float, namespace: str = NAMESPACE) -> list[int]:
         """Let the camera play and return the stamps of its images."""
-        with self.playing(namespace) as shown:
+        with playing(self.camera, self.rate_hz, namespace) as shown:
             time.sleep(seconds)
         return shown
 
-    @contextmanager
-    def playing(self, namespace: str = NAMESPACE, rate_hz: float = 0.0) -> Iterator[list[int]]:
-        """Let the camera play meanwhile; afterwards the list holds the stamps of its images."""
-        shown: list[int] = []
-        self.camera.ask(f"play {namespace} {rate_hz or self.rate_hz}")
-        try:
-            yield shown
-        finally:
-            shown += self.camera.ask("pause")["stamps"]
-            time.sleep(_SETTLE_S)
-
-    def diagnosed(self, name: str) -> float:
-        """Return a number from depth_node's last diagnostics."""
-        return float(self.watcher.values[name])
-
     def fits(self, rate_hz: float) -> bool:
-        """Say whether the node can take images at this rate, with as much time to spare."""
+        """Return whether the node can take images at this rate, with as much time to spare."""
         self.watcher.wait_until(lambda: "latency p50 [ms]" in self.watcher.values, "latency")
-        return 2 * self.diagnosed("latency p50 [ms]") <= 1e3 / rate_hz
+        return 2 * float(self.watcher.values["latency p50 [ms]"]) <= 1e3 / rate_hz
+
+
+@contextmanager
+def playing(camera: Remote, rate_hz: float, namespace: str = NAMESPACE) -> Iterator[list[int]]:
+    """Let the camera play meanwhile; afterwards the list holds the stamps of its images."""
+    shown: list[int] = []
+    camera.call("play", namespace, rate_hz)
+    try:
+        yield shown
+    finally:
+        shown += camera.call("pause")
+        time.sleep(_SETTLE_S)
 
 
 @contextmanager
 def bench(
-    size: InputSize,
-    device: str,
-    runtime: str,
-    *,
-    labelled: int = 0,
-    steps: int = 1,
+    size: InputSize, device: str, runtime: str, *, labelled: int = 0, steps: int = 1
 ) -> Iterator[Bench]:
     """Make a state folder, start everything and wait until depth flows.
 
@@ -206,20 +189,26 @@ def bench(
         depth = {"state_dir": made.state.root, "device": device, "runtime": runtime}
         companion = {"state_dir": made.state.root, "teacher.url": '""', "train.iterations": steps}
         wanted = [("depth_node", depth), ("companion_node", companion)][: 1 + bool(labelled)]
-        running = _start(stack, made, wanted)
-        kind = running.watcher.values["runtime"].partition(" ")[0].rstrip(",")
-        running.bare = _child(stack, "bare", made.pictures, made.state.students, device, kind)
+        watcher, camera = _start(stack, made, wanted)
+        kind = watcher.values["runtime"].partition(" ")[0].rstrip(",")
+        bare = stack.enter_context(Remote(Bare, made.pictures, made.state.students, device, kind))
+        running = Bench(made, watcher, camera, bare)
         running.play(3.0)
         while running.rate_hz > RATES_HZ[-1] and not running.fits(running.rate_hz):
             running.rate_hz = next(rate for rate in RATES_HZ if rate < running.rate_hz)
         yield running
 
 
-def _start(stack: ExitStack, made: Made, wanted: Sequence[tuple[str, dict[str, object]]]) -> Bench:
+def _start(
+    stack: ExitStack, made: Made, wanted: Sequence[tuple[str, dict[str, object]]]
+) -> tuple[Watcher, Remote]:
     """Start all; again, in another domain, where they do not find each other in time."""
     for left in reversed(range(_STARTS)):
         try:
-            return _started(stack, made, wanted)
+            with ExitStack() as attempt:
+                started = _started(attempt, made, wanted)
+                stack.push(attempt.pop_all())
+                return started
         except TiekdError as error:
             if not left:
                 raise
@@ -229,35 +218,19 @@ def _start(stack: ExitStack, made: Made, wanted: Sequence[tuple[str, dict[str, o
 
 def _started(
     stack: ExitStack, made: Made, wanted: Sequence[tuple[str, dict[str, object]]]
-) -> Bench:
-    with ExitStack() as attempt:
-        attempt.enter_context(own_domain())
-        watcher = attempt.enter_context(Watcher())
-        children = attempt.enter_context(nodes(*wanted, logs=made.state.logs))
-        camera = _child(attempt, "camera", made.pictures, f"{NAMESPACE},{ECHO}")
-        _child(attempt, "echo", ECHO)
-        running = Bench(made, watcher, camera, camera, 15.0)
-        with running.playing(rate_hz=5.0):
-            _await_depth(watcher, children)
-        with running.playing(ECHO, rate_hz=5.0):
-            watcher.wait_until(lambda: bool(watcher.received(ECHO)), "an echo", _FOUND_S)
-        stack.push(attempt.pop_all())
-        return running
+) -> tuple[Watcher, Remote]:
+    stack.enter_context(own_domain())
+    watcher = stack.enter_context(Watcher())
+    children = stack.enter_context(nodes(*wanted, logs=made.state.logs))
+    camera = stack.enter_context(Remote(Camera, made.pictures, [NAMESPACE, ECHO]))
+    stack.enter_context(Remote(Echo, ECHO))
 
+    def flows() -> bool:
+        check_running(children)
+        return watcher.values.get("depth rate [Hz]", "0.000") != "0.000"
 
-def _await_depth(watcher: Watcher, started: Sequence[Child]) -> None:
-    def settled() -> bool:
-        flows = watcher.values.get("depth rate [Hz]", "0.000") != "0.000"
-        return flows or any(child.ended for child in started)
-
-    watcher.wait_until(settled, "depth", _FOUND_S)
-    check_running(started)
-
-
-def _child(stack: ExitStack, kind: str, *arguments: object) -> JsonProcess:
-    """Start one of the processes of `node_children.py` and wait until it is at work."""
-    child = JsonProcess("node_children.py", kind, *arguments)
-    stack.callback(child.close, 10.0)
-    while "ready" not in child.read():
-        pass
-    return child
+    with playing(camera, 5.0):
+        watcher.wait_until(flows, "depth", _FOUND_S)
+    with playing(camera, 5.0, ECHO):
+        watcher.wait_until(lambda: bool(watcher.received[ECHO]), "an echo", _FOUND_S)
+    return watcher, camera

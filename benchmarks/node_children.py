@@ -1,22 +1,15 @@
-"""The processes beside the nodes in `node.py`: a camera, an echo and the bare network.
-
-Each is told what to do by lines on its standard input and answers with lines of JSON. They end
-when that input does, so none is left behind by a parent that is killed.
-"""
+"""The objects that `node.py` and `distill.py` run in processes of their own, beside the nodes."""
 
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rclpy
-from harness import say
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.time import Time
@@ -44,42 +37,51 @@ def paced(rate_hz: float, stopped: Callable[[], bool]) -> itertools.count[int]:
         time.sleep(max(0.0, due - time.perf_counter()))
 
 
+def _ros_node(name: str) -> Node:
+    """Return the node of a process that has no other."""
+    prepare_environment()
+    rclpy.init(args=[])
+    return Node(name)
+
+
 class Camera:
-    """Plays pictures from memory at an even rate, stamped just before they are sent.
+    """Plays pictures from memory at an even rate, stamped just before they are sent."""
 
-    Commands: `play TOPIC RATE` and `pause`; the answer to both has the stamps played until then.
-    """
-
-    def __init__(self, images: str, topics: str) -> None:
-        self._node = Node("bench_camera")
-        self._pictures: list[RgbImage] = list(np.load(images))
-        height, width = self._pictures[0].shape[:2]
-        self._messages = [conversions.rgb_to_image(p, Header()) for p in self._pictures]
-        self._info = _calibration(width, height)
-        create = self._node.create_publisher
+    def __init__(self, images: Path, topics: list[str]) -> None:
+        node = _ros_node("bench_camera")
+        pictures = np.load(images)
+        self._messages = [conversions.rgb_to_image(p, Header()) for p in pictures]
+        self._info = _calibration(pictures.shape[2], pictures.shape[1])
+        create = node.create_publisher
         self._publishers = {
             topic: (
                 create(Image, f"{topic}/image", qos.RELIABLE),
                 create(CameraInfo, f"{topic}/image_info", qos.RELIABLE),
             )
-            for topic in topics.split(",")
+            for topic in topics
         }
         self._stamps: list[int] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._number = itertools.count()
 
-    def obey(self, command: str, *words: str) -> None:
+    def play(self, topic: str, rate_hz: float) -> None:
+        self.pause()
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._play, args=(topic, rate_hz))
+        self._thread.start()
+
+    def pause(self) -> list[int]:
+        """Return the stamps played since `play`."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         stamps, self._stamps = self._stamps, []
-        if command == "play":
-            topic, rate = words
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._play, args=(topic, float(rate)))
-            self._thread.start()
-        say(stamps=stamps)
+        return stamps
+
+    def close(self) -> None:
+        self.pause()
+        rclpy.try_shutdown()
 
     def _play(self, topic: str, rate_hz: float) -> None:
         image_pub, info_pub = self._publishers[topic]
@@ -109,7 +111,7 @@ class Echo:
     """Answers each image at once with a depth image of its size: what the transport alone takes."""
 
     def __init__(self, topic: str) -> None:
-        self._node = Node("bench_echo")
+        self._node = _ros_node("bench_echo")
         self._pub = self._node.create_publisher(Image, f"{topic}/depth", qos.RELIABLE)
         self._node.create_subscription(
             Image, f"{topic}/image", self._answer, qos.image_input("reliable")
@@ -117,8 +119,8 @@ class Echo:
         self._answers: dict[tuple[int, int], Image] = {}
         threading.Thread(target=self._spin, daemon=True).start()
 
-    def obey(self, command: str) -> None:
-        say(echo=command)
+    def close(self) -> None:
+        rclpy.try_shutdown()
 
     def _answer(self, message: Image) -> None:
         size = message.height, message.width
@@ -139,49 +141,21 @@ class Echo:
 
 
 class Bare:
-    """The student's runtime without ROS, on the camera's pictures.
+    """The student's runtime without ROS, on the camera's pictures."""
 
-    Command: `run COUNT RATE`; RATE 0 is one picture right after the other. The answer has the
-    milliseconds of each.
-    """
-
-    def __init__(self, images: str, students: str, device: str, kind: str) -> None:
+    def __init__(self, images: Path, students: Path, device: str, kind: str) -> None:
         self._pictures: list[RgbImage] = list(np.load(images))
-        registry = StudentRegistry(Path(students))
+        registry = StudentRegistry(students)
         student = registry.load(registry.live() or "")
-        factory = RuntimeFactory(choose_device(device), kind)
-        self._runtime = factory.make(student)
+        self._runtime = RuntimeFactory(choose_device(device), kind).make(student)
         self._number = itertools.count()
-        say(runtime=self._runtime.description)
 
-    def obey(self, command: str, count: str, rate: str) -> None:
+    def time_images(self, count: int, rate_hz: float) -> list[float]:
+        """Return milliseconds of each; rate 0 is one right after the other."""
         times: list[float] = []
-        for _ in paced(float(rate) or 1e9, lambda: len(times) == int(count)):
+        for _ in paced(rate_hz or 1e9, lambda: len(times) == count):
             picture = self._pictures[next(self._number) % len(self._pictures)]
             start = time.perf_counter()
             self._runtime.predict(picture, confidence=False)
             times.append(1e3 * (time.perf_counter() - start))
-        say(ms=times)
-
-
-CHILDREN: dict[str, Any] = {"camera": Camera, "echo": Echo, "bare": Bare}
-
-
-def main() -> int:
-    """Run the child that the first argument names until standard input ends."""
-    prepare_environment()
-    kind, *words = sys.argv[1:]
-    if kind != "bare":
-        rclpy.init(args=[])
-    child = CHILDREN[kind](*words)
-    say(ready=kind)
-    for line in sys.stdin:
-        child.obey(*line.split())
-    if kind == "camera":
-        child.obey("pause")
-    rclpy.try_shutdown()
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        return times

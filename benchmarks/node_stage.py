@@ -68,12 +68,12 @@ def own_domain() -> Iterator[None]:
 
 
 def prepare(root: Path, size: InputSize, labelled: int) -> Made:
-    """Make a state folder with two accepted students and labelled frames.
+    """Make a state folder with two accepted students and so many labelled frames.
 
     Args:
         root: an empty folder.
         size: the students' input size.
-        labelled: how many frames to label with the synthetic world's exact depth.
+        labelled: frames with the synthetic world's exact depth.
     """
     state = StateFolder(root / "state").create()
     world = IndoorWorld(WorldSettings(period_s=_PERIOD_S))
@@ -143,14 +143,12 @@ def _register(registry: StudentRegistry, size: InputSize) -> list[str]:
 
 
 @contextmanager
-def nodes(
-    *wanted: tuple[str, dict[str, object]], logs: Path, namespace: str = NAMESPACE
-) -> Iterator[list[Child]]:
+def nodes(*wanted: tuple[str, dict[str, object]], logs: Path) -> Iterator[list[Child]]:
     """Run nodes of the package, each named with its parameters."""
     started: list[Child] = []
     try:
         for name, parameters in wanted:
-            arguments = ["-r", f"__ns:={namespace}"]
+            arguments = ["-r", f"__ns:={NAMESPACE}"]
             for key, value in parameters.items():
                 arguments += ["-p", f"{key}:={value}"]
             program = Program(name, node_command(name, arguments), logs / f"{name}.log")
@@ -168,6 +166,5 @@ def check_running(started: Sequence[Child]) -> None:
     """
     for child in started:
         if child.ended:
-            log = child.program.log
-            said = "" if log is None else log.read_text(errors="replace")[-_SAID:]
+            said = child.program.log.read_text(errors="replace")[-_SAID:]
             raise TiekdError(f"{child.program.name} {child.ended}:\n{said}")

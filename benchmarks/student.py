@@ -41,7 +41,6 @@ import depth_anything
 import torch
 from harness import (
     Goal,
-    Neighbours,
     Report,
     Row,
     cuda_peak_mib,
@@ -66,8 +65,6 @@ from student_cases import (
     Run,
     all_cores,
     camera_image,
-    count_cost,
-    peak_memory_mib,
     roofline_gmacs,
 )
 
@@ -93,8 +90,11 @@ class Times(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     options = read_options(argv)
     report = Report("student", options)
-    for sentence in left_out(options.networks):
-        print(f"left out: {sentence}", flush=True)
+    if not has_onnxruntime():
+        print("left out: onnxruntime needs the extra `onnx`: pip install '.[onnx]'", flush=True)
+    if DEPTH_ANYTHING in options.networks and depth_anything.missing_package():
+        print(f"left out: {depth_anything.missing_package()}", flush=True)
+        options.networks = [name for name in options.networks if name != DEPTH_ANYTHING]
     if options.device == "cpu":
         rows = measure_on_cpu(options, report)
         at_goal = rows if tuple(options.size) == IMAGE else []
@@ -121,33 +121,58 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     return made.parse_args(argv)
 
 
+def has_onnxruntime() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+
+
+def robot_size() -> tuple[int, int]:
+    """Return the (height, width) that a robot's students get by default for such an image."""
+    size = InputSize.near(*IMAGE, StudentSettings().pixels)
+    return size.height, size.width
+
+
 def measure_on_cpu(options: argparse.Namespace, report: Report) -> list[Row]:
     """Measure a table a size and number of threads; return the rows of the first."""
-    size, small = tuple(options.size), robot_size()
-    tables = [(size, options.threads), (small, options.threads)]
-    if options.threads > 1:
-        tables += [(size, 1), (small, 1)]
-    peaks = {count: roofline_gmacs(count) for count in {options.threads, 1}}
     first: list[Row] = []
-    for (height, width), threads in tables:
-        cases = choose_cases((height, width), threads, options)
-        if not cases:
-            continue
-        peak = peaks[threads]
-        neighbours = Neighbours()
-        times = time_cases(start_cases(cases), quick=options.quick)
-        others = neighbours.cores()
-        rows = make_rows(times, weigh(cases, options), peak)
-        first = first or rows
-        name = f"{height}x{width}, threads {threads}"
-        report.table(
-            name,
-            f"Input {name}; large matrix product: {peak:.0f} GMAC/s; "
-            f"cores taken by other programs meanwhile: {others:.1f}",
-            rows,
-            data={"peak_gmacs": peak, "cores_of_others": others, "rows": rows},
-        )
+    for threads in sorted({options.threads, 1}, reverse=True):
+        peak = roofline_gmacs(threads)
+        for height, width in (options.size, robot_size()):
+            cases = choose_cases((height, width), threads, options)
+            if not cases:
+                continue
+            with progress() as bar:
+                named = bar.track(cases, description="starting networks")
+                runs = {case: case.start() for case in named}
+            times = time_cases(runs, quick=options.quick)
+            memory = {}
+            if threads == options.threads and not options.no_memory:
+                with progress() as bar:
+                    named = bar.track(cases, description="peak memory, each in its own process")
+                    memory = {case: in_own_process(Case.memory_mib, case) for case in named}
+            rows = make_rows(times, memory, peak)
+            first = first or rows
+            name = f"{height}x{width}, threads {threads}"
+            title = f"Input {name}; large matrix product: {peak:.0f} GMAC/s"
+            report.table(name, title, rows, data={"peak_gmacs": peak, "rows": rows})
     return first
+
+
+def choose_cases(size: tuple[int, int], threads: int, options: argparse.Namespace) -> list[Case]:
+    """Return the cases of one table: with one thread, ours only."""
+    runtimes = (TORCH, ONNXRUNTIME) if has_onnxruntime() else (TORCH,)
+    ours_only = threads < options.threads
+    networks = [n for n in NETWORKS if n in options.networks and (n == OURS or not ours_only)]
+    pairs = [(n, runtime) for n in networks if n != DEPTH_ANYTHING for runtime in runtimes]
+    is_first = size == tuple(options.size)
+    if is_first and OURS in networks:
+        pairs += [(OURS, EAGER_LAST), (OURS, EAGER)]
+        if PUBLISHED in networks and not options.quick:
+            pairs.append((PUBLISHED, EAGER))
+    cases = [Case(network, runtime, *size, threads) for network, runtime in pairs]
+    if is_first and DEPTH_ANYTHING in networks:
+        working = depth_anything.working_size(*IMAGE)
+        cases += [Case(DEPTH_ANYTHING, runtime, *working, threads) for runtime in runtimes]
+    return cases
 
 
 def measure_on_cuda(options: argparse.Namespace, report: Report) -> Goal:
@@ -169,55 +194,7 @@ def measure_on_cuda(options: argparse.Namespace, report: Report) -> Goal:
     memory = {case: cuda_peak_mib(partial(start, case)) for case in cases}
     rows = make_rows(time_cases(runs, quick=options.quick), memory, math.nan)
     report.table("networks", torch.cuda.get_device_name(), rows)
-    return judge_on_cuda(rows[0]["net"])
-
-
-def left_out(networks: Sequence[str]) -> list[str]:
-    """Say what cannot be measured here, and what to install."""
-    missing = []
-    if not has_onnxruntime():
-        missing.append("onnxruntime rows need the extra `onnx`: pip install '.[onnx]'")
-    if DEPTH_ANYTHING in networks and depth_anything.missing_package():
-        missing.append(depth_anything.missing_package())
-    return missing
-
-
-def has_onnxruntime() -> bool:
-    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-
-
-def robot_size() -> tuple[int, int]:
-    """Return the (height, width) that a robot's students get by default for such an image."""
-    size = InputSize.near(*IMAGE, StudentSettings().pixels)
-    return size.height, size.width
-
-
-def choose_cases(size: tuple[int, int], threads: int, options: argparse.Namespace) -> list[Case]:
-    """Return the cases of one table: with one thread, ours only."""
-    runtimes = (TORCH, ONNXRUNTIME) if has_onnxruntime() else (TORCH,)
-    ours_only = threads < options.threads
-    cases = []
-    for network in (OURS, PUBLISHED):
-        if network in options.networks and not (ours_only and network != OURS):
-            cases += [Case(network, runtime, *size, threads) for runtime in runtimes]
-    if OURS in options.networks and size == tuple(options.size):
-        cases += [Case(OURS, runtime, *size, threads) for runtime in (EAGER_LAST, EAGER)]
-        if not options.quick and not ours_only and PUBLISHED in options.networks:
-            cases.append(Case(PUBLISHED, EAGER, *size, threads))
-    wants_other = DEPTH_ANYTHING in options.networks and not depth_anything.missing_package()
-    if wants_other and not ours_only and size == tuple(options.size):
-        working = depth_anything.working_size(*IMAGE)
-        cases += [Case(DEPTH_ANYTHING, runtime, *working, threads) for runtime in runtimes]
-    return cases
-
-
-def weigh(cases: Sequence[Case], options: argparse.Namespace) -> dict[Case, float]:
-    """Return each case's peak memory in MiB; nothing where it is not wanted."""
-    if options.no_memory or cases[0].threads != options.threads:
-        return {}
-    with progress() as bar:
-        tracked = bar.track(cases, description="peak memory, each in its own process")
-        return {case: in_own_process(peak_memory_mib, case) for case in tracked}
+    return Goal.at_most("network p50, 480x640", rows[0]["net"], _MOST_CUDA_MS, "ms")
 
 
 def make_rows(times: Mapping[Case, Times], memory: Mapping[Case, float], peak: float) -> list[Row]:
@@ -233,7 +210,7 @@ def make_rows(times: Mapping[Case, Times], memory: Mapping[Case, float], peak: f
     }
     rows = []
     for case, (whole, network) in times.items():
-        cost, ms = count_cost(case), spread(whole)
+        (parameters_m, gmac), ms = case.cost(), spread(whole)
         runtime = ONNXRUNTIME if case.runtime == ONNXRUNTIME else TORCH
         base = ours.get((runtime, IMAGE if case.network == DEPTH_ANYTHING else case.size))
         rows.append(
@@ -241,22 +218,17 @@ def make_rows(times: Mapping[Case, Times], memory: Mapping[Case, float], peak: f
                 "network": case.network,
                 "runtime": case.runtime,
                 "input": f"{case.height}x{case.width}",
-                "M params": cost.parameters_m,
-                "GMAC": cost.gmac,
+                "M params": parameters_m,
+                "GMAC": gmac,
                 "ms": ms,
                 "net": spread(network).median if network else None,
                 "n": ms.n,
-                "% of peak": 100 * 1e3 * cost.gmac / ms.median / peak,
+                "% of peak": 100 * 1e3 * gmac / ms.median / peak,
                 "MiB": memory.get(case),
                 "x ours": ms.median / base if base else None,
             }
         )
     return rows
-
-
-def start_cases(cases: Sequence[Case]) -> dict[Case, Run]:
-    with progress() as bar:
-        return {case: case.start() for case in bar.track(cases, description="starting networks")}
 
 
 def time_cases(runs: Mapping[Case, Run], *, quick: bool) -> dict[Case, Times]:
@@ -270,9 +242,10 @@ def time_cases(runs: Mapping[Case, Run], *, quick: bool) -> dict[Case, Times]:
         if isinstance(prediction, Prediction):
             found[case].network.append(prediction.times.network)
 
-    calls = {name: partial(answer, case) for name, case in cases.items()}
-    fast = {name: call for name, call in calls.items() if not cases[name].is_slow}
-    slow = {name: call for name, call in calls.items() if cases[name].is_slow}
+    fast, slow = (
+        {name: partial(answer, case) for name, case in cases.items() if case.is_slow is is_slow}
+        for is_slow in (False, True)
+    )
     torch.set_num_threads(next(iter(runs)).threads)
     for turn in range(3 if quick else 7):
         for group, repeats in ((fast, 10), (slow, 1)):
@@ -313,20 +286,15 @@ def judge(rows: Sequence[Row], threads: int) -> list[Goal]:
         )
     name = f"{OURS}: onnxruntime faster than torch"
     goals.append(faster(name, (OURS, TORCH), ONNXRUNTIME, _ONNXRUNTIME_FASTER, note))
-    name = f"{OURS}: image to depth, 480x640, threads: {_ON_THREADS}"
-    ours = [row for row in rows if row["network"] == OURS]
-    if not ours or threads != _ON_THREADS:
-        return [*goals, Goal.at_most(name, None, _MOST_MS, "ms")]
-    best = min(ours, key=lambda row: row["ms"].median)
-    found = best["ms"].median
-    alone = "" if best["net"] is None else f"{number(best['net'])} ms of it the network; "
-    at_peak = number(found * best["% of peak"] / 100)
-    note = f"{best['runtime']}; {alone}at this machine's peak: {at_peak} ms"
+    name, note = f"{OURS}: image to depth, 480x640, threads: {_ON_THREADS}", ""
+    ours = [row for row in rows if row["network"] == OURS and threads == _ON_THREADS]
+    best = min(ours, key=lambda row: row["ms"].median, default=None)
+    found = None if best is None else best["ms"].median
+    if best is not None:
+        alone = "" if best["net"] is None else f"{number(best['net'])} ms of it the network; "
+        at_peak = number(found * best["% of peak"] / 100)
+        note = f"{best['runtime']}; {alone}at this machine's peak: {at_peak} ms"
     return [*goals, Goal.at_most(name, found, _MOST_MS, "ms", note)]
-
-
-def judge_on_cuda(network_ms: float | None) -> Goal:
-    return Goal.at_most("network p50, 480x640", network_ms, _MOST_CUDA_MS, "ms")
 
 
 if __name__ == "__main__":

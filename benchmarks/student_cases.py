@@ -8,12 +8,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import depth_anything
 import numpy as np
 import torch
-from harness import memory_mib, start_peak
+from harness import memory_mib, peak_mib
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,30 +57,34 @@ class Case:
         """True where one frame takes most of a second on a small CPU, or more."""
         return self.network != OURS and self.device == "cpu"
 
+    def student(self) -> Student:
+        """Return an untrained student: its speed does not depend on its weights."""
+        torch.manual_seed(0)
+        bins = KITTI_BINS if self.network == PUBLISHED else DepthBins()
+        size = InputSize(self.height, self.width)
+        return Student.fresh(StudentCard(bins=bins, input_size=size, architecture=self.network))
+
     def start(self) -> Run:
         """Return what turns a camera image into a depth map, warmed."""
         torch.set_num_threads(self.threads)
-        if self.network == DEPTH_ANYTHING:
-            run = self._start_depth_anything()
+        if self.network == DEPTH_ANYTHING and self.runtime == ONNXRUNTIME:
+            run = depth_anything.start_onnxruntime(self.size, self.threads)
+        elif self.network == DEPTH_ANYTHING:
+            run = depth_anything.start_torch(self.size, self.device)
         elif self.runtime in (EAGER, EAGER_LAST):
             run = self._start_eager()
         else:
             factory = RuntimeFactory(torch.device(self.device), self.runtime, self.threads)
-            return factory.make(make_student(self)).predict  # has warmed itself
+            return factory.make(self.student()).predict  # has warmed itself
         run(camera_image())
         return run
 
-    def _start_depth_anything(self) -> Run:
-        if self.runtime == ONNXRUNTIME:
-            return depth_anything.start_onnxruntime(self.size, self.threads)
-        return depth_anything.start_torch(self.size, self.device)
-
     def _start_eager(self) -> Run:
-        student = make_student(self)
+        is_last = self.runtime == EAGER_LAST
+        layout = torch.channels_last if is_last else torch.contiguous_format
+        student = self.student()
         network = student.network.eval().to(self.device)
-        layout = torch.contiguous_format
-        if self.runtime == EAGER_LAST:
-            layout = torch.channels_last
+        if is_last:
             network = network.to(memory_format=layout)
 
         @torch.inference_mode()
@@ -92,60 +95,42 @@ class Case:
 
         return run
 
+    def cost(self) -> tuple[float, float]:
+        """Return millions of parameters and, of one frame, 10^9 multiply-accumulates.
 
-class Cost(NamedTuple):
-    """Millions of parameters; 10^9 multiply-accumulates of one frame."""
+        These are half the operations that torch counts: convolutions and matrix products, of
+        attention too. Nothing runs.
+        """
+        network: nn.Module
+        if self.network == DEPTH_ANYTHING:
+            network = depth_anything.build_network()
+        else:
+            network = self.student().network.eval()
+        x = torch.zeros(1, 3, *self.size, device="meta")
+        counter = FlopCounterMode(display=False)
+        with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+            network.to("meta")(x)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return parameters / 1e6, counter.get_total_flops() / 2e9
 
-    parameters_m: float
-    gmac: float
+    def memory_mib(self) -> float:
+        """Return this process's peak while frames run, above what it held with all libraries.
 
-
-def make_student(case: Case) -> Student:
-    """Return an untrained student: its speed does not depend on its weights."""
-    torch.manual_seed(0)
-    bins = KITTI_BINS if case.network == PUBLISHED else DepthBins()
-    size = InputSize(case.height, case.width)
-    return Student.fresh(StudentCard(bins=bins, input_size=size, architecture=case.network))
+        What the start took for a while (the export to onnxruntime) is given back, not counted.
+        """
+        for package in ("onnx", "onnxruntime") if self.runtime == ONNXRUNTIME else ():
+            importlib.import_module(package)
+        if self.network == DEPTH_ANYTHING:
+            depth_anything.build_network()
+        before = memory_mib("VmRSS")
+        run = self.start()
+        gc.collect()
+        image, frames = camera_image(), 1 if self.is_slow else 3
+        return peak_mib(lambda: [run(image) for _ in range(frames)], above=before)
 
 
 def camera_image() -> RgbImage:
     return np.random.default_rng(0).integers(0, 256, (*IMAGE, 3), np.uint8)
-
-
-def count_cost(case: Case) -> Cost:
-    """Count parameters and, half its floating point operations, multiply-accumulates.
-
-    torch's counter sees convolutions and matrix products, of attention too; nothing runs.
-    """
-    network: nn.Module
-    if case.network == DEPTH_ANYTHING:
-        network = depth_anything.build_network()
-    else:
-        network = make_student(case).network.eval()
-    x = torch.zeros(1, 3, *case.size, device="meta")
-    counter = FlopCounterMode(display=False)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
-        network.to("meta")(x)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(parameters / 1e6, counter.get_total_flops() / 2e9)
-
-
-def peak_memory_mib(case: Case) -> float:
-    """Return this process's peak while frames run, above what it held with all libraries loaded.
-
-    What the start took for a while (the export to onnxruntime) is given back and not counted.
-    """
-    for package in ("onnx", "onnxruntime") if case.runtime == ONNXRUNTIME else ():
-        importlib.import_module(package)
-    if case.network == DEPTH_ANYTHING:
-        depth_anything.build_network()
-    before = memory_mib("VmRSS")
-    run = case.start()
-    gc.collect()
-    start_peak()
-    for _ in range(1 if case.is_slow else 3):
-        run(camera_image())
-    return memory_mib("VmHWM") - before
 
 
 def roofline_gmacs(threads: int, side: int = 2048) -> float:

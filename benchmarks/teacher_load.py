@@ -36,13 +36,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from depth_anything import SIZES, write_checkpoint
-from harness import Goal, Report, Row, Spread, interleaved, number, parser, run, spread
+from harness import Goal, Report, Row, interleaved, number, parser, run, spread
 from teacher_load_models import CAMERA, INSTANT, WAITING, jpegs, ramp
-from teacher_load_processes import Done, Robots, Server
+from teacher_load_robots import Done, Robots, Server
 from tritonclient.grpc import service_pb2
 
 from tiekd_ros.core.images import decode_image
@@ -57,11 +56,9 @@ from tiekd_ros.teacher.protocol import (
 )
 
 _ROBOTS = (1, 8, 32, 64)
-_IN_FLIGHT = 2  # a companion's default
 _WAITING = f"{WAITING}:20,5"
 _SOAK_ROBOTS = 8
 _MANY = 8  # robots from which on the server is expected to be busy all the time
-_PROCESSES = 4  # one Python process is too slow for the threads of 64 robots
 
 _SETTLING_SHARE = 0.2  # of a stretch, before what is counted begins
 _WARM_UP_S = 120  # of a soak: samples, one a second
@@ -71,48 +68,40 @@ _FIRST_LABEL_S = 0.5  # after its wait a robot still connects, asks, and gets it
 _ACCOUNT = ("lost", "twice", "foreign", "rejected")
 
 
-class Overhead(NamedTuple):
-    """Milliseconds a frame of 640x480, of a teacher that answers at once."""
-
-    round_trip: Spread  # the client asks and has a checked label
-    parts: dict[str, Spread]  # the same work done alone, without any wire
-    sent_kb: float
-    received_kb: float
-
-
-def run_overhead(repeats: int) -> Overhead:
-    """Measure one robot that asks one frame after the other."""
+def measure_overhead(report: Report, repeats: int) -> None:
+    """Measure one robot that asks one frame after the other, and the parts of it alone."""
     image = jpegs()[0]
     height, width = decode_image(image).shape[:2]
     answer = DepthAnswer(ramp(1.0, 9.0, width, height))
-    message = _written(answer)
-    parts: dict[str, Callable[[], object]] = {
-        "server: JPEG to image": lambda: decode_image(image),
-        "server: depth to message": lambda: _written(answer),
-        "client: message to depth": lambda: read_answer(
-            service_pb2.ModelInferResponse.FromString(message)
-        ),
-        "client: believe it": lambda: check_answer(answer, width, height),
-    }
-    request = DepthRequest(image, CAMERA, 1, "camera")
-    with (
-        Server(INSTANT) as server,
-        TeacherClient(ClientSettings(url=server.url)) as client,
-    ):
-        whole = {"round trip": lambda: client.infer(request)}
-        times = interleaved({**whole, **parts}, repeats=repeats, warm_up=10)
-    return Overhead(
-        round_trip=spread(times["round trip"]),
-        parts={name: spread(times[name]) for name in parts},
-        sent_kb=len(image) / 1e3,
-        received_kb=len(message) / 1e3,
-    )
-
-
-def _written(answer: DepthAnswer) -> bytes:
     identity = TeacherIdentity("overhead", "1", metric=True)
-    written: bytes = write_answer(answer, identity).SerializeToString()
-    return written
+
+    def written() -> bytes:
+        message: bytes = write_answer(answer, identity).SerializeToString()
+        return message
+
+    message = written()
+    request = DepthRequest(image, CAMERA, 1, "camera")
+    with Server(INSTANT) as server, TeacherClient(ClientSettings(url=server.url)) as client:
+        calls: dict[str, Callable[[], object]] = {
+            "round trip": lambda: client.infer(request),
+            "server: JPEG to image": lambda: decode_image(image),
+            "server: depth to message": written,
+            "client: message to depth": lambda: read_answer(
+                service_pb2.ModelInferResponse.FromString(message)
+            ),
+            "client: believe it": lambda: check_answer(answer, width, height),
+        }
+        times = interleaved(calls, repeats=repeats, warm_up=10)
+    whole, *parts = [{"part": name, "ms": spread(ms)} for name, ms in times.items()]
+    sent_kb, received_kb = len(image) / 1e3, len(message) / 1e3
+    title = f"One frame of 640x480, ms, without a network; {sent_kb:.0f} kB there, "
+    title += f"{received_kb:.0f} kB back"
+    data = {"rows": [whole, *parts], "sent_kb": sent_kb, "received_kb": received_kb}
+    report.table("overhead", title, [whole, *parts], data=data)
+    note = ", ".join(f"{row['part']} {row['ms'].median:.1f}" for row in parts)
+    name, ms = "gRPC and decoding, a frame of 640x480", whole["ms"].median
+    note = f"from the robot's request to its checked label; {note}"
+    report.goals.append(Goal.at_most(name, ms, _MOST_OVERHEAD_MS, "ms", note))
 
 
 def run_load(server: Server, robots: int, *, seconds: float, bare_s: float, processes: int) -> Row:
@@ -120,7 +109,7 @@ def run_load(server: Server, robots: int, *, seconds: float, bare_s: float, proc
     before = server.bare(bare_s) or 0.0
     server.counts()
     cpu_s = server.cpu_s()
-    done = Robots(server.url, robots, seconds, in_flight=_IN_FLIGHT, processes=processes).finish()
+    done = Robots(server.url, robots, seconds, processes=processes).finish()
     cpu_s = server.cpu_s() - cpu_s
     counts = server.counts()
     mean_batch = counts["labelled"] / max(1, sum(counts["batches"].values()))
@@ -176,7 +165,7 @@ def run_recovery(model: str, robots: int, *, down_s: float, processes: int) -> R
     seconds = 3.0 + 4 * down_s
     with Server(model) as first:
         port = first.port
-        load = Robots(first.url, robots, seconds, in_flight=_IN_FLIGHT, processes=processes)
+        load = Robots(first.url, robots, seconds, processes=processes)
         time.sleep(3.0)
         first.kill()
     killed = time.monotonic()
@@ -215,7 +204,7 @@ def run_soak(server: Server, robots: int, *, minutes: float, processes: int) -> 
     """
     samples: list[float] = []
     seconds = 60.0 * minutes
-    load = Robots(server.url, robots, seconds, in_flight=_IN_FLIGHT, processes=processes)
+    load = Robots(server.url, robots, seconds, processes=processes)
     with ThreadPoolExecutor(1) as waiting:
         done = waiting.submit(load.finish)
         while not done.done():
@@ -246,32 +235,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__ or "")
-    made.add_argument(
-        "--robots", type=int, nargs="+", default=_ROBOTS, metavar="N", help=f"how many {_ROBOTS}"
-    )
-    made.add_argument(
-        "--robot-processes", type=int, default=_PROCESSES, metavar="N",
-        help=f"over how many the robots are spread [{_PROCESSES}]",
-    )  # fmt: skip
-    made.add_argument("--network", choices=SIZES, default="tiny", help="of the teacher [tiny]")
-    made.add_argument("--device", default="cpu", help="of the network: cpu, cuda or cuda:N [cpu]")
-    made.add_argument("--threads", type=int, default=1, help="of the network on a CPU [1]")
-    made.add_argument("--max-batch", type=int, default=8, help="of the server [8]")
-    made.add_argument("--soak", type=float, metavar="MINUTES", help="only watch the memory")
+    add = made.add_argument
+    add("--robots", type=int, nargs="+", default=_ROBOTS, metavar="N", help=f"how many {_ROBOTS}")
+    add("--robot-processes", type=int, default=4, metavar="N", help="with all the robots [4]")
+    add("--network", choices=SIZES, default="tiny", help="of the teacher [tiny]")
+    add("--device", default="cpu", help="of the network: cpu, cuda or cuda:N [cpu]")
+    add("--threads", type=int, default=1, help="of the network on a CPU [1]")
+    add("--max-batch", type=int, default=8, help="of the server [8]")
+    add("--soak", type=float, metavar="MINUTES", help="only watch the memory")
     return made.parse_args(argv)
 
 
 def _load(options: argparse.Namespace) -> int:
     report = Report("teacher_load", options)
-    overhead = run_overhead(100 if options.quick else 400)
-    title = (
-        f"One frame of 640x480, ms, without a network; {overhead.sent_kb:.0f} kB there, "
-        f"{overhead.received_kb:.0f} kB back"
-    )
-    parts = {"round trip": overhead.round_trip, **overhead.parts}
-    rows = [{"part": part, "ms": ms} for part, ms in parts.items()]
-    report.table("overhead", title, rows, data=overhead)
-    report.goals.append(_overhead_goal(overhead))
+    measure_overhead(report, 100 if options.quick else 400)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), options.network)
         loads = _stretches(f"huggingface:{folder}", options, options.robots)
@@ -289,19 +266,17 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _stretches(model: str, options: argparse.Namespace, robots: Sequence[int]) -> list[Row]:
-    found = []
-    with Server(
-        model, device=options.device, threads=options.threads, max_batch=options.max_batch
-    ) as server:
-        for count in robots:
-            # Long enough for a few labels of each robot, and a few of their round trips.
-            seconds = 4.0 + count / 5.0 if options.quick else 20.0 + count / 2.0
-            bare_s = 2.0 if options.quick else 6.0
-            processes = options.robot_processes
-            found.append(
-                run_load(server, count, seconds=seconds, bare_s=bare_s, processes=processes)
+    bare_s, base_s, robot_s = (2.0, 4.0, 0.2) if options.quick else (6.0, 20.0, 0.5)
+    kind = {"device": options.device, "threads": options.threads, "max_batch": options.max_batch}
+    with Server(model, **kind) as server:
+        return [
+            run_load(
+                server, count, bare_s=bare_s, processes=options.robot_processes,
+                # Long enough for a few labels of each robot, and a few of their round trips.
+                seconds=base_s + robot_s * count,
             )
-    return found
+            for count in robots
+        ]  # fmt: skip
 
 
 def _report_loads(report: Report, key: str, title: str, teacher: str, loads: Sequence[Row]) -> None:
@@ -332,13 +307,6 @@ def _soak(options: argparse.Namespace) -> int:
     report.table("soak", f"The server's memory over {options.soak:g} minutes", [row], data=found)
     report.goals.append(soak_goal(found, options.soak))
     return report.finish()
-
-
-def _overhead_goal(found: Overhead) -> Goal:
-    parts = ", ".join(f"{name} {part.median:.1f}" for name, part in found.parts.items())
-    note = f"from the robot's request to its checked label; {parts}"
-    name, ms = "gRPC and decoding, a frame of 640x480", found.round_trip.median
-    return Goal.at_most(name, ms, _MOST_OVERHEAD_MS, "ms", note)
 
 
 def throughput_goal(name: str, loads: Sequence[Row], ratio: str) -> Goal:

@@ -35,15 +35,13 @@ from depth_anything import write_checkpoint
 from harness import Goal, Report, Row, cpu_seconds, number, parser, run
 from teacher_load import account_goal, labelled_by
 from teacher_load_models import WAITING
-from teacher_load_processes import Robots, Server
+from teacher_load_robots import Robots, Server
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from tiekd_ros.core.errors import TiekdError
 
 TINY = "tiny"
-_IN_FLIGHT = 2  # a companion's default
-_PROCESSES = 4
 _START_S, _STOP_S = 240.0, 60.0
 _MODEL = "depth_teacher"
 
@@ -194,7 +192,7 @@ def _stretch(teacher: str, kind: str, server: Serving, robots: int, quick: bool)
 
 
 def _robots(server: Serving, robots: int, seconds: float) -> Robots:
-    return Robots(server.url, robots, seconds, in_flight=_IN_FLIGHT, processes=_PROCESSES)
+    return Robots(server.url, robots, seconds)
 
 
 def _counts(url: str) -> tuple[int, int]:

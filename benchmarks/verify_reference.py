@@ -11,155 +11,152 @@ check, an empty folder and every file that is no such fixture, except *.md, are 
 
 from __future__ import annotations
 
-import json
-import platform
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
 
 import cv2
-import numpy as np
 import torch
-import typer
+from harness import (
+    MISSED,
+    RESULTS,
+    console,
+    machine,
+    parser,
+    print_table,
+    progress,
+    run,
+    write_json,
+)
 from reference.checks import Check, Fixture, FixtureError, failed
-from reference.kinds import check_fixture
-from reference.networks import check_key_list
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from reference.losses import check_response, check_ssim, check_tiekd, check_width_704
+from reference.metrics import check_image, check_vectors
+from reference.networks import check_key_list, check_student
+from reference.train_step import check_train_step
+from reference.training import check_one_cycle, check_pipeline
 
 TEXTS = ".md"
 
+KINDS: tuple[tuple[Callable[[Fixture], None], str, tuple[set[str], ...]], ...] = (
+    (check_width_704, "tiekd_kitti_w704", ({"logits_rows", "logits_cols"},)),
+    (check_tiekd, "tiekd_", ({"logits", "kd_gt"}, {"logits_q", "kd_gt"})),
+    (check_response, "reskd_", ({"logit", "kd_gt"},)),
+    (check_ssim, "ssim_", ({"window", "ssim_ab"},)),
+    (check_vectors, "metrics_vectors", ({"gt_0", "metrics_0"},)),
+    (check_image, "metrics_", ({"gt_png_nz_val", "pred_rows"},)),
+    (check_one_cycle, "onecycle", ({"total_iters", "lr"},)),
+    (check_pipeline, "train_pipeline", ({"draw_names", "crop_size"},)),
+    (check_train_step, "trainstep_", ({"param_names", "grad_norms"},)),
+    (check_student, "student_", ({"s0_input_key", "s0_input_shape"},)),
+)
+"""Check of each kind of file. Any of its sets of arrays tells the kind, or else its prefix."""
 
-def main(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of fixtures.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the table here.")
-    ] = None,
-) -> None:
-    """Compare this project with every fixture in DIR."""
+
+def main(argv: list[str] | None = None) -> int:
+    made = parser(__doc__ or "", has_quick=False)
+    made.add_argument("folder", type=Path, metavar="DIR", help="folder of fixtures")
+    options = made.parse_args(argv)
+    folder: Path = options.folder
     torch.set_num_threads(1)  # the same numbers on any machine, and as fast on a busy one
-    console = Console()
-    paths = find_files(folder) if folder.is_dir() else []
+    paths = list(find_files(folder)) if folder.is_dir() else []
     if not paths:
-        console.print(f"no file to check in {folder}: nothing was checked", style="red")
-        raise typer.Exit(1)
-    checks, seconds = run(folder, paths, console)
-    console.print(make_table(checks))
-    misses = [check for check in checks if not check.ok]
-    if misses:  # once more: among hundreds of rows they are hard to find
-        console.print(make_table(misses))
-    verdict = f"{len(misses)} misses" if misses else "all agree"
-    console.print(
-        f"{len(paths)} files, {len(checks)} quantities, {sum(seconds.values()):.1f} s: {verdict}",
-        style="red" if misses else "green",
-    )
-    if json_file is not None:
-        json_file.write_text(json.dumps(make_report(folder, checks, seconds), indent=1) + "\n")
-    if misses:
-        raise typer.Exit(1)
-
-
-def find_files(folder: Path) -> list[Path]:
-    """Return every file but texts, at any depth.
-
-    Nothing is passed over: links to folders and folders that cannot be listed are returned too.
-    """
-    found: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            try:
-                found += find_files(path)
-            except OSError:
-                found.append(path)
-        elif path.suffix != TEXTS:
-            found.append(path)
-    return found
-
-
-def run(folder: Path, paths: list[Path], console: Console) -> tuple[list[Check], dict[str, float]]:
-    """Check every file; return the checks and the seconds that each file took."""
+        console().print(f"no file to check in {folder}: nothing was checked", style="red")
+        return MISSED
     checks: list[Check] = []
     seconds: dict[str, float] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    # On the error stream: the table is what a pipe gets.
-    errors = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), console=errors, transient=True) as progress:
-        task = progress.add_task("", total=len(paths))
+    with progress() as bar:
+        task = bar.add_task("", total=len(paths))
         for path in paths:
             name = path.relative_to(folder).as_posix()
-            progress.update(task, description=name)
+            bar.update(task, description=name)
             start = time.perf_counter()
             checks += check_file(path, name)
             seconds[name] = time.perf_counter() - start
-            progress.advance(task)
-    return checks, seconds
+            bar.advance(task)
+    print_checks("Quantities", checks)
+    misses = [check for check in checks if not check.ok]
+    if misses:  # once more: among hundreds of rows they are hard to find
+        print_checks("Misses", misses)
+    verdict = f"{len(misses)} misses" if misses else "all agree"
+    console().print(
+        f"{len(paths)} files, {len(checks)} quantities, {sum(seconds.values()):.1f} s: {verdict}",
+        style="red" if misses else "green",
+    )
+    report = {"folder": folder, "ok": not misses, "files": seconds, "checks": checks}
+    report |= {"versions": {**machine(), "opencv": cv2.__version__}}
+    write_json(options.json or RESULTS / "verify_reference.json", report)
+    return MISSED if misses else 0
+
+
+def find_files(folder: Path) -> Iterator[Path]:
+    """Yield every file but texts, at any depth.
+
+    Nothing is passed over: links to folders and folders that cannot be listed are yielded too.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            try:
+                yield from find_files(path)
+            except OSError:
+                yield path
+        elif path.suffix != TEXTS:
+            yield path
 
 
 def check_file(path: Path, name: str) -> list[Check]:
     """Check one file; what makes that impossible is a miss too."""
-    fixture: Fixture | None = None
+    done: list[Check] = []
     try:
         if path.suffix == ".json":
             return check_key_list(path, name)
         if path.suffix != ".npz":
             raise FixtureError("unknown kind of file: neither *.npz nor *.json")
         fixture = Fixture(path, name)
-        check_fixture(fixture)
+        done = fixture.checks
+        kind_of(fixture)(fixture)
+        return fixture.finish()
     except FixtureError as error:
         problem = str(error)
     except Exception as error:  # arrays that do not fit each other, however they show it
         problem = f"could not be checked: {type(error).__name__}: {error}"
-    else:
-        return fixture.finish()
-    done = fixture.checks if fixture is not None else []
     return [*done, failed(name, "the whole file", problem)]
 
 
-def make_table(checks: list[Check]) -> Table:
-    """Return the checks as a table, one line each."""
-    table = Table("file", "quantity", "largest deviation", "tolerance", "ok")
+def kind_of(fixture: Fixture) -> Callable[[Fixture], None]:
+    """Return what checks a file of this kind.
+
+    Raises:
+        FixtureError: neither arrays nor name fit any.
+    """
+    for check, _, groups in KINDS:
+        if any(group <= fixture.arrays.keys() for group in groups):
+            return check
+    for check, prefix, _ in KINDS:
+        if fixture.path.name.startswith(prefix):
+            return check
+    names = ", ".join(sorted(fixture.arrays)[:6])
+    raise FixtureError(f"unknown kind of fixture, with arrays {names}, ...")
+
+
+def print_checks(title: str, checks: list[Check]) -> None:
+    rows, styles = [], {}
     last = ""
-    for check in checks:
-        deviation = "" if check.deviation is None else f"{check.deviation:.2e}"
-        tolerance = ""
-        if check.tolerance is not None:
-            limit, unit = check.tolerance
-            tolerance = unit if limit == 0 else f"{limit:.1e} {unit}"
-        quantity = f"{check.quantity} ({check.note})" if check.note else check.quantity
-        name = check.file if check.file != last else ""
-        mark = "[green]yes[/]" if check.ok else "[bold red]NO[/]"
-        table.add_row(name, quantity, deviation, tolerance, mark)
-        last = check.file
-    return table
-
-
-def make_report(folder: Path, checks: list[Check], seconds: dict[str, float]) -> dict[str, Any]:
-    """Return the same for machines."""
-    return {
-        "folder": str(folder),
-        "ok": all(check.ok for check in checks),
-        "files": seconds,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
-        "checks": [
+    for index, check in enumerate(checks):
+        deviation = None if check.deviation is None else f"{check.deviation:.2e}"
+        limit = f"{check.tolerance:.1e} {check.unit}" if check.tolerance else check.unit
+        rows.append(
             {
-                "file": check.file,
-                "quantity": check.quantity,
-                "deviation": check.deviation,
-                "tolerance": check.tolerance.limit if check.tolerance else None,
-                "unit": check.tolerance.unit if check.tolerance else None,
-                "ok": check.ok,
-                "note": check.note,
+                "file": check.file if check.file != last else "",
+                "quantity": f"{check.quantity} ({check.note})" if check.note else check.quantity,
+                "largest deviation": deviation,
+                "tolerance": limit,
+                "ok": "yes" if check.ok else "NO",
             }
-            for check in checks
-        ],
-    }
+        )
+        styles[index, "ok"] = "green" if check.ok else "bold red"
+        last = check.file
+    print_table(title, rows, styles)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

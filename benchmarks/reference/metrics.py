@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from reference.checks import EXACT, Fixture, FixtureError, Tolerance, failed
+from reference.checks import EXACT, Fixture, FixtureError, Tolerance
 from tiekd_ros.core.images import kb_crop
 from tiekd_ros.evaluation.protocol import (
     KITTI_PROTOCOL,
@@ -26,6 +26,7 @@ from tiekd_ros.method.metrics import depth_errors, valid_pixels
 
 _RELATIVE = 1e-5
 _TIE = 1e-6  # a ratio this near to a threshold may fall on either side of it in float32
+_KITTI_CROPS = {name: name for name in ("garg", "eigen", "none")}
 _NYU_CROPS = {"eigen": "nyu", "none": "none"}  # what the published names mean on NYU
 _NAMES = (*METRIC_NAMES, *TEACHER_METRIC_NAMES)
 
@@ -34,10 +35,13 @@ class _Images:
     """Truth, prediction and teacher of one file."""
 
     def __init__(self, fixture: Fixture) -> None:
-        self.is_kitti = _is_kitti(fixture)
+        rows, columns = fixture.take("pred_rows"), fixture.take("pred_cols")
+        match = re.match(r"metrics_(kitti|nyu)", fixture.path.name)
+        # Whose name tells nothing is of KITTI where the truth has yet to be cropped.
+        cropped = len(rows) != fixture.take("gt_shape")[0]
+        self.is_kitti = match[1] == "kitti" if match else cropped
         self.protocol = KITTI_PROTOCOL if self.is_kitti else NYU_PROTOCOL
         self.truth = self._read_truth(fixture)
-        rows, columns = fixture.take("pred_rows"), fixture.take("pred_cols")
         low, high = np.float32(self.protocol.min_depth_m), np.float32(self.protocol.max_depth_m)
         self.predicted = (rows[:, None] * columns[None, :]).clip(low, high)
         self.teacher = self._make_teacher()
@@ -61,23 +65,8 @@ class _Images:
         png = (self.predicted * wave / 80 * 65535).clip(1, 65535).astype(np.uint16)
         return (png / 65535 * 80).astype(np.float32)
 
-    def protocol_of(self, published_crop: str) -> Protocol | None:
-        """Return the protocol with the crop of this published name, None where unknown."""
-        names = {name: name for name in ("garg", "eigen", "none")}
-        crop = (names if self.is_kitti else _NYU_CROPS).get(published_crop)
-        return None if crop is None else replace(self.protocol, crop=crop)
-
     def score(self, protocol: Protocol) -> ImageScore:
         return score_image(self.predicted, self.truth, protocol, self.teacher)
-
-
-def _is_kitti(fixture: Fixture) -> bool:
-    """Tell KITTI from NYU by the file's name, or else by whether the truth is cropped."""
-    match = re.match(r"metrics_(kitti|nyu)", fixture.path.name)
-    if match:
-        return match[1] == "kitti"
-    height = int(fixture.take("gt_shape")[0])
-    return height != len(fixture.take("pred_rows"))
 
 
 def check_image(fixture: Fixture) -> None:
@@ -85,11 +74,11 @@ def check_image(fixture: Fixture) -> None:
     images = _Images(fixture)
     fixture.ignore("teacher_png_rows_scale_note")
     names = [str(name) for name in fixture.take("metric_names")]
-    crops = {crop for crop in fixture.keys("metrics_") if images.protocol_of(crop) is not None}
-    required = {"garg", "eigen", "none"} if images.is_kitti else {"eigen"}
-    for crop in sorted(crops | required):
-        protocol = images.protocol_of(crop)
-        assert protocol is not None
+    found = set(fixture.keys("metrics_"))
+    for crop, name in (_KITTI_CROPS if images.is_kitti else _NYU_CROPS).items():
+        if crop not in found and not images.is_kitti and crop != "eigen":
+            continue
+        protocol = replace(images.protocol, crop=name)
         score = images.score(protocol)
         where = evaluation_mask(images.truth, protocol)
         teacher_rows = slice(protocol.teacher_top, None)
@@ -100,17 +89,13 @@ def check_image(fixture: Fixture) -> None:
         _compare_metrics(fixture, f"metrics_{crop}", names, score.as_row(), pairs)
         fixture.compare(f"n_valid_{crop}", score.valid_pixels, EXACT)
         if f"mask_bounds_{crop}" in fixture or images.is_kitti:
-            fixture.compare(f"mask_bounds_{crop}", _bounds(where), EXACT)
+            bounds = [[at.min(), at.max()] for at in np.nonzero(where)]
+            fixture.compare(f"mask_bounds_{crop}", bounds, EXACT)
     if images.is_kitti or "eval_mask_without_crop_raises" in fixture:
         plain = replace(images.protocol, crop="none")
         ours = images.score(plain).truth is not None
         note = "as published: raises; here: no crop, all valid pixels"
         fixture.compare("eval_mask_without_crop_raises", ours, EXACT, note)
-
-
-def _bounds(mask: np.ndarray) -> np.ndarray:
-    rows, columns = np.nonzero(mask)
-    return np.array([[rows.min(), rows.max()], [columns.min(), columns.max()]])
 
 
 def _compare_metrics(
@@ -120,24 +105,17 @@ def _compare_metrics(
     ours: dict[str, float],
     pairs: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    """Compare one array of metrics in up to three lines, by how float32 touches them.
+    """Compare an array of metrics with these names in a few lines, by how float32 touches them.
 
-    Args:
-        fixture: holds the array.
-        key: of the array.
-        names: of the array's values.
-        ours: by name; NaN where there is none.
-        pairs: prediction and truth of the valid pixels; then those of the teacher.
+    `pairs` are prediction and truth of the valid pixels; then those of the teacher.
     """
     if key not in fixture:
-        fixture.checks.append(failed(fixture.name, key, "missing from the file"))
-        return
+        return fixture.fail(key, "missing from the file")
     reference = fixture.take(key)
     unknown = [name for name in names if name not in _NAMES]
     if unknown or reference.shape != (len(names),):
         problem = f"unknown metrics {unknown}" if unknown else f"shape {reference.shape}"
-        fixture.checks.append(failed(fixture.name, key, problem))
-        return
+        return fixture.fail(key, problem)
     theirs = dict(zip(names, reference, strict=True))
     shares = [name for name in names if re.fullmatch(r"a[123](_T)?", name)]
     errors = [name for name in names if name not in shares and name != "silog"]
@@ -218,17 +196,11 @@ def _check_mean(fixture: Fixture, key: str) -> None:
     names = [str(name) for name in fixture.take("aggregate_names")]
     theirs = dict(zip(names, fixture.take(label), strict=True))
     nothing = [ImageScore(None, None, 0)] if match[2] else []
-    best: tuple[float, dict[str, float]] | None = None
-    for chosen in _sibling_sets(fixture, match[1]):
-        mean = mean_score([*chosen, *nothing]).values
-        off = max(abs(mean[name] - theirs[name]) for name in names)
-        if best is None or off < best[0]:
-            best = (off, mean)
-    if best is None:
-        note = f"needs the {len(match[1])} files metrics_nyu_* beside it"
-        fixture.checks.append(failed(fixture.name, label, note))
-        return
-    _compare_errors(fixture, label, best[1], theirs, names)
+    means = [mean_score([*some, *nothing]).values for some in _sibling_sets(fixture, match[1])]
+    if not means:
+        return fixture.fail(label, f"needs the {len(match[1])} files metrics_nyu_* beside it")
+    nearest = min(means, key=lambda mean: max(abs(mean[name] - theirs[name]) for name in names))
+    _compare_errors(fixture, label, nearest, theirs, names)
 
 
 def _sibling_sets(fixture: Fixture, digits: str) -> list[tuple[ImageScore, ...]]:

@@ -1,4 +1,4 @@
-"""Checks of the official networks: key lists, features, outputs and one training step.
+"""Checks of the official networks: key lists, features and outputs.
 
 Shapes: B batch, C bins, H and W the input, h and w the head's output.
 """
@@ -30,13 +30,14 @@ _PROBABILITY = Tolerance(1e-4)
 
 
 def encoder_of(names: list[str]) -> str:
-    """Tell which encoder has parameters of these names."""
-    if any(name.startswith("backbone.layer1.0.conv3") for name in names):
-        return "resnet50"
-    if any(name.startswith("backbone.layer1.0.conv1") for name in names):
-        return "resnet18"
-    if any(name.startswith("backbone.layer1.0.conv.") for name in names):
-        return "mobilenetv2"
+    """Return which encoder has parameters of these names."""
+    for start, encoder in (
+        ("conv3", "resnet50"),
+        ("conv1", "resnet18"),
+        ("conv.", "mobilenetv2"),
+    ):
+        if any(name.startswith(f"backbone.layer1.0.{start}") for name in names):
+            return encoder
     raise FixtureError("the names of the parameters fit no published encoder")
 
 
@@ -61,7 +62,12 @@ def check_key_list(path: Path, name: str) -> list[Check]:
         raise FixtureError(
             "unknown JSON file: no list of an official network's keys with shape and dtype"
         ) from error
-    network = _build_listed(list(theirs), int(rows))
+    architecture, bins = encoder_of(list(theirs)), KITTI_BINS
+    if rows == _REGRESSION_CLASSES:
+        architecture += "-regression"
+    else:
+        bins = DepthBins(int(rows), bins.min_depth_m, bins.max_depth_m)
+    network = build_network(architecture, bins)
     ours = {
         key: (list(t.shape), str(t.dtype).removeprefix("torch."))
         for key, t in network.state_dict().items()
@@ -71,28 +77,14 @@ def check_key_list(path: Path, name: str) -> list[Check]:
     for index, what in enumerate(("shapes", "dtypes")):
         a, b = ([str(values[key][index]) for key in shared] for values in (ours, theirs))
         checks.append(compared(name, f"state_dict: {what}", a, b, EXACT))
-    parameters = list(network.parameters())
-    counts = {
-        "n_tensors": len(ours),
-        "n_param_tensors": len(parameters),
-        "n_params": sum(parameter.numel() for parameter in parameters),
-    }
-    checks += [
-        compared(name, key, count, listed[key], EXACT)
-        for key, count in counts.items()
-        if key in listed
-    ]
-    known = {"config", "note", "state_dict", *counts} if "state_dict" in listed else set(listed)
-    return checks + [failed(name, key, "not checked") for key in listed if key not in known]
-
-
-def _build_listed(names: list[str], rows: int) -> StudentNetwork:
-    """Build the network with these parameters, whose DPM layer has so many rows."""
-    architecture = encoder_of(names)
-    if rows == _REGRESSION_CLASSES:
-        return build_network(f"{architecture}-regression", KITTI_BINS)
-    bins = DepthBins(rows, KITTI_BINS.min_depth_m, KITTI_BINS.max_depth_m)
-    return build_network(architecture, bins)
+    sizes = [parameter.numel() for parameter in network.parameters()]
+    counts = {"n_tensors": len(ours), "n_param_tensors": len(sizes), "n_params": sum(sizes)}
+    for key in listed if "state_dict" in listed else ():
+        if key in counts:
+            checks.append(compared(name, key, counts[key], listed[key], EXACT))
+        elif key not in ("config", "note", "state_dict"):
+            checks.append(failed(name, key, "not checked"))
+    return checks
 
 
 def _build(fixture: Fixture, cases: list[int]) -> StudentNetwork:
@@ -103,13 +95,9 @@ def _build(fixture: Fixture, cases: list[int]) -> StudentNetwork:
     if channels not in _FEATURES:
         raise FixtureError(f"no published encoder has features of {channels} channels")
     low, high = fixture.number("min_depth"), fixture.number("max_depth")
-    architecture = _FEATURES[channels]
-    if f"{first}dpm_samples" in fixture:
-        network = build_network(
-            architecture, DepthBins(fixture.arrays[f"{first}dpm_samples"].shape[1], low, high)
-        )
-    else:
-        network = build_network(f"{architecture}-regression", DepthBins(257, low, high))
+    samples = fixture.arrays.get(f"{first}dpm_samples")
+    count, head = (257, "-regression") if samples is None else (samples.shape[1], "")
+    network = build_network(_FEATURES[channels] + head, DepthBins(count, low, high))
     load_hash_weights(network, fixture.number("out_gain"))
     return network
 

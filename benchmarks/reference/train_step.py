@@ -15,7 +15,6 @@ the reference's, not the training's channels last: it moves float32's rounding.
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,52 +133,33 @@ class _Task(NamedTuple):
             FixtureError: it is skipped, because loss or gradient is not finite.
         """
         network = self.network().to(dtype)
-        seen = _Seen(network)
-        optimizer = make_optimizer(network, self.plan.train)
-        stepper = make_stepper(network, optimizer, self.plan)
+        parameters = dict(network.named_parameters())
+        before = {name: p.detach().double().clone() for name, p in parameters.items()}
+        outputs: list[torch.Tensor] = []
+        norms: dict[str, float] = {}  # before clipping
+        network.register_forward_hook(lambda _network, _inputs, raw: outputs.append(raw.detach()))
+        for name, parameter in parameters.items():
+            parameter.register_post_accumulate_grad_hook(
+                lambda own, name=name: norms.update({name: _norm(own.grad)})
+            )
+        stepper = make_stepper(network, make_optimizer(network, self.plan.train), self.plan)
         rate = self.recipe.rate(0, _STEPS, self.plan.train.learning_rate)
-        image = self.image.to(dtype)
         depth = cell_depth(self.depth.to(dtype), network.output_scale)
-        step = stepper.step(image, depth, rate)
+        step = stepper.step(self.image.to(dtype), depth, rate)
         if step is None:
             raise FixtureError("loss or gradient is not finite: no step was done")
+        changes = {n: _norm(p.detach().double() - before[n]) for n, p in parameters.items()}
         held = {name: value.detach().double() for name, value in network.named_buffers()}
         buffers = [held.get(name, torch.tensor([torch.nan])) for name in self.buffers]
         return _Step(
-            network.output(seen.raw).depth.double().numpy(),
+            network.output(outputs[-1]).depth.double().numpy(),
             np.array(step.parts.total.item()),
-            np.array([seen.norms.get(name, float("nan")) for name in self.names]),
+            np.array([norms.get(name, np.nan) for name in self.names]),
             np.array(float(step.gradient_norm)),
-            np.array([seen.change(name) for name in self.names]),
+            np.array([changes.get(name, np.nan) for name in self.names]),
             np.array([float(value.mean()) for value in buffers]),
             np.array([_norm(value) for value in buffers]),
         )
-
-
-class _Seen:
-    """What a step does not tell: the output, the gradients before clipping, the change."""
-
-    def __init__(self, network: StudentNetwork) -> None:
-        self.raw = torch.empty(0)
-        self.norms: dict[str, float] = {}
-        self._parameters = dict(network.named_parameters())
-        self._before = {name: p.detach().clone() for name, p in self._parameters.items()}
-        network.register_forward_hook(self._keep_output)
-        for name, parameter in self._parameters.items():
-            parameter.register_post_accumulate_grad_hook(partial(self._keep_norm, name))
-
-    def change(self, name: str) -> float:
-        """Return the L2 norm of a parameter's change, NaN where there is no such parameter."""
-        if name not in self._parameters:
-            return float("nan")
-        return _norm(self._parameters[name].detach().double() - self._before[name].double())
-
-    def _keep_output(self, _network: torch.nn.Module, _inputs: Any, raw: torch.Tensor) -> None:
-        self.raw = raw.detach()
-
-    def _keep_norm(self, name: str, parameter: torch.Tensor) -> None:
-        if parameter.grad is not None:
-            self.norms[name] = _norm(parameter.grad)
 
 
 def _norm(values: torch.Tensor) -> float:
@@ -218,8 +198,7 @@ def _check_names(fixture: Fixture, task: _Task) -> None:
     network = task.network()
     ours = [name for name, _ in network.named_parameters()]
     fixture.compare_values("param_names", ours, task.names, EXACT)
-    pattern = r".*\.running_(mean|var)"
-    ours = [name for name, _ in network.named_buffers() if re.fullmatch(pattern, name)]
+    ours = [n for n, _ in network.named_buffers() if n.endswith((".running_mean", ".running_var"))]
     fixture.compare_values("bn_buffer_names", ours, task.buffers, EXACT)
 
 

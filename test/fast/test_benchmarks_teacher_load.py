@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import teacher_load_models as models
 from teacher_load import account_goal, soak_goal, throughput_goal
-from teacher_load_children import FrameLog
+from teacher_load_robots import FrameLog
 
 from tiekd_ros.core.images import shrink_map
 

@@ -8,7 +8,7 @@ import time
 import pytest
 import teacher_load_models as models
 from teacher_load import account_goal, labelled_by, run_load, run_soak
-from teacher_load_processes import Robots, Server
+from teacher_load_robots import Robots, Server
 
 from helpers.teachers import StubBackend, serving
 from tiekd_ros.core.errors import TiekdError
@@ -19,7 +19,7 @@ ROBOTS, SECONDS = 3, 1.0
 
 
 def run_robots(url: str, robots: int = ROBOTS) -> list[dict[str, object]]:
-    return Robots(url, robots, SECONDS, in_flight=2, processes=1).finish().robots
+    return Robots(url, robots, SECONDS, processes=1).finish().robots
 
 
 def test_robots_account_for_every_frame():
@@ -78,7 +78,7 @@ def test_robots_ask_for_labels_of_the_size_that_a_companion_asks_for():
 def test_robots_of_several_processes_give_one_account():
     backend = models.marking(models.WaitingBackend(1.0, 1.0))
     with serving(backend, max_batch=4) as url:
-        done = Robots(url, 5, SECONDS, in_flight=2, processes=2).finish()
+        done = Robots(url, 5, SECONDS, processes=2).finish()
     account = labelled_by(done, SECONDS)
     assert [robot["number"] for robot in done.robots] == [0, 1, 2, 3, 4]
     assert min(robot["labelled"] for robot in done.robots) >= 4  # what waits is labelled too
@@ -90,11 +90,11 @@ def test_robots_of_several_processes_give_one_account():
 
 def test_where_a_process_of_the_robots_breaks_the_others_end():
     with serving(StubBackend()) as url:
-        robots = Robots(url, 2, 600.0, in_flight=2, processes=2)
+        robots = Robots(url, 2, 600.0, processes=2)
         robots.processes[0].process.kill()
         with pytest.raises(TiekdError, match="ended with -9"):
             robots.finish()
-    assert robots.processes[1].process.poll() is not None
+    assert robots.processes[1].process.exitcode is not None
 
 
 def test_a_load_is_compared_with_batches_as_large_as_the_servers():
