@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,10 @@ from typer.testing import CliRunner
 
 from tiekd_ros.cli import nodes
 from tiekd_ros.cli.main import app
-from tiekd_ros.cli.nodes import node_programs
 from tiekd_ros.core import supervisor
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.launch_options import COMPANION, LAUNCH_OPTIONS, LOCAL_TEACHER
-from tiekd_ros.core.supervisor import Program
+from tiekd_ros.core.supervisor import Program, node_programs
 
 LOCAL = {
     f"{name}:=" + {"": '""', False: "false"}.get(value, str(value))
@@ -34,12 +32,8 @@ def parameters(program: Program) -> list[str]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     """Return the programs that `tiekd up` would have run."""
     programs: list[Program] = []
-
-    def pretend(given: Sequence[Program], say: object) -> None:
-        programs.extend(given)
-
-    monkeypatch.setattr(supervisor, "supervise", pretend)
-    monkeypatch.setattr("tiekd_ros.core.supervisor.require_ros", lambda: None)
+    monkeypatch.setattr(supervisor, "supervise", lambda given, say: programs.extend(given))
+    monkeypatch.setattr(supervisor, "require_ros", lambda: None)
     return programs
 
 
@@ -107,15 +101,13 @@ def test_what_is_given_wins_over_the_file_even_if_it_is_the_default(started, tmp
     assert Path(state).is_dir()
 
 
-def test_how_the_images_come_is_a_parameter_of_both_nodes(started):
+def test_options_of_both_nodes_go_to_both_also_where_they_are_one_program(started):
     up("--rectify", "--image-transport", "compressed", "--camera", "synthetic")
     depth, companion, camera = started
     for program in (depth, companion):
         assert parameters(program) == ['image_transport:="compressed"', "rectify:=true"]
     assert parameters(camera) == ['source:="synthetic"']
-
-
-def test_composed_both_nodes_are_one_program_with_the_parameters_of_both(started):
+    started.clear()
     up("--composed", "--no-rectify", "--device", "cpu", "--teacher", "w:1")
     (both,) = started
     assert "tiekd_nodes" in both.command
@@ -125,33 +117,21 @@ def test_composed_both_nodes_are_one_program_with_the_parameters_of_both(started
     assert [program.name for program in started] == ["depth_node"]
 
 
-SECTIONS = """
-depth_node: {ros__parameters: {device: cpu}}
-/tiekd/depth_node: {ros__parameters: {device: cpu}}
-/**/camera_node: {ros__parameters: {rate_hz: 3.0}}
-"""
-
-
-@pytest.mark.usefixtures("started")
-def test_a_section_that_no_node_takes_is_told_with_what_would_do(tmp_path):
-    file = tmp_path / "params.yaml"
-    file.write_text(SECTIONS)
-    output = up("--params-file", str(file))
-    (warning,) = [line for line in output.splitlines() if line.startswith("warning: ")]
-    assert f"{file}: no node that is started takes the section 'depth_node'" in warning
-    assert "'/tiekd/depth_node', '/**/depth_node', or '/**'" in warning
-
-
-def test_a_file_that_has_no_parameters_starts_nothing(started, tmp_path):
+def test_the_file_of_parameters_is_checked_before_anything_starts(started, tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text("device: cpu")
     with pytest.raises(TiekdError, match="ros__parameters is missing below 'device'"):
         up("--params-file", str(file))
     assert started == []
+    values = "{ros__parameters: {}}"
+    file.write_text(f"depth_node: {values}\n/tiekd/depth_node: {values}\n/**/camera_node: {values}")
+    output = up("--params-file", str(file))
+    (warning,) = [line for line in output.splitlines() if line.startswith("warning: ")]
+    assert f"{file}: no node that is started takes the section 'depth_node'" in warning
 
 
-@pytest.mark.parametrize("teacher", ["huggingface:/models/large", "onnx:a:b.onnx", "synthetic:0"])
-def test_a_teacher_runs_beside_the_nodes_on_a_port_that_the_companion_knows(teacher, tmp_path):
+def test_a_teacher_runs_beside_the_nodes_on_a_port_that_the_companion_knows(tmp_path):
+    teacher = "onnx:a:b.onnx"
     programs = node_programs({"teacher": teacher}, logs=tmp_path)
     assert [p.name for p in programs] == ["teacher", "depth_node", "companion_node"]
     command = list(programs[0].command)
@@ -191,19 +171,17 @@ def test_a_teacher_elsewhere_gets_a_token_and_shows_a_certificate(started, tmp_p
     assert parameters(started[0]) == []
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("teacher-ca", "lost.pem"), ("teacher-token-file", "lost.pem"), ("log-level", "loud")],
-)
-def test_a_value_that_cannot_be_meant_is_named_before_anything_starts(started, option, value):
-    result = CliRunner().invoke(app, ["up", f"--{option}", value])
-    assert result.exit_code == 2
-    assert value in result.output.replace("\n", "").replace("│", "").replace(" ", "")
+def test_a_value_that_cannot_be_meant_is_named_before_anything_starts(started):
+    given = {"teacher-ca": "lost.pem", "teacher-token-file": "lost.pem", "log-level": "loud"}
+    for option, value in given.items():
+        result = CliRunner().invoke(app, ["up", f"--{option}", value])
+        assert result.exit_code == 2
+        assert value in result.output.replace("\n", "").replace("│", "").replace(" ", "")
     assert started == []
 
 
-@pytest.mark.parametrize("teacher", ["none", "", "w:8001", "10.0.0.7:8001", "onnx", "[::1]:8001"])
-def test_no_teacher_runs_here_for_an_address_or_without_a_companion(teacher):
-    assert "teacher" not in [p.name for p in node_programs({"teacher": teacher})]
+def test_no_teacher_runs_here_for_an_address_or_without_a_companion():
+    for teacher in ("none", "", "w:8001", "10.0.0.7:8001", "onnx", "[::1]:8001"):
+        assert "teacher" not in [p.name for p in node_programs({"teacher": teacher})]
     (depth,) = node_programs({"teacher": "synthetic:0", "companion": "false"})
     assert depth.name == "depth_node"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers.certificates import Certificates, make_certificates
 from helpers.children import wait_until
-from tiekd_ros.core.supervisor import free_port
+from tiekd_ros.core.launch_options import free_port
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "ray" / "haproxy.cfg"
 

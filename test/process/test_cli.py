@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -11,10 +13,12 @@ from helpers.children import run_python
 from helpers.frames import filled_state, small_settings
 from helpers.students import small_student
 from tiekd_ros import __version__
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.main import app, main
+from tiekd_ros.cli.offline import train
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student.checkpoint import StudentStatus
+from tiekd_ros.student.networks import ARCHITECTURES
 from tiekd_ros.student.registry import StudentRegistry
 
 VERBS = [
@@ -40,11 +44,8 @@ def state(tmp_path) -> StateFolder:
     registry = StudentRegistry(state.students)
     scores = {"after": {"rmse": 0.5, "abs_rel": 0.1}}
     registry.add(small_student(0, frames={"train": 10}))
-    registry.add(
-        small_student(
-            1, frames={"train": 11}, status=StudentStatus.REFUSED, reason="worse", scores=scores
-        )
-    )
+    card = {"status": StudentStatus.REFUSED, "reason": "worse", "scores": scores}
+    registry.add(small_student(1, frames={"train": 11}, **card))
     registry.add(small_student(2, frames={"train": 12}))
     return state
 
@@ -57,12 +58,10 @@ def test_every_verb_explains_itself():
         assert "--help" in text
         if verb and verb[-1] not in without:
             assert "--state" in text
-    text = run("--help")
     for name in ("up", "demo", "distill", "teacher", "students", "frames"):
-        assert name in text
-
-
-def test_the_version_is_printed():
+        assert name in run("--help")
+    options = inspect.signature(train).parameters["arch"].annotation.__metadata__[0]
+    assert all(name.removesuffix("-regression") in options.help for name in ARCHITECTURES)
     assert run("--version").strip() == f"tiekd_ros {__version__}"
 
 
@@ -87,28 +86,21 @@ def test_students_are_listed_shown_promoted_and_rolled_back(state):
     assert "000002 is live" in run("students", "promote", "000002", "--force", *folder)
 
 
-def test_a_folder_without_students_says_what_to_do(tmp_path):
-    assert "run a distillation round first" in run("students", "list", "--state", str(tmp_path))
-    assert json.loads(run("students", "list", "--json", "--state", str(tmp_path))) == []
-
-
-@pytest.mark.parametrize("verb", [["list"], ["show", "000001"], ["promote", "1"], ["rollback"]])
-def test_a_state_folder_that_is_not_there_is_named(tmp_path, verb):
-    with pytest.raises(TiekdError, match=r"no state folder .*gone; give it with --state"):
-        run("students", *verb, "--state", str(tmp_path / "gone"))
-
-
-@pytest.mark.parametrize(
-    ("verb", "message"),
-    [
-        (["show", "000001"], "no student '000001'; versions: none yet"),
-        (["promote", "000001"], "no student '000001'; versions: none yet"),
+def test_a_folder_that_is_not_there_or_has_no_students_is_told_with_the_way_out(tmp_path):
+    folder = ["--state", str(tmp_path)]
+    assert "run a distillation round first" in run("students", "list", *folder)
+    assert json.loads(run("students", "list", "--json", *folder)) == []
+    none = "no student '000001'; versions: none yet"
+    for verb, message in (
+        (["show", "000001"], none),
+        (["promote", "000001"], none),
         (["rollback"], "run a distillation round first"),
-    ],
-)
-def test_a_folder_without_students_has_none_to_show_or_change(tmp_path, verb, message):
-    with pytest.raises(TiekdError, match=message):
-        run("students", *verb, "--state", str(tmp_path))
+    ):
+        with pytest.raises(TiekdError, match=message):
+            run("students", *verb, *folder)
+    for verb in (["list"], ["show", "000001"], ["promote", "1"], ["rollback"]):
+        with pytest.raises(TiekdError, match=r"no state folder .*gone; give it with --state"):
+            run("students", *verb, "--state", str(tmp_path / "gone"))
 
 
 def test_a_round_runs_offline_and_the_log_counts_it(tmp_path):
@@ -125,48 +117,40 @@ def test_a_round_runs_offline_and_the_log_counts_it(tmp_path):
     assert "0 labels new" in " ".join(run("frames", "stats", *folder).split())
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_a_round_that_fails_says_so_once(tmp_path, as_json):
+def test_a_round_that_fails_says_so_once(tmp_path):
     state = filled_state(tmp_path / "state")
     settings = json.dumps(small_settings(train={"device": "cuda:99"}))
     arguments = ["distill", "--settings", settings, "--state", str(state.root)]
-    done = run_python("-m", "tiekd_ros.cli", *arguments, *(["--json"] if as_json else []))
-    assert done.returncode == 1
-    reason = "round 1 failed: "
-    assert done.stderr.startswith(f"error: {reason}"), done.stderr
-    assert "cuda:99" in done.stderr
-    if as_json:
-        assert json.loads(done.stdout)["state"] == "failed"
-    else:
+    for number, more in ((1, []), (2, ["--json"])):
+        done = run_python("-m", "tiekd_ros.cli", *arguments, *more)
+        assert done.returncode == 1
+        reason = f"round {number} failed: "
+        assert done.stderr.startswith(f"error: {reason}"), done.stderr
+        assert "cuda:99" in done.stderr
         assert reason not in done.stdout
+        assert not more or json.loads(done.stdout)["state"] == "failed"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["frames", "stats", "--state", "{state}/gone"], "there is no frame log"),
-        (["distill", "--state", "{state}/gone"], "there is no frame log"),
-        (["students", "promote", "000002", "--state", "{state}"], "refused by the gate (worse)"),
-        (["students", "rollback", "--state", "{state}/gone"], "there is no state folder"),
-        (["teacher", "serve", "--backend", "oracle"], "oracle"),
-    ],
-    ids=["stats", "distill", "promote", "rollback", "serve"],
-)
-def test_a_mistake_ends_with_one_clear_line_and_code_1(state, arguments, message):
-    done = run_python("-m", "tiekd_ros.cli", *(a.format(state=state.root) for a in arguments))
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
-
-
-@pytest.mark.parametrize("settings", ["{", "[[]]", '{"train": 5}', "nonsense"])
-def test_settings_that_are_no_json_object_are_refused_with_an_example(tmp_path, settings):
-    from tiekd_ros.cli.students import distill_once
-    from tiekd_ros.core.errors import InvalidSettingError
-
-    state = StateFolder(tmp_path)
+def test_a_mistake_ends_with_one_clear_line_and_code_1(state, capsys, monkeypatch):
+    gone, json_wanted = f"{state.root}/gone", "settings must be JSON like"
     state.frames.touch()
-    with pytest.raises(InvalidSettingError, match="settings must be JSON like"):
-        distill_once(state, settings, None)
+    for arguments, message in (
+        (["frames", "stats", "--state", gone], "there is no frame log"),
+        (["distill", "--state", gone], "there is no frame log"),
+        (["students", "promote", "000002", "--state", "{state}"], "refused by the gate (worse)"),
+        (["teacher", "serve", "--backend", "oracle"], "oracle"),
+        *(
+            (["distill", "--state", "{state}", "--settings", settings], json_wanted)
+            for settings in ("{", "[[]]", '{"train": 5}', "nonsense")
+        ),
+    ):
+        words = [word.replace("{state}", str(state.root)) for word in arguments]
+        monkeypatch.setattr(sys, "argv", ["tiekd", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        (line,) = said.err.splitlines()
+        assert line.startswith("error: ")
+        assert message in line

@@ -17,7 +17,7 @@ import pytest
 from helpers.certificates import make_certificates
 from helpers.children import PATIENCE_S, child_environment
 from helpers.teachers import StubBackend, depth_request, picture, serving
-from tiekd_ros.core.supervisor import free_port
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherRefusedError
 
@@ -26,16 +26,10 @@ UNIT = ROOT / "deploy" / "systemd" / "tiekd-teacher.service"
 TOKEN = "a-token-of-the-robots"
 
 
-def unit_value(name: str) -> str:
-    """Return the value of a setting of the unit, with its continued lines joined."""
-    text = UNIT.read_text().replace("\\\n", " ")
+def value_of(name: str, file: Path = UNIT) -> str:
+    """Return the value of a setting, with its continued lines joined."""
+    text = file.read_text().replace("\\\n", " ")
     (found,) = re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
-    return str(found)
-
-
-def options_of_environment() -> str:
-    text = (UNIT.parent / "teacher.env").read_text()
-    (found,) = re.findall(r"^TEACHER_OPTIONS=(.*)$", text, re.MULTILINE)
     return str(found)
 
 
@@ -46,21 +40,17 @@ def credentials(tmp_path) -> Path:
     folder = tmp_path / "credentials"
     folder.mkdir()
     names = re.findall(r"^LoadCredential=(\S+?):", UNIT.read_text(), re.MULTILINE)
-    contents = {
-        "tokens": TOKEN.encode(),
-        "cert.pem": made.cert.read_bytes(),
-        "key.pem": made.key.read_bytes(),
-    }
+    contents = {"tokens": TOKEN, "cert.pem": made.cert.read_text(), "key.pem": made.key.read_text()}
     assert sorted(names) == sorted(contents)
     for name in names:
-        (folder / name).write_bytes(contents[name])
+        (folder / name).write_text(contents[name])
         (folder / name).chmod(0o400)
     return folder
 
 
 def test_what_the_unit_starts_serves_and_tells_systemd(credentials, tmp_path):
     port = free_port()
-    options = options_of_environment()
+    options = value_of("TEACHER_OPTIONS", UNIT.parent / "teacher.env")
     for old, new in (
         (r"--backend \S+ --model \S+", "--backend synthetic"),
         (r"--host \S+", "--host 127.0.0.1"),
@@ -69,7 +59,7 @@ def test_what_the_unit_starts_serves_and_tells_systemd(credentials, tmp_path):
     ):
         options, count = re.subn(old, new, options)
         assert count == 1, old
-    line = unit_value("ExecStart").replace("$TEACHER_OPTIONS", options)
+    line = value_of("ExecStart").replace("$TEACHER_OPTIONS", options)
     program, *arguments = shlex.split(line.replace("${CREDENTIALS_DIRECTORY}", str(credentials)))
     assert program.endswith("/bin/tiekd")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
@@ -104,7 +94,7 @@ def test_what_the_unit_starts_serves_and_tells_systemd(credentials, tmp_path):
 
 def test_the_unit_keeps_the_gpus_devices_open():
     text = UNIT.read_text()
-    assert unit_value("ExecStartPre") == "-+/usr/bin/nvidia-modprobe -c 0 -u"
+    assert value_of("ExecStartPre") == "-+/usr/bin/nvidia-modprobe -c 0 -u"
     for closes in ("ProtectClock", "PrivateDevices", "DevicePolicy", "DeviceAllow"):
         assert not re.search(rf"^{closes}=", text, re.MULTILINE), closes
 
@@ -130,13 +120,12 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path):
     assert faults == []
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "deploy").rglob("Containerfile")), ids=str)
-def test_a_container_file_copies_what_there_is(file):
-    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", file.read_text(), re.MULTILINE)
-    sources = [source for copy in copies for source in copy.split()]
-    assert "tiekd_ros" in sources
-    for source in sources:
-        assert (ROOT / source).exists(), source
+def test_a_container_file_copies_what_there_is():
+    for file in (ROOT / "deploy").rglob("Containerfile"):
+        copies = re.findall(r"^COPY (?!--from)(.+) \S+$", file.read_text(), re.MULTILINE)
+        sources = [source for copy in copies for source in copy.split()]
+        assert "tiekd_ros" in sources
+        assert all((ROOT / source).exists() for source in sources), sources
 
 
 def test_the_containers_health_check_sees_what_a_robot_sees(tmp_path):

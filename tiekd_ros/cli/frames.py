@@ -14,7 +14,15 @@ import typer
 from rich.table import Table
 
 from tiekd_ros.bags import require_rosbags
-from tiekd_ros.cli.options import AsJson, State, console, plain, progress, with_settings
+from tiekd_ros.cli.options import (
+    AsJson,
+    State,
+    check_choice,
+    console,
+    plain,
+    progress,
+    with_settings,
+)
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, TiekdError
 from tiekd_ros.core.state import StateFolder
@@ -208,8 +216,8 @@ def frames_export(
     from tiekd_ros.bags.exporting import FORMATS, ExportOptions, export_bag
     from tiekd_ros.framelog.rows import StoredFrames
 
-    _check_choice("--format", form, tuple(FORMATS))
-    _check_choice("--split", split, ("", "train", "held_out"))
+    check_choice("--format", form, FORMATS)
+    check_choice("--split", split, ("", "train", "held_out"))
     stored = StoredFrames(_log_of(state), labelled=labelled, split=split or None)  # type: ignore[arg-type]
     with (
         contextlib.closing(stored),
@@ -238,13 +246,6 @@ def _log_of(state: str) -> Path:
     if not path.exists():
         raise TiekdError(f"there is no frame log {path}; give the folder with --state")
     return path
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidSettingError(
-            f"{option} must be one of {', '.join(filter(None, choices))}, got {value!r}"
-        )
 
 
 def _open_recording(path: Path, options: ImportOptions) -> Recording[Any]:

@@ -56,7 +56,3 @@ def main() -> None:
     except TiekdError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import enum
 import inspect
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -15,67 +13,19 @@ import typer
 from rich.status import Status
 
 from tiekd_ros.cli.options import console, in_place_of
+from tiekd_ros.core import supervisor
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.launch_options import (
     BOOL,
-    COMPANION,
     LAUNCH_OPTIONS,
     LaunchOption,
-    NodeProcess,
-    local_teacher,
-    node_processes,
     unset_values,
     unused_sections,
 )
+from tiekd_ros.core.settings import TextEnum
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.core.supervisor import Program, node_command
 
 _LINE_EVERY_S = 3.0
-
-
-def node_programs(
-    given: Mapping[str, str],
-    fixed: Mapping[str, Mapping[str, object]] | None = None,
-    logs: Path | None = None,
-) -> list[Program]:
-    """Return the programs to run: the nodes, and before them a teacher where one is to run here.
-
-    Args:
-        given: values of `LAUNCH_OPTIONS`, by name; those that are missing are not given.
-        fixed: by node, parameters that win over all others.
-        logs: folder for one log file a program; None = this process's own output.
-    """
-    values = {**unset_values(), **given}
-    companion, teacher = local_teacher(values)
-    fixed = fixed or {}
-    fixed = {**fixed, COMPANION: {**companion, **fixed.get(COMPANION, {})}}
-    programs = []
-    if teacher:
-        command = [sys.executable, "-m", "tiekd_ros.cli", *teacher]
-        # Without a teacher depth is published and frames are logged all the same.
-        programs.append(Program("teacher", command, _log("teacher", logs), required=False))
-    for process in node_processes(values, fixed):
-        name = process.executable
-        programs.append(Program(name, _command(process), _log(name, logs)))
-    return programs
-
-
-def _command(process: NodeProcess) -> list[str]:
-    arguments = ["-r", f"__ns:=/{process.namespace.strip('/')}"]
-    for name, topic in process.remappings.items():
-        arguments += ["-r", f"{name}:={topic}"]
-    if process.params_file:
-        arguments += ["--params-file", process.params_file]
-    for name, value in process.parameters.items():  # YAML; the later one wins
-        arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
-    return node_command(process.executable, [*arguments, "--log-level", process.log_level])
-
-
-def _log(name: str, logs: Path | None) -> Path | None:
-    return None if logs is None else logs / f"{name}.log"
-
-
-_WITHOUT = {"respawn"}  # nodes are always started again here
 _NAMES = {"state_dir": "state"}  # as in the other verbs
 
 
@@ -87,13 +37,12 @@ def _parameter(name: str, option: LaunchOption) -> inspect.Parameter:
     if option.choices == BOOL:
         kind = bool
         default = None if option.parameter else option.default == "true"
-        shown = name.replace("_", "-") if option.default == "true" else f"no-{name}"
-        shown = shown.replace("_", "-")
+        shown = (name if option.default == "true" else f"no-{name}").replace("_", "-")
     elif option.is_file:
         kind = Path
     elif option.choices:
-        make_enum: Any = enum.Enum  # mypy knows the call with literals only
-        kind = make_enum(name, {choice: choice for choice in option.choices}, type=str)
+        make_enum: Any = TextEnum  # mypy knows the call with literals only
+        kind = make_enum(name, {choice: choice for choice in option.choices})
     info = typer.Option(
         help=option.description,
         show_default=shown,
@@ -111,17 +60,19 @@ def _parameter(name: str, option: LaunchOption) -> inspect.Parameter:
 def _given(**values: Any) -> dict[str, str]:
     """Return the values of the launch options that were given, as texts."""
     given = {}
-    for name in LAUNCH_OPTIONS:
-        value = values.get(_NAMES.get(name, name))
+    for name, value in values.items():
         if value is not None:
-            value = value.value if isinstance(value, enum.Enum) else value
             given[name] = str(value).lower() if isinstance(value, bool) else str(value)
     return given
 
 
 @in_place_of(
     "given",
-    [_parameter(name, option) for name, option in LAUNCH_OPTIONS.items() if name not in _WITHOUT],
+    {
+        name: _parameter(name, option)
+        for name, option in LAUNCH_OPTIONS.items()
+        if name != "respawn"  # nodes are always started again here
+    },
     _given,
 )
 def up(given: dict[str, str]) -> None:
@@ -130,10 +81,8 @@ def up(given: dict[str, str]) -> None:
     Subscribe to /tiekd/depth for depth in metres. Until a student has been accepted, depth
     stays silent: log frames with a teacher and call /tiekd/distill.
     """
-    from tiekd_ros.core.supervisor import prepare_environment, require_ros, supervise
-
-    require_ros()
-    prepare_environment()
+    supervisor.require_ros()
+    supervisor.prepare_environment()
     if given.get("state_dir"):
         given["state_dir"] = str(StateFolder.resolve(given["state_dir"]).create().root)
     values = {**unset_values(), **given}
@@ -145,7 +94,8 @@ def up(given: dict[str, str]) -> None:
         sys.stderr.write(f"warning: {text}\n")
     namespace = values["namespace"].strip("/")
     console.print(f"depth in metres on /{namespace}/depth; Ctrl-C ends", highlight=False)
-    supervise(node_programs(values), lambda line: console.print(line, highlight=False))
+    programs = supervisor.node_programs(values)
+    supervisor.supervise(programs, lambda line: console.print(line, highlight=False))
 
 
 def demo(
@@ -173,17 +123,10 @@ def demo(
     demo.json; exits 0 only if depth got better than the best constant, the second round made
     nothing worse, and no frame was dropped by a swap. Takes about seven minutes on two cores.
     """
-    from tiekd_ros.core.supervisor import (
-        ended_by_signals,
-        isolate,
-        prepare_environment,
-        require_ros,
-    )
-
-    require_ros()
-    prepare_environment()
-    isolate()
-    with ended_by_signals():
+    supervisor.require_ros()
+    supervisor.prepare_environment()
+    supervisor.isolate()
+    with supervisor.ended_by_signals():
         from tiekd_ros.demo.run import DemoOptions, run_demo
 
         training = (iterations, train_seconds, first_frames)
@@ -208,10 +151,8 @@ def snapshot(
     and snapshot.json. Files of these names in OUT are replaced. Exits 1 if a part, or the depth
     node's diagnostics, are missing, and says why.
     """
-    from tiekd_ros.core.supervisor import prepare_environment, require_ros
-
-    require_ros()
-    prepare_environment()
+    supervisor.require_ros()
+    supervisor.prepare_environment()
     if output.exists() and not output.is_dir():
         raise TiekdError(f"{output} is a file; give a folder")
     from tiekd_ros.nodes.probe.snapshot import SnapshotTaker, write_snapshot

@@ -9,8 +9,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import re
-from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,16 +18,20 @@ import typer
 from rich.table import Table
 
 from tiekd_ros.cli.options import (
+    CONNECTION,
     AsJson,
     Data,
     Kind,
     SkipBad,
     Split,
     State,
+    check_choice,
     console,
     plain,
     print_reasons,
     progress,
+    read_groups,
+    read_size,
     with_given_settings,
     with_settings,
 )
@@ -44,12 +46,8 @@ from tiekd_ros.training.settings import HousekeepingSettings, OfflineSettings
 if TYPE_CHECKING:
     from tiekd_ros.evaluation.evaluate import Evaluation
 
-_CONNECTION = (
-    "tls", "ca", "cert", "key", "server_name", "token_file", "plaintext_token", "timeout_s",
-)  # fmt: skip
 
-
-@with_settings("client", ClientSettings, "Connection", only=_CONNECTION)
+@with_settings("client", ClientSettings, "Connection", only=CONNECTION)
 @with_given_settings("options", list(backend_options().values()), "Teacher in this process")
 def label(
     data: Data,
@@ -127,7 +125,7 @@ def label(
         raise typer.Exit(1)
 
 
-_AGAINST = ("truth", "teacher", "both")
+_AGAINST = ("", "truth", "teacher", "both")
 _WITH_SPLIT = (SplitDataset, ImageFolder, RgbdFolder)
 _METRES = ("rmse", "rmse_T", "sq_rel", "sq_rel_T")
 
@@ -183,8 +181,8 @@ def evaluate(
     )
     from tiekd_ros.evaluation.protocol import CROPS, protocol_for
 
-    _check_choice("crop", crop, CROPS)
-    _check_choice("against", against, _AGAINST)
+    check_choice("crop", crop, ("", *CROPS))
+    check_choice("against", against, _AGAINST)
     is_log = kind == FRAMES or (kind == AUTO and frame_log_file(data) is not None)
     against = against or ("teacher" if is_log else "truth")
     wanted = ReadOptions(
@@ -225,11 +223,6 @@ def evaluate(
     else:
         _evaluate_show(result)
         print_reasons(result.skipped)
-
-
-def _check_choice(name: str, value: str, known: Collection[str]) -> None:
-    if value and value not in known:
-        raise InvalidSettingError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def _write(path: Path, text: str) -> None:
@@ -379,9 +372,14 @@ def train(
     from tiekd_ros.training.data import DataOptions
     from tiekd_ros.training.run import TrainRequest, train_offline
 
-    groups = _groups(settings)
+    groups = read_groups(settings)
+    unknown = sorted(groups.keys() - set(_GROUPS))
+    if unknown:
+        raise InvalidSettingError(
+            f"unknown group of settings {unknown[0]!r}: known are {', '.join(_GROUPS)}"
+        )
     asked = {
-        "train": {**train_settings, **_size(input_size)},
+        "train": {**train_settings, **read_size(input_size)},
         "student": {"architecture": arch} if arch else {},
         "loss": {"objective": objective} if objective else {},
         "housekeeping": housekeeping,
@@ -423,31 +421,6 @@ def _require_training() -> None:
             f"training needs {', '.join(missing)}: install them with `pip install "
             "'tiekd_ros[train]'`"
         )
-
-
-def _groups(settings: str) -> dict[str, dict[str, Any]]:
-    try:
-        values = json.loads(settings)
-        groups = {str(name): dict(group) for name, group in values.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidSettingError(
-            f'settings must be JSON like {{"train": {{"clip_norm": 5}}}}, got {settings!r}'
-        ) from error
-    unknown = sorted(groups.keys() - set(_GROUPS))
-    if unknown:
-        raise InvalidSettingError(
-            f"unknown group of settings {unknown[0]!r}: known are {', '.join(_GROUPS)}"
-        )
-    return groups
-
-
-def _size(text: str) -> dict[str, int]:
-    if not text:
-        return {}
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise InvalidSettingError(f"--input-size must be HEIGHTxWIDTH like 224x320, got {text!r}")
-    return {"height": int(match[1]), "width": int(match[2])}
 
 
 def _show(outcome: dict[str, Any], output: Path, as_json: bool) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.settings import Settings, setting_info
 
 State = Annotated[
@@ -42,6 +45,11 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out and list what cannot be used.")
 ]
 
+CONNECTION = (
+    "tls", "ca", "cert", "key", "server_name", "token_file", "plaintext_token", "timeout_s",
+)  # fmt: skip
+"""The settings of a connection to a teacher that are options of the command."""
+
 console = Console()
 
 
@@ -54,6 +62,31 @@ def print_reasons(reasons: Mapping[str, str]) -> None:
     """Print items that cannot be used, one a line, each with the reason."""
     for name, reason in reasons.items():
         plain(f"{name}: {reason}")
+
+
+def check_choice(name: str, value: str, known: Collection[str]) -> None:
+    """Raise InvalidSettingError unless `value` is among `known`."""
+    if value not in known:
+        choices = ", ".join(filter(None, known))
+        raise InvalidSettingError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def read_size(text: str) -> dict[str, int]:
+    """Return height and width of --input-size; nothing where it is not given."""
+    found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+    if text and found is None:
+        raise InvalidSettingError(f"--input-size must be HEIGHTxWIDTH like 224x320, got {text!r}")
+    return {"height": int(found[1]), "width": int(found[2])} if found else {}
+
+
+def read_groups(settings: str) -> dict[str, dict[str, Any]]:
+    """Return the JSON of --settings, {group: {name: value}}."""
+    try:
+        return {str(group): dict(values) for group, values in json.loads(settings).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidSettingError(
+            f'settings must be JSON like {{"train": {{"iterations": 500}}}}, got {settings!r}'
+        ) from error
 
 
 @contextlib.contextmanager
@@ -88,22 +121,17 @@ def with_settings(
         only: the settings that become options; () = all. The others keep their defaults.
         defaults: values where the command's default is another than the setting's.
     """
-    fields = [field for field in dataclasses.fields(kind) if not only or field.name in only]
-    names = {field.name: field.name.removesuffix("_s") for field in fields}
-    options = [
-        inspect.Parameter(
-            names[field.name],
+    options = {
+        field.name: inspect.Parameter(
+            field.name.removesuffix("_s"),
             inspect.Parameter.KEYWORD_ONLY,
             default=defaults.get(field.name, field.default),
             annotation=Annotated[type(field.default), _option(field, panel, field.default != "")],
         )
-        for field in fields
-    ]
-
-    def build(**values: Any) -> Settings:
-        return kind(**{name: values[option] for name, option in names.items()})
-
-    return in_place_of(parameter, options, build)
+        for field in dataclasses.fields(kind)
+        if not only or field.name in only
+    }
+    return in_place_of(parameter, options, kind)
 
 
 def with_given_settings(
@@ -123,43 +151,38 @@ def with_given_settings(
         unset: what the help shows for an option that is not given; "" = the setting's default.
     """
     names = names or {}
-    settings = {
-        names.get(field.name, field.name.removesuffix("_s")): field.name for field in fields
-    }
-    options = [
-        inspect.Parameter(
+    options = {}
+    for field in fields:
+        option = names.get(field.name, field.name.removesuffix("_s"))
+        shown = unset or str(field.default) or False
+        options[field.name] = inspect.Parameter(
             option,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[
-                type(field.default) | None,
-                _option(field, panel, unset or str(field.default) or False, option),
-            ],
+            annotation=Annotated[type(field.default) | None, _option(field, panel, shown, option)],
         )
-        for option, field in zip(settings, fields, strict=True)
-    ]
 
     def build(**values: Any) -> dict[str, Any]:
-        return {settings[option]: value for option, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
     return in_place_of(parameter, options, build)
 
 
 def in_place_of(
-    parameter: str, options: Sequence[inspect.Parameter], build: Callable[..., Any]
+    parameter: str, options: Mapping[str, inspect.Parameter], build: Callable[..., Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a verb: in place of its `parameter` it takes these options.
 
     Args:
         parameter: the verb's parameter.
-        options: keyword-only parameters, annotated for typer.
+        options: keyword-only parameters, annotated for typer, by the names that `build` has.
         build: makes the parameter's value from the options' values, its keyword arguments.
     """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(verb)
         def command(**values: Any) -> None:
-            chosen = {option.name: values.pop(option.name) for option in options}
+            chosen = {name: values.pop(option.name) for name, option in options.items()}
             verb(**values, **{parameter: build(**chosen)})
 
         own = inspect.signature(verb, eval_str=True).parameters
@@ -168,7 +191,7 @@ def in_place_of(
             for each in own.values()
             if each.name != parameter
         ]
-        parameters = [*rest, *options]
+        parameters = [*rest, *options.values()]
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return command

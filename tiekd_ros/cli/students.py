@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,14 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tiekd_ros.cli.options import AsJson, State, console
-from tiekd_ros.cli.options import console as terminal
-from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.cli.options import AsJson, State, console, read_groups, read_size
+from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
 
 if TYPE_CHECKING:
     from tiekd_ros.rounds.round_log import RoundRecord
-    from tiekd_ros.student.architecture import InputSize
     from tiekd_ros.student.registry import StudentRegistry
 
 
@@ -36,13 +33,13 @@ class RoundFailedError(TiekdError):
         self.record = record
 
 
-def distill_once(state: StateFolder, settings: str, console: Console | None) -> RoundRecord:
+def distill_once(state: StateFolder, settings: str, shown_on: Console | None) -> RoundRecord:
     """Run one round on a state folder and return its record.
 
     Args:
         state: an existing state folder with labelled frames.
         settings: JSON, {group: {name: value}}.
-        console: where to show progress; None = nowhere.
+        shown_on: where to show progress; None = nowhere.
 
     Raises:
         RoundFailedError: it came to no verdict.
@@ -55,13 +52,9 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
 
     if not state.frames.exists():
         raise TiekdError(f"there is no frame log {state.frames}; give the folder with --state")
-    try:
-        plan = RoundPlan.from_mapping(json.loads(settings))
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise InvalidSettingError(
-            f'settings must be JSON like {{"train": {{"iterations": 500}}}}, got {settings!r}'
-        ) from error
-    progress = _progress(console)
+    plan = RoundPlan.from_mapping(read_groups(settings))
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=shown_on, disable=shown_on is None)
     task = progress.add_task("starting", total=1.0)
 
     def show(record: RoundRecord) -> None:
@@ -71,7 +64,7 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
 
     with FrameStore(state.create().frames) as store:
         runner = RoundRunner(state, store, plan, show)
-        with progress if console is not None else contextlib.nullcontext():
+        with progress:
             try:
                 record = runner.start()
                 runner.wait()
@@ -82,8 +75,6 @@ def distill_once(state: StateFolder, settings: str, console: Console | None) -> 
     record = runner.record or record
     if record.state not in (RoundState.PROMOTED, RoundState.REFUSED):
         raise RoundFailedError(record)
-    if console is not None:
-        console.print(f"round {record.number} {record.state}: {record.reason}", highlight=False)
     return record
 
 
@@ -94,11 +85,6 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _progress(console: Console | None) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)
 
 
 def distill(
@@ -113,15 +99,17 @@ def distill(
 
     Needs no ROS: labelled frames in, a judged student out, as the companion does it.
     """
-    folder = StateFolder.resolve(state)
+    failure = None
     try:
-        record = distill_once(folder, settings, None if as_json else terminal)
+        record = distill_once(StateFolder.resolve(state), settings, None if as_json else console)
     except RoundFailedError as error:
-        if as_json:
-            typer.echo(json.dumps(dataclasses.asdict(error.record), indent=2))
-        raise
+        record, failure = error.record, error
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(record), indent=2))
+    if failure is not None:
+        raise failure
+    if not as_json:
+        console.print(f"round {record.number} {record.state}: {record.reason}", highlight=False)
 
 
 students = typer.Typer(help="The student versions of a state folder.", no_args_is_help=True)
@@ -215,7 +203,7 @@ def students_import(
         ),
     ] = "",
     promote: Annotated[
-        bool, typer.Option("--promote", help="Make it live at once, though nobody judged it here.")
+        bool, typer.Option("--promote", help="Make it live at once, though no gate judged it here.")
     ] = False,
     state: State = "",
 ) -> None:
@@ -227,11 +215,14 @@ def students_import(
     version is a candidate: it goes live when you promote it, not before. The published
     networks are heavy (about 200 GMAC at 480x640): plan a GPU, or a small --input-size.
     """
-    size = _parse_size(input_size)
+    size = read_size(input_size)
+
+    from tiekd_ros.student.architecture import InputSize
     from tiekd_ros.student.importing import import_student
     from tiekd_ros.student.registry import StudentRegistry
 
-    student = import_student(checkpoint, arch, bins=bins, input_size=size)
+    own_size = InputSize(**size) if size else None
+    student = import_student(checkpoint, arch, bins=bins, input_size=own_size)
     registry = StudentRegistry(StateFolder.resolve(state).create().students)
     card = registry.add(student)
     used = card.input_size
@@ -244,7 +235,7 @@ def students_import(
         typer.echo(f"student {card.version} is live, as you asked; no gate has judged it")
     else:
         typer.echo(
-            "it is a candidate that nobody has judged here, and not live; "
+            "it is a candidate that no gate has judged here, and not live; "
             f"tiekd students promote {card.version} makes it live"
         )
 
@@ -257,14 +248,3 @@ def _registry(state: str) -> StudentRegistry:
     if not folder.root.is_dir():
         raise TiekdError(f"there is no state folder {folder.root}; give it with --state")
     return StudentRegistry(folder.students)
-
-
-def _parse_size(text: str) -> InputSize | None:
-    from tiekd_ros.student.architecture import InputSize
-
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
-    if found is None:
-        raise InvalidSettingError(f"input-size must be HEIGHTxWIDTH like 352x1216, got {text!r}")
-    return InputSize(int(found[1]), int(found[2]))

@@ -11,15 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from tiekd_ros.cli.options import AsJson, console, with_given_settings, with_settings
+from tiekd_ros.cli.options import (
+    CONNECTION,
+    AsJson,
+    check_choice,
+    console,
+    with_given_settings,
+    with_settings,
+)
 from tiekd_ros.core.devices import half_the_cores
-from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.teacher.backends import BACKENDS, backend_options, read_backend
 from tiekd_ros.teacher.settings import ClientSettings, ServerSettings
-
-_OPTIONS = (
-    "tls", "ca", "cert", "key", "server_name", "token_file", "plaintext_token", "timeout_s",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Pong:
     """Of the first call: name, TCP, TLS, token."""
 
 
-@with_settings("client", ClientSettings, "Connection", only=_OPTIONS, timeout_s=5.0)
+@with_settings("client", ClientSettings, "Connection", only=CONNECTION, timeout_s=5.0)
 def teacher_ping(
     url: Annotated[str, typer.Argument(help="The teacher server, as host:port.")],
     client: ClientSettings,
@@ -134,8 +137,8 @@ def teacher_serve(
         raise TiekdError(
             f"the teacher server needs the package {error.name}: pip install 'tiekd_ros[teacher]'"
         ) from error
-    _check_choice("--log-format", log_format, FORMATS)
-    _check_choice("--log-level", log_level, LEVELS)
+    check_choice("--log-format", log_format, FORMATS)
+    check_choice("--log-level", log_level, LEVELS)
     configure_logs(log_format, log_level)
     if give_way:
         _give_way()
@@ -152,11 +155,6 @@ def teacher_serve(
         show(text)
 
     serve(teacher_settings.build(), server, listens)
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidSettingError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _give_way() -> None:

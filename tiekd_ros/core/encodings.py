@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tiekd_ros.core.errors import BadImageError
-from tiekd_ros.core.images import RgbImage, decode_image, read_image_size
+from tiekd_ros.core.images import (
+    JPEG_START,
+    PNG_LAST,
+    PNG_START,
+    RgbImage,
+    decode_image,
+    decode_pixels,
+    read_image_size,
+)
 
 
 class _PixelLayout(NamedTuple):
@@ -66,12 +74,9 @@ RAW_ENCODINGS = tuple(_LAYOUTS)
 _DEPTH_ENCODINGS = ("16UC1", "32FC1", "64FC1")
 _COMPRESSED_DEPTH = "compresseddepth"
 
-_COLOURS = tuple(
-    f"{order}{bits}" for order in ("rgb", "bgr", "rgba", "bgra") for bits in ("8", "16")
-)
+_COLOURS = ("rgb8", "bgr8", "rgba8", "bgra8", "rgb16", "bgr16", "rgba16", "bgra16")
 _CODECS = ("jpeg", "jpg", "png")
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_JPEG_SCAN, _JPEG_END, _PNG_END = b"\xff\xda", b"\xff\xd9", b"IEND"
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 
 def is_depth(encoding: str) -> bool:
@@ -195,8 +200,8 @@ def compressed_to_rgb(format: str, data: Any) -> RgbImage:
     _check_size(data)
     original, marked, stored = (part.strip() for part in format.partition(";"))
     if original.startswith("bayer_") and marked and "mono8" not in stored:
-        mosaic = _decoded_mosaic(data)
-        if mosaic is not None:
+        mosaic = decode_pixels(data)
+        if mosaic is not None and mosaic.ndim == 2:
             return _demosaiced(original, mosaic)
     rgb = decode_image(data, as_stored=True)
     if marked and original in _COLOURS and "compressed bgr" not in stored:
@@ -211,11 +216,11 @@ def _check_codec(format: str, data: bytes) -> None:
             f"format {format!r} is a depth image, not a camera's picture; choose the colour "
             "image's topic"
         )
-    if data.startswith(_JPEG):
+    if data.startswith(JPEG_START):
         # Neither mark can occur inside compressed pixels, so a scan without an end is cut off.
         whole = data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN)
-    elif data.startswith(_PNG):
-        whole = _PNG_END in data
+    elif data.startswith(PNG_START):
+        whole = PNG_LAST in data
     elif format.strip() and not any(codec in format.lower() for codec in _CODECS):
         raise BadImageError(
             f"compressed format {format!r} is not supported; supported are JPEG and PNG. Change "
@@ -243,16 +248,8 @@ def _check_size(data: bytes) -> None:
         )
 
 
-def _decoded_mosaic(data: bytes) -> npt.NDArray[Any] | None:
-    """Return a one-channel image as it is stored, (H, W), 8 or 16 bits; None for any other."""
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    return pixels if pixels is not None and pixels.ndim == 2 else None
-
-
 def _demosaiced(encoding: str, mosaic: npt.NDArray[Any]) -> RgbImage:
+    """Return the colours of a one-channel image as it is stored, (H, W), 8 or 16 bits."""
     if encoding.endswith("16") and mosaic.dtype == np.uint8:  # JPEG has no more than 8 bits
         encoding = encoding[:-2] + "8"
     height, width = mosaic.shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -31,23 +31,39 @@ _THUMBNAIL_SIZE = (32, 24)  # (width, height): enough to tell views apart, small
 def encode_jpeg(image: RgbImage, quality: int = 92) -> bytes:
     """Encode an RGB image as JPEG."""
     check_rgb(image)
-    ok, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    if not ok:
-        raise BadImageError(f"OpenCV could not encode an image of shape {image.shape}")
-    return data.tobytes()
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return encode_pixels(".jpg", bgr, cv2.IMWRITE_JPEG_QUALITY, quality)
 
 
 def encode_png(image: RgbImage) -> bytes:
     """Encode an RGB image as PNG, without loss and quickly rather than small."""
     check_rgb(image)
-    ok, data = cv2.imencode(
-        ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    )
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return encode_pixels(".png", bgr, cv2.IMWRITE_PNG_COMPRESSION, 1)
+
+
+def encode_pixels(suffix: str, pixels: npt.NDArray[Any], *options: int) -> bytes:
+    """Encode an array as OpenCV has it: colours as BGR, one channel as it is.
+
+    Args:
+        suffix: `.jpg` or `.png`.
+        pixels: uint8 or uint16, (H, W) or (H, W, 3).
+        options: OpenCV's, each followed by its value.
+    """
+    ok, data = cv2.imencode(suffix, pixels, options)
     if not ok:
-        raise BadImageError(f"OpenCV could not encode an image of shape {image.shape}")
+        raise BadImageError(f"OpenCV could not encode {pixels.dtype} of shape {pixels.shape}")
     return data.tobytes()
+
+
+def decode_pixels(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> npt.NDArray[Any] | None:
+    """Decode a JPEG or PNG to an array as OpenCV has it; None where it cannot."""
+    if not data:
+        return None
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
 
 
 def decode_image(data: bytes, *, as_stored: bool = False) -> RgbImage:
@@ -62,12 +78,7 @@ def decode_image(data: bytes, *, as_stored: bool = False) -> RgbImage:
         BadImageError: the bytes are no image that OpenCV can read.
     """
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
-    bgr = None
-    if data:
-        try:
-            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:
-            bgr = None
+    bgr = decode_pixels(data, flags)
     if bgr is None:
         raise BadImageError(f"{len(data)} bytes are no readable JPEG or PNG image")
     rgb: RgbImage = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -139,19 +150,11 @@ def _check_depth(depth: DepthMap) -> None:
 def _encode_uint16(units: npt.NDArray[np.floating]) -> bytes:
     """Encode numbers, (H, W), truncated to uint16; what does not fit becomes 0."""
     stored = np.where((units < 0) | (units >= 65536), 0, units).astype(np.uint16)
-    ok, data = cv2.imencode(".png", stored)
-    if not ok:
-        raise BadDepthError(f"OpenCV could not encode a depth map of shape {units.shape}")
-    return data.tobytes()
+    return encode_pixels(".png", stored)
 
 
 def _decode_uint16(data: bytes) -> npt.NDArray[np.uint16]:
-    raw = None
-    if data:
-        try:
-            raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error:
-            raw = None
+    raw = decode_pixels(data)
     if raw is None:
         raise BadDepthError(f"{len(data)} bytes are no readable PNG depth map")
     if raw.dtype != np.uint16 or raw.ndim != 2:
@@ -159,8 +162,7 @@ def _decode_uint16(data: bytes) -> npt.NDArray[np.uint16]:
             f"a depth PNG has one channel of 16 bits, got {raw.dtype} of shape {raw.shape}; "
             "save it as uint16"
         )
-    units: npt.NDArray[np.uint16] = raw
-    return units
+    return raw
 
 
 def resize_depth(depth: DepthMap, height: int, width: int) -> DepthMap:
@@ -200,11 +202,8 @@ def fit_mask(mask: Mask, height: int, width: int) -> Mask:
 def encode_mask_png(mask: Mask) -> bytes:
     """Encode a mask (H, W) as PNG of 1 bit per pixel."""
     values = mask.astype(np.uint8) * np.uint8(255)
-    how = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9]  # a third of the default's
-    ok, data = cv2.imencode(".png", values, how)
-    if not ok:
-        raise BadImageError(f"OpenCV could not encode a mask of shape {mask.shape}")
-    return data.tobytes()
+    how = (cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9)  # a third of the default's
+    return encode_pixels(".png", values, *how)
 
 
 def decode_mask_png(data: bytes) -> Mask:
@@ -213,8 +212,7 @@ def decode_mask_png(data: bytes) -> Mask:
     Raises:
         BadImageError: the bytes are no readable image.
     """
-    mask: Mask = decode_image(data)[..., 0] > 0
-    return mask
+    return decode_image(data)[..., 0] > 0
 
 
 def mask_depth(depth: DepthMap, mask_png: bytes | None) -> DepthMap:
@@ -243,9 +241,8 @@ def thumbnail_distances(one: Thumbnail, many: npt.NDArray[np.float32]) -> npt.ND
     return distances
 
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_LAST = b"IEND"
-_JPEG_START = b"\xff\xd8\xff"
+PNG_START, PNG_LAST = b"\x89PNG\r\n\x1a\n", b"IEND"
+JPEG_START = b"\xff\xd8\xff"
 
 # Cameras need a few dozen; a file with megabytes of them is hostile.
 _MOST_SEGMENTS, _MOST_FILL_BYTES = 1000, 64
@@ -267,9 +264,9 @@ def read_image_size(data: bytes) -> tuple[int, int]:
     Raises:
         BadImageError: the bytes are neither, or the header is cut off or wrong.
     """
-    if data.startswith(_PNG_SIGNATURE):
+    if data.startswith(PNG_START):
         size = _png_size(data)
-    elif data.startswith(_JPEG_START):
+    elif data.startswith(JPEG_START):
         size = _jpeg_size(data)
     else:
         raise BadImageError(
@@ -293,9 +290,9 @@ def check_whole(data: bytes) -> None:
     Raises:
         BadImageError: a chunk is cut off or damaged, or there are far too many.
     """
-    if not data.startswith(_PNG_SIGNATURE):
+    if not data.startswith(PNG_START):
         return
-    at = len(_PNG_SIGNATURE)
+    at = len(PNG_START)
     for _ in range(_MOST_CHUNKS):
         body = at + 4  # behind the length: the chunk's type, its content, their checksum
         end = body + 4 + int.from_bytes(data[at:body], "big")
@@ -305,7 +302,7 @@ def check_whole(data: bytes) -> None:
                 f"{len(data)} bytes of a PNG are cut off or damaged at byte {at}; send the whole "
                 "file"
             )
-        if chunk[:4] == _PNG_LAST:
+        if chunk[:4] == PNG_LAST:
             return
         at = end + 4
     raise BadImageError(f"a PNG of more than {_MOST_CHUNKS} chunks; send an ordinary one")
@@ -348,7 +345,6 @@ def _behind_fill_bytes(data: bytes, at: int) -> int:
 
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-
 
 KB_SIZE = (352, 1216)
 """(height, width) of the benchmark's crop, at the image's bottom, in the middle of its width."""

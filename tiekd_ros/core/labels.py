@@ -19,32 +19,26 @@ class FrameToLabel(Protocol):
     @property
     def id(self) -> int:
         """Tells frames of one labeller apart."""
-        ...
 
     @property
     def stamp_ns(self) -> int:
         """When the image was taken, in nanoseconds."""
-        ...
 
     @property
     def frame_id(self) -> str:
         """The camera's coordinate frame (not the frame's id)."""
-        ...
 
     @property
     def jpeg(self) -> bytes:
         """The encoded image, JPEG or PNG; may raise BadImageError where it is read now."""
-        ...
 
     @property
     def intrinsics(self) -> Intrinsics | None:
         """Of the image, in its pixels."""
-        ...
 
     @property
     def invalid_mask_png(self) -> bytes | None:
         """The mask of what the camera did not see, 1-bit PNG; None = it saw all."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,11 +248,17 @@ def local_teacher(values: Mapping[str, str]) -> tuple[dict[str, object], list[st
     backend, colon, _ = values["teacher"].partition(":")
     if not colon or backend not in TEACHER_BACKENDS or values["companion"] == "false":
         return {}, []
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     arguments = ["teacher", "serve", "--give-way", "--backend", values["teacher"], "--port", port]
     return {**LOCAL_TEACHER, "teacher.url": f"127.0.0.1:{port}"}, arguments
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is free at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def unused_sections(cameras: Sequence[Mapping[str, str]], above: str = "") -> list[str]:
@@ -280,7 +286,15 @@ def unused_sections(cameras: Sequence[Mapping[str, str]], above: str = "") -> li
         }
         for node, is_wanted in wanted.items():
             (started if is_wanted else absent).append(full_name(namespace, node))
-    return _unused(Path(file), started, absent)
+    said = []
+    for key in sections(path := Path(file)):
+        if not any(takes(key, node) for node in (*started, *absent)):
+            meant = _meant(key, started)
+            said.append(
+                f"{path}: no node that is started takes the section {key!r}; use {meant!r}, "
+                f"'/**/{meant.rpartition('/')[2]}', or '/**' for all nodes"
+            )
+    return said
 
 
 def full_name(namespace: str, node: str) -> str:
@@ -315,26 +329,6 @@ def takes(key: str, node: str) -> bool:
     parts = key.removeprefix("/").split("/")
     pattern = "".join(_WILDCARDS.get(part, "/" + re.escape(part)) for part in parts)
     return re.fullmatch(pattern, node, re.ASCII) is not None
-
-
-def _unused(path: Path, nodes: Sequence[str], absent: Sequence[str]) -> list[str]:
-    """Return a sentence for each section that no node takes, with the keys that would do.
-
-    Args:
-        path: the file.
-        nodes: full names of those that are started.
-        absent: of those that might have been; that a section is for one of these is no fault.
-    """
-    said = []
-    for key in sections(path):
-        if not any(takes(key, node) for node in (*nodes, *absent)):
-            meant = _meant(key, nodes)
-            name = meant.rpartition("/")[2]
-            said.append(
-                f"{path}: no node that is started takes the section {key!r}; use {meant!r}, "
-                f"'/**/{name}', or '/**' for all nodes"
-            )
-    return said
 
 
 def _keys(tree: Any, above: tuple[str, ...], path: Path) -> Iterator[str]:

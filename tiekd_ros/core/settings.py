@@ -126,7 +126,7 @@ class SettingGroups:
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return plain values by group and name, fit for JSON."""
-        return {f.name: getattr(self, f.name).as_dict() for f in dataclasses.fields(self)}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_mapping(cls: type[_G], groups: Mapping[str, Mapping[str, Any]]) -> _G:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import math
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +19,13 @@ from pathlib import Path
 from types import FrameType
 
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.launch_options import (
+    COMPANION,
+    NodeProcess,
+    local_teacher,
+    node_processes,
+    unset_values,
+)
 
 TRANSPORTS = "LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true"
 """Fast DDS loses most camera images between processes with its default transports."""
@@ -149,12 +156,12 @@ def ended_by_signals() -> Iterator[None]:
     Then one line tells of it, and the exit status is 130. A second Ctrl-C does not disturb the
     closing, unless that takes very long.
     """
-    heard_s = -math.inf
+    asked_s = -math.inf
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal heard_s
-        if time.monotonic() - heard_s > _CLOSING_S:
-            heard_s = time.monotonic()
+        nonlocal asked_s
+        if time.monotonic() - asked_s > _CLOSING_S:
+            asked_s = time.monotonic()
             raise KeyboardInterrupt
 
     with _handling(end):
@@ -168,8 +175,8 @@ def ended_by_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Handle the signals that end a program; one that is ignored (nohup) stays so."""
-    heard = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heard}
+    handled = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:
@@ -242,14 +249,43 @@ def supervise(programs: Sequence[Program], say: Callable[[str], None]) -> None:
             stop_children([one.child for one in supervised if one.child is not None])
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is free at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def node_command(name: str, arguments: Sequence[str]) -> list[str]:
     """Return the command that runs one of this package's nodes with ROS arguments."""
     return [sys.executable, "-m", "tiekd_ros.nodes.programs", name, "--ros-args", *arguments]
+
+
+def node_programs(
+    given: Mapping[str, str],
+    fixed: Mapping[str, Mapping[str, object]] | None = None,
+    logs: Path | None = None,
+) -> list[Program]:
+    """Return the programs to run: the nodes, and before them a teacher where one is to run here.
+
+    Args:
+        given: values of `LAUNCH_OPTIONS`, by name; those that are missing are not given.
+        fixed: by node, parameters that win over all others.
+        logs: folder for one log file a program; None = this process's own output.
+    """
+    values = {**unset_values(), **given}
+    companion, teacher = local_teacher(values)
+    fixed = fixed or {}
+    fixed = {**fixed, COMPANION: {**companion, **fixed.get(COMPANION, {})}}
+    commands = {p.executable: _command_of(p) for p in node_processes(values, fixed)}
+    if teacher:
+        commands = {"teacher": [sys.executable, "-m", "tiekd_ros.cli", *teacher], **commands}
+    return [
+        # Without a teacher depth is published and frames are logged all the same.
+        Program(name, command, logs and logs / f"{name}.log", required=name != "teacher")
+        for name, command in commands.items()
+    ]
+
+
+def _command_of(process: NodeProcess) -> list[str]:
+    arguments = ["-r", f"__ns:=/{process.namespace.strip('/')}"]
+    for name, topic in process.remappings.items():
+        arguments += ["-r", f"{name}:={topic}"]
+    if process.params_file:
+        arguments += ["--params-file", process.params_file]
+    for name, value in process.parameters.items():  # YAML; the later one wins
+        arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
+    return node_command(process.executable, [*arguments, "--log-level", process.log_level])

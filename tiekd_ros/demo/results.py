@@ -114,9 +114,7 @@ class DemoResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; a number that was not measured is null."""
-        values = _without_nan({**asdict(self), "failures": self.failures})
-        assert isinstance(values, dict)
-        return values
+        return dict(_without_nan({**asdict(self), "failures": self.failures}))
 
 
 def _without_nan(value: Any) -> Any:

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tiekd_ros.cli.nodes import node_programs
 from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.core.launch_options import CAMERA, COMPANION, DEPTH
+from tiekd_ros.core.launch_options import CAMERA, COMPANION, DEPTH, free_port
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.core.supervisor import Child, Program, free_port, stop_children
+from tiekd_ros.core.supervisor import Child, Program, node_programs, stop_children
 from tiekd_ros.demo.results import (
     DemoResult,
     RoundResult,
@@ -182,8 +181,6 @@ _NO_NEWS_S = 15.0
 _ROUND_STANDS_S = 120.0  # loading and judging say nothing meanwhile, but take far less
 _LIVE_TIMEOUT_S = 30.0
 _LAST_PAIRS_S = 1.0  # from a student's last image to its score
-
-
 _LINE_EVERY_S = 15.0
 
 
@@ -197,34 +194,32 @@ class StepDisplay(Closing):
 
     def __init__(self, console: Console, headless: bool) -> None:
         self._console = console
+        self._headless = headless
         self._start = time.monotonic()
-        self._progress: Progress | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[remark]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=headless,
+        )
         self._task: TaskID | None = None
         self._printed = 0.0
         self._step = ""
-        if not headless:
-            self._progress = Progress(
-                TextColumn("{task.description}", justify="left"),
-                BarColumn(bar_width=28),
-                TextColumn("{task.fields[remark]}"),
-                TimeElapsedColumn(),
-                console=console,
-            )
 
     def __enter__(self) -> StepDisplay:
-        if self._progress is not None:
-            self._progress.start()
+        self._progress.start()
         return self
 
     def close(self) -> None:
         """Leave the last state on the console."""
-        if self._progress is not None:
-            self._progress.stop()
+        self._progress.stop()
 
     def step(self, title: str) -> None:
         """Begin a step."""
-        self._step, self._printed = title, time.monotonic()
-        if self._progress is None:
+        if self._headless:
+            self._step, self._printed = title, time.monotonic()
             self._line(title)
             return
         if self._task is not None:
@@ -233,7 +228,7 @@ class StepDisplay(Closing):
 
     def update(self, share: float, remark: str) -> None:
         """Show the step's progress, 0..1, with a remark."""
-        if self._progress is not None and self._task is not None:
+        if self._task is not None:
             self._progress.update(self._task, completed=min(share, 1.0), remark=remark)
         elif time.monotonic() - self._printed >= _LINE_EVERY_S:
             self._printed = time.monotonic()
@@ -241,7 +236,7 @@ class StepDisplay(Closing):
 
     def done(self, remark: str) -> None:
         """End the step with its result."""
-        if self._progress is not None and self._task is not None:
+        if self._task is not None:
             self._progress.update(self._task, completed=1.0, remark=remark)
         else:
             self._line(f"  {remark}")

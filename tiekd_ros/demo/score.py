@@ -148,12 +148,8 @@ def matching_frames(
 BEFORE_S = 1.0
 """So long before it is asked for, a swap may have begun to disturb the stream: the companion
 promotes the new student then."""
-
-
 AFTER_S = 3.0
 """So long after the depth node announced it, a swap may still disturb the stream."""
-
-
 UNFINISHED_S = 0.5
 """The depth of the run's newest images may be on its way."""
 
@@ -174,24 +170,18 @@ def lost_by_swaps(
     """
     if not images:
         return 0
-    newest = max(images) - _ns(UNFINISHED_S)
+    newest = max(images) - int(UNFINISHED_S * 1e9)
     begin = min(depths, default=min(images))
     lost: set[int] = set()
     for asked, announced in swaps:
-        low = max(asked - _ns(BEFORE_S), begin)
-        high = min(announced + _ns(AFTER_S), newest)
+        low = max(asked - int(BEFORE_S * 1e9), begin)
+        high = min(announced + int(AFTER_S * 1e9), newest)
         lost.update(stamp for stamp in images if low <= stamp <= high)
     return len(lost.difference(depths))
 
 
-def _ns(seconds: float) -> int:
-    return int(seconds * 1e9)
-
-
 SETTLE_S = 1.0
 """So soon after a swap a frame may be of the student before: its announcement takes time."""
-
-
 LEAST_S = 25.0
 """A short loop is measured several times over, as scoring takes only a few frames a second."""
 
