@@ -10,8 +10,18 @@ pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros
 
 from rosbags.rosbag2 import Writer
 
-from helpers.bags import TYPES, camera_topics, image, info, stamp_of, write_bag
-from helpers.importing import KEEP_ALL, report, run, stored
+from helpers.bags import (
+    KEEP_ALL,
+    TYPES,
+    camera_topics,
+    image,
+    info,
+    report,
+    run,
+    stamp_of,
+    stored,
+    write_bag,
+)
 from tiekd_ros.bags.bag import Bag
 from tiekd_ros.bags.images import BagCamera
 from tiekd_ros.core.state import StateFolder

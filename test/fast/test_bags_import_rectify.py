@@ -9,8 +9,20 @@ import pytest
 
 pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros[bags]"')
 
-from helpers.bags import HEIGHT, WIDTH, K, camera_topics, image, info, shown, write_bag
-from helpers.importing import KEEP_ALL, report, run, stored
+from helpers.bags import (
+    HEIGHT,
+    KEEP_ALL,
+    WIDTH,
+    K,
+    camera_topics,
+    image,
+    info,
+    report,
+    run,
+    shown,
+    stored,
+    write_bag,
+)
 from tiekd_ros.bags import BagError
 from tiekd_ros.core.camera import CameraModel, Rectifier
 from tiekd_ros.core.errors import InvalidSettingError

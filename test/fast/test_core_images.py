@@ -3,6 +3,7 @@
 import contextlib
 import struct
 import zlib
+from functools import partial
 
 import cv2
 import numpy as np
@@ -25,37 +26,40 @@ from tiekd_ros.core.images import (
     thumbnail_distances,
 )
 
+IMAGE = np.random.default_rng(0).integers(0, 256, (37, 91, 3), dtype=np.uint8)
 
-def test_colours_keep_their_order_through_jpeg():
-    image = np.zeros((32, 48, 3), np.uint8)
-    image[..., 0] = 250  # red
-    decoded = decode_image(encode_jpeg(image))
-    assert decoded.shape == image.shape
+
+def test_colours_keep_their_order_through_jpeg_and_every_pixel_through_png():
+    red = np.zeros((32, 48, 3), np.uint8)
+    red[..., 0] = 250
+    decoded = decode_image(encode_jpeg(red))
+    assert decoded.shape == red.shape
     assert decoded[..., 0].mean() > 240
     assert decoded[..., 2].mean() < 10
+    np.testing.assert_array_equal(decode_image(encode_png(IMAGE)), IMAGE)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)])
-def test_bytes_that_are_no_image_are_refused_with_their_number(data):
-    with pytest.raises(BadImageError, match=f"{len(data)} bytes"):
-        decode_image(data)
-    with pytest.raises(BadDepthError, match=f"{len(data)} bytes"):
-        decode_depth_png(data)
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((0, 4, 3), np.uint8),
-    ],
-)
-def test_an_array_that_is_no_rgb_image_is_refused_with_type_and_shape(array):
-    with pytest.raises(BadImageError, match=str(array.dtype)) as caught:
-        check_rgb(array)
-    assert str(array.shape) in str(caught.value)
+def test_what_is_no_image_or_no_depth_map_is_refused_with_what_came():
+    for data in (b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)):
+        with pytest.raises(BadImageError, match=f"{len(data)} bytes"):
+            decode_image(data)
+        with pytest.raises(BadDepthError, match=f"{len(data)} bytes"):
+            decode_depth_png(data)
+    for shape, kind in (
+        ((4, 4), np.uint8),
+        ((4, 4, 4), np.uint8),
+        ((4, 4, 3), np.float32),
+        ((0, 4, 3), np.uint8),
+    ):
+        with pytest.raises(BadImageError, match=np.dtype(kind).name) as caught:
+            check_rgb(np.zeros(shape, kind))
+        assert str(shape) in str(caught.value)
+    with pytest.raises(BadDepthError, match=r"\(H, W\), got \(2, 2, 1\)"):
+        encode_depth_png(np.ones((2, 2, 1), np.float32))
+    of_8_bits = cv2.imencode(".png", np.ones((4, 4), np.uint8))[1].tobytes()
+    for decode in (decode_depth_png, partial(decode_share_png, max_depth_m=80.0)):
+        with pytest.raises(BadDepthError, match=r"16 bits, got uint8.*save it as uint16"):
+            decode(of_8_bits)
 
 
 def test_depth_survives_storage_to_half_a_unit_and_unknown_stays_unknown():
@@ -66,22 +70,8 @@ def test_depth_survives_storage_to_half_a_unit_and_unknown_stays_unknown():
     rest = np.isfinite(decoded)
     assert rest.sum() == depth.size - 5
     assert np.abs(decoded - depth)[rest].max() <= 0.5 / 256 + 1e-6
-
-
-def test_depth_in_other_units_is_read_by_its_scale():
     data = cv2.imencode(".png", np.array([[0, 1500]], np.uint16))[1].tobytes()
     np.testing.assert_array_equal(decode_depth_png(data, 1000.0), np.float32([[np.nan, 1.5]]))
-
-
-def test_a_depth_png_of_8_bits_is_refused_with_the_way_out():
-    data = cv2.imencode(".png", np.ones((4, 4), np.uint8))[1].tobytes()
-    with pytest.raises(BadDepthError, match="save it as uint16"):
-        decode_depth_png(data)
-
-
-def test_depth_that_is_no_map_is_refused():
-    with pytest.raises(BadDepthError, match=r"\(H, W\), got \(2, 2, 1\)"):
-        encode_depth_png(np.ones((2, 2, 1), np.float32))
 
 
 def test_thumbnails_of_one_view_are_nearer_than_those_of_two():
@@ -93,11 +83,6 @@ def test_thumbnails_of_one_view_are_nearer_than_those_of_two():
     assert small.dtype == np.float32
     same, different = thumbnail_distances(small, np.stack([thumbnail(again), thumbnail(other)]))
     assert same < 2 < 10 < different
-
-
-def test_png_keeps_every_pixel():
-    image = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(decode_image(encode_png(image)), image)
 
 
 @pytest.mark.parametrize("max_depth_m", [80.0, 10.0])
@@ -118,12 +103,6 @@ def test_published_teacher_maps_are_truncated_shares_of_the_range(max_depth_m):
     assert lost.max() <= max_depth_m / 65535 + 1e-5
 
 
-def test_an_8_bit_teacher_map_is_refused():
-    data = cv2.imencode(".png", np.ones((4, 4), np.uint8))[1].tobytes()
-    with pytest.raises(BadDepthError, match="16 bits, got uint8"):
-        decode_share_png(data, 80.0)
-
-
 def test_resizing_depth_invents_nothing_beside_what_is_unknown():
     depth = np.tile(np.arange(1, 9, dtype=np.float32), (4, 1))
     assert resize_depth(depth, 4, 8) is depth
@@ -133,27 +112,20 @@ def test_resizing_depth_invents_nothing_beside_what_is_unknown():
     assert np.isnan(resize_depth(depth, 8, 16)[0, 6:8]).all()
 
 
-IMAGE = np.random.default_rng(0).integers(0, 256, (37, 91, 3), dtype=np.uint8)
+def encoded(suffix: str, *options: int) -> bytes:
+    return cv2.imencode(suffix, IMAGE, options)[1].tobytes()
 
 
-@pytest.mark.parametrize(
-    ("suffix", "options"),
-    [
-        (".png", []),
-        (".jpg", []),
-        (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
-        (".jpg", [cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2]),
-    ],
-)
-def test_the_header_agrees_with_the_decoder(suffix, options):
-    data = cv2.imencode(suffix, IMAGE, options)[1].tobytes()
-    assert read_image_size(data) == (91, 37)
-
-
-def test_segments_and_fill_bytes_before_the_frame_header_are_passed_over():
-    data = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+def test_the_header_agrees_with_the_decoder():
+    for data in (
+        encoded(".png"),
+        encoded(".jpg"),
+        encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        encoded(".jpg", cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
+    ):
+        assert read_image_size(data) == (91, 37)
     # A comment that holds what looks like a frame header of 1x1, then fill bytes.
-    comment = b"\xff\xc0\x00\x11\x08\x00\x01\x00\x01"
+    data, comment = encoded(".jpg"), b"\xff\xc0\x00\x11\x08\x00\x01\x00\x01"
     segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
     assert read_image_size(data[:2] + segment + b"\xff\xff" + data[2:]) == (91, 37)
 
@@ -179,30 +151,26 @@ def test_what_has_no_readable_header_is_refused(data):
 
 
 def test_every_truncation_is_either_read_right_or_refused():
-    data = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+    data = encoded(".jpg")
     for length in range(len(data)):
         with contextlib.suppress(BadImageError):
             assert read_image_size(data[:length]) == (91, 37)
 
 
-def test_a_png_that_is_all_there_passes_and_a_jpeg_is_not_looked_at():
-    png = cv2.imencode(".png", IMAGE)[1].tobytes()
+def test_a_png_is_whole_if_every_chunk_is_there_and_undamaged():
+    png = encoded(".png")
     check_whole(png)
     check_whole(png + b"what follows the end does not matter")
-    check_whole(cv2.imencode(".jpg", IMAGE)[1].tobytes()[:100])
-
-
-@pytest.mark.parametrize("keep", [8, 11, 40, 100, -1, -12])
-def test_a_png_that_is_cut_off_is_refused(keep):
-    with pytest.raises(BadImageError, match="cut off or damaged"):
-        check_whole(cv2.imencode(".png", IMAGE)[1].tobytes()[:keep])
-
-
-def test_a_png_with_one_other_byte_is_refused():
-    png = bytearray(cv2.imencode(".png", IMAGE)[1].tobytes())
-    png[200] ^= 1
-    with pytest.raises(BadImageError, match="cut off or damaged"):
-        check_whole(bytes(png))
+    check_whole(encoded(".jpg")[:100])  # is not looked at
+    damaged = bytearray(png)
+    damaged[200] ^= 1
+    for data in (bytes(damaged), *(png[:keep] for keep in (8, 11, 40, 100, -1, -12))):
+        with pytest.raises(BadImageError, match="cut off or damaged"):
+            check_whole(data)
+    empty = bytes(4) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
+    check_whole(png[:33] + empty * 60_000 + png[33:])
+    with pytest.raises(BadImageError, match="65536 chunks"):
+        check_whole(png[:33] + empty * 70_000 + png[33:])
 
 
 @pytest.mark.parametrize(
@@ -210,14 +178,14 @@ def test_a_png_with_one_other_byte_is_refused():
     [(b"\xff", 60, 100), (b"\xff\xfe\x00\x02", 900, 1100), (b"\xff\x01", 900, 1100)],
 )
 def test_a_jpeg_s_header_is_looked_for_behind_so_many_fill_bytes_and_segments(unit, few, many):
-    data = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+    data = encoded(".jpg")
     assert read_image_size(data[:2] + unit * few + data[2:]) == (91, 37)
     with pytest.raises(BadImageError, match="header is cut off or damaged"):
         read_image_size(data[:2] + unit * many + data[2:])
 
 
 def test_behind_too_many_fill_bytes_no_other_size_than_the_decoders_is_read():
-    jpeg = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+    jpeg = encoded(".jpg")
     forged = b"\xff\xc0\x00\x11\x08\x00\x01\x00\x01\x03"  # a frame header of 1x1
     for fills in range(60, 70):
         begin = jpeg[:2] + b"\xff" * fills + jpeg[2:]
@@ -225,11 +193,3 @@ def test_behind_too_many_fill_bytes_no_other_size_than_the_decoders_is_read():
             data = begin + bytes(at - len(begin)) + forged
             with contextlib.suppress(BadImageError):
                 assert read_image_size(data) == (91, 37)
-
-
-def test_a_png_of_very_many_chunks_is_refused():
-    png = cv2.imencode(".png", IMAGE)[1].tobytes()
-    empty = bytes(4) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
-    check_whole(png[:33] + empty * 60_000 + png[33:])
-    with pytest.raises(BadImageError, match="65536 chunks"):
-        check_whole(png[:33] + empty * 70_000 + png[33:])

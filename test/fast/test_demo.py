@@ -59,40 +59,27 @@ def lost(depths: list[int], images: list[int] = IMAGES, *swaps: float) -> int:
     )
 
 
-def test_a_swap_without_a_gap_costs_nothing():
-    assert lost(stamps(20, 120)) == 0
-
-
 def test_every_frame_of_a_stall_around_the_announcement_counts():
+    assert lost(stamps(20, 120)) == 0
     for stall in (0.5, 1.5, 5.0):
         assert lost(stamps(20, SWAP - stall) + stamps(SWAP, 120)) == stall * RATE_HZ
     for stall in (0.5, 1.5):
         assert lost(stamps(20, SWAP) + stamps(SWAP + stall, 120)) == stall * RATE_HZ
+    assert lost(stamps(20, 58) + stamps(59, 120), IMAGES, SWAP, SWAP + 1) == RATE_HZ  # once
 
 
 def test_a_stream_that_dies_at_a_swap_is_lost():
     assert lost(stamps(20, SWAP)) >= 3 * RATE_HZ
     images = stamps(0, SWAP + 2)  # shortly before the end
     assert lost(stamps(20, SWAP), images) == pytest.approx((2 - UNFINISHED_S) * RATE_HZ, abs=1)
+    assert lost([], stamps(SWAP, SWAP + 2)) > 0
 
 
-def test_the_newest_images_may_still_be_on_their_way():
-    assert lost(stamps(20, SWAP + 1.7), stamps(0, SWAP + 2)) == 0
-
-
-def test_images_before_the_first_student_or_far_from_a_swap_are_not_lost():
+def test_images_far_from_a_swap_before_the_first_student_or_still_on_their_way_are_not_lost():
     assert lost(stamps(SWAP - TAKES / 2, 120)) == 0
     assert lost(stamps(20, 30) + stamps(31, 120)) == 0
-
-
-def test_a_frame_near_two_swaps_is_lost_once():
-    assert lost(stamps(20, 58) + stamps(59, 120), IMAGES, SWAP, SWAP + 1) == RATE_HZ
-
-
-def test_without_depth_or_images_there_is_an_answer_too():
-    assert lost([], []) == 0
-    assert lost([], stamps(SWAP, SWAP + 2)) > 0
-    assert lost_by_swaps(IMAGES, [], []) == 0
+    assert lost(stamps(20, SWAP + 1.7), stamps(0, SWAP + 2)) == 0
+    assert lost([], []) == lost_by_swaps(IMAGES, [], []) == 0
 
 
 # Students are compared over the same stretch of the camera's path, away from any swap.
@@ -106,15 +93,11 @@ def test_whole_turns_are_measured_and_no_more_than_needed():
         assert seconds == turn_s or seconds < LEAST_S + turn_s
 
 
-def test_frames_before_and_just_after_a_swap_count_for_no_student():
+def test_the_first_turn_begins_when_the_swap_has_settled_and_takes_its_time():
     for since in (-3.0, 0.0, SETTLE_S - 0.01):
         assert measured_turn(since, 60.0) is None
-
-
-def test_the_first_turn_begins_when_the_swap_has_settled_and_takes_its_time():
-    assert measured_turn(SETTLE_S, 60.0) == 0
-    assert measured_turn(SETTLE_S + 59.9, 60.0) == 0
-    assert measured_turn(SETTLE_S + 60.1, 60.0) == 1
+    for since, turn in ((SETTLE_S, 0), (SETTLE_S + 59.9, 0), (SETTLE_S + 60.1, 1)):
+        assert measured_turn(since, 60.0) == turn
 
 
 # Scores, against values worked out from all pixels at once.
@@ -151,17 +134,12 @@ def test_no_constant_beats_the_constant_rmse():
 
 def test_infinite_depth_counts_as_the_end_of_the_range_and_a_hole_as_the_farthest():
     board = Scoreboard()
+    assert math.isnan(board.of("000001").rmse)
+    board.add("000001", frame([[1.0, 1.0]], [[np.nan, 0.0]]), 0.5, 6.0)  # nothing is known
+    assert (board.of("000001").frames, board.of("000003").frames) == (0, 0)
+    assert math.isnan(board.of("000001").constant_rmse)
     board.add("000001", frame([[np.inf, -np.inf, np.nan]], [[5.0, 1.0, 2.0]]), 0.5, 6.0)
     assert board.of("000001").rmse == pytest.approx(math.sqrt((1 + 0.25 + 16) / 3))
-
-
-def test_without_a_known_pixel_there_is_no_score():
-    score = StreamScore()
-    score.add(frame([[1.0]], [[np.nan]]))
-    score.add(frame([[1.0]], [[0.0]]))
-    assert score.frames == 0
-    assert math.isnan(score.rmse)
-    assert math.isnan(score.constant_rmse)
 
 
 def test_each_student_has_its_own_score_and_sizes_are_brought_together():
@@ -170,7 +148,6 @@ def test_each_student_has_its_own_score_and_sizes_are_brought_together():
     board.add("000002", frame(np.full((4, 4), 1.0), np.full((4, 4), 1.0)), 0.1, 10.0)
     assert board.of("000001").pixels == 16
     assert board.of("000002").rmse == 0
-    assert board.of("000003").frames == 0
 
 
 def test_views_of_the_same_place_are_paired_and_no_place_is_shown_twice():
@@ -205,14 +182,16 @@ def with_rounds(*rounds: RoundResult) -> DemoResult:
     return replace(GOOD, rounds=list(rounds))
 
 
-def test_a_good_run_has_no_failures():
+def test_a_good_run_has_no_failures_and_one_that_lost_frames_or_is_no_better_than_a_constant_has():
     assert GOOD.failures == []
-
-
-def test_depth_that_is_no_better_than_a_constant_or_a_dropped_frame_fails():
     (failure,) = replace(GOOD, rmse=1.0).failures
     assert "not better than the best constant" in failure
     assert replace(GOOD, dropped_by_swap=3).failures == ["3 frames were dropped by a swap"]
+    for which in (0, 1):
+        rounds = list(GOOD.rounds)
+        rounds[which] = replace(rounds[which], frames_measured=LEAST_FRAMES - 1)
+        (failure,) = with_rounds(*rounds).failures
+        assert f"measured on {LEAST_FRAMES - 1} frames only" in failure
 
 
 def test_a_second_student_may_be_worse_by_the_noise_and_no_more():
@@ -226,57 +205,38 @@ def test_a_second_student_may_be_worse_by_the_noise_and_no_more():
     assert with_rounds(REFUSED, ACCEPTED).failures == []
 
 
-def test_a_student_measured_on_a_handful_of_frames_fails():
-    for which in (0, 1):
-        rounds = [ACCEPTED, replace(ACCEPTED, version="000002")]
-        rounds[which] = replace(rounds[which], frames_measured=LEAST_FRAMES - 1)
-        (failure,) = with_rounds(*rounds).failures
-        assert f"measured on {LEAST_FRAMES - 1} frames only" in failure
-
-
-def nothing_accepted() -> DemoResult:
-    before = replace(GOOD, rounds=[REFUSED, replace(REFUSED, version="000002")], student=None)
-    return scored(before, Scoreboard())
+def shown(result: DemoResult, sheet: Path | None = None) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    print_result(console, result, Path("/out"), sheet)
+    return console.file.getvalue()
 
 
 def test_what_is_not_known_is_null_for_programs_and_a_dash_for_people(tmp_path):
-    result = nothing_accepted()
+    before = replace(GOOD, rounds=[REFUSED, replace(REFUSED, version="000002")], student=None)
+    result = scored(before, Scoreboard())
     assert result.failures == ["no student was accepted, so there was no depth"]
     values = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     for name in ("rmse", "abs_rel", "constant_rmse", "student"):
         assert values[name] is None
     assert values["rounds"][0]["rmse"] is None
-    console = Console(file=io.StringIO(), width=120)
     assert write_sheet(tmp_path / "sheet.png", result, Scoreboard()) is None
-    print_result(console, result, Path("/out"), None)
-    shown = console.file.getvalue()
-    assert "nan" not in shown
-    assert "- > -" in shown
-    assert "failed: no student was accepted" in shown
-
-
-def test_an_accepted_student_that_was_never_measured_is_shown_and_fails(tmp_path):
+    assert "nan" not in shown(result)
+    assert "- > -" in shown(result)
+    assert "failed: no student was accepted" in shown(result)
+    # An accepted student that was never measured is shown, and fails.
     result = scored(with_rounds(ACCEPTED), Scoreboard())
     assert len(result.failures) == 2
-    console = Console(file=io.StringIO(), width=120)
-    print_result(console, result, Path("/out"), write_sheet(tmp_path / "s", result, Scoreboard()))
-    assert "nan" not in console.file.getvalue()
+    assert "nan" not in shown(result, write_sheet(tmp_path / "s", result, Scoreboard()))
 
 
 def test_the_score_is_of_the_last_accepted_students_first_turn():
     board = Scoreboard()
-    image = np.zeros((4, 4, 3), np.uint8)
-
-    def add(version: str, turn: int, error: float) -> None:
-        truth = np.array([[1, 2, 3, 4]] * 4, np.float32)
-        frame = ScoredFrame(0, image, truth + np.float32(error), truth)
-        board.add(version, frame, 0.1, 10.0, turn)
-
+    truth = np.array([[1, 2, 3, 4]] * 4, np.float32)
     for version, turn, error in (
         ("000001", 0, 0.5), ("000001", 0, 0.5), ("000001", 1, 0.25), ("000001", 1, 0.25),
         ("000001", 2, 9.0), ("000003", 0, 0.125),
     ):  # fmt: skip
-        add(version, turn, error)
+        board.add(version, frame(truth + np.float32(error), truth), 0.1, 10.0, turn)
     rounds = [ACCEPTED, replace(REFUSED, version="000002"), replace(ACCEPTED, version="000003")]
     result = scored(with_rounds(*rounds), board)
     assert [r.rmse for r in result.rounds] == pytest.approx([0.5, 0.5, 0.125])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from helpers.children import wait_until
-from helpers.labelling import QUICK, TeacherDownError, answer, log
+from helpers.stores import QUICK, TeacherDownError, answer, log
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.framelog import (
     Label,

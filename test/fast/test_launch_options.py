@@ -52,9 +52,8 @@ def test_the_sections_of_a_file_are_found(file: Path) -> None:
         assert sections(file) == keys
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
+def test_what_is_no_file_of_parameters_is_refused(file: Path) -> None:
+    for text, reason in (
         ("/**:\n  device: cpu", "ros__parameters is missing below '/**/device'"),
         ("/**:", "ros__parameters is missing below '/**'"),
         ("device", "no sections such as '/**'"),
@@ -62,47 +61,33 @@ def test_the_sections_of_a_file_are_found(file: Path) -> None:
         ("ros__parameters: {device: cpu}", "must stand in a section"),
         ("/**:\n  ros__parameters:", "there are none below ros__parameters of '/**'"),
         ("/**: [", "no YAML"),
-    ],
-)
-def test_what_is_no_file_of_parameters_is_refused(file: Path, text: str, reason: str) -> None:
-    file.write_text(text)
-    with pytest.raises(ValueError, match="is no file of parameters") as refused:
-        sections(file)
-    assert str(file) in str(refused.value)
-    assert reason in str(refused.value)
-
-
-def test_a_file_that_is_not_there_or_no_text_is_refused(file: Path) -> None:
-    with pytest.raises(ValueError, match="No such file"):
-        sections(file)
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="is no file of parameters") as refused:
+            sections(file)
+        assert str(file) in str(refused.value)
+        assert reason in str(refused.value)
     file.write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(ValueError, match=r"cannot be read|no YAML"):
         sections(file)
-    with pytest.raises(ValueError, match="cannot be read"):
-        sections(file.parent)
+    for path, reason in ((file.parent, "cannot be read"), (file.parent / "no", "No such file")):
+        with pytest.raises(ValueError, match=reason):
+            sections(path)
 
 
-@pytest.mark.parametrize(
-    ("key", "would_do"),
-    [
+def test_a_section_that_no_node_takes_is_told_with_what_would_do(file: Path) -> None:
+    values = {**unset_values(), "params_file": str(file)}
+    for key, would_do in (
         ("depth_node", "use '/tiekd/depth_node', '/**/depth_node', or '/**' for all nodes"),
         ("/tiekd/deph_node", "use '/tiekd/depth_node', '/**/depth_node'"),
         ("/other/companion_node", "use '/tiekd/companion_node', '/**/companion_node'"),
         ("/driver", "or '/**' for all nodes"),
-    ],
-)
-def test_a_section_that_no_node_takes_is_told_with_what_would_do(
-    file: Path, key: str, would_do: str
-) -> None:
-    file.write_text(f"{key}: {VALUES}\n/**/depth_node: {VALUES}")
-    values = {**unset_values(), "params_file": str(file)}
-    (warning,) = unused_sections([values])
-    assert f"takes the section {key!r}" in warning
-    assert would_do in warning
-
-
-def test_a_section_of_a_node_that_is_left_out_is_no_fault(file: Path) -> None:
-    values = {**unset_values(), "params_file": str(file), "companion": "false"}
+    ):
+        file.write_text(f"{key}: {VALUES}\n/**/depth_node: {VALUES}")
+        (warning,) = unused_sections([values])
+        assert f"takes the section {key!r}" in warning
+        assert would_do in warning
+    values["companion"] = "false"  # a section of a node that is left out is no fault
     file.write_text(f"/tiekd/companion_node: {VALUES}")
     assert unused_sections([values]) == []
     assert len(unused_sections([values], above="/robot")) == 1

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers.depth_data import write_rgbd
 from helpers.onnx_teachers import (
     Brightness,
     FocalBrightness,
     brightness_of,
     export,
     grey_picture,
-    write_rgbd,
 )
 from helpers.teachers import METRIC, RELATIVE, StubBackend, depth_request, serving
 from tiekd_ros.core.camera import Intrinsics

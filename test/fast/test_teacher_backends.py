@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.onnx_teachers import Brightness, export, grey_picture, write_rgbd
+from helpers.depth_data import write_rgbd
+from helpers.onnx_teachers import Brightness, export, grey_picture
 from helpers.strangers import refusal
 from helpers.teachers import (
     RELATIVE,

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from helpers.clocks import let_the_clock_jump
-from helpers.proxy import TcpProxy
+from helpers.proxy import TcpProxy, let_the_clock_jump
 from helpers.teachers import (
     METRIC,
     RELATIVE,

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.children import wait_until
-from helpers.labelling import log
-from helpers.stores import view
+from helpers.stores import log, view
 from helpers.teachers import METRIC, StubBackend, depth_request, free_port, ramp, serving
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadImageError

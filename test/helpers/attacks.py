@@ -1,4 +1,4 @@
-"""What strangers send to a server, by gRPC and beside it."""
+"""Hostile messages to a server, by gRPC and as raw bytes."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def raw_refused(channel: grpc.Channel, data: bytes, method: str = METHOD) -> tup
 def shout(url: str, data: bytes, patience_s: float = SOON_S) -> bytes:
     """Send bytes to the port without speaking gRPC; returns what comes back until it closes."""
     host, _, port = url.rpartition(":")
-    heard = b""
+    received = b""
     with socket.create_connection((host, int(port)), SOON_S) as line:
         line.settimeout(patience_s)
         try:
             line.sendall(data)
             while got := line.recv(65536):
-                heard += got
+                received += got
         except (TimeoutError, ConnectionError):
             pass
-    return heard
+    return received
 
 
 @contextmanager

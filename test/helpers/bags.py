@@ -1,8 +1,10 @@
-"""Bags that tests write with rosbags, of pictures that `picture` makes."""
+"""Bags that tests write with rosbags, of pictures that `picture` makes, and their import."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import numpy as np
 from rosbags.rosbag1 import Writer as Ros1Writer
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from typer.testing import CliRunner
 
 from helpers.teachers import picture
 from tiekd_ros.bags.bag import Bag
 from tiekd_ros.bags.images import BagCamera
+from tiekd_ros.cli.main import app
 from tiekd_ros.core.images import encode_jpeg, encode_png
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.framelog.rows import StoredFrame, StoredFrames
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 TYPES = get_typestore(Stores.ROS2_HUMBLE)
@@ -157,3 +163,27 @@ def assert_whole(path: Path, count: int = 5) -> list[str]:
     for number, pixels in enumerate(images):
         np.testing.assert_array_equal(pixels, shown(number))
     return notes
+
+
+KEEP_ALL = ("--min-interval", "0", "--guard-share", "0")
+
+
+def run(state: StateFolder, *arguments: object) -> str:
+    """Import into a state folder; return what was said."""
+    words = ["frames", "import", *map(str, arguments), "--state", str(state.root)]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def report(state: StateFolder, *arguments: object) -> dict:
+    """Import one recording; return its JSON."""
+    (one,) = json.loads(run(state, *arguments, "--json"))
+    return one
+
+
+def stored(state: StateFolder) -> list[StoredFrame]:
+    """Return the frames of a state folder."""
+    frames = StoredFrames(state.frames)
+    with closing(frames):
+        return list(frames)

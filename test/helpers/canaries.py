@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 
 from helpers.frames import samples, small_plan
+from helpers.rounds import OpenState
 from helpers.students import small_student
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameStore
 from tiekd_ros.rounds.canary_monitor import CanaryMonitor
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import CanaryRecord, RoundLog, RoundRecord, RoundState
@@ -95,19 +95,12 @@ def promote_good(state: StateFolder, after_id: int = KNOWN) -> None:
     promote_watched(state, blind_student(round=1, status=StudentStatus.ACCEPTED), good, after_id)
 
 
-class Tower:
-    """A canary on an open store, with all that it said."""
+class Tower(OpenState):
+    """A canary on an open state."""
 
     def __init__(self, state: StateFolder, plan: RoundPlan = WATCHING) -> None:
-        self.seen: list[RoundRecord] = []
-        self.state = state
-        self.store = FrameStore(state.frames)
-        self.canary = CanaryMonitor(state, self.store, plan, self.hear)
-        self.registry = StudentRegistry(state.students)
-        self.log = RoundLog(state.rounds)
-
-    def hear(self, record: RoundRecord) -> None:
-        self.seen.append(record)
+        super().__init__(state)
+        self.canary = CanaryMonitor(state, self.store, plan, self.seen.append)
 
     def look(self) -> None:
         """Check once, and wait for what that began."""

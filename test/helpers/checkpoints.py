@@ -64,7 +64,7 @@ def write_depth_anything(
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 
     config = DepthAnythingConfig(
-        backbone_config=_dinov2(56),
+        backbone_config=_dinov2(),
         reassemble_hidden_size=16,
         neck_hidden_sizes=[8, 8, 8, 8],
         fusion_hidden_size=8,
@@ -88,7 +88,7 @@ def write_dpt(folder: Path, *, dinov2: bool = False, seed: int = 0) -> Path:
         "patch_size": 16,
         "backbone_out_indices": [0, 1, 2, 3],
     }
-    on_dinov2 = {"backbone_config": _dinov2(56), "hidden_size": 16}
+    on_dinov2 = {"backbone_config": _dinov2(), "hidden_size": 16}
     config = DPTConfig(
         neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, **(on_dinov2 if dinov2 else own)
     )
@@ -118,7 +118,7 @@ def write_zoe(folder: Path, *, heads: int = 1, seed: int = 0) -> Path:
         {"name": "far", "n_bins": 8, "min_depth": 10.0, "max_depth": 80.0},
     ]
     config = ZoeDepthConfig(
-        backbone_config=_dinov2(56),
+        backbone_config=_dinov2(),
         neck_hidden_sizes=[8, 8, 8, 8],
         fusion_hidden_size=8,
         bottleneck_features=8,
@@ -162,7 +162,7 @@ def write_depth_pro(folder: Path, *, field_of_view: bool = True, seed: int = 0) 
     return _write(folder, lambda: DepthProForDepthEstimation(config), seed, DEPTH_PRO_IMAGES)
 
 
-def _dinov2(image_size: int) -> Any:
+def _dinov2() -> Any:
     from transformers import Dinov2Config
 
     return Dinov2Config(
@@ -170,7 +170,7 @@ def _dinov2(image_size: int) -> Any:
         num_hidden_layers=4,
         num_attention_heads=2,
         patch_size=14,
-        image_size=image_size,
+        image_size=56,
         out_features=["stage1", "stage2", "stage3", "stage4"],
         reshape_hidden_states=False,
         apply_layernorm=True,

@@ -1,13 +1,15 @@
-"""KITTI and NYU in their official layouts, a few images each, made up."""
+"""KITTI and NYU in their official layouts, and RGB-D folders; a few images each, made up."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage
 
 DAY = "2011_09_26"
@@ -110,3 +112,27 @@ def write_nyu(root: Path, count: int = 2, *, slash: str = "/") -> list[Written]:
         written.append(Written(name, image, truth))
     (root / "nyu_test.txt").write_text("\n".join(lines) + "\n")
     return written
+
+
+def write_rgbd(
+    folder: Path,
+    images: Sequence[RgbImage],
+    depths: Sequence[DepthMap],
+    camera: Intrinsics | None = None,
+) -> Path:
+    """Write an RGB-D folder, with names from 0000.png on.
+
+    Args:
+        folder: must not hold images yet.
+        images: RGB.
+        depths: metres, NaN = unknown; stored in whole millimetres.
+        camera: None = a focal length of 60 pixels, and the image's middle.
+    """
+    for index, (image, depth) in enumerate(zip(images, depths, strict=True)):
+        millimetres = np.nan_to_num(depth * 1000).round().astype(np.uint16)
+        write_image(folder / "images" / f"{index:04d}.png", image)
+        write_png(folder / "depth" / f"{index:04d}.png", millimetres)
+    height, width = images[0].shape[:2]
+    k = camera or Intrinsics(60.0, 60.0, (width - 1) / 2, (height - 1) / 2)
+    np.savetxt(folder / "K.txt", k.matrix())
+    return folder

@@ -10,8 +10,8 @@ import pytest
 
 from helpers.canaries import JUDGED_WORSE, WATCHING, Tower
 from helpers.frames import filled_state
-from helpers.labelling import labellers, open_log
 from helpers.rounds import said
+from helpers.stores import labellers, open_log
 from helpers.students import small_student
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore, Labeller

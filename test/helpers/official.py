@@ -23,13 +23,8 @@ REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 MISSING = f"no reference data in {REFERENCE}"
 META = {
     "mmcv_version": "1.5.0",
-    "time": "Mon Feb 12 10:00:00 2024",
     "config": "model = dict(type='DepthEncoderDecoder')\n",
-    "env_info": "Python: 3.8",
-    "seed": None,
     "epoch": 24,
-    "iter": 31512,
-    "exp_name": "TIE-KD_adabins_r18_KITTI.py",
     "hook_msgs": {"best_score": np.float64(0.0628), "last_ckpt": "epoch_24.pth"},
 }
 """What mmcv notes beside the weights; the best score is a numpy number."""

@@ -96,18 +96,3 @@ def grey_picture(seed: int = 0, width: int = 64, height: int = 48) -> RgbImage:
 def brightness_of(image: RgbImage) -> DepthMap:
     """Return the mean of the colours, 0..1, (H, W)."""
     return (image.astype(np.float32) / 255).mean(axis=2)
-
-
-def write_rgbd(folder: Path, images: Sequence[RgbImage], depths: Sequence[DepthMap]) -> Path:
-    """Write an RGB-D folder; depth in metres, stored in millimetres, NaN as 0."""
-    for name in ("images", "depth"):
-        (folder / name).mkdir(parents=True)
-    for index, (image, depth) in enumerate(zip(images, depths, strict=True)):
-        name = f"{index:03d}.png"
-        cv2.imwrite(str(folder / "images" / name), image[..., ::-1])
-        units = np.nan_to_num(depth * 1000).round().astype(np.uint16)
-        cv2.imwrite(str(folder / "depth" / name), units)
-    width = images[0].shape[1]
-    height = images[0].shape[0]
-    (folder / "K.txt").write_text(f"60 0 {width / 2}\n0 60 {height / 2}\n0 0 1\n")
-    return folder

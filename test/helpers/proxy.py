@@ -1,16 +1,22 @@
-"""A network that fails on demand: a TCP proxy between a client and a server on 127.0.0.1."""
+"""Faults on demand: a TCP proxy that fails, and a wall clock that jumps."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import struct
+import sys
 import threading
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, TypeVar
+
+import pytest
+
+from tiekd_ros.core import Closing
 
 _T = TypeVar("_T")
 _HOST = "127.0.0.1"
@@ -26,7 +32,7 @@ class _Fault:
     ending: Literal["reset", "close", "silence"] = "reset"
 
 
-class TcpProxy:
+class TcpProxy(Closing):
     """Passes bytes on to 127.0.0.1:`target_port`, or breaks the connection as it is told to.
 
     A fault holds from the moment it is set, on connections that exist and on new ones, until the
@@ -34,7 +40,6 @@ class TcpProxy:
     """
 
     def __init__(self, target_port: int) -> None:
-        """Prepare; entering the context opens `port`."""
         self.target_port = target_port
         self.port = 0
         self.accepted = 0
@@ -52,52 +57,46 @@ class TcpProxy:
 
     def pass_on(self) -> None:
         """Work as a network should, from now on."""
-        self._set(_Fault())
+        self._set()
 
     def delay(self, seconds: float) -> None:
         """Hold each piece back this long, in either direction."""
-        self._set(_Fault(delay_s=seconds))
+        self._set(delay_s=seconds)
 
     def swallow(self) -> None:
         """Be a black hole: accept connections and bytes, and answer nothing."""
-        self._set(_Fault(swallows=True))
+        self._set(swallows=True)
 
     def cut(self, answer_bytes: int) -> None:
         """Reset each connection after so many more bytes from the server."""
-        self._set(_Fault(answer_bytes=answer_bytes, ending="reset"))
+        self._set(answer_bytes=answer_bytes)
 
     def truncate(self, answer_bytes: int) -> None:
         """End each connection in good order after so many more bytes from the server."""
-        self._set(_Fault(answer_bytes=answer_bytes, ending="close"))
+        self._set(answer_bytes=answer_bytes, ending="close")
 
     def stall(self, answer_bytes: int) -> None:
         """Keep each connection open, but fall silent after so many more bytes from the server."""
-        self._set(_Fault(answer_bytes=answer_bytes, ending="silence"))
+        self._set(answer_bytes=answer_bytes, ending="silence")
 
     def refuse(self) -> None:
         """Reset all connections and refuse new ones, as a machine without the server does."""
         self._run(self._close())
 
     def __enter__(self) -> TcpProxy:
-        """Open the port."""
         self._thread.start()
         self._run(self._listen())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Close everything."""
-        self._run(self._close())
+        self.refuse()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def _set(self, fault: _Fault) -> None:
-        self._fault = fault
+    def _set(self, **fault: Any) -> None:
+        self._fault = _Fault(**fault)
         self._run(self._listen())
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
@@ -129,40 +128,29 @@ class TcpProxy:
     async def _connection(
         self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter
     ) -> None:
-        to_server: asyncio.StreamWriter | None = None
-        orderly = False
+        """Pass on until one direction ends; where that was not in good order, reset both."""
+        writers, pumps, orderly = [to_client], [], False
         try:
             from_server, to_server = await asyncio.open_connection(
                 _HOST, self.target_port, limit=_PIECE
             )
-            orderly = await self._relay(from_client, to_client, from_server, to_server)
+            writers.append(to_server)
+            pumps = [
+                asyncio.ensure_future(self._pump(from_client, to_server, is_answer=False)),
+                asyncio.ensure_future(self._pump(from_server, to_client, is_answer=True)),
+            ]
+            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            orderly = all(pump.result() for pump in done)
         except OSError:
             pass  # one side is gone, and so goes the other
-        finally:
-            for writer in filter(None, (to_client, to_server)):
-                if not orderly:
-                    _reset(writer)
-                writer.close()
-
-    async def _relay(
-        self,
-        from_client: asyncio.StreamReader,
-        to_client: asyncio.StreamWriter,
-        from_server: asyncio.StreamReader,
-        to_server: asyncio.StreamWriter,
-    ) -> bool:
-        """Pass on until one direction ends; returns whether it ended in good order."""
-        pumps = [
-            asyncio.ensure_future(self._pump(from_client, to_server, is_answer=False)),
-            asyncio.ensure_future(self._pump(from_server, to_client, is_answer=True)),
-        ]
-        try:
-            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            return all(pump.result() for pump in done)
         finally:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+            for writer in writers:
+                if not orderly:
+                    _reset(writer)
+                writer.close()
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_answer: bool
@@ -193,3 +181,29 @@ def _reset(writer: asyncio.StreamWriter) -> None:
         connection = writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     writer.transport.abort()
+
+
+DAY_S = 86_400.0
+
+
+def let_the_clock_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each reading of the wall clock in this process be a day early or late.
+
+    Except gRPC's: it hands deadlines by the wall clock to its core, which looks at the machine's
+    own, so that the two have to agree.
+    """
+    real, real_ns = time.time, time.time_ns
+    days = itertools.cycle((1, -1))
+
+    def is_for_grpc() -> bool:
+        caller = sys._getframe(2).f_globals.get("__name__", "")
+        return str(caller).partition(".")[0] == "grpc"
+
+    def jumping() -> float:
+        return real() if is_for_grpc() else real() + next(days) * DAY_S
+
+    def jumping_ns() -> int:
+        return real_ns() if is_for_grpc() else real_ns() + next(days) * int(DAY_S) * 10**9
+
+    monkeypatch.setattr(time, "time", jumping)
+    monkeypatch.setattr(time, "time_ns", jumping_ns)

@@ -1,4 +1,4 @@
-"""Ray Serve as users run it: `serve run` in a process, with a cluster of its own."""
+"""Ray Serve as users run it, `serve run` in a process, and recorded frames for its teacher."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from helpers.children import child_environment
-from tiekd_ros.core.supervisor import free_port
+from helpers.depth_data import write_rgbd
+from helpers.teachers import depth_request, picture, ramp
+from tiekd_ros.core.images import DepthMap
+from tiekd_ros.core.launch_options import free_port
+from tiekd_ros.teacher.client import TeacherClient
 
 START_S = 180.0  # 11 s on a quiet machine
 STOP_S = 60.0
@@ -79,7 +86,7 @@ def serve_run(*arguments: str, port: int, **environment: str) -> Iterator[RaySer
 
 
 def free_ports(count: int) -> list[int]:
-    """Return different ports on which nobody listens."""
+    """Return different free ports."""
     ports: set[int] = set()
     while len(ports) < count:
         ports.add(free_port())
@@ -113,3 +120,25 @@ def _kill_session(leader: int) -> None:
                 os.kill(int(entry.name), signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             continue
+
+
+FRAMES = 6
+_RELATIVE, _MILLIMETRE = 2.0**-11, 0.001  # of FP16 on the wire, of the folder's files
+
+
+def write_recording(folder: Path) -> Path:
+    """Write `FRAMES` pictures; the depth of number n is (1 + n) times `ramp`."""
+    depths = [ramp() * (1 + index) for index in range(FRAMES)]
+    return write_rgbd(folder, [picture(index) for index in range(FRAMES)], depths)
+
+
+def assert_labels(client: TeacherClient, requests: int = 4 * FRAMES, at_once: int = 8) -> None:
+    """Ask for many labels at once; each has to be that of its own picture."""
+
+    def label(number: int) -> DepthMap:
+        return client.infer(depth_request(picture(number % FRAMES))).depth
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for number, depth in enumerate(pool.map(label, range(requests))):
+            known = ramp() * (1 + number % FRAMES)
+            np.testing.assert_allclose(depth, known, rtol=_RELATIVE, atol=_MILLIMETRE)

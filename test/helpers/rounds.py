@@ -1,4 +1,4 @@
-"""A runner of rounds on an open frame log, and workers that only say what they are told."""
+"""A runner of rounds on an open frame log, real workers, and ones that print given lines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from helpers.children import PATIENCE_S, start_python
 from helpers.frames import small_plan
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
@@ -17,23 +18,28 @@ from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 from tiekd_ros.rounds.runner import RoundRunner
 from tiekd_ros.student.registry import StudentRegistry
 
-ENDLESS = small_plan(train={"iterations": 10**6})
+ENDLESS_RUN = {"iterations": 10**6, "threads": 1, "device": "cpu"}
+ENDLESS = small_plan(train=ENDLESS_RUN)
 SHORT = small_plan(train={"iterations": 1}, gate={"first_margin": 0.05})  # trains, is refused
 
 
-class House:
-    """A runner on an open store, with all that it said."""
+class OpenState:
+    """A state folder's frame log, registry and round log, and the records that were announced."""
 
-    def __init__(self, state: StateFolder, plan: RoundPlan) -> None:
+    def __init__(self, state: StateFolder) -> None:
         self.seen: list[RoundRecord] = []
         self.state = state
         self.store = FrameStore(state.frames)
-        self.runner = RoundRunner(state, self.store, plan, self.hear)
         self.registry = StudentRegistry(state.students)
         self.log = RoundLog(state.rounds)
 
-    def hear(self, record: RoundRecord) -> None:
-        self.seen.append(record)
+
+class House(OpenState):
+    """A runner of rounds on an open state."""
+
+    def __init__(self, state: StateFolder, plan: RoundPlan) -> None:
+        super().__init__(state)
+        self.runner = RoundRunner(state, self.store, plan, self.seen.append)
 
     def in_training(self) -> bool:
         return any(record.step > 0 for record in self.seen)
@@ -84,3 +90,35 @@ def verdict(version: str, parent: str | None, ids: Sequence[int], **more: Any) -
         "train_frames": len(ids), "held_out_frames": 1, "train_ids": list(ids),
         "train_seconds": 1.0, **more,
     }  # fmt: skip
+
+
+def start_worker(
+    state: StateFolder, plan: dict[str, Any] | str, *options: str
+) -> subprocess.Popen[str]:
+    """Start the worker of round 3."""
+    text = plan if isinstance(plan, str) else json.dumps(plan)
+    arguments = ["--state", str(state.root), "--round", "3", "--plan", text, *options]
+    worker = ["-m", "tiekd_ros.rounds.worker", *arguments]
+    return start_python(*worker, stdin=subprocess.PIPE)
+
+
+def events_of(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """Return all that is left of a worker's events, at its end."""
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert errors == ""
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def wait_for_event(process: subprocess.Popen[str], kind: str) -> dict[str, Any]:
+    """Return a worker's next event of a kind."""
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == kind:
+            return event
+    raise AssertionError(f"the worker ended: {process.stderr.read()}")
+
+
+def tell_worker(process: subprocess.Popen[str], text: str) -> None:
+    """Write to a worker's standard input."""
+    process.stdin.write(text)
+    process.stdin.flush()

@@ -135,7 +135,7 @@ def foreign_server(
     servicer: service_pb2_grpc.GRPCInferenceServiceServicer,
     credentials: grpc.ServerCredentials | None = None,
 ) -> Iterator[str]:
-    """Serve somebody else's servicer on a free port of 127.0.0.1; yields host:port."""
+    """Serve any servicer on a free port of 127.0.0.1; yields host:port."""
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     with listening(server, credentials) as url:
@@ -159,7 +159,7 @@ def listening(
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

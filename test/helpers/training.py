@@ -6,11 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
+from helpers import depth_data
 from helpers.frames import HEIGHT, WIDTH, views
-from tiekd_ros.core.images import encode_png
 from tiekd_ros.worlds import IndoorWorld
 
 COUNT = 11
@@ -19,15 +16,10 @@ COUNT = 11
 
 def write_rgbd(folder: Path, count: int = COUNT) -> Path:
     """Write views of the synthetic world as an RGB-D folder, 96x72, millimetres."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "depth").mkdir()
-    for number, view in enumerate(views()[:count]):
-        (folder / "images" / f"{number:04d}.png").write_bytes(encode_png(view.image))
-        millimetres = np.nan_to_num(view.depth * 1000).astype(np.uint16)
-        assert cv2.imwrite(str(folder / "depth" / f"{number:04d}.png"), millimetres)
-    k = IndoorWorld.default_intrinsics(WIDTH, HEIGHT)
-    (folder / "K.txt").write_text(f"{k.fx} 0 {k.cx}\n0 {k.fy} {k.cy}\n0 0 1\n")
-    return folder
+    images, depths = zip(*((view.image, view.depth) for view in views()[:count]), strict=True)
+    return depth_data.write_rgbd(
+        folder, images, depths, IndoorWorld.default_intrinsics(WIDTH, HEIGHT)
+    )
 
 
 def train_arguments(data: Path, output: Path, *more: str, **groups: dict[str, Any]) -> list[str]:

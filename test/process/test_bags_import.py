@@ -18,16 +18,19 @@ import pytest
 pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros[bags]"')
 
 from helpers.bags import (
+    KEEP_ALL,
     camera_topics,
     image,
     image_fields,
     imu,
+    report,
+    run,
     shown,
     stamp_of,
+    stored,
     write_bag,
 )
 from helpers.children import child_environment, run_python
-from helpers.importing import KEEP_ALL, report, run, stored
 from tiekd_ros.bags import BagError
 from tiekd_ros.core.errors import DatasetError, InvalidSettingError, TiekdError
 from tiekd_ros.core.images import decode_image

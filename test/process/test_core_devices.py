@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.children import run_python
-from tiekd_ros.core import devices as cores
+from tiekd_ros.core import devices
 from tiekd_ros.core.devices import choose_device
 from tiekd_ros.core.errors import InvalidSettingError
 
@@ -24,7 +24,7 @@ def machine(monkeypatch, tmp_path):
         topology = tmp_path / f"cpu{cpu}" / "topology"
         topology.mkdir(parents=True)
         (topology / "thread_siblings_list").write_text(f"{siblings}\n")
-    monkeypatch.setattr(cores, "_CPUS", tmp_path)
+    monkeypatch.setattr(devices, "_CPUS", tmp_path)
 
     def allow(cpus: set[int]) -> Path:
         monkeypatch.setattr("os.sched_getaffinity", lambda process: cpus)
@@ -33,25 +33,20 @@ def machine(monkeypatch, tmp_path):
     return allow
 
 
-@pytest.mark.parametrize(
-    ("cpus", "whole", "half"),
-    [
+def test_only_cores_that_the_process_may_use_count_and_each_once(machine):
+    for cpus, whole, half in (
         (set(SMT), 4, 2),
         ({0, 1, 2, 3}, 4, 2),
         ({0, 4}, 1, 1),  # one core
         ({1, 2, 5}, 2, 1),
         ({7}, 1, 1),
-    ],
-)
-def test_only_cores_that_the_process_may_use_count_and_each_once(machine, cpus, whole, half):
-    machine(cpus)
-    assert (cores.cores(), cores.half_the_cores()) == (whole, half)
-
-
-def test_where_nothing_is_known_of_the_cores_each_cpu_counts(machine):
-    for told in machine({0, 4, 5}).rglob("thread_siblings_list"):
+    ):
+        folder = machine(cpus)
+        assert (devices.cores(), devices.half_the_cores()) == (whole, half)
+    machine({0, 4, 5})
+    for told in folder.rglob("thread_siblings_list"):
         told.unlink()
-    assert cores.cores() == 3
+    assert devices.cores() == 3  # where nothing is known, each CPU counts
 
 
 def test_a_process_tied_to_one_cpu_takes_one_thread_everywhere():
@@ -71,10 +66,10 @@ print(json.dumps([cores(), *threads, factory.threads, torch.get_num_threads()]))
     assert json.loads(done.stdout) == [1, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["gpu", "tpu:0", "", "meta", "cuda:x", "cpu;"])
-def test_a_device_that_does_not_exist_is_refused_by_name(name):
-    with pytest.raises(InvalidSettingError, match="device must be auto, cpu, cuda or cuda:N"):
-        choose_device(name)
+def test_a_device_that_does_not_exist_is_refused_by_name():
+    for name in ("gpu", "tpu:0", "", "meta", "cuda:x", "cpu;"):
+        with pytest.raises(InvalidSettingError, match="device must be auto, cpu, cuda or cuda:N"):
+            choose_device(name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

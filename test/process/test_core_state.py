@@ -4,26 +4,26 @@ import errno
 import fcntl
 import logging
 import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
-from helpers.children import wait_until
+from helpers.children import start_python, wait_until
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.mailbox import Mailbox
 from tiekd_ros.core.state import StateFolder
 
 
-def test_the_newest_item_wins_and_the_older_ones_are_counted():
+def test_the_newest_item_wins_and_is_handed_out_once_also_after_closing():
     box = Mailbox()
     for item in range(5):
         box.put(item)
-    assert box.take() == 4
-    assert box.replaced == 4
+    assert (box.take(), box.replaced) == (4, 4)
     assert box.take(0.01) is None
+    box.put("last")
+    box.close()
+    assert box.take() == "last"
+    assert box.take() is None
 
 
 def test_a_waiting_taker_is_woken_by_an_item_and_by_closing():
@@ -43,14 +43,6 @@ def test_a_waiting_taker_is_woken_by_an_item_and_by_closing():
     assert taken == ["first", None]
 
 
-def test_what_was_put_before_closing_is_handed_out_once():
-    box = Mailbox()
-    box.put("last")
-    box.close()
-    assert box.take() == "last"
-    assert box.take() is None
-
-
 def test_the_default_state_folder_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert StateFolder.resolve().root == tmp_path / "tiekd"
@@ -60,21 +52,13 @@ def test_the_default_state_folder_follows_xdg(monkeypatch, tmp_path):
     assert StateFolder.resolve().root == tmp_path / ".local" / "state" / "tiekd"
 
 
-def test_a_relative_folder_and_a_home_become_absolute(monkeypatch, tmp_path):
+def test_a_folder_is_made_absolute_and_may_be_created_twice(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert StateFolder.resolve("~/robot").root == tmp_path / "robot"
-    assert StateFolder.resolve("robot").root == Path(tmp_path / "robot")
-
-
-def test_creating_twice_does_no_harm(tmp_path):
+    assert StateFolder.resolve("robot").root == tmp_path / "robot"
     state = StateFolder(tmp_path / "a" / "b").create().create()
-    assert state.students.is_dir()
-    assert state.rounds.is_dir()
-    assert state.logs.is_dir()
-
-
-def test_a_folder_that_cannot_be_made_is_refused_with_its_name(tmp_path):
+    assert all(folder.is_dir() for folder in (state.students, state.rounds, state.logs))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TiekdError, match=r"file.*--state"):
         StateFolder(tmp_path / "file" / "state").create()
@@ -89,18 +73,18 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
         StateFolder(tmp_path).create()
 
 
-def test_a_claimed_folder_is_refused_to_another_and_free_afterwards(tmp_path):
-    state = StateFolder(tmp_path)
-    with state.claimed("companion"):
-        with (
-            pytest.raises(TiekdError, match=rf"another companion \(process {os.getpid()}\)"),
-            state.claimed("companion"),
-        ):
-            pass
-        with state.claimed("other"):
-            pass
-    with state.claimed("companion"):
+def claim(folder, by="companion"):
+    """Claim a folder for a moment."""
+    with StateFolder(folder).claimed(by):
         pass
+
+
+def test_a_claimed_folder_is_refused_to_another_and_free_afterwards(tmp_path):
+    with StateFolder(tmp_path).claimed("companion"):
+        with pytest.raises(TiekdError, match=rf"another companion \(process {os.getpid()}\)"):
+            claim(tmp_path)
+        claim(tmp_path, "other")
+    claim(tmp_path)
 
 
 def test_a_folder_is_free_after_its_owner_was_killed(tmp_path):
@@ -112,20 +96,15 @@ with StateFolder(Path({str(tmp_path)!r})).claimed("companion"):
     print("mine", flush=True)
     time.sleep(600)
 """
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    owner = start_python("-c", code)
     try:
-        assert owner.stdout.readline() == b"mine\n"
-        with (
-            pytest.raises(TiekdError, match=f"process {owner.pid}"),
-            StateFolder(tmp_path).claimed("companion"),
-        ):
-            pass
+        assert owner.stdout.readline() == "mine\n"
+        with pytest.raises(TiekdError, match=f"process {owner.pid}"):
+            claim(tmp_path)
     finally:
         owner.kill()
-        owner.wait()
-        owner.stdout.close()
-    with StateFolder(tmp_path).claimed("companion"):
-        pass
+        owner.communicate()
+    claim(tmp_path)
 
 
 def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
@@ -134,9 +113,6 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeyp
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     caplog.set_level(logging.WARNING)
-    used = False
-    with StateFolder(tmp_path).claimed("companion"):
-        used = True
-    assert used
+    claim(tmp_path)
     assert "cannot lock (No locks available)" in caplog.text
     assert "put state_dir on a local disk" in caplog.text

@@ -36,6 +36,7 @@ print("over", flush=True)
 
 def start(folder: Path, **scripts: str) -> subprocess.Popen[str]:
     """Start a supervisor of shell scripts, each of which notes its process ids in a file."""
+    folder.mkdir(exist_ok=True)
     arguments = [f"{name}={script}" for name, script in scripts.items()]
     return start_python("-c", SUPERVISOR, str(folder), *arguments)
 
@@ -57,25 +58,38 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_all_children_end_with_the_supervisor(tmp_path, number):
-    process = start(tmp_path, one="exec sleep 100", two="exec sleep 100")
-    wait_until(lambda: pids(tmp_path, "one") and pids(tmp_path, "two"))
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, errors
-    assert output == "over\n"
-    assert not any(alive(pid) for name in ("one", "two") for pid in pids(tmp_path, name))
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def test_all_children_end_with_the_supervisor_also_where_it_is_killed(tmp_path):
+    numbers = (*ENDING, signal.SIGKILL) if sys.platform == "linux" else ENDING
+    scripts = {"one": "exec sleep 100", "two": "exec sleep 100"}
+    started = {number: start(tmp_path / number.name, **scripts) for number in numbers}
+    for number, process in started.items():
+        folder = tmp_path / number.name
+        wait_until(lambda folder=folder: pids(folder, "one") and pids(folder, "two"))
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+        children = [pid for name in ("one", "two") for pid in pids(folder, name)]
+        if number == signal.SIGKILL:
+            wait_until(lambda children=children: not any(map(alive, children)))
+        else:
+            assert (process.returncode, output) == (0, "over\n"), errors
+            assert not any(map(alive, children))
 
 
 def test_a_child_that_dies_is_started_again_with_growing_waits(tmp_path):
-    process = start(tmp_path, steady="exec sleep 100", broken="exit 3")
-    wait_until(lambda: len(pids(tmp_path, "broken")) == 3)
+    scripts = {"broken": "exit 3", "optional": "exit 1", "steady": "exec sleep 100"}
+    process = start(tmp_path, **scripts)
+    wait_until(lambda: len(pids(tmp_path, "broken")) == len(pids(tmp_path, "optional")) == 3)
+    os.kill(pids(tmp_path, "steady")[0], signal.SIGKILL)
+    wait_until(lambda: len(pids(tmp_path, "steady")) == 2)
     process.send_signal(signal.SIGINT)
     lines = process.communicate(timeout=PATIENCE_S)[0].splitlines()
-    assert lines[0] == "broken ended with code 3; again in 1 s"
-    assert lines[1] == "broken ended with code 3; again in 2 s"
-    assert len(pids(tmp_path, "steady")) == 1
+    for name, code in (("broken", 3), ("optional", 1)):
+        told = [line for line in lines if line.startswith(name)]
+        assert told[:2] == [f"{name} ended with code {code}; again in {s} s" for s in (1, 2)]
+    assert "steady was killed by signal 9; again in 1 s" in lines
 
 
 def test_a_program_that_refuses_to_start_ends_all(tmp_path):
@@ -86,38 +100,14 @@ def test_a_program_that_refuses_to_start_ends_all(tmp_path):
     assert not any(alive(pid) for pid in pids(tmp_path, "steady"))
 
 
-def test_one_that_is_not_required_is_tried_again_with_growing_waits(tmp_path):
-    process = start(tmp_path, steady="exec sleep 100", optional="exit 1")
-    lines = [process.stdout.readline() for _ in range(2)]
-    assert lines[0] == "optional ended with code 1; again in 1 s\n"
-    assert lines[1] == "optional ended with code 1; again in 2 s\n"
-    assert len(pids(tmp_path, "steady")) == 1
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=PATIENCE_S)
-
-
-def test_a_killed_child_is_told_with_its_signal(tmp_path):
-    process = start(tmp_path, one="exec sleep 100")
-    wait_until(lambda: pids(tmp_path, "one"))
-    os.kill(pids(tmp_path, "one")[0], signal.SIGKILL)
-    assert process.stdout.readline() == "one was killed by signal 9; again in 1 s\n"
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=PATIENCE_S)
-
-
-def test_a_child_that_ignores_the_request_is_killed():
+def test_children_are_asked_to_end_and_the_stubborn_killed():
     stubborn = Child(Program("stubborn", ["sh", "-c", "trap '' TERM; echo; while :; do :; done"]))
-    polite = Child(Program("polite", ["sleep", "100"]))
-    stop_children([stubborn, polite], patience_s=0.3)
+    polite, short = Child(Program("polite", ["sleep", "100"])), Child(Program("short", ["true"]))
+    short.process.wait()
+    stop_children([stubborn, polite, short], patience_s=0.3)
     assert polite.ended == "was killed by signal 15"
     assert stubborn.process.poll() is not None
-
-
-def test_stopping_what_has_ended_does_no_harm():
-    child = Child(Program("short", ["true"]))
-    child.process.wait()
-    stop_children([child])
-    assert child.ended == "ended with code 0"
+    assert short.ended == "ended with code 0"
 
 
 def test_a_program_that_does_not_exist_is_refused_by_name_and_the_others_stop():
@@ -127,21 +117,12 @@ def test_a_program_that_does_not_exist_is_refused_by_name_and_the_others_stop():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_output_and_environment_are_the_programs_own(tmp_path):
+def test_output_and_environment_are_the_childs_own_and_our_input_is_not(tmp_path):
     log = tmp_path / "child.log"
-    script = 'echo "$GREETING"; echo fault >&2'
+    script = 'echo "$GREETING"; echo fault >&2; test "$(wc -c)" = 0'
     child = Child(Program("child", ["sh", "-c", script], log, {"GREETING": "hello"}))
-    child.process.wait()
+    assert child.process.wait(PATIENCE_S) == 0
     assert sorted(log.read_text().split()) == ["fault", "hello"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for it")
-def test_children_end_with_a_supervisor_that_is_killed(tmp_path):
-    process = start(tmp_path, one="exec sleep 100", two="exec sleep 100")
-    wait_until(lambda: pids(tmp_path, "one") and pids(tmp_path, "two"))
-    process.kill()
-    process.communicate(timeout=PATIENCE_S)
-    wait_until(lambda: not any(alive(p) for n in ("one", "two") for p in pids(tmp_path, n)))
 
 
 def test_a_program_that_ends_well_is_done_and_so_is_the_supervisor_with_the_last(tmp_path):
@@ -152,18 +133,11 @@ def test_a_program_that_ends_well_is_done_and_so_is_the_supervisor_with_the_last
     assert (len(pids(tmp_path, "quick")), len(pids(tmp_path, "slow"))) == (1, 1)
 
 
-def test_children_do_not_read_our_input(tmp_path):
-    log = tmp_path / "child.log"
-    for where in (log, None):
-        child = Child(Program("child", ["sh", "-c", 'test "$(wc -c)" = 0'], where))
-        assert child.process.wait(PATIENCE_S) == 0
-
-
 ENDED = """
 import sys, time
 from tiekd_ros.core.supervisor import Child, Program, ended_by_signals, stop_children
 with ended_by_signals():
-    child = Child(Program("child", ["sh", "-c", f"echo $$ >> {sys.argv[1]}/child; exec sleep 100"]))
+    child = Child(Program("child", ["sh", "-c", f"echo $$ >> {sys.argv[1]}; exec sleep 100"]))
     try:
         print("begun", flush=True)
         time.sleep(100)
@@ -175,14 +149,15 @@ with ended_by_signals():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_program_in_order_and_a_second_one_does_not_disturb_it(tmp_path, number):
-    process = start_python("-c", ENDED, str(tmp_path))
-    wait_until(lambda: pids(tmp_path, "child"))
-    process.send_signal(number)
-    assert [process.stdout.readline() for _ in range(2)] == ["begun\n", "closing\n"]
-    for again in (signal.SIGINT, signal.SIGTERM):
-        process.send_signal(again)
-    output, errors = process.communicate(timeout=PATIENCE_S)
-    assert (output, errors, process.returncode) == ("closed\n", "interrupted\n", 130)
-    assert not any(alive(pid) for pid in pids(tmp_path, "child"))
+def test_a_signal_ends_a_program_in_order_and_a_second_one_does_not_disturb_it(tmp_path):
+    started = {n: start_python("-c", ENDED, str(tmp_path / n.name)) for n in ENDING}
+    for number, process in started.items():
+        wait_until(lambda name=number.name: pids(tmp_path, name))
+        process.send_signal(number)
+        assert [process.stdout.readline() for _ in range(2)] == ["begun\n", "closing\n"]
+        for again in (signal.SIGINT, signal.SIGTERM):
+            process.send_signal(again)
+    for number, process in started.items():
+        output, errors = process.communicate(timeout=PATIENCE_S)
+        assert (output, errors, process.returncode) == ("closed\n", "interrupted\n", 130)
+        assert not any(alive(pid) for pid in pids(tmp_path, number.name))

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from helpers.children import wait_until
-from helpers.clocks import let_the_clock_jump
-from helpers.proxy import TcpProxy
+from helpers.proxy import TcpProxy, let_the_clock_jump
 from helpers.stores import view
 from helpers.teachers import StubBackend, ramp, serving
 from tiekd_ros.framelog import FrameLogSettings, FrameStore, Labeller, LabellerSettings, Observation

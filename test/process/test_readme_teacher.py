@@ -17,7 +17,6 @@ from helpers.teachers import METRIC, RELATIVE, StubBackend, foreign_server, pict
 from tiekd_ros.core.images import encode_jpeg
 from tiekd_ros.teacher.service import ServiceSettings, TeacherService
 
-SETTINGS = ServiceSettings()
 TOKEN = "0123456789abcdef"
 
 
@@ -63,22 +62,18 @@ def test_it_is_15_lines_of_plain_tritonclient():
     assert "tiekd" not in text.replace("TIEKD_TEACHER_TOKEN", "")
 
 
-def test_it_prints_the_depth_that_a_server_answers(client, image):
-    with serving(StubBackend()) as url:
-        assert re.match(r"64x48: median 3\.0\d m\n", run(client, url, image))
-
-
-def test_it_does_not_call_the_numbers_of_a_relative_teacher_metres(client, image):
-    with serving(StubBackend(identity=RELATIVE)) as url:
-        assert re.match(r"64x48: median 3\.0\d \(no metres\)\n", run(client, url, image))
-
-
-@pytest.mark.parametrize("metric", [True, False])
-def test_it_tells_metres_also_where_only_the_model_says_it_as_with_triton(client, image, metric):
-    service = AnswersSayNothing(StubBackend(identity=METRIC if metric else RELATIVE), SETTINGS)
-    with closing(service), foreign_server(service) as url:
-        said = run(client, url, image)
-    assert re.match(rf"64x48: median 3\.0\d {'m' if metric else '.no metres.'}\n", said)
+def test_it_prints_the_depth_and_whether_it_is_metres_also_where_only_the_model_says_it(
+    client, image
+):
+    for identity, unit in ((METRIC, "m"), (RELATIVE, r"\(no metres\)")):
+        service = AnswersSayNothing(StubBackend(identity=identity), ServiceSettings())
+        with (
+            closing(service),
+            foreign_server(service) as silent,
+            serving(StubBackend(identity=identity)) as url,
+        ):
+            for each in (url, silent):
+                assert re.match(rf"64x48: median 3\.0\d {unit}\n", run(client, each, image))
 
 
 def test_it_shows_the_token_that_the_environment_holds(client, image, tmp_path):

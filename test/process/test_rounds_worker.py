@@ -12,7 +12,7 @@ import pytest
 
 from helpers.children import PATIENCE_S
 from helpers.frames import SIZE, fill_store, small_settings, views
-from helpers.workers import ENDLESS, events_of, start_worker, wait_for_event
+from helpers.rounds import ENDLESS_RUN, events_of, start_worker, wait_for_event
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
@@ -88,7 +88,7 @@ def test_a_damaged_frame_log_ends_with_one_error_line(state):
 
 
 def test_it_ends_with_its_parent_and_leaves_nothing(state):
-    process = start_worker(state, small_settings(train=ENDLESS), "--with-parent")
+    process = start_worker(state, small_settings(train=ENDLESS_RUN), "--with-parent")
     wait_for_event(process, "progress")
     process.stdin.close()
     assert process.wait(PATIENCE_S) == 3
@@ -98,7 +98,7 @@ def test_it_ends_with_its_parent_and_leaves_nothing(state):
 
 
 def test_a_worker_killed_in_mid_training_leaves_everything_whole(state):
-    process = start_worker(state, small_settings(train=ENDLESS))
+    process = start_worker(state, small_settings(train=ENDLESS_RUN))
     wait_for_event(process, "progress")
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=PATIENCE_S)

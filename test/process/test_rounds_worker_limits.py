@@ -12,8 +12,8 @@ import pytest
 
 from helpers.children import PATIENCE_S, wait_until
 from helpers.frames import small_plan, small_settings
-from helpers.workers import (
-    ENDLESS,
+from helpers.rounds import (
+    ENDLESS_RUN,
     events_of,
     start_worker,
     tell_worker,
@@ -31,7 +31,7 @@ FAR_LONGER_THAN_THE_BUDGET_S = 5.0
 @pytest.fixture
 def resting(state):
     """A worker that rests in the middle of an endless training."""
-    process = start_worker(state, small_settings(train=ENDLESS), "--with-parent")
+    process = start_worker(state, small_settings(train=ENDLESS_RUN), "--with-parent")
     wait_for_event(process, "progress")
     tell_worker(process, "pause\n")
     assert wait_for_event(process, "paused")["paused"]
@@ -44,7 +44,7 @@ def resting(state):
 
 @pytest.mark.parametrize("scheduling", POLICIES)
 def test_all_that_computes_gives_way_and_so_does_its_session(state, scheduling):
-    plan = small_plan(train={**ENDLESS, "threads": 2}, resources={"scheduling": scheduling})
+    plan = small_plan(train={**ENDLESS_RUN, "threads": 2}, resources={"scheduling": scheduling})
     policy, niceness = POLICIES[scheduling]
     with spawn_worker(state, plan, 3) as process:
         if scheduling == "batch":  # its computing threads are there
@@ -80,7 +80,7 @@ def test_no_step_is_done_from_pause_to_resume(resting):
 
 
 def test_rests_do_not_count_as_training_time(state):
-    train = {**ENDLESS, "seconds": 0.3}
+    train = {**ENDLESS_RUN, "seconds": 0.3}
     process = start_worker(state, small_settings(train=train), "--with-parent")
     tell_worker(process, "pause\n")  # it rests before its first step
     wait_for_event(process, "paused")

@@ -13,9 +13,8 @@ import yaml
 from helpers.certificates import Certificates
 from helpers.children import PATIENCE_S, Finished, child_environment, wait_until
 from helpers.haproxy import haproxy, haproxy_before
-from helpers.ray_serve import RayServe, free_ports, serve_run
+from helpers.ray_serve import RayServe, assert_labels, free_ports, serve_run, write_recording
 from helpers.readme import program
-from helpers.recordings import assert_labels, write_recording
 from helpers.teachers import picture
 from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient

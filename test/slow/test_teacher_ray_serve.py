@@ -20,9 +20,15 @@ from tritonclient.utils import InferenceServerException
 
 from helpers.attacks import png_of
 from helpers.children import PATIENCE_S, child_environment
-from helpers.ray_serve import RayServe, free_ports, serve_run
+from helpers.ray_serve import (
+    FRAMES,
+    RayServe,
+    assert_labels,
+    free_ports,
+    serve_run,
+    write_recording,
+)
 from helpers.readme import program
-from helpers.recordings import FRAMES, assert_labels, write_recording
 from helpers.teachers import picture
 from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
