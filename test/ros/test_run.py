@@ -13,9 +13,9 @@ from ros_helpers.waiting import wait_for
 from tiekd_ros.core.supervisor import node_command
 
 BREAKING = """
-import sys
+import sys, time
 from rclpy.node import Node
-from tiekd_ros.nodes.common.run import run_nodes
+from tiekd_ros.nodes.common import run
 
 class Each(Node):
     def __init__(self, name):
@@ -29,15 +29,21 @@ class Each(Node):
     def release(self):
         print(self.get_name(), "is released", flush=True)
 
-sys.exit(run_nodes([lambda: Each("one"), lambda: Each("another")], []))
+    def destroy_node(self):
+        time.sleep({closing_s})
+        super().destroy_node()
+
+run._LEAVE_S = 0.5
+sys.exit(run.run_nodes([lambda: Each("one"), lambda: Each("another")], []))
 """
 
 
-@pytest.mark.parametrize("breaks", ["one", "another"])
+@pytest.mark.parametrize(("breaks", "closing_s"), [("one", 0), ("another", 1000)])
 def test_where_one_node_breaks_all_end_and_the_program_says_why(
-    processes: Processes, breaks: str
+    processes: Processes, breaks: str, closing_s: float
 ) -> None:
-    code = BREAKING.format(breaks=breaks)
+    """Also where the middleware does not come to an end, as Fast DDS at times."""
+    code = BREAKING.format(breaks=breaks, closing_s=closing_s)
     program = processes.start("breaking", [sys.executable, "-c", code])
     assert program.wait() == 1, program.output
     assert f"error: {breaks} broke: OSError: disk full" in program.output

@@ -16,12 +16,10 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import rclpy
 from lifecycle_msgs.srv import GetState
@@ -35,6 +33,7 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.facts import COMPANION_NODE, DEPTH_NODE, NodeFacts, RosFacts, namespace_of
 from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.common.run import leave_ros
 from tiekd_ros.nodes.probe.graph import Graph, ReportListener, TopicListener
 
 _DISCOVERY_S = 12.0
@@ -380,24 +379,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1
     _write(dataclasses.asdict(facts))
-    _leave(executor, node)
-
-
-_FAREWELL_S = 2.0
-
-
-def _leave(executor: SingleThreadedExecutor, node: Node) -> NoReturn:
-    """End the process. Fast DDS can take minutes to close a TCP channel on a busy machine."""
-
-    def close() -> None:
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
-
-    closing = threading.Thread(target=close, daemon=True)
-    closing.start()
-    closing.join(_FAREWELL_S)
-    os._exit(0)
+    leave_ros([node], executor)
+    return 0
 
 
 if __name__ == "__main__":
