@@ -37,10 +37,7 @@ K = (60.0, 0.0, 31.5, 0.0, 61.0, 23.5, 0.0, 0.0, 1.0)
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
 
-_CODES = {
-    "bgr8": cv2.COLOR_RGB2BGR,
-    "mono8": cv2.COLOR_RGB2GRAY,
-}
+_CODES = {"bgr8": cv2.COLOR_RGB2BGR, "mono8": cv2.COLOR_RGB2GRAY}
 
 
 def stamp_of(number: int) -> int:
@@ -54,13 +51,12 @@ def header(stamp_ns: int, frame_id: str = "head_camera", types: Any = TYPES) -> 
     return types.types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id, **more)
 
 
-def shown(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+def shown(number: int, width: int = WIDTH) -> np.ndarray:
     """Return picture `number`, sharp enough to be kept and unlike the others."""
     rng = np.random.default_rng(number)
-    noise = rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
-    return cv2.addWeighted(
-        picture(number, width, height), 0.3, noise.repeat(4, 0).repeat(4, 1), 0.7, 0
-    )
+    noise = rng.integers(0, 256, (HEIGHT // 4, width // 4, 3), dtype=np.uint8)
+    large = noise.repeat(4, 0).repeat(4, 1)
+    return cv2.addWeighted(picture(number, width, HEIGHT), 0.3, large, 0.7, 0)
 
 
 def image_fields(pixels: np.ndarray, encoding: str = "rgb8") -> dict[str, Any]:

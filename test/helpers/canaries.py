@@ -89,10 +89,10 @@ def promote_bad(state: StateFolder, after_id: int = KNOWN) -> None:
     promote_watched(state, seeing_student(round=1, status=StudentStatus.ACCEPTED), bad, after_id)
 
 
-def promote_good(state: StateFolder, after_id: int = KNOWN) -> None:
+def promote_good(state: StateFolder) -> None:
     """As `promote_watched`, of a student that is much better than its predecessor."""
     good = seeing_student(round=2, status=StudentStatus.ACCEPTED, parent="000001")
-    promote_watched(state, blind_student(round=1, status=StudentStatus.ACCEPTED), good, after_id)
+    promote_watched(state, blind_student(round=1, status=StudentStatus.ACCEPTED), good)
 
 
 class Tower(OpenState):

@@ -45,7 +45,7 @@ def run_python(*arguments: str) -> Finished:
     )
 
 
-def run_benchmark(name: str, *arguments: str, cwd: Path | None = None) -> Finished:
+def run_benchmark(name: str, *arguments: str) -> Finished:
     """Run a script of benchmarks/ as its users do: its own folder is on the path."""
     environment = child_environment(COLUMNS="160", NO_COLOR="1")
     environment.pop("PYTHONSAFEPATH", None)
@@ -54,7 +54,6 @@ def run_benchmark(name: str, *arguments: str, cwd: Path | None = None) -> Finish
         capture_output=True,
         env=environment,
         text=True,
-        cwd=cwd,
         timeout=5 * PATIENCE_S,
         check=False,
     )

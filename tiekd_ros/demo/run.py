@@ -125,12 +125,12 @@ class DemoPrograms(Closing):
         """Return the log file of a program."""
         return self._logs / f"{name}.log"
 
-    def _wait_for_teacher(self, timeout_s: float = 60.0) -> None:
+    def _wait_for_teacher(self) -> None:
         """Wait until the teacher accepts connections.
 
         No gRPC client: Ctrl-C in the middle of making one leaves noise behind.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             self.check()
             try:
@@ -139,15 +139,15 @@ class DemoPrograms(Closing):
             except OSError:
                 if time.monotonic() > deadline:
                     raise TiekdError(
-                        f"the teacher accepts no connection after {timeout_s:.0f} s; "
+                        f"the teacher accepts no connection after {_START_TIMEOUT_S:.0f} s; "
                         f"see {self.log_of('teacher')}"
                     ) from None
             time.sleep(0.2)
 
 
-def _last_lines(path: Path, count: int = 5) -> str:
+def _last_lines(path: Path) -> str:
     try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
+        return "\n".join(path.read_text(errors="replace").splitlines()[-5:])
     except OSError:
         return ""
 

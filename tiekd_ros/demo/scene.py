@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import TiekdError
@@ -22,11 +22,8 @@ _WORLD_TURN_S = 60.0
 _LEAST_FRAMES = 12
 
 
-class TrueDepth(Protocol):
-    """The true depth of the camera's images."""
-
-    def __call__(self, image: RgbImage, stamp_ns: int) -> DepthMap | None:
-        """Return the depth in metres, None where it is not known for this image."""
+TrueDepth = Callable[[RgbImage, int], DepthMap | None]
+"""Returns the true depth of an image with this stamp (ns), in metres; None where not known."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +39,23 @@ class DemoScene:
     truth: TrueDepth
 
 
-class _BackendDepth:
-    """The answers of a teacher backend in this process, as the truth."""
+def _answers_of(backend: Backend, intrinsics: Intrinsics | None) -> TrueDepth:
+    """Return the answers of a teacher backend in this process, as the truth."""
 
-    def __init__(self, backend: Backend, intrinsics: Intrinsics | None) -> None:
-        self._backend = backend
-        self._intrinsics = intrinsics
-
-    def __call__(self, image: RgbImage, stamp_ns: int) -> DepthMap | None:
-        request = DepthRequest(b"", self._intrinsics, stamp_ns, "camera")
+    def truth(image: RgbImage, stamp_ns: int) -> DepthMap | None:
+        request = DepthRequest(b"", intrinsics, stamp_ns, "camera")
         try:
-            return self._backend.infer(image, request).depth
+            return backend.infer(image, request).depth
         except TiekdError:
             return None
+
+    return truth
 
 
 def synthetic_scene(seed: int) -> DemoScene:
     """Return the procedural world of this seed."""
     settings = WorldSettings(seed=seed, period_s=_WORLD_TURN_S)
-    truth = _BackendDepth(SyntheticBackend(settings), IndoorWorld.default_intrinsics(*_SIZE))
+    truth = _answers_of(SyntheticBackend(settings), IndoorWorld.default_intrinsics(*_SIZE))
     camera = {
         "source": "synthetic",
         "seed": seed,
@@ -86,7 +81,7 @@ def folder_scene(path: Path) -> DemoScene:
             "on some and to judge by others"
         )
     rate = min(10.0, max(3.0, len(folder) / 10.0))  # small folders: a loop of about ten seconds
-    truth = _BackendDepth(RecordedBackend(path), folder.intrinsics)
+    truth = _answers_of(RecordedBackend(path), folder.intrinsics)
     camera = {"source": str(path.absolute()), "rate_hz": rate, "loop": True}
     teacher = ["--backend", "recorded", "--frames", str(path.absolute())]
     title = f"{len(folder)} recorded frames of {path.name}"
