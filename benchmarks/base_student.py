@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_options(argv: list[str] | None) -> argparse.Namespace:
-    made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    kind = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
     commands = made.add_subparsers(required=True)
 
     def command(name: str, act: Any, threads: int, text: str) -> argparse.ArgumentParser:
@@ -85,8 +87,8 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of weights and draws [0]")
     add = command("compare", compare, 2, "training from the base against from nothing").add_argument
     add("--frames", type=Path, required=True, help="RGB-D folder")
-    add("--iterations", type=int, default=200, help="steps of each [200]")
-    add("--seeds", type=int, default=3, help="runs of each start [3]")
+    add("--iterations", type=int, help="steps of each [200; quick: 50]")
+    add("--seeds", type=int, help="runs of each start [3; quick: 1]")
     add("--pixels", type=int, default=38_000, help="input size [38000]")
     add("--split", choices=SPLITS, default=SPLITS[0], help="what is held out")
     add("--starts", nargs="+", choices=STARTS, default=STARTS, help="[both]")
@@ -99,7 +101,6 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def make_base(options: argparse.Namespace) -> int:
-    """Render, train, write the student."""
     names = ("minutes", "worlds", "views", "seed", "output", "rate")
     cache = options.cache or options.output / "views"
     make(Recipe(cache=cache, **{name: getattr(options, name) for name in names}), _say)
@@ -109,9 +110,10 @@ def make_base(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace) -> int:
     """Train from each start with each seed; print held-out errors, means and ratios."""
     report = Report("base_student", options)
+    options.iterations = options.iterations or (50 if options.quick else 200)
+    options.seeds = options.seeds or (1 if options.quick else 3)
     train, held_out, settings = load(options)
-    changed = dict(word.split("=", 1) for word in options.train)
-    plan = {name: _value(text) for name, text in changed.items()}
+    plan = {name: _value(text) for name, text in (word.split("=", 1) for word in options.train)}
     asked = {
         "frames": options.frames.name,
         "split": options.split,
@@ -208,11 +210,16 @@ def train_once(
     """
     torch.manual_seed(plan["seed"])
     loss = LossSettings()
-    from_start = StudentSettings.from_mapping({**settings.as_dict(), "start": start})
+    from_start = replace(settings, start=start)
     height, width = train[0].depth.shape
     size = first_input_size(height, width, from_start)
     student = first_student(train, size, from_start, loss.target_width)
-    before = mean_errors(student_predictor(TorchRuntime(student)), held_out, student.card.bins)
+
+    def errors() -> dict[str, float]:
+        predictor = student_predictor(TorchRuntime(student))
+        return errors_of(mean_errors(predictor, held_out, student.card.bins))
+
+    before = errors()
     trainer = Trainer(
         student.network,
         train,
@@ -222,29 +229,24 @@ def train_once(
         has_parent=start == BASE_START,
     )
     trainer.run(lambda progress: None)
-    after = mean_errors(student_predictor(TorchRuntime(student)), held_out, student.card.bins)
-    return {**errors_of(after), "before": errors_of(before)}
+    return {**errors(), "before": before}
 
 
 def errors_of(metrics: DepthMetrics) -> dict[str, float]:
     return {name: round(getattr(metrics, name), 4) for name in ("abs_rel", "rmse", "a1", "silog")}
 
 
-def untrained_errors(frames: Path, focal_px: float | None, pixels: int) -> dict[str, Any]:
-    """Return the base's errors on real frames as it ships, as they are and up to scale.
+def evaluate(options: argparse.Namespace) -> int:
+    """Print the base's errors on real frames as it ships, as they are and up to scale.
 
     Up to scale: prediction multiplied by median(truth) / median(prediction) of the image. Beside
     it stands what a constant would have: each image's median depth.
-
-    Args:
-        frames: RGB-D folder.
-        focal_px: focal length in pixels of the images; None: the folder's own.
-        pixels: input size.
     """
-    folder = RgbdFolder(frames)
+    report = Report("base_student", options)
+    folder = RgbdFolder(options.frames)
     width, height = folder.image_size
-    size = first_input_size(height, width, StudentSettings(pixels=pixels))
-    focal = focal_px or (folder.intrinsics.fx * folder.intrinsics.fy) ** 0.5
+    size = first_input_size(height, width, StudentSettings(pixels=options.pixels))
+    focal = options.focal or (folder.intrinsics.fx * folder.intrinsics.fy) ** 0.5
     focal *= (size.width * size.height / (width * height)) ** 0.5
     bins = DepthBins(count=257, min_depth_m=0.1, max_depth_m=20.0)
     card = StudentCard(bins=bins, input_size=size)
@@ -258,17 +260,8 @@ def untrained_errors(frames: Path, focal_px: float | None, pixels: int) -> dict[
         scaled = found * np.float32(median / float(np.median(found[known])))
         flat = np.full_like(truth, median)
         for name, answer in zip(each, (found, scaled, flat), strict=True):
-            metrics = depth_metrics(answer, truth, bins.min_depth_m, bins.max_depth_m)
-            assert metrics is not None
-            each[name].append(metrics)
-    return {name: errors_of(mean_metrics(metrics)) for name, metrics in each.items()}
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    """Print the errors of the base as it ships."""
-    report = Report("base_student", options)
-    found = untrained_errors(options.frames, options.focal, options.pixels)
-    rows = [{"depth": name, **errors} for name, errors in found.items()]
+            each[name].append(depth_metrics(answer, truth, bins.min_depth_m, bins.max_depth_m))
+    rows = [{"depth": name, **errors_of(mean_metrics(own))} for name, own in each.items()]
     report.table("evaluate", f"The base student on {options.frames.name}, untrained", rows)
     return report.finish()
 

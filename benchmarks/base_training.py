@@ -11,7 +11,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -47,7 +47,7 @@ FIRST_SHARES, LAST_SHARES = (0.7, 0.25, 0.05), (0.15, 0.55, 0.3)
 AUGMENT = AugmentSettings(flip=0.5, zoom=1.25, brightness=0.2, gamma=0.2, colour=0.1)
 LOSS = LossSettings()
 
-HELD_OUT_WORLDS, HELD_OUT_VIEWS = 12, 8
+HELD_OUT_SEEDS, HELD_OUT_VIEWS = range(HELD_OUT_SEEDS_FROM, HELD_OUT_SEEDS_FROM + 12), 8
 FEWEST_WORLDS = 12  # training starts when so many are there
 WARM_UP = 0.04
 AVERAGE = 0.998  # of the weights, a step: about the last 500 steps
@@ -66,23 +66,17 @@ class StoredView:
     depth: npt.NDArray[np.float16]
     intrinsics: Intrinsics
 
-    def canonical(self, size: InputSize, canonical: InputSize, focal_px: float) -> Sample:
+    def canonical(self, size: InputSize) -> Sample:
         """Return the view at a network's size, depth as the canonical camera would have it.
 
         What a lens of focal length f shows at depth z looks, pixel by pixel, like what one of
         f_c shows at z f_c / f. Depth is multiplied by f_c / f, so one network serves all
         lenses. Lenses are compared at the canonical size: resolution changes no depth.
-
-        Args:
-            size: of the sample.
-            canonical: the canonical camera's image size.
-            focal_px: its focal length.
         """
         fitted = fit_sample(self.image, self.depth.astype(np.float32), self.intrinsics, size)
-        assert fitted.intrinsics is not None
-        shrunk = (canonical.height * canonical.width / (size.height * size.width)) ** 0.5
+        shrunk = (SIZE.height * SIZE.width / (size.height * size.width)) ** 0.5
         focal = (fitted.intrinsics.fx * fitted.intrinsics.fy) ** 0.5 * shrunk
-        return Sample(fitted.image, fitted.depth * np.float32(focal_px / focal), fitted.intrinsics)
+        return replace(fitted, depth=fitted.depth * np.float32(CANONICAL_FOCAL_PX / focal))
 
 
 def world_file(folder: Path, seed: int) -> Path:
@@ -90,7 +84,7 @@ def world_file(folder: Path, seed: int) -> Path:
     return folder / f"world_{seed:06d}.npz"
 
 
-def render_worlds(folder: Path, seeds: list[int], views: int) -> None:
+def render_worlds(folder: Path, seeds: Sequence[int], views: int) -> None:
     """Render what is missing; files appear whole."""
     for seed in seeds:
         path = world_file(folder, seed)
@@ -133,16 +127,15 @@ class Recipe:
     weight_decay: float = 0.02
 
     @property
-    def seeds(self) -> list[int]:
+    def seeds(self) -> range:
         """World seeds to train on."""
-        return [TRAINING_SEEDS_FROM + i for i in range(self.worlds)]
+        return range(TRAINING_SEEDS_FROM, TRAINING_SEEDS_FROM + self.worlds)
 
 
-def render_all(cache: Path, seeds: list[int], views: int) -> None:
+def render_all(cache: Path, seeds: range, views: int) -> None:
     """Render the held-out worlds, then the training worlds: the body of a process of its own."""
     cv2.setNumThreads(1)
-    held = [HELD_OUT_SEEDS_FROM + i for i in range(HELD_OUT_WORLDS)]
-    render_worlds(cache, held, HELD_OUT_VIEWS)
+    render_worlds(cache, HELD_OUT_SEEDS, HELD_OUT_VIEWS)
     render_worlds(cache, seeds, views)
 
 
@@ -197,7 +190,8 @@ class _Run:
         self._rng = np.random.default_rng(recipe.seed)
         self._pool = _Pool(recipe, is_rendering)
         self._pool.wait_for(min(FEWEST_WORLDS, recipe.worlds))
-        self._held_out = _held_out(recipe.cache)
+        paths = [world_file(recipe.cache, seed) for seed in HELD_OUT_SEEDS]
+        self._held_out = [view.canonical(SIZE) for path in paths for view in load_world(path)]
         card = StudentCard(bins=BINS, input_size=SIZE, target=LOSS.target_width)
         self._network = build_network(card.architecture, BINS)
         to_channels_last(self._network)
@@ -259,13 +253,11 @@ class _Run:
         shares = (1 - done) * np.array(FIRST_SHARES) + done * np.array(LAST_SHARES)
         size, batch = SIZES[int(self._rng.choice(len(SIZES), p=shares))]
         chosen = self._rng.integers(len(self._pool.views), size=batch)
-        samples = [
-            augment(
-                self._pool.views[i].canonical(size, SIZE, CANONICAL_FOCAL_PX), AUGMENT, self._rng
-            )
-            for i in chosen
-        ]
-        return _tensors(samples)
+        views = [self._pool.views[i].canonical(size) for i in chosen]
+        samples = [augment(view, AUGMENT, self._rng) for view in views]
+        images = torch.from_numpy(np.stack([s.image for s in samples]))
+        depth = torch.from_numpy(np.stack([s.depth for s in samples]))
+        return normalise(images), cell_depth(depth[:, None], FastStudent.output_scale)
 
     def _start_from_histogram(self) -> None:
         depth = np.concatenate([self._draw(0.5)[1].numpy().ravel() for _ in range(30)])
@@ -337,15 +329,3 @@ def score(student: Student, held_out: list[Sample]) -> dict[str, Any]:
         "held_out_worlds": {n: round(getattr(found, n), 4) for n in names},
         "best_constant": {n: round(getattr(constant, n), 4) for n in names},
     }
-
-
-def _held_out(cache: Path) -> list[Sample]:
-    paths = [world_file(cache, HELD_OUT_SEEDS_FROM + i) for i in range(HELD_OUT_WORLDS)]
-    views = [view for path in paths for view in load_world(path)]
-    return [view.canonical(SIZE, SIZE, CANONICAL_FOCAL_PX) for view in views]
-
-
-def _tensors(samples: list[Sample]) -> tuple[Tensor, Tensor]:
-    images = torch.from_numpy(np.stack([s.image for s in samples]))
-    depth = torch.from_numpy(np.stack([s.depth for s in samples]))
-    return normalise(images), cell_depth(depth[:, None], FastStudent.output_scale)

@@ -152,8 +152,7 @@ def _export(size: tuple[int, int]) -> bytes:
             self.network = build_network()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            depth: torch.Tensor = self.network(x).predicted_depth
-            return depth
+            return self.network(x).predicted_depth
 
     file = io.BytesIO()
     options: dict[str, Any] = {"input_names": ["x"], "opset_version": 17, "dynamo": False}

@@ -160,10 +160,11 @@ def draw_bins() -> plt.Figure:
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the figures of docs/method.md.")
+def main(argv: list[str] | None = None) -> None:
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
     parser.add_argument("--output", type=Path, default=Path("docs/method"))
-    folder = parser.parse_args().output
+    folder = parser.parse_args(argv).output
     folder.mkdir(parents=True, exist_ok=True)
     for draw in (draw_shape, draw_bias, draw_sigma, draw_ssim, draw_masks, draw_bins):
         figure, path = draw(), folder / f"{draw.__name__.removeprefix('draw_')}.png"

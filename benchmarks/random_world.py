@@ -85,16 +85,14 @@ def _swapped_palette(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Return a 3x3 colour matrix whose rows sum to 1, part of the way to swapped channels."""
     swapped = np.eye(3)[rng.permutation(3)]
     share = rng.uniform(0.2, 1.0)
-    mixed: npt.NDArray[np.float64] = share * swapped + (1 - share) * np.eye(3)
-    return mixed
+    return share * swapped + (1 - share) * np.eye(3)
 
 
 def _vignette(shape: tuple[int, ...], rng: np.random.Generator) -> Reals:
     height, width = shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     off = np.hypot(x - width / 2, y - height / 2) / np.float32(np.hypot(width, height) / 2)
-    falloff: Reals = 1 - np.float32(rng.uniform(0.05, 0.5)) * off * off
-    return falloff
+    return 1 - np.float32(rng.uniform(0.05, 0.5)) * off * off
 
 
 def _blurred(image: Reals, rng: np.random.Generator) -> Reals:
@@ -102,8 +100,7 @@ def _blurred(image: Reals, rng: np.random.Generator) -> Reals:
     scale = image.shape[1] / 320
     if rng.random() < 0.5:
         sigma = float(rng.uniform(0.3, 1.6)) * scale
-        blurred: Reals = cv2.GaussianBlur(image, (0, 0), max(sigma, 0.2))
-        return blurred
+        return cv2.GaussianBlur(image, (0, 0), max(sigma, 0.2))
     reach = max(1, round(float(rng.uniform(1, 5)) * scale))
     size = 2 * reach + 1
     kernel = np.zeros((size, size), np.float32)
@@ -111,8 +108,7 @@ def _blurred(image: Reals, rng: np.random.Generator) -> Reals:
     shift = reach * np.array([np.cos(angle), np.sin(angle)])
     ends = [tuple((reach + sign * shift).round().astype(int).tolist()) for sign in (-1, 1)]
     cv2.line(kernel, ends[0], ends[1], 1.0)
-    smeared: Reals = cv2.filter2D(image, -1, kernel / kernel.sum())
-    return smeared
+    return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
 def _noisy(image: Reals, rng: np.random.Generator) -> Reals:
@@ -122,15 +118,13 @@ def _noisy(image: Reals, rng: np.random.Generator) -> Reals:
     if rng.random() < 0.5:
         grain = cv2.GaussianBlur(grain, (3, 3), 0.7) * np.float32(2.2)
     strength = read + shot * np.sqrt(np.clip(image, 0, 255))
-    noisy: Reals = image + grain * strength
-    return noisy
+    return image + grain * strength
 
 
 def _compressed(image: RgbImage, rng: np.random.Generator) -> RgbImage:
     quality = int(rng.integers(30, 96))
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded: RgbImage = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
-    return decoded
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
 def scrambled_materials(

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         screen.print(f"{title} {ended} after {outcome.seconds:.0f} s")
     screen.rule("all")
     report.tables |= {o.name: {"seconds": o.seconds, "problem": o.problem} for o in outcomes}
-    report.goals += [goal for outcome in outcomes for goal in named(outcome)]
+    report.goals += [goal for outcome in outcomes for goal in outcome.goals]
     code = report.finish()
     broken = [outcome.name for outcome in outcomes if outcome.problem]
     total = sum(outcome.seconds for outcome in outcomes)
@@ -79,13 +79,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def read_options(argv: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__ or "")
-    made.add_argument(
-        "--only",
-        nargs="+",
-        choices=SCRIPTS["cpu"],
-        default=SCRIPTS["cpu"],
-        help="in this order [all]",
-    )
+    names = SCRIPTS["cpu"]
+    made.add_argument("--only", nargs="+", choices=names, default=names, help="in order [all]")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     made.add_argument("--device", nargs="+", choices=SCRIPTS, default=devices, help="[all here]")
     made.add_argument("--scripts", type=Path, default=Path(__file__).parent, metavar="DIR")
@@ -103,13 +98,15 @@ def run_script(name: str, script: Path, results: Path, *more: str) -> Outcome:
     start = time.monotonic()
     problem = wait_for([sys.executable, script, "--json", results, *more])
     seconds = time.monotonic() - start
-    if problem:
-        return Outcome(name, seconds, problem, [])
+    goals = []
     try:
-        goals = [Goal(**goal) for goal in json.loads(results.read_text())["goals"]]
+        goals = [] if problem else json.loads(results.read_text())["goals"]
+        goals = [Goal(**{**goal, "name": f"{name}: {goal['name']}"}) for goal in goals]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Outcome(name, seconds, f"no results: {type(error).__name__}: {error}", [])
-    return Outcome(name, seconds, "", goals)
+        problem = f"no results: {type(error).__name__}: {error}"
+    if problem:
+        goals = [Goal(f"{name}: all", "-", "-", None, problem)]
+    return Outcome(name, seconds, problem, goals)
 
 
 def wait_for(command: Sequence[str | Path]) -> str:
@@ -136,13 +133,6 @@ def stop(child: subprocess.Popen[bytes]) -> None:
             time.sleep(0.05)
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-
-
-def named(outcome: Outcome) -> list[Goal]:
-    """Return a script's goals with its name, or a line that says that there are none."""
-    if outcome.problem:
-        return [Goal(f"{outcome.name}: all", "-", "-", None, outcome.problem)]
-    return [goal._replace(name=f"{outcome.name}: {goal.name}") for goal in outcome.goals]
 
 
 if __name__ == "__main__":

@@ -76,8 +76,7 @@ def measure_overhead(report: Report, repeats: int) -> None:
     identity = TeacherIdentity("overhead", "1", metric=True)
 
     def written() -> bytes:
-        message: bytes = write_answer(answer, identity).SerializeToString()
-        return message
+        return write_answer(answer, identity).SerializeToString()
 
     message = written()
     request = DepthRequest(image, CAMERA, 1, "camera")

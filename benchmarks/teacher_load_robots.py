@@ -95,13 +95,11 @@ class Server(Remote):
 
     def bare(self, seconds: float, batch: int = 1) -> float | None:
         """Return images a second of the model alone; None where it takes no batches."""
-        rate: float | None = self.call("bare", seconds, batch)
-        return rate
+        return self.call("bare", seconds, batch)
 
     def counts(self) -> dict[str, Any]:
         """Return the answer of `MarkingBackend.counts`."""
-        counts: dict[str, Any] = self.call("counts")
-        return counts
+        return self.call("counts")
 
     def rss_mib(self) -> float:
         return memory_mib("VmRSS", self.process.pid)

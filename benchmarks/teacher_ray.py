@@ -21,16 +21,12 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
-import numpy as np
 from depth_anything import write_checkpoint
 from harness import Goal, Report, Row, cpu_seconds, number, parser, run
 from teacher_load import account_goal, labelled_by
@@ -39,58 +35,37 @@ from teacher_load_robots import Robots, Server
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.supervisor import Child, Program, free_port
 
 TINY = "tiny"
 _START_S, _STOP_S = 240.0, 60.0
 _MODEL = "depth_teacher"
 
 
-class Serving(Protocol):
-    """A server that runs."""
+class RayServer(Closing):
+    """One `serve run` of `teacher_ray_app.py`, in a session of its own."""
 
-    url: str
-
-    def cpu_s(self) -> float:
-        """Return the processor time that it has used, of all its processes."""
-        ...
-
-
-class Pair(NamedTuple):
-    """The same robots on the plain server, twice, and on Ray Serve."""
-
-    plain: list[Row]
-    ray: Row
-
-
-class RayServer:
-    """One `serve run` of the application below, in a session of its own."""
-
-    def __init__(self, model: str, max_batch: int, device: str) -> None:
+    def __init__(self, model: str, *, max_batch: int, device: str) -> None:
         """Start it and wait until its gRPC proxy says that the model is ready."""
         # Short: the paths of Ray's sockets must not be longer than 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))
-        grpc_port, http_port = _free_ports()
-        self.url = f"127.0.0.1:{grpc_port}"
-        asked = {"model": model, "grpc_port": grpc_port, "http_port": http_port}
-        asked |= {"max_batch": max_batch, "device": device}
+        asked = {"model": model, "max_batch": max_batch, "device": device}
+        asked |= {"grpc_port": free_port(), "http_port": free_port()}
+        self.url = f"127.0.0.1:{asked['grpc_port']}"
         path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         given = {"RAY_TMPDIR": str(self._folder), "RAY_USAGE_STATS_ENABLED": "0"}
         given |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}
+        serve = str(Path(sys.executable).with_name("serve"))
+        words = [f"{name}={value}" for name, value in asked.items()]
+        command = [serve, "run", "teacher_ray_app:app", *words]
         self._log = self._folder / "serve.log"
-        with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [
-                    str(Path(sys.executable).with_name("serve")), "run", "teacher_ray_app:app",
-                    *(f"{name}={value}" for name, value in asked.items()),
-                ],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, **given}, cwd=self._folder, start_new_session=True,
-            )  # fmt: skip
+        self._process = Child(Program("Ray Serve", command, self._log, given)).process
         try:
             self._await_ready()
         except BaseException:
-            self._end()
+            self.close()
             raise
 
     def cpu_s(self) -> float:
@@ -101,13 +76,7 @@ class RayServer:
                 seconds += cpu_seconds(process)
         return seconds
 
-    def __enter__(self) -> RayServer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end()
-
-    def _end(self) -> None:
+    def close(self) -> None:
         self._process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_S)
@@ -134,10 +103,10 @@ def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     report = Report("teacher_ray", options)
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [pair for name in options.only for pair in _pairs(name, folder, options)]
-    stretches = [own for pair in pairs for own in (pair.plain[0], pair.ray, pair.plain[1])]
+        turns = [turn for name in options.only for turn in _turns(name, folder, options)]
+    stretches = [stretch for turn in turns for stretch in turn]
     report.table("stretches", "The plain server and Ray Serve, one replica, in turns", stretches)
-    report.goals += [*map(_goal, pairs), account_goal("", stretches)]
+    report.goals += [*(_goal(*turn) for turn in turns), account_goal("", stretches)]
     return report.finish()
 
 
@@ -151,48 +120,34 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     return made.parse_args(argv)
 
 
-def _pairs(name: str, folder: str, options: argparse.Namespace) -> list[Pair]:
+def _turns(name: str, folder: str, options: argparse.Namespace) -> list[tuple[Row, Row, Row]]:
+    """Return, for each number of robots, stretches on the plain server, on Ray Serve, and again."""
     model = f"{WAITING}:20,5"
     if name == TINY:
         write_checkpoint(Path(folder), TINY)
         model = f"huggingface:{folder}"
     runs: list[list[Row]] = []
-    for kind in ("plain", "ray", "plain"):
-        with _serving(kind, model, options) as server:
-            runs.append([_stretch(name, kind, server, n, options.quick) for n in options.robots])
-    return [Pair([before, after], ray) for before, ray, after in zip(*runs, strict=True)]
+    for kind, serve in (("plain", Server), ("ray", RayServer), ("plain", Server)):
+        with serve(model, device=options.device, max_batch=options.max_batch) as server:
+            own = [_stretch(server, robots, options.quick) for robots in options.robots]
+        runs.append([{"teacher": name, "server": kind, **row} for row in own])
+    return list(zip(*runs, strict=True))
 
 
-@contextlib.contextmanager
-def _serving(kind: str, model: str, options: argparse.Namespace) -> Iterator[Serving]:
-    if kind == "ray":
-        with RayServer(model, options.max_batch, options.device) as ray:
-            yield ray
-    else:
-        with Server(model, device=options.device, max_batch=options.max_batch) as server:
-            yield server
-
-
-def _stretch(teacher: str, kind: str, server: Serving, robots: int, quick: bool) -> Row:
-    _robots(server, robots, 1.0).finish()  # every thread and connection has been used once
+def _stretch(server: Server | RayServer, robots: int, quick: bool) -> Row:
+    Robots(server.url, robots, 1.0).finish()  # every thread and connection has been used once
     labelled, batches = _counts(server.url)
     cpu_s = server.cpu_s()
     seconds = 5.0 if quick else 20.0
-    found = labelled_by(_robots(server, robots, seconds).finish(), seconds)
+    found = labelled_by(Robots(server.url, robots, seconds).finish(), seconds)
     cpu_s = server.cpu_s() - cpu_s
     labelled_now, batches_now = _counts(server.url)
     return {
-        "teacher": teacher,
-        "server": kind,
         "robots": robots,
         **found,
         "fill": (labelled_now - labelled) / max(1, batches_now - batches),
         "CPU ms server": 1e3 * cpu_s / max(1, found["labelled"]),
     }
-
-
-def _robots(server: Serving, robots: int, seconds: float) -> Robots:
-    return Robots(server.url, robots, seconds)
 
 
 def _counts(url: str) -> tuple[int, int]:
@@ -202,16 +157,15 @@ def _counts(url: str) -> tuple[int, int]:
     return model.inference_count, model.execution_count
 
 
-def _goal(pair: Pair) -> Goal:
-    plain = [own["images/s"] for own in pair.plain]
-    rate = pair.ray["images/s"]
-    robots = f"{pair.ray['robots']} robot{'s' if pair.ray['robots'] > 1 else ''}"
+def _goal(before: Row, ray: Row, after: Row) -> Goal:
+    first, rate, second = (turn["images/s"] for turn in (before, ray, after))
+    robots = f"{ray['robots']} robot{'s' if ray['robots'] > 1 else ''}"
     return Goal(
-        f"{pair.ray['teacher']}, {robots}: Ray's throughput over the plain server's",
+        f"{ray['teacher']}, {robots}: Ray's throughput over the plain server's",
         "-",
-        f"{rate / float(np.mean(plain)):.2f} x",
+        f"{2 * rate / (first + second):.2f} x",
         None,
-        f"plain {number(plain[0])} and {number(plain[1])}, Ray {number(rate)} images/s",
+        f"plain {number(first)} and {number(second)}, Ray {number(rate)} images/s",
     )
 
 
@@ -223,13 +177,6 @@ def _session(leader: int) -> list[int]:
             if entry.name.isdigit() and os.getsid(int(entry.name)) == leader:
                 found.append(int(entry.name))
     return found
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -32,8 +32,7 @@ from reference.checks import Check, Fixture, FixtureError, failed
 from reference.losses import check_response, check_ssim, check_tiekd, check_width_704
 from reference.metrics import check_image, check_vectors
 from reference.networks import check_key_list, check_student
-from reference.train_step import check_train_step
-from reference.training import check_one_cycle, check_pipeline
+from reference.training import check_one_cycle, check_pipeline, check_train_step
 
 TEXTS = ".md"
 

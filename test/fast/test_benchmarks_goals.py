@@ -8,7 +8,7 @@ import loss
 import pytest
 import student
 from harness import Spread
-from student_cases import DEPTH_ANYTHING, EAGER, ONNXRUNTIME, OURS, PUBLISHED, TORCH, Case
+from student import DEPTH_ANYTHING, EAGER, ONNXRUNTIME, OURS, PUBLISHED, TORCH, Case
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.student.runtimes.base import Prediction, StageTimes
@@ -34,9 +34,8 @@ def rows(**ms: float) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("index", "ms", "is_met"),
-    [
+def test_limits_of_the_student():
+    for index, ms, is_met in (
         (0, {"published": 1200.0}, True),  # 60 x torch
         (0, {"published": 1199.0}, False),
         (2, {"anything": 300.0}, True),  # 15 x torch
@@ -45,12 +44,10 @@ def rows(**ms: float) -> list[dict[str, object]]:
         (4, {"onnx": 10.1}, False),
         (5, {"torch": 60.0, "onnx": 30.0}, True),
         (5, {"torch": 60.0, "onnx": 30.1}, False),
-    ],
-)
-def test_limits_of_the_student(index, ms, is_met):
-    goals = student.judge(rows(**ms), 2)
-    assert len(goals) == 6
-    assert goals[index].met is is_met
+    ):
+        goals = student.judge(rows(**ms), 2)
+        assert len(goals) == 6
+        assert goals[index].met is is_met
 
 
 def test_without_a_row_or_with_other_threads_there_is_no_verdict():
@@ -98,39 +95,25 @@ def test_limits_of_the_loss():
     assert loss.times_faster({way: spread(value) for way, value in ms.items()}) == 3.0
 
 
-def latency(p95: float = 10.0, dropped: int = 0, gap: float = 100.0):
-    from node_bench import Latency
-
-    return Latency(p95, p95, p95, 100, dropped, gap)
-
-
-def test_the_node_may_add_two_milliseconds_or_a_share():
+def test_limits_of_the_node():
     pytest.importorskip("rclpy")
     import node
+    from node_bench import Latency
 
-    for bare, delay, is_met in (
+    def latency(p95: float = 10.0, dropped: int = 0, gap: float = 100.0) -> Latency:
+        return Latency(p95, p95, p95, 100, dropped, gap)
+
+    for bare, delay, is_met in (  # two milliseconds, or a share
         (10.0, 12.0, True), (10.0, 12.1, False), (40.0, 46.0, True), (40.0, 46.1, False)
     ):  # fmt: skip
         ms = spread(bare)
         found = node.Idle("torch", latency(), spread(delay), spread(1.0), 11.0, ms, ms, {})
         assert node.overhead_goal("480x640", found).met is is_met
-
-
-def test_limits_while_swapping():
-    pytest.importorskip("rclpy")
-    import node
-
     for dropped, gap, verdicts in (
         (0, 200.0, [True, True]), (1, 200.0, [False, True]), (0, 200.1, [True, False])
     ):  # fmt: skip
         found = node.Swapping(10.0, latency(), latency(dropped=dropped, gap=gap), 100, 9.0)
         assert [goal.met for goal in node.swap_goals(found)] == verdicts
-
-
-def test_limits_while_training():
-    pytest.importorskip("rclpy")
-    import node
-
     cpu, cuda = "torch, cpu, 1 thread", "torch, cuda:0, CUDA graph, half precision"
     for runtime, before, after, p95, is_met in (
         (cpu, 8.0, 8.0, 10.0, True),  # 1.25 x

@@ -45,20 +45,6 @@ def run_python(*arguments: str) -> Finished:
     )
 
 
-def run_benchmark(name: str, *arguments: str) -> Finished:
-    """Run a script of benchmarks/ as its users do: its own folder is on the path."""
-    environment = child_environment(COLUMNS="160", NO_COLOR="1")
-    environment.pop("PYTHONSAFEPATH", None)
-    return subprocess.run(
-        [sys.executable, str(TESTS.parent / "benchmarks" / name), *arguments],
-        capture_output=True,
-        env=environment,
-        text=True,
-        timeout=5 * PATIENCE_S,
-        check=False,
-    )
-
-
 def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     """Wait until the condition holds; an AssertionError where it does not in time."""
     deadline = time.monotonic() + timeout_s

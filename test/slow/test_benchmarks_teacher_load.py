@@ -22,17 +22,27 @@ def run_robots(url: str, robots: int = ROBOTS) -> list[dict[str, object]]:
     return Robots(url, robots, SECONDS, processes=1).finish().robots
 
 
-def test_robots_account_for_every_frame():
-    backend = models.marking(models.WaitingBackend(1.0, 1.0))
+def test_robots_account_for_every_frame_of_the_size_that_a_companion_asks_for():
+    sides = set()
+
+    class Noting(models.MarkingBatchBackend):
+        def infer_batch(self, images, requests) -> list[DepthAnswer]:
+            sides.update(request.max_depth_side for request in requests)
+            return super().infer_batch(images, requests)
+
+    backend = Noting(models.WaitingBackend(1.0, 1.0))
     with serving(backend, max_batch=4) as url:
-        robots = run_robots(url)
-    assert len(robots) == ROBOTS
-    for robot in robots:
-        assert robot["labelled"] == robot["frames"] == len(robot["labels"]) > 4
+        done = Robots(url, 5, SECONDS, processes=2).finish()
+    assert [robot["number"] for robot in done.robots] == [0, 1, 2, 3, 4]
+    for robot in done.robots:  # what waits at the end is labelled too
+        assert robot["labelled"] == robot["frames"] == len(robot["labels"]) >= 4
         assert (robot["lost"], robot["twice"], robot["foreign"]) == (0, 0, 0)
+    account = labelled_by(done, SECONDS)
+    assert account_goal("", [account]).met
+    # Two robots with the same marks would count as one frame labelled again.
     counts = backend.counts()
-    assert counts["labelled"] == sum(robot["frames"] for robot in robots)
-    assert counts["again"] == 0
+    assert (counts["labelled"], counts["again"]) == (account["frames"], 0)
+    assert sides == {LabellerSettings().max_side}
 
 
 def test_robots_notice_a_server_that_mixes_up_its_answers():
@@ -60,32 +70,6 @@ def test_a_retried_frames_time_begins_with_its_first_request():
         robots = run_robots(url, robots=1)
     # The labeller's first wait is half a second at least, and the label itself takes little.
     assert max(ms for _, ms in robots[0]["labels"]) > 500
-
-
-def test_robots_ask_for_labels_of_the_size_that_a_companion_asks_for():
-    sides = set()
-
-    class Noting(models.MarkingBatchBackend):
-        def infer_batch(self, images, requests) -> list[DepthAnswer]:
-            sides.update(request.max_depth_side for request in requests)
-            return super().infer_batch(images, requests)
-
-    with serving(Noting(models.WaitingBackend(1.0, 1.0)), max_batch=4) as url:
-        run_robots(url, robots=1)
-    assert sides == {LabellerSettings().max_side}
-
-
-def test_robots_of_several_processes_give_one_account():
-    backend = models.marking(models.WaitingBackend(1.0, 1.0))
-    with serving(backend, max_batch=4) as url:
-        done = Robots(url, 5, SECONDS, processes=2).finish()
-    account = labelled_by(done, SECONDS)
-    assert [robot["number"] for robot in done.robots] == [0, 1, 2, 3, 4]
-    assert min(robot["labelled"] for robot in done.robots) >= 4  # what waits is labelled too
-    assert account_goal("", [account]).met
-    # Two robots with the same marks would count as one frame labelled again.
-    counts = backend.counts()
-    assert (counts["labelled"], counts["again"]) == (account["frames"], 0)
 
 
 def test_where_a_process_of_the_robots_breaks_the_others_end():
