@@ -11,8 +11,7 @@ from typing import Any
 from teacher_load_models import marking, open_model
 
 from tiekd_ros.core.settings import setting
-from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.backends import BackendSettings
+from tiekd_ros.teacher.backend import Backend, BackendSettings
 from tiekd_ros.teacher.ray_app import RayOptions, RayPlan, build
 from tiekd_ros.teacher.settings import ServiceSettings
 

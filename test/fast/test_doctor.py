@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from helpers.frames import filled_state
 from helpers.ros_facts import SILENT, ros_facts, worst
 from helpers.students import small_student
-from helpers.teachers import RELATIVE, StubBackend, free_port, serving
+from helpers.teachers import RELATIVE, StubBackend, serving
 from tiekd_ros.cli.doctor import Examination, _show, diagnose
 from tiekd_ros.cli.doctor_facts import (
     DoctorFacts,
@@ -25,6 +25,7 @@ from tiekd_ros.cli.doctor_facts import (
 )
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.diagnosis.facts import ERROR, UNREACHABLE, WARN, DeviceFacts, RosFacts, TeacherFacts
 from tiekd_ros.diagnosis.machine import check_state

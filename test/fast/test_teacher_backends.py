@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from helpers.depth_data import write_rgbd
-from helpers.onnx_teachers import Brightness, export, grey_picture
+from helpers.onnx_teachers import Brightness, brightness_of, export, grey_picture
+from helpers.ray_serve import FRAMES, assert_labels, write_recording
 from helpers.strangers import refusal
 from helpers.teachers import (
     RELATIVE,
     StubBackend,
+    client_of,
     depth_request,
     picture,
     ramp,
@@ -29,7 +31,7 @@ from tiekd_ros.core.images import decode_image, encode_jpeg, encode_png
 from tiekd_ros.core.settings import setting_info
 from tiekd_ros.datasets import DatasetError, RgbdFolder
 from tiekd_ros.teacher import backend, protocol
-from tiekd_ros.teacher.backend import BackendRefusal, label_all, takes_batches
+from tiekd_ros.teacher.backend import label_all, takes_batches
 from tiekd_ros.teacher.backends import (
     BACKENDS,
     backend_options,
@@ -44,9 +46,8 @@ from tiekd_ros.teacher.backends.network import answer_size, finished
 from tiekd_ros.teacher.backends.onnx import OnnxSettings
 from tiekd_ros.teacher.backends.recorded import RecordedBackend, RecordedSettings
 from tiekd_ros.teacher.backends.synthetic import SyntheticSettings
-from tiekd_ros.teacher.client import ClientSettings, TeacherClient
-from tiekd_ros.teacher.errors import BackendError, TeacherRefusedError
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
+from tiekd_ros.teacher.errors import BackendError, BackendRefusal, TeacherRefusedError
+from tiekd_ros.teacher.protocol import DepthRequest, TeacherIdentity
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 needs_onnx = pytest.mark.skipif(
@@ -89,36 +90,25 @@ def test_images_go_as_one_batch_where_the_backend_takes_them():
     backend = Batching()
     assert takes_batches(backend)
     check(label_all(backend, IMAGES, REQUESTS))
+    check(label_all(backend, IMAGES[:1], REQUESTS[:1]))  # one alone is no batch
     assert backend.sizes == [4]
+    single = StubBackend(lambda image, request: ramp() + request.stamp_ns)
+    assert not takes_batches(single)
+    check(label_all(single, IMAGES, REQUESTS))
 
 
-def test_without_batches_each_image_is_labelled_by_itself():
-    backend = StubBackend(lambda image, request: ramp() + request.stamp_ns)
-    assert not takes_batches(backend)
-    check(label_all(backend, IMAGES, REQUESTS))
+def test_one_bad_image_does_not_spoil_its_neighbours_labels():
+    for error in (RuntimeError("out of memory"), BackendRefusal("not this")):
+        backend = Batching(error, bad_stamp=2)
+        answers = label_all(backend, IMAGES, REQUESTS)
+        check(answers, bad={2})
+        assert answers[2] is error
 
-
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), BackendRefusal("not this")])
-def test_one_bad_image_does_not_spoil_its_neighbours_labels(error):
-    backend = Batching(error, bad_stamp=2)
-    answers = label_all(backend, IMAGES, REQUESTS)
-    check(answers, bad={2})
-    assert answers[2] is error
-
-
-def test_a_batch_of_the_wrong_length_is_not_believed():
     class Short(Batching):
         def infer_batch(self, images, requests):
             return super().infer_batch(images, requests)[1:]
 
     check(label_all(Short(), IMAGES, REQUESTS))
-
-
-def test_a_single_image_is_no_batch():
-    backend = Batching()
-    (answer,) = label_all(backend, IMAGES[:1], REQUESTS[:1])
-    assert isinstance(answer, DepthAnswer)
-    assert backend.sizes == []
 
 
 def test_the_short_form_names_a_backend_and_its_argument():
@@ -134,8 +124,6 @@ def test_the_short_form_names_a_backend_and_its_argument():
         assert type(settings) is settings_of(kind)
         assert getattr(settings, option) == value
 
-
-def test_what_is_said_twice_alike_or_in_parts_is_taken():
     assert read_backend("huggingface:A", {"model": "A"}).model == "A"
     assert read_backend("synthetic", {"seed": 4}).seed == 4
     assert read_backend("huggingface:A", {"dtype": "bfloat16"}).dtype == "bfloat16"
@@ -224,186 +212,115 @@ def test_numbers_that_are_no_depth_become_unknown():
     )
 
 
+# Recorded depth.
+
 HOLOLENS = Path(__file__).resolve().parents[3] / "shared" / "data" / "hololens"
 
 needs_hololens = pytest.mark.skipif(
     not HOLOLENS.is_dir(), reason=f"real frames are not here: {HOLOLENS}"
 )
 
-FP16_RELATIVE_ERROR = 2.0**-11
 
-
-def write_folder(folder: Path, images: list[np.ndarray]) -> Path:
-    """Write images as PNG, each with a depth ramp that its index scales."""
-    for name in ("images", "depth"):
-        (folder / name).mkdir(parents=True)
-    for index, image in enumerate(images):
-        cv2.imwrite(str(folder / "images" / f"{index:03d}.png"), image[..., ::-1])
-        depth = np.nan_to_num(ramp() * (1 + index) * 1000).astype(np.uint16)
-        cv2.imwrite(str(folder / "depth" / f"{index:03d}.png"), depth)
-    (folder / "K.txt").write_text("60 0 31.5\n0 60 23.5\n0 0 1\n")
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_folder(tmp_path / "room", [picture(seed) for seed in range(4)])
+def recorded(folder: Path, *images: np.ndarray) -> RecordedBackend:
+    depths = [np.full(image.shape[:2], 2.0, np.float32) for image in images]
+    return RecordedBackend(write_rgbd(folder, images, depths))
 
 
 def smooth(size, image):
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def test_depth_comes_over_the_wire_for_a_jpeg_of_a_recorded_frame(folder):
+def test_a_recorded_frame_s_depth_comes_over_the_wire_and_an_unknown_image_is_refused(tmp_path):
+    folder = write_recording(tmp_path / "room")
     backend = RecordedSettings(frames=str(folder)).build()
-    with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
-        answer = client.infer(depth_request(picture(2)))
+    assert (backend.identity.version, backend.identity.metric) == (f"room-{FRAMES}", True)
+    with client_of(backend) as client:
+        assert_labels(client)
         assert client.identity() == backend.identity
-    np.testing.assert_allclose(answer.depth, ramp() * 3, rtol=FP16_RELATIVE_ERROR, atol=0.001)
-    assert backend.identity.version == "room-4"
-    assert backend.identity.metric
+        with pytest.raises(TeacherRefusedError, match=f"the most similar of {FRAMES}"):
+            client.infer(depth_request(picture(99)))
+    with pytest.raises(BackendRefusal, match="aspect"):
+        backend.find(smooth((48, 48), picture(0)))
+    with pytest.raises(DatasetError, match="does not exist"):
+        RecordedSettings(frames=str(tmp_path / "nowhere")).build()
 
 
-def test_an_unknown_image_is_refused_over_the_wire(folder):
-    with (
-        serving(RecordedBackend(folder)) as url,
-        TeacherClient(ClientSettings(url=url)) as client,
-        pytest.raises(TeacherRefusedError, match="unknown image: the most similar of 4"),
-    ):
-        client.infer(depth_request(picture(99)))
-
-
-def test_a_frame_is_known_again_after_compression_and_resizing(tmp_path):
+def test_a_frame_is_known_again_after_compression_resizing_and_noise(tmp_path):
     pictures = [picture(seed, 320, 240) for seed in range(4)]
-    backend = RecordedBackend(write_folder(tmp_path / "room", pictures))
+    backend = recorded(tmp_path / "room", *pictures)
     for size in ((320, 240), (160, 120), (640, 480)):
         for quality in (60, 92):
             for seed in range(4):
                 image = decode_image(encode_jpeg(smooth(size, pictures[seed]), quality))
                 assert backend.find(image) == seed
+    noise = np.random.default_rng(1).normal(0, 6, pictures[1].shape)
+    assert backend.find(np.clip(pictures[1] + noise, 0, 255).astype(np.uint8)) == 1
 
 
-def test_a_frame_is_known_again_under_noise(folder):
-    noise = np.random.default_rng(1).normal(0, 6, (48, 64, 3))
-    noisy = np.clip(picture(1) + noise, 0, 255).astype(np.uint8)
-    assert RecordedBackend(folder).find(noisy) == 1
-
-
-def test_a_picture_between_two_recorded_ones_is_refused(tmp_path):
+def test_a_picture_between_two_recorded_ones_is_refused_and_two_alike_are_no_contradiction(
+    tmp_path,
+):
     first, last = picture(0), picture(1)
     slow = [cv2.addWeighted(last, share, first, 1 - share, 0) for share in (0.0, 0.02, 0.04)]
-    backend = RecordedBackend(write_folder(tmp_path / "slow", [slow[0], slow[2]]))
     with pytest.raises(BackendRefusal, match="between"):
-        backend.find(slow[1])
-
-
-def test_two_identical_frames_or_a_single_one_are_no_contradiction(tmp_path):
-    still = write_folder(tmp_path / "still", [picture(0), picture(0), picture(1)])
-    assert RecordedBackend(still).find(picture(0)) in (0, 1)
-    assert RecordedBackend(write_folder(tmp_path / "one", [picture(0)])).find(picture(0)) == 0
-
-
-def test_another_aspect_ratio_is_refused(folder):
-    with pytest.raises(BackendRefusal, match="aspect"):
-        RecordedBackend(folder).find(smooth((48, 48), picture(0)))
-
-
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="does not exist"):
-        RecordedSettings(frames=str(tmp_path / "nowhere")).build()
+        recorded(tmp_path / "slow", slow[0], slow[2]).find(slow[1])
+    assert recorded(tmp_path / "still", first, first, last).find(first) in (0, 1)
+    assert recorded(tmp_path / "one", first).find(first) == 0
 
 
 @needs_hololens
-def test_every_hololens_frame_finds_itself_after_jpeg_80_and_at_half_size():
-    backend = RecordedBackend(HOLOLENS)
-    frames = RgbdFolder(HOLOLENS)
-    for index in range(len(frames)):
-        image = frames.image(index)
-        assert backend.find(decode_image(encode_jpeg(image, 80))) == index
-        half = smooth((image.shape[1] // 2, image.shape[0] // 2), image)
-        assert backend.find(decode_image(encode_jpeg(half, 80))) == index
-
-
-@needs_hololens
-def test_a_hololens_frame_that_was_not_recorded_is_not_taken_for_its_neighbour():
-    backend = RecordedBackend(HOLOLENS)
-    frames = RgbdFolder(HOLOLENS)
+def test_hololens_frames_find_themselves_and_none_is_taken_for_its_neighbour():
+    backend, frames = RecordedBackend(HOLOLENS), RgbdFolder(HOLOLENS)
     known = backend._thumbnails
     for index in range(len(frames)):
+        image = frames.image(index)
+        half = smooth((image.shape[1] // 2, image.shape[0] // 2), image)
+        for each in (image, half):
+            assert backend.find(decode_image(encode_jpeg(each, 80))) == index
         backend._thumbnails = known.copy()
         backend._thumbnails[index] = -1000.0
         with pytest.raises(BackendRefusal, match="unknown image"):
-            backend.find(frames.image(index))
-
-
-@needs_hololens
-def test_hololens_depth_comes_over_the_wire():
-    frames = RgbdFolder(HOLOLENS)
-    with (
-        serving(RecordedBackend(HOLOLENS), depth_type="FP32") as url,
-        TeacherClient(ClientSettings(url=url)) as client,
-    ):
+            backend.find(image)
+        backend._thumbnails = known
+    with client_of(backend, depth_type="FP32") as client:
         data = encode_jpeg(frames.image(20), 85)
         answer = client.infer(DepthRequest(data, frames.intrinsics, 0, "camera"))
     np.testing.assert_array_equal(answer.depth, frames.depth(20))
 
 
+# The synthetic world.
+
 SEED = 3
-
 WIDTH, HEIGHT = 160, 120
-
 STAMP_NS = 1_790_000_012_345_678_901  # today's epoch: nanoseconds must survive the way
-
 INTRINSICS = IndoorWorld.default_intrinsics(WIDTH, HEIGHT)
 
 
-@pytest.fixture(scope="module")
-def world():
-    return IndoorWorld(WorldSettings(seed=SEED))
+def test_depth_is_the_world_s_own_and_another_picture_is_refused():
+    world, other = (IndoorWorld(WorldSettings(seed=seed)) for seed in (SEED, SEED + 1))
 
+    def asked(image, intrinsics=None, quality=92):
+        data = encode_jpeg(image, quality)
+        return client.infer(DepthRequest(data, intrinsics, STAMP_NS, "camera")).depth
 
-@pytest.fixture(scope="module")
-def client():
-    backend = SyntheticSettings(seed=SEED).build()
-    with (
-        serving(backend, depth_type="FP32") as url,
-        TeacherClient(ClientSettings(url=url)) as client,
-    ):
-        yield client
-
-
-def test_depth_is_the_worlds_own(world, client):
-    view = world.render(STAMP_NS, WIDTH, HEIGHT, INTRINSICS)
-    data = encode_jpeg(view.image, 80)
-    answer = client.infer(DepthRequest(data, INTRINSICS, STAMP_NS, "camera"))
-    np.testing.assert_allclose(answer.depth, view.depth, rtol=1e-4)
-    identity = client.identity()
+    with client_of(SyntheticSettings(seed=SEED).build(), depth_type="FP32") as client:
+        view = world.render(STAMP_NS, WIDTH, HEIGHT, INTRINSICS)
+        np.testing.assert_allclose(asked(view.image, INTRINSICS, 80), view.depth, rtol=1e-4)
+        default = world.render(STAMP_NS, WIDTH, HEIGHT)
+        np.testing.assert_array_equal(asked(default.image), default.depth)
+        later = world.render(STAMP_NS + 5_000_000_000, WIDTH, HEIGHT, INTRINSICS)
+        for image, intrinsics, words in (
+            (later.image, INTRINSICS, r"unknown image.*own stamp"),
+            (other.render(STAMP_NS, WIDTH, HEIGHT).image, None, "same seed"),
+            (np.zeros((1, 5000, 3), np.uint8), None, "no such view"),
+        ):
+            with pytest.raises(TeacherRefusedError, match=words):
+                asked(image, intrinsics)
+        identity = client.identity()
     assert (identity.name, identity.version, identity.metric) == ("synthetic", "seed-3", True)
 
 
-def test_intrinsics_may_be_left_out_where_the_camera_used_the_default(world, client):
-    view = world.render(STAMP_NS, WIDTH, HEIGHT)
-    answer = client.infer(DepthRequest(encode_jpeg(view.image), None, STAMP_NS, "camera"))
-    np.testing.assert_array_equal(answer.depth, view.depth)
-
-
-def test_the_picture_of_another_time_is_refused(world, client):
-    view = world.render(STAMP_NS + 5_000_000_000, WIDTH, HEIGHT, INTRINSICS)
-    with pytest.raises(TeacherRefusedError, match=r"unknown image.*own stamp"):
-        client.infer(DepthRequest(encode_jpeg(view.image), INTRINSICS, STAMP_NS, "camera"))
-
-
-def test_the_picture_of_another_world_is_refused(client):
-    view = IndoorWorld(WorldSettings(seed=SEED + 1)).render(STAMP_NS, WIDTH, HEIGHT)
-    with pytest.raises(TeacherRefusedError, match="same seed"):
-        client.infer(DepthRequest(encode_jpeg(view.image), None, STAMP_NS, "camera"))
-
-
-def test_a_size_that_the_world_cannot_draw_is_refused(client):
-    banner = np.zeros((1, 5000, 3), np.uint8)
-    with pytest.raises(TeacherRefusedError, match="no such view"):
-        client.infer(DepthRequest(encode_jpeg(banner), None, STAMP_NS, "camera"))
-
+# Ensembles.
 
 REQUEST = DepthRequest(b"", None, 0, "")
 
@@ -416,15 +333,14 @@ def asked(*members):
     return EnsembleBackend(members).infer(picture(), REQUEST)
 
 
-def test_the_median_is_answered_and_one_that_is_far_off_does_not_count():
-    answer = asked(flat(2.0), flat(2.2), flat(9.0))
-    np.testing.assert_allclose(answer.depth, 2.2)
-
-
-def test_confidence_is_one_where_all_agree_and_falls_with_the_deviation():
+def test_the_median_is_answered_and_confidence_falls_with_the_deviation():
+    np.testing.assert_allclose(asked(flat(2.0), flat(2.2), flat(9.0)).depth, 2.2)
     np.testing.assert_allclose(asked(flat(3.0), flat(3.0)).confidence, 1.0)
     answer = asked(flat(3.0 * 0.9), flat(3.0), flat(3.0 * 1.1))
     np.testing.assert_allclose(answer.confidence, np.exp(-0.2 / 3 / DISAGREEMENT), rtol=1e-5)
+    small = StubBackend(np.full((24, 32), 4.0, np.float32))  # the first one's resolution counts
+    assert asked(flat(2.0), small).depth.shape == (48, 64)
+    assert asked(small, flat(2.0)).depth.shape == (24, 32)
 
 
 def test_what_few_members_know_is_unknown_and_what_some_know_is_less_certain():
@@ -440,29 +356,18 @@ def test_what_few_members_know_is_unknown_and_what_some_know_is_less_certain():
     np.testing.assert_allclose(answer.confidence[:, 10:], 1.0)
 
 
-def test_members_of_other_resolutions_are_brought_to_the_first_one_s():
-    small = StubBackend(np.full((24, 32), 4.0, np.float32))
-    assert asked(flat(2.0), small).depth.shape == (48, 64)
-    assert asked(small, flat(2.0)).depth.shape == (24, 32)
-
-
-def test_an_image_that_one_refuses_is_refused():
-    with pytest.raises(BackendRefusal, match="never seen"):
-        asked(flat(2.0), StubBackend(BackendRefusal("never seen")))
-
-
-def test_members_must_be_metric():
+def test_members_must_be_metric_and_what_one_refuses_is_refused():
     with pytest.raises(BackendError, match=r"stub is not metric.*--align"):
         EnsembleBackend([flat(2.0), StubBackend(identity=RELATIVE)])
-
-
-def test_another_member_is_another_version():
+    with pytest.raises(BackendRefusal, match="never seen"):
+        asked(flat(2.0), StubBackend(BackendRefusal("never seen")))
     other = StubBackend(identity=TeacherIdentity("stub", "8", metric=True))
-    ensembles = [EnsembleBackend([flat(1.0), member]) for member in (flat(2.0), other)]
-    assert ensembles[0].identity.name == "ensemble(stub+stub)"
-    assert ensembles[0].identity.metric
-    assert ensembles[0].identity.version != ensembles[1].identity.version
-    assert ensembles[0].identity == EnsembleBackend([flat(1.0), flat(2.0)]).identity
+    one, another, same = (
+        EnsembleBackend([flat(1.0), member]).identity for member in (flat(2.0), other, flat(3.0))
+    )
+    assert (one.name, one.metric) == ("ensemble(stub+stub)", True)
+    assert one.version != another.version
+    assert one == same
 
 
 def test_members_get_the_options_of_their_kind_and_their_own_argument():
@@ -476,25 +381,27 @@ def test_members_get_the_options_of_their_kind_and_their_own_argument():
     ]
 
 
-@pytest.mark.parametrize(
-    ("members", "words"),
-    [
+def test_members_that_cannot_be_are_refused_before_any_is_loaded(tmp_path, monkeypatch):
+    def loaded(settings):
+        raise AssertionError("the first member was loaded")
+
+    monkeypatch.setattr(SyntheticSettings, "build", loaded)
+    for members, words in (
         ("", "at least two"),
         ("synthetic:0", "at least two"),
         ("synthetic:0,oracle:1", "'oracle'"),
         ("synthetic:0,onnx", "needs an exported network"),
         ("synthetic:0,ensemble:synthetic:0", "cannot be a member"),
-    ],
-)
-def test_members_that_cannot_be_are_refused(members, words):
-    with pytest.raises(InvalidSettingError, match=words):
-        EnsembleSettings(members=members).build()
+        (f"synthetic:1,onnx:{tmp_path}/gone.onnx", "gone"),
+        ("synthetic:1,recorded:/gone", "gone"),
+        (f"synthetic:1,huggingface:{__file__}", __file__),
+    ):
+        with pytest.raises(TiekdError, match=words):
+            EnsembleSettings(members=members).build()
 
 
 @needs_onnx
 def test_exported_networks_answer_together_over_the_wire(tmp_path):
-    from helpers.onnx_teachers import Brightness, brightness_of, export, grey_picture
-
     card = {"input": {"multiple_of": 16}, "output": {"meaning": "metric"}}
     files = [
         export(tmp_path / f"{name}.onnx", Brightness(1.0, slope), card, open_dimensions=(0, 2, 3))
@@ -503,7 +410,7 @@ def test_exported_networks_answer_together_over_the_wire(tmp_path):
     members = ",".join(f"onnx:{file}" for file in files)
     backend = EnsembleSettings(members=members).build()
     image = grey_picture()
-    with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
+    with client_of(backend) as client:
         answer = client.infer(DepthRequest(encode_png(image), None, 0, ""))
         assert client.identity().name == "ensemble(a+b)"
     truth = 1 + 3 * brightness_of(image)
@@ -523,51 +430,38 @@ def test_a_batch_has_the_same_answers_as_its_images_alone():
         np.testing.assert_array_equal(answer.confidence, alone.confidence)
 
 
-def test_a_mistake_in_the_last_member_does_not_wait_for_the_first_to_load(tmp_path, monkeypatch):
-    def loaded(settings):
-        raise AssertionError("the first member was loaded")
-
-    monkeypatch.setattr(SyntheticSettings, "build", loaded)
-    for wrong in (f"onnx:{tmp_path}/gone.onnx", "recorded:/gone", f"huggingface:{__file__}"):
-        with pytest.raises(TiekdError, match=f"gone|{__file__}"):
-            EnsembleSettings(members=f"synthetic:1,{wrong}").build()
+# Refused by the image's header alone.
 
 
 def beginning(width: int, height: int) -> bytes:
     return encode_png(np.zeros((height, width, 3), np.uint8))[:60]
 
 
-def onnx(folder, **output):
-    card = {"input": {"multiple_of": 16}, "output": {"meaning": "metric", **output}}
-    path = export(folder / "net.onnx", Brightness(), card, open_dimensions=(0, 2, 3))
-    return OnnxSettings(model=str(path), max_input_pixels=640 * 480).build()
-
-
 def refused_undecoded(backend, unfit: bytes, words: str) -> None:
     with serving(backend) as url:
         status, text = refusal(url, unfit)
-        assert (status, words in text) == ("FAILED_PRECONDITION", True), text
+    assert (status, words in text) == ("FAILED_PRECONDITION", True), text
 
 
 @needs_onnx
-@pytest.mark.parametrize("size", [(800, 480), (64, 12)])
-def test_sizes_that_do_not_suit_an_exported_network(tmp_path, size):
-    backend = onnx(tmp_path)
-    refused_undecoded(backend, beginning(*size), "send one of another size")
-    refused_undecoded(EnsembleBackend([StubBackend(), backend]), beginning(*size), "another size")
+def test_images_that_do_not_suit_an_exported_network_are_refused_undecoded(tmp_path):
+    def onnx(**output):
+        card = {"input": {"multiple_of": 16}, "output": {"meaning": "metric", **output}}
+        path = export(tmp_path / "net.onnx", Brightness(), card, open_dimensions=(0, 2, 3))
+        return OnnxSettings(model=str(path), max_input_pixels=640 * 480).build()
+
+    backend = onnx()
+    for size in ((800, 480), (64, 12)):
+        refused_undecoded(backend, beginning(*size), "send one of another size")
+    both = EnsembleBackend([StubBackend(), backend])
+    refused_undecoded(both, beginning(800, 480), "another size")
     with serving(backend) as url:
         assert refusal(url, beginning(64, 48))[0] == "INVALID_ARGUMENT"
+    refused_undecoded(onnx(canonical_focal_px=100.0), beginning(64, 48), "focal length")
 
 
-@needs_onnx
-def test_images_without_the_intrinsics_that_an_exported_network_needs(tmp_path):
-    refused_undecoded(onnx(tmp_path, canonical_focal_px=100.0), beginning(64, 48), "focal length")
-
-
-def test_pictures_of_another_shape_than_the_recorded_ones(tmp_path):
-    image = grey_picture()
-    folder = write_rgbd(tmp_path / "room", [image], [np.ones(image.shape[:2], np.float32)])
-    recorded = RecordedSettings(frames=str(folder)).build()
-    refused_undecoded(recorded, beginning(64, 64), "another aspect ratio")
-    with serving(recorded) as url:
+def test_pictures_of_another_shape_than_the_recorded_ones_are_refused_undecoded(tmp_path):
+    backend = recorded(tmp_path / "room", grey_picture())
+    refused_undecoded(backend, beginning(64, 64), "another aspect ratio")
+    with serving(backend) as url:
         assert refusal(url, beginning(64, 48))[0] == "INVALID_ARGUMENT"

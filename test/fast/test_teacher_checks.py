@@ -20,34 +20,22 @@ def check(depth, confidence=None, size=(64, 48), checks=None):
     check_answer(DepthAnswer(depth, confidence), *size, checks)
 
 
-@pytest.mark.parametrize("size", [(64, 48), (640, 480), (641, 480), (32, 24)])
-def test_depth_of_another_resolution_and_the_same_view_is_believed(size):
-    check(ramp(), size=size)
-
-
-def test_a_portrait_map_for_a_landscape_image_is_not():
-    with pytest.raises(TeacherAnswerError, match="48x64 for an image of 64x48"):
-        check(ramp(48, 64))
-
-
-def test_a_flat_wall_with_real_noise_is_believed():
+def test_depth_of_the_same_view_is_believed_and_what_no_view_has_is_not():
+    for size in ((64, 48), (640, 480), (641, 480), (32, 24)):
+        check(ramp(), size=size)
     noise = np.random.default_rng(0).normal(2.0, 0.005, (48, 64)).astype(np.float32)
-    check(noise)
-
-
-def test_one_negative_pixel_is_enough():
-    depth = ramp()
-    depth[3, 3] = -0.01
-    with pytest.raises(TeacherAnswerError, match=r"-0\.01 m"):
-        check(depth)
-
-
-def test_the_least_known_share_is_a_setting():
-    depth = ramp()
-    depth[:, 8:] = np.nan
-    check(depth)
-    with pytest.raises(TeacherAnswerError, match=r"12\.\d+% of the depth map is known"):
-        check(depth, checks=AnswerChecks(min_known_share=0.5))
+    check(noise)  # a flat wall
+    negative, sparse = ramp(), ramp()
+    negative[3, 3] = -0.01
+    sparse[:, 8:] = np.nan
+    check(sparse)
+    for depth, checks, words in (
+        (ramp(48, 64), None, "48x64 for an image of 64x48"),
+        (negative, None, r"-0\.01 m"),
+        (sparse, AnswerChecks(min_known_share=0.5), r"12\.\d+% of the depth map is known"),
+    ):
+        with pytest.raises(TeacherAnswerError, match=words):
+            check(depth, checks=checks)
 
 
 def test_confidence_has_the_shape_of_its_depth_and_lies_between_0_and_1():
@@ -58,15 +46,12 @@ def test_confidence_has_the_shape_of_its_depth_and_lies_between_0_and_1():
         check(ramp(), np.full((48, 64), 1.5, np.float32))
 
 
-def test_a_depth_of_zero_is_read_as_unknown():
+def test_a_depth_of_zero_is_read_as_unknown_and_beyond_fp16_nothing_is_believed():
     depth = ramp()
     depth[5] = 0
     answer = read_answer(write_answer(DepthAnswer(depth), METRIC, "FP32"))
     assert np.isnan(answer.depth[5]).all()
     assert np.isnan(answer.depth).sum() == 65
-
-
-def test_depth_beyond_fp16_becomes_infinite_and_is_not_believed():
     answer = read_answer(write_answer(DepthAnswer(ramp() * 1e5), METRIC, "FP16"))
     with pytest.raises(TeacherAnswerError, match="inf"):
         check_answer(answer, 64, 48)

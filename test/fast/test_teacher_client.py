@@ -7,15 +7,17 @@ caller what to do, and works again as soon as teacher and network do, without be
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from helpers.children import wait_until
 from helpers.proxy import TcpProxy, let_the_clock_jump
 from helpers.teachers import (
     METRIC,
@@ -24,25 +26,24 @@ from helpers.teachers import (
     StubBackend,
     depth_request,
     foreign_server,
-    free_port,
     infer_patiently,
     picture,
     ramp,
     serving,
 )
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import (
+    BackendRefusal,
     RelativeTeacherError,
     TeacherBusyError,
     TeacherFailedError,
     TeacherRefusedError,
     TeacherUnreachableError,
 )
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.server import TeacherServer
-from tiekd_ros.teacher.settings import ServerSettings
 
 WIDTH, HEIGHT = 320, 240
 MIDDLE = 50_000  # bytes into an answer of 300 kB, far beyond all that goes before it
@@ -94,42 +95,35 @@ def test_a_request_and_its_answer_survive_the_wire():
     assert second.intrinsics is None
 
 
-def test_a_refused_image_carries_the_reason():
+def test_a_refusal_carries_its_reason_and_is_told_from_a_teacher_that_breaks():
     backend = StubBackend(BackendRefusal("never seen this room"))
-    with serving(backend) as url, client_for(url) as client:
+    with serving(backend, max_message_mb=2, max_image_mb=1) as url, client_for(url) as client:
         with pytest.raises(TeacherRefusedError, match="never seen this room"):
-            client.infer(depth_request())
+            client.infer(REQUEST)
         assert len(backend.requests) == 1
         with pytest.raises(TeacherRefusedError):
             client.infer(DepthRequest(b"garbage", None, 0, ""))
-
-
-def test_a_teacher_that_breaks_is_told_apart_from_one_that_refuses_and_goes_on():
-    backend = StubBackend(RuntimeError("CUDA out of memory"))
-    with serving(backend) as url, client_for(url) as client:
+        with pytest.raises(TeacherRefusedError, match="max_message_mb"):
+            client.infer(DepthRequest(bytes(3 << 20), None, 0, ""))
+        backend.answer = RuntimeError("CUDA out of memory")
         with pytest.raises(TeacherFailedError, match="RuntimeError"):
-            client.infer(depth_request())
+            client.infer(REQUEST)
         backend.answer = ramp()
-        assert client.infer(depth_request()).depth.shape == (48, 64)
+        assert client.infer(REQUEST).depth.shape == (48, 64)
 
 
-def test_a_relative_teacher_is_refused_unless_allowed():
-    with serving(StubBackend(identity=RELATIVE)) as url:
-        with client_for(url) as client, pytest.raises(RelativeTeacherError, match="metres"):
-            client.infer(depth_request())
-        with TeacherClient(ClientSettings(url=url), allow_relative=True) as client:
-            assert client.infer(depth_request()).teacher == RELATIVE
-
-
-def test_a_teacher_swapped_for_a_relative_one_is_noticed_at_its_first_answer():
-    backend = StubBackend()
+def test_a_relative_teacher_is_refused_unless_allowed_also_where_it_takes_anothers_place():
+    backend = StubBackend(identity=RELATIVE)
     with serving(backend) as url, client_for(url) as client:
-        client.infer(depth_request())
-        backend.identity = RELATIVE
-        with pytest.raises(RelativeTeacherError):
-            client.infer(depth_request())
+        with pytest.raises(RelativeTeacherError, match="metres"):
+            client.infer(REQUEST)
+        with TeacherClient(ClientSettings(url=url), allow_relative=True) as tolerant:
+            assert tolerant.infer(REQUEST).teacher == RELATIVE
         backend.identity = METRIC
-        assert client.infer(depth_request()).teacher == METRIC
+        assert client.infer(REQUEST).teacher == METRIC
+        backend.identity = RELATIVE  # noticed at its first answer
+        with pytest.raises(RelativeTeacherError):
+            client.infer(REQUEST)
 
 
 def test_no_listener_is_unreachable_and_counts_as_no_answer():
@@ -168,16 +162,6 @@ def test_a_server_without_the_model_or_without_a_name_is_no_metric_teacher():
             pytest.raises(error, match=text),
         ):
             client.infer(depth_request())
-
-
-def test_a_message_over_the_servers_limit_is_a_refusal():
-    noise = np.random.default_rng(0).integers(0, 256, (1600, 2000, 3), dtype=np.uint8)
-    with (
-        serving(StubBackend(), max_message_mb=2, max_image_mb=1) as url,
-        client_for(url) as client,
-        pytest.raises(TeacherRefusedError, match="max_message_mb"),
-    ):
-        client.infer(depth_request(noise))
 
 
 def test_an_address_that_is_not_host_and_port_is_refused():
@@ -220,8 +204,10 @@ def test_silence_meets_the_deadline(proxy):
     with client_for(proxy.url, timeout_s=DEADLINE_S) as client:
         for fault in (proxy.swallow, proxy.swallow, lambda: proxy.stall(MIDDLE)):
             fault()  # before there is a connection, on one, and in the middle of an answer
+            started = time.monotonic()
             with pytest.raises(TeacherUnreachableError, match="DEADLINE_EXCEEDED"):
                 client.infer(REQUEST)
+            assert DEADLINE_S < time.monotonic() - started + 0.01 < PATIENCE_S
             proxy.pass_on()
             assert_label(client)
 
@@ -234,6 +220,35 @@ def test_a_refused_connection_is_out_of_reach_until_there_is_a_listener_again(pr
             client.infer(REQUEST)
         proxy.pass_on()
         assert_label(client)
+        successor = TeacherIdentity("stub", "8", metric=True)
+        with serving(StubBackend(identity=successor)) as url:
+            proxy.refuse()
+            proxy.target_port = port_of(url)
+            proxy.pass_on()
+            with contextlib.suppress(TeacherUnreachableError):
+                client.infer(REQUEST)
+            assert client.identity() == successor
+            assert client.infer(REQUEST).teacher == successor
+
+
+def test_closing_ends_a_pending_call_at_once():
+    backend, errors = SilentBackend(), []
+
+    def ask():
+        with pytest.raises(TeacherUnreachableError) as raised:
+            client.infer(REQUEST)
+        errors.append(str(raised.value))
+
+    with serving(backend) as url:
+        client = client_for(url)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert backend.asked.wait(PATIENCE_S)
+        client.close()
+        asking.join(PATIENCE_S / 2)
+        assert "closed" in errors[0]
+        with pytest.raises(TeacherUnreachableError, match="closed"):
+            client.infer(REQUEST)
 
 
 def test_a_clock_that_jumps_moves_no_deadline(proxy, monkeypatch):
@@ -269,61 +284,51 @@ def test_a_full_queue_is_told_from_a_lost_connection():
         late.infer(REQUEST)
 
 
-def assert_own_labels(labels: dict[int, np.ndarray], count: int) -> None:
-    assert sorted(labels) == list(range(1, 1 + count))
+def answers_slowly(image, request):
+    time.sleep(0.02)
+    return ramp() + request.stamp_ns
+
+
+def assert_own_labels(clients: list[TeacherClient], begin: Callable[[], None] | None = None):
+    """Ask for 5 labels on each client, all at once; `begin` is called in the meantime."""
+
+    def ask(number: int, client: TeacherClient) -> None:
+        for stamp in range(5 * number, 5 * number + 5):
+            labels[stamp] = infer_patiently(client, depth_request(stamp_ns=stamp)).depth
+
+    labels: dict[int, np.ndarray] = {}
+    robots = [threading.Thread(target=ask, args=each) for each in enumerate(clients)]
+    for robot in robots:
+        robot.start()
+    if begin is not None:
+        begin()
+    for robot in robots:
+        robot.join(PATIENCE_S)
+    assert sorted(labels) == list(range(5 * len(clients)))
     for stamp, depth in labels.items():
         np.testing.assert_allclose(depth, ramp() + stamp, rtol=1e-3)
 
 
 def test_a_restart_under_load_gives_each_image_its_own_label_all_the_same():
-    asked = threading.Event()
+    backend = StubBackend(answers_slowly)
+    first, second = TeacherServer(backend), TeacherServer(backend)
 
-    def answer(image, request):
-        asked.set()
-        time.sleep(0.02)
-        return ramp() + request.stamp_ns
+    def restart() -> None:
+        wait_until(lambda: backend.requests)
+        first.stop(0.0)
+        proxy.target_port = second.start()
 
-    first = TeacherServer(StubBackend(answer), ServerSettings())
-    second = TeacherServer(StubBackend(answer), ServerSettings())
-    labels = {}
     with TcpProxy(first.start()) as proxy, client_for(proxy.url) as client:
-
-        def ask(stamps):
-            for stamp in stamps:
-                labels[stamp] = infer_patiently(client, depth_request(stamp_ns=stamp)).depth
-
-        robots = [
-            threading.Thread(target=ask, args=(range(start, start + 5),)) for start in (1, 6, 11)
-        ]
-        for robot in robots:
-            robot.start()
         try:
-            assert asked.wait(PATIENCE_S)
-            first.stop(0.0)
-            proxy.target_port = second.start()
-            for robot in robots:
-                robot.join(PATIENCE_S)
+            assert_own_labels([client] * 3, restart)
         finally:
             first.stop(0.0)
             second.stop(0.0)
-    assert_own_labels(labels, 15)
 
 
 def test_more_robots_than_places_all_get_their_labels():
-    def answer(image, request):
-        time.sleep(0.01)
-        return ramp() + request.stamp_ns
-
-    labels = {}
-
-    def ask(url, stamp):
-        with client_for(url) as client:
-            labels[stamp] = infer_patiently(client, depth_request(stamp_ns=stamp)).depth
-
-    with serving(StubBackend(answer), max_waiting=1) as url:
-        robots = [threading.Thread(target=ask, args=(url, stamp)) for stamp in range(1, 17)]
-        for robot in robots:
-            robot.start()
-        for robot in robots:
-            robot.join(PATIENCE_S)
-    assert_own_labels(labels, 16)
+    with (
+        serving(StubBackend(answers_slowly), max_waiting=1) as url,
+        contextlib.ExitStack() as robots,
+    ):
+        assert_own_labels([robots.enter_context(client_for(url)) for _ in range(8)])

@@ -24,6 +24,7 @@ from helpers.teachers import (
     StubBackend,
     depth_request,
     listening,
+    secret,
     serving,
     serving_expired,
 )
@@ -35,7 +36,7 @@ from tiekd_ros.teacher.errors import (
     TeacherUnreachableError,
     WrongTeacherError,
 )
-from tiekd_ros.teacher.protocol import TeacherIdentity
+from tiekd_ros.teacher.protocol import DepthAnswer, TeacherIdentity
 from tiekd_ros.teacher.tls import read_credentials
 
 TOKEN, OTHER_TOKEN = "0123456789abcdef-robot", "fedcba9876543210-robot"
@@ -52,139 +53,100 @@ def _no_token_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def secret(path: Path, *lines: str) -> str:
-    path.write_text("\n".join(lines) + "\n")
-    path.chmod(0o600)
-    return str(path)
-
-
 def client_for(url: str, **settings) -> TeacherClient:
     return TeacherClient(ClientSettings(url=url, **{"timeout_s": 5.0, **settings}))
+
+
+def ask(url: str, **settings) -> DepthAnswer:
+    with client_for(url, **settings) as client:
+        return client.infer(depth_request())
+
+
+def denied(words: str) -> Any:
+    return pytest.raises(TeacherDeniedError, match=words)
 
 
 def with_tls(certificates: Certificates, **settings: str) -> dict[str, str]:
     return {"tls_cert": str(certificates.cert), "tls_key": str(certificates.key), **settings}
 
 
-def test_a_server_with_tls_is_known_by_its_authority(certificates):
-    with (
-        serving(StubBackend(), **with_tls(certificates)) as url,
-        client_for(url, tls=True, ca=str(certificates.ca)) as client,
-    ):
-        assert client.infer(depth_request()).teacher == METRIC
+@pytest.fixture
+def tls(certificates) -> dict[str, Any]:
+    """Settings of a client that knows the server's authority."""
+    return {"tls": True, "ca": str(certificates.ca)}
 
 
-@pytest.mark.parametrize("authority", ["stranger_ca", ""])
-def test_a_server_whose_authority_is_not_known_is_not_believed(certificates, authority):
-    ca = str(getattr(certificates, authority)) if authority else ""
+def test_a_server_with_tls_is_known_by_its_authority_and_its_name(certificates, tls):
     backend = StubBackend()
-    with (
-        serving(backend, **with_tls(certificates)) as url,
-        client_for(url, tls=True, ca=ca) as client,
-        pytest.raises(TeacherDeniedError, match=r"no TLS connection.*teacher\.ca"),
-    ):
-        client.infer(depth_request())
-    assert backend.requests == []
+    with serving(backend, **with_tls(certificates)) as url:
+        assert ask(url, **tls).teacher == METRIC
+        ask(url, server_name="localhost", **tls)
+        assert len(backend.requests) == 2
+        for wrong in (
+            {"ca": str(certificates.stranger_ca)},
+            {"ca": ""},
+            {"server_name": "workstation"},
+        ):
+            with denied(r"no TLS connection.*teacher\.ca"):
+                ask(url, **{**tls, **wrong})
+    stranger = {
+        "tls_cert": str(certificates.stranger_cert),
+        "tls_key": str(certificates.stranger_key),
+    }
+    with serving(backend, **stranger) as url, denied("authority"):
+        ask(url, **tls)
+    assert len(backend.requests) == 2
 
 
-def test_an_expired_certificate_is_named_and_a_renewed_one_serves_the_same_client(certificates):
+def test_an_expired_certificate_is_named_and_a_renewed_one_serves_the_same_client(
+    certificates, tls
+):
     with (
         serving_expired(certificates.expired_cert, certificates.expired_key) as before,
         serving(StubBackend(), **with_tls(certificates)) as after,
         TcpProxy(int(before.rpartition(":")[2])) as proxy,
-        client_for(proxy.url, tls=True, ca=str(certificates.ca)) as client,
+        client_for(proxy.url, **tls) as client,
     ):
-        with pytest.raises(TeacherDeniedError, match=r"CERTIFICATE_VERIFY_FAILED.*expired"):
+        with denied(r"CERTIFICATE_VERIFY_FAILED.*expired"):
             client.infer(depth_request())
         proxy.target_port = int(after.rpartition(":")[2])
         assert client.infer(depth_request()).teacher == METRIC
 
 
-def test_a_server_with_a_strangers_certificate_gets_no_image(certificates):
-    backend = StubBackend()
-    stranger = {
-        "tls_cert": str(certificates.stranger_cert),
-        "tls_key": str(certificates.stranger_key),
-    }
-    with (
-        serving(backend, **stranger) as url,
-        client_for(url, tls=True, ca=str(certificates.ca)) as client,
-        pytest.raises(TeacherDeniedError, match="authority"),
-    ):
-        client.infer(depth_request())
-    assert backend.requests == []
-
-
-def test_the_name_in_the_certificate_can_be_another_than_the_host(certificates):
+def test_tls_on_one_side_only_gets_no_answer_and_does_no_harm(certificates, tls):
     with serving(StubBackend(), **with_tls(certificates)) as url:
-        tls = {"tls": True, "ca": str(certificates.ca)}
-        with client_for(url, server_name="localhost", **tls) as client:
-            client.infer(depth_request())
-        with (
-            client_for(url, server_name="workstation", **tls) as client,
-            pytest.raises(TeacherDeniedError),
-        ):
-            client.infer(depth_request())
+        with pytest.raises(TeacherUnreachableError, match="without TLS"):
+            ask(url)
+        ask(url, **tls)
+    with serving(StubBackend()) as url, pytest.raises(TeacherUnreachableError, match="TLS"):
+        ask(url, **tls)
 
 
-def test_tls_on_one_side_only_gets_no_answer_and_harms_nobody(certificates):
-    tls = {"tls": True, "ca": str(certificates.ca)}
-    with serving(StubBackend(), **with_tls(certificates)) as url:
-        with client_for(url) as plain, pytest.raises(TeacherUnreachableError, match="without TLS"):
-            plain.infer(depth_request())
-        with client_for(url, **tls) as client:
-            client.infer(depth_request())
-    with (
-        serving(StubBackend()) as url,
-        client_for(url, **tls) as client,
-        pytest.raises(TeacherUnreachableError, match="TLS"),
-    ):
-        client.infer(depth_request())
-
-
-def test_mutual_tls_lets_in_whom_its_authority_knows_and_nobody_else(certificates):
-    mutual = with_tls(certificates, client_ca=str(certificates.ca))
-    tls = {"tls": True, "ca": str(certificates.ca)}
+def test_mutual_tls_lets_in_only_whom_its_authority_knows(certificates, tls):
     own = {"cert": str(certificates.client_cert), "key": str(certificates.client_key)}
     strange = {"cert": str(certificates.stranger_cert), "key": str(certificates.stranger_key)}
     backend = StubBackend()
-    with serving(backend, **mutual) as url:
-        with client_for(url, **tls, **own) as client:
-            client.infer(depth_request())
+    with serving(backend, **with_tls(certificates, client_ca=str(certificates.ca))) as url:
+        ask(url, **tls, **own)
         for shown in ({}, strange):
-            with client_for(url, **tls, **shown) as client, pytest.raises(TeacherUnreachableError):
-                client.infer(depth_request())
+            with pytest.raises(TeacherUnreachableError):
+                ask(url, **tls, **shown)
     assert len(backend.requests) == 1
 
 
-def test_a_token_comes_from_a_file_or_the_environment_and_each_known_one_does(
-    tmp_path, monkeypatch
-):
+def test_a_token_of_a_file_or_the_environment_lets_in_and_no_other_does(tmp_path, monkeypatch):
     known = secret(tmp_path / "known", "# robots", TOKEN, OTHER_TOKEN)
-    own = secret(tmp_path / "own", TOKEN)
-    with serving(StubBackend(), token_file=known) as url:
-        with client_for(url, token_file=own) as client:
-            client.infer(depth_request())
-        monkeypatch.setenv("TIEKD_TEACHER_TOKEN", OTHER_TOKEN)
-        with client_for(url) as client:
-            client.infer(depth_request())
-
-
-def test_a_missing_or_wrong_token_is_said_and_gets_no_label(tmp_path):
-    known = secret(tmp_path / "known", TOKEN)
-    wrong = secret(tmp_path / "wrong", OTHER_TOKEN)
+    own, wrong = secret(tmp_path / "own", TOKEN), secret(tmp_path / "wrong", "x" + TOKEN)
     backend = StubBackend()
     with serving(backend, token_file=known) as url:
         for settings in ({}, {"token_file": wrong}):
-            with (
-                client_for(url, **settings) as client,
-                pytest.raises(
-                    TeacherDeniedError, match=r"UNAUTHENTICATED.*teacher\.token_file"
-                ) as refusal,
-            ):
-                client.infer(depth_request())
-            assert OTHER_TOKEN not in str(refusal.value)
-    assert backend.requests == []
+            with denied(r"UNAUTHENTICATED.*teacher\.token_file") as refusal:
+                ask(url, **settings)
+            assert TOKEN not in str(refusal.value)
+        assert backend.requests == []
+        ask(url, token_file=own)
+        monkeypatch.setenv("TIEKD_TEACHER_TOKEN", OTHER_TOKEN)
+        ask(url)
 
 
 def test_a_token_that_is_exchanged_is_used_without_a_new_client(tmp_path):
@@ -206,25 +168,28 @@ def test_certificates_that_vanish_are_said_and_used_again_when_they_are_back(
         serving(StubBackend(), **with_tls(certificates)) as url,
         client_for(url, tls=True, ca=str(ca)) as client,
     ):
-        with pytest.raises(TeacherDeniedError, match="no TLS connection"):
+        with denied("no TLS connection"):
             client.infer(depth_request())
         ca.unlink()
-        with pytest.raises(TeacherDeniedError, match=f"cannot read .*{ca.name}"):
+        with denied(f"cannot read .*{ca.name}"):
             client.infer(depth_request())
         shutil.copy(certificates.ca, ca)
         client.infer(depth_request())
 
 
-def test_a_token_does_not_travel_for_everybody_to_read(tmp_path, certificates):
+def test_a_token_does_not_travel_for_others_to_read(tmp_path, tls):
     own = secret(tmp_path / "own", TOKEN)
-    with pytest.raises(InvalidSettingError, match=r"everybody to read.*teacher\.tls"):
-        client_for("192.0.2.1:8001", token_file=own)
-    with pytest.raises(InvalidSettingError, match="everybody to read"):
-        client_for("workstation:8001", token_file=own)
-    client_for("192.0.2.1:8001", token_file=own, plaintext_token=True).close()
-    client_for("192.0.2.1:8001", token_file=own, tls=True, ca=str(certificates.ca)).close()
-    for local in ("localhost:8001", "127.0.0.1:8001", "[::1]:8001"):
-        client_for(local, token_file=own).close()
+    for elsewhere in ("192.0.2.1:8001", "workstation:8001"):
+        with pytest.raises(InvalidSettingError, match=r"everybody to read.*teacher\.tls"):
+            client_for(elsewhere, token_file=own)
+    for settings in (
+        {"url": "192.0.2.1:8001", "plaintext_token": True},
+        {"url": "192.0.2.1:8001", **tls},
+        {"url": "localhost:8001"},
+        {"url": "127.0.0.1:8001"},
+        {"url": "[::1]:8001"},
+    ):
+        client_for(token_file=own, **settings).close()
 
 
 @pytest.mark.parametrize(
@@ -251,62 +216,39 @@ def test_no_secret_shows_in_settings_or_credentials(tmp_path):
     assert TOKEN not in repr(credentials) + repr(settings)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_settings_and_files_that_would_not_do_are_refused_at_the_start(certificates):
+    mixed = {"cert": str(certificates.client_cert), "key": str(certificates.stranger_key)}
+    for settings, words in (
         ({"ca": "ca.pem"}, "tls is off"),
         ({"tls": True, "cert": "robot.pem"}, "cert and key belong together"),
         ({"tls": True, "key": "robot.key"}, "cert and key belong together"),
-    ],
-)
-def test_settings_that_would_not_be_used_are_refused(settings, message):
-    with pytest.raises(InvalidSettingError, match=message):
-        ClientSettings(**settings)
+        ({"tls": True, "ca": "nowhere.pem"}, r"the server's authority nowhere\.pem"),
+        ({"tls": True, **mixed}, "do not work together"),
+    ):
+        with pytest.raises(InvalidSettingError, match=words):
+            client_for("127.0.0.1:1", **settings)
 
 
-def test_files_that_are_not_there_are_named_at_the_start(certificates):
-    with pytest.raises(InvalidSettingError, match=r"the server's authority nowhere\.pem"):
-        client_for("127.0.0.1:1", tls=True, ca="nowhere.pem")
-    mixed = {"cert": str(certificates.client_cert), "key": str(certificates.stranger_key)}
-    with pytest.raises(InvalidSettingError, match="do not work together"):
-        client_for("127.0.0.1:1", tls=True, **mixed)
-
-
-@pytest.mark.parametrize("pin", ["stub", "stub 7"])
-def test_the_pinned_teacher_is_taken(pin):
-    with serving(StubBackend()) as url, client_for(url, pin=pin) as client:
-        assert client.infer(depth_request()).teacher == METRIC
-
-
-@pytest.mark.parametrize("pin", ["stub 8", "another", "7"])
-def test_another_than_the_pinned_teacher_is_not_even_sent_the_image(pin):
-    backend = StubBackend()
-    with serving(backend) as url, client_for(url, pin=pin) as client:
-        with pytest.raises(WrongTeacherError, match=rf"'stub' version '7'.*pin is '{pin}'"):
-            client.infer(depth_request())
-        with pytest.raises(WrongTeacherError):
-            client.identity()
-    assert backend.requests == []
-
-
-def test_a_teacher_that_takes_the_pinned_ones_place_is_noticed_at_its_first_answer():
+def test_only_the_pinned_teacher_is_sent_images():
+    for pin in ("stub 8", "another", "7"):
+        backend = StubBackend()
+        with serving(backend) as url, client_for(url, pin=pin) as client:
+            for call in (client.identity, lambda: client.infer(depth_request())):
+                with pytest.raises(WrongTeacherError, match=rf"'stub' version '7'.*is '{pin}'"):
+                    call()
+        assert backend.requests == []
+    with serving(StubBackend()) as url:
+        assert ask(url, pin="stub").teacher == METRIC
     backend = StubBackend()
     with serving(backend) as url, client_for(url, pin="stub 7") as client:
-        client.infer(depth_request())
+        assert client.infer(depth_request()).teacher == METRIC
         backend.identity = TeacherIdentity("stub", "8", metric=True)
         with pytest.raises(WrongTeacherError, match="'8'"):
             client.infer(depth_request())
         backend.identity = METRIC
         client.infer(depth_request())
-
-
-def test_the_pin_does_not_make_a_relative_teacher_metric():
-    with (
-        serving(StubBackend(identity=RELATIVE)) as url,
-        client_for(url, pin="stub") as client,
-        pytest.raises(RelativeTeacherError),
-    ):
-        client.identity()
+    with serving(StubBackend(identity=RELATIVE)) as url, pytest.raises(RelativeTeacherError):
+        ask(url, pin="stub")  # a pin does not make it metric
 
 
 # A client that cannot show who it is yet, and networks that only look like a wrong certificate.
@@ -329,48 +271,33 @@ def always_unavailable(text: str, credentials: grpc.ServerCredentials | None) ->
         yield url
 
 
-def failure(url: str, **settings: Any) -> TeacherUnreachableError:
-    with (
-        client_for(url, **settings) as client,
-        pytest.raises(TeacherUnreachableError) as failed,
-    ):
-        client.infer(depth_request())
-    return failed.value
-
-
-def test_a_handshake_that_times_out_says_nothing_of_certificates(certificates):
+def test_a_handshake_that_times_out_or_no_tls_at_all_says_nothing_of_certificates(
+    certificates, tls
+):
     pair = (certificates.key.read_bytes(), certificates.cert.read_bytes())
-    credentials = grpc.ssl_server_credentials([pair])
-    text = "failed to connect to all addresses; last error: Handshake timed out"
-    with always_unavailable(text, credentials) as url:
-        error = failure(url, tls=True, ca=str(certificates.ca))
-    assert not isinstance(error, TeacherDeniedError)
-    assert "no answer" in str(error)
-
-
-def test_without_tls_no_text_is_taken_for_a_certificates():
-    with always_unavailable("SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED", None) as url:
-        assert not isinstance(failure(url), TeacherDeniedError)
+    for text, credentials, settings in (
+        ("last error: Handshake timed out", grpc.ssl_server_credentials([pair]), tls),
+        ("SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED", None, {}),
+    ):
+        with (
+            always_unavailable(text, credentials) as url,
+            pytest.raises(TeacherUnreachableError, match="no answer") as failed,
+        ):
+            ask(url, **settings)
+        assert not isinstance(failed.value, TeacherDeniedError)
 
 
 def test_a_client_may_begin_without_a_token_and_use_it_once_it_is_there(tmp_path: Path):
-    token = tmp_path / "token"
-    known = tmp_path / "known"
-    for file in (known, token):
-        file.write_text(TOKEN)
-        file.chmod(0o600)
-    with serving(StubBackend(), token_file=str(known)) as url:
+    token, known = tmp_path / "token", secret(tmp_path / "known", TOKEN)
+    with serving(StubBackend(), token_file=known) as url:
         settings = ClientSettings(url=url, token_file=str(token))
-        token.unlink()
         with pytest.raises(InvalidSettingError, match="token"):
             TeacherClient(settings)
         with TeacherClient(settings, require_credentials=False) as client:
             assert str(token) in client.obstacle()
-            with pytest.raises(TeacherDeniedError, match="token"):
+            with denied("token"):
                 client.infer(depth_request())
-            token.write_text(TOKEN)
-            token.chmod(0o600)
-            assert client.obstacle() == ""
-            assert client.known_teacher is None
+            secret(token, TOKEN)
+            assert (client.obstacle(), client.known_teacher) == ("", None)
             client.infer(depth_request())
-            assert client.known_teacher == StubBackend().identity
+            assert client.known_teacher == METRIC

@@ -21,15 +21,18 @@ from helpers.checkpoints import (
     write_glpn,
     write_zoe,
 )
-from helpers.strangers import refusal
-from helpers.teachers import INTRINSICS, StubBackend, picture, serving
+from helpers.teachers import INTRINSICS, StubBackend, client_of, picture
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import encode_png
-from tiekd_ros.teacher.backend import BackendRefusal, check_request, label_all
+from tiekd_ros.teacher.backend import check_request, label_all
 from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
-from tiekd_ros.teacher.client import ClientSettings, TeacherClient
-from tiekd_ros.teacher.errors import BackendError, RelativeTeacherError, TeacherRefusedError
+from tiekd_ros.teacher.errors import (
+    BackendError,
+    BackendRefusal,
+    RelativeTeacherError,
+    TeacherRefusedError,
+)
 from tiekd_ros.teacher.protocol import DepthRequest
 
 pytest.importorskip("transformers")
@@ -64,6 +67,32 @@ def copy(metric, tmp_path):
     return shutil.copytree(metric, tmp_path / "tiny-metric")
 
 
+def no_images(folder):
+    (folder / "preprocessor_config.json").unlink()
+
+
+def become_bert(folder):
+    """No depth model, which is said before any other advice."""
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    no_images(folder)
+
+
+def edit_weights(folder, change):
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    weights = {name: change(name, tensor) for name, tensor in load_file(file).items()}
+    kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
+    save_file(kept, file, metadata={"format": "pt"})
+
+
+def pickle_weights(folder):
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
 def edit(path, **changes):
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
@@ -72,14 +101,16 @@ def edit(path, **changes):
 def test_a_metric_checkpoint_s_depth_comes_over_the_wire(metric):
     backend = load(metric)
     image = picture()
-    with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
+    with client_of(backend) as client:
         answer = client.infer(sent(image))
         assert client.identity() == backend.identity
-    assert backend.identity.name == "tiny-metric"
-    assert backend.identity.metric
+    assert (backend.identity.name, backend.identity.metric) == ("tiny-metric", True)
     alone = backend.infer(image, request()).depth
     np.testing.assert_allclose(answer.depth, alone, rtol=FP16_RELATIVE_ERROR)
     assert 0 < alone.min() < alone.max() <= 10
+    images = [picture(seed) for seed in range(4)]
+    for image, answer in zip(images, label_all(backend, images, [request()] * 4), strict=True):
+        np.testing.assert_allclose(answer.depth, backend.infer(image, request()).depth, **CLOSE)
 
 
 def test_the_answer_is_what_transformers_itself_answers(metric):
@@ -93,13 +124,6 @@ def test_the_answer_is_what_transformers_itself_answers(metric):
         theirs = network(**inputs).predicted_depth[0].numpy()
     ours = load(metric).infer(image, request()).depth
     np.testing.assert_allclose(ours, theirs, rtol=0.02)  # its images are rounded to bytes
-
-
-def test_a_batch_has_the_same_answers_as_its_images_alone(metric):
-    backend = load(metric)
-    images = [picture(seed) for seed in range(4)]
-    for image, answer in zip(images, label_all(backend, images, [request()] * 4), strict=True):
-        np.testing.assert_allclose(answer.depth, backend.infer(image, request()).depth, **CLOSE)
 
 
 def test_neighbours_in_a_batch_do_not_vote_for_the_head_of_a_zoe_of_several(tmp_path):
@@ -119,11 +143,8 @@ def test_neighbours_in_a_batch_do_not_vote_for_the_head_of_a_zoe_of_several(tmp_
 
 
 def test_a_network_that_overflows_in_half_precision_is_told_of_float32(copy):
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(copy / "model.safetensors")
-    weights["neck.convs.0.weight"] *= 1e6
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    huge = "neck.convs.0.weight"
+    edit_weights(copy, lambda name, tensor: tensor * 1e6 if name == huge else tensor)
     with pytest.raises(BackendError, match=r"float16: .*overflows; say dtype=float32"):
         load(copy, dtype="float16")
     assert np.isfinite(load(copy, dtype="float32").infer(picture(), request()).depth).any()
@@ -134,18 +155,16 @@ def test_a_network_that_overflows_in_half_precision_is_told_of_float32(copy):
     [(write_glpn, 10.01), (write_zoe, 8.5), (write_depth_anything, 10.01)],
     ids=["glpn", "zoe", "depth_anything"],
 )
-@pytest.mark.parametrize(("width", "height"), [(128, 96), (96, 150)])
-def test_metric_networks_answer_metres_of_the_image_s_view(
-    tmp_path, write, farthest, width, height
-):
+def test_metric_networks_answer_metres_of_the_image_s_view(tmp_path, write, farthest):
     backend = load(write(tmp_path / "net"))
     assert backend.identity.metric
-    depth = backend.infer(picture(0, width, height), request()).depth
-    assert depth.shape[1] / depth.shape[0] == pytest.approx(width / height, rel=0.02)
-    assert depth.size <= width * height
-    known = depth[np.isfinite(depth)]
-    assert known.size > 0
-    assert 0 < known.min() <= known.max() <= farthest
+    for width, height in ((128, 96), (96, 150)):
+        depth = backend.infer(picture(0, width, height), request()).depth
+        assert depth.shape[1] / depth.shape[0] == pytest.approx(width / height, rel=0.02)
+        assert depth.size <= width * height
+        known = depth[np.isfinite(depth)]
+        assert known.size > 0
+        assert 0 < known.min() <= known.max() <= farthest
 
 
 def test_relative_networks_are_served_as_relative_and_never_silently_scaled(tmp_path):
@@ -155,13 +174,8 @@ def test_relative_networks_are_served_as_relative_and_never_silently_scaled(tmp_
     ):
         backend = load(folder)
         assert backend.identity.name == f"{name} (inverse_depth)"
-        assert not backend.identity.metric
-        assert backend.meaning == "inverse_depth"
-        with (
-            serving(backend) as url,
-            TeacherClient(ClientSettings(url=url)) as client,
-            pytest.raises(RelativeTeacherError),
-        ):
+        assert (backend.identity.metric, backend.meaning) == (False, "inverse_depth")
+        with client_of(backend) as client, pytest.raises(RelativeTeacherError):
             client.infer(sent(picture()))
 
 
@@ -188,27 +202,16 @@ def test_a_changed_checkpoint_is_another_version_and_a_copy_is_not(metric, copy)
 
     first = version()
     assert first == load(metric).identity.version
-    assert load(copy, input_side=84).identity.version != first
+    smaller = load(copy, input_side=28)
+    assert smaller.identity.version != first
+    image = picture(0, 320, 240)
+    sizes = [each.infer(image, request()).depth.size for each in (smaller, load(metric))]
+    assert sizes[0] < sizes[1]
     edit(copy / "config.json", max_depth=20)
     assert version() != first
     edit(copy / "config.json", max_depth=10)
     write_depth_anything(copy, seed=1)
     assert version() != first
-
-
-def test_a_smaller_input_side_makes_a_smaller_answer(metric):
-    image = picture(0, 320, 240)
-    sizes = [load(metric, input_side=s).infer(image, request()).depth.size for s in (0, 28)]
-    assert sizes[1] < sizes[0]
-
-
-def test_an_unsuitable_image_is_refused_before_it_is_decoded_and_the_server_goes_on(metric):
-    backend = load(metric, max_input_pixels=100_000)
-    beginning = encode_png(np.zeros((4, 4000, 3), np.uint8))[:60]
-    with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
-        status, text = refusal(url, beginning)
-        assert (status, "max_input_pixels" in text) == ("FAILED_PRECONDITION", True), text
-        client.infer(sent(picture()))
 
 
 @pytest.mark.parametrize(
@@ -220,12 +223,16 @@ def test_an_unsuitable_image_is_refused_before_it_is_decoded_and_the_server_goes
         ),
         (lambda f: (f / "config.json").write_text("{"), "no checkpoint that transformers knows"),
         (lambda f: edit(f / "config.json", model_type="owl"), "no checkpoint that transformers"),
-        (lambda f: (f / "model.safetensors").unlink(), "pickled weights are not read"),
+        (become_bert, r"is not a depth model: .* of a bert network"),
+        (pickle_weights, "pickled weights are not read"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "cannot be loaded"),
-        (lambda f: (f / "preprocessor_config.json").unlink(), "preprocessor_config"),
+        (no_images, "preprocessor_config"),
         (lambda f: edit(f / "config.json", fusion_hidden_size=16), "cannot be loaded"),
+        (
+            lambda f: edit_weights(f, lambda name, t: None if name.startswith("head.") else t),
+            r"lacks .* weights, head.*would be random",
+        ),
     ],
-    ids=["no config", "no json", "unknown", "no weights", "no tensors", "no images", "sizes"],
 )
 def test_a_checkpoint_that_is_not_whole_is_refused(copy, break_it, words):
     break_it(copy)
@@ -233,29 +240,14 @@ def test_a_checkpoint_that_is_not_whole_is_refused(copy, break_it, words):
         load(copy)
 
 
-def test_weights_that_are_missing_are_never_random(copy):
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(copy / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
-    assert 0 < len(kept) < len(weights)
-    save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackendError, match=r"lacks .* weights, head.*would be random"):
-        load(copy)
-
-
-def test_pickled_weights_are_not_read(copy):
-    from safetensors.torch import load_file
-
-    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(BackendError, match="pickled weights are not read"):
-        load(copy)
-
-
-def test_what_is_neither_folder_nor_hub_id_or_no_device_is_refused(metric, tmp_path):
-    with pytest.raises(InvalidSettingError, match="no folder here, and no hub id"):
-        load(tmp_path / "nowhere")
+def test_what_is_neither_folder_nor_hub_id_or_no_device_is_refused(metric, tmp_path, monkeypatch):
+    monkeypatch.chdir(metric.parent)
+    for model, words in (
+        (tmp_path / "nowhere", "no folder here, and no hub id"),
+        (f"{metric.name}/model.safetensors", rf"is a file; give the folder .* {metric.name}$"),
+    ):
+        with pytest.raises(InvalidSettingError, match=words):
+            load(model)
     for device in ("tpu", "cuda:99"):
         with pytest.raises(InvalidSettingError, match="device"):
             load(metric, device=device)
@@ -271,12 +263,9 @@ def offline_hub(tmp_path, monkeypatch):
     return tmp_path / "hub"
 
 
-def test_a_hub_model_that_is_not_cached_is_refused_offline_with_what_would_do(offline_hub):
+def test_a_hub_model_that_is_cached_needs_no_network_and_another_is_refused(metric, offline_hub):
     with pytest.raises(BackendError, match=r"no folder 'nobody/nothing' is here.*give the folder"):
         load("nobody/nothing")
-
-
-def test_a_hub_model_that_is_cached_needs_no_network(metric, offline_hub):
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = offline_hub / "models--nobody--tiny"
     shutil.copytree(metric, cached / "snapshots" / commit)
@@ -287,29 +276,7 @@ def test_a_hub_model_that_is_cached_needs_no_network(metric, offline_hub):
     assert identity.version == load(metric).identity.version
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    return write_depth_anything(tmp_path / "tiny")
-
-
-def test_what_is_no_depth_model_is_told_so_before_any_other_advice(checkpoint, tmp_path):
-    (checkpoint / "config.json").write_text('{"model_type": "bert"}')
-    (checkpoint / "preprocessor_config.json").unlink()
-    with pytest.raises(BackendError, match=r"is not a depth model: .* of a bert network"):
-        load(checkpoint)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(BackendError, match="empty is no checkpoint of a depth model"):
-        load(empty)
-
-
-def test_a_file_of_a_checkpoint_is_not_taken_for_a_hub_id(checkpoint, monkeypatch):
-    monkeypatch.chdir(checkpoint.parent)
-    with pytest.raises(
-        InvalidSettingError, match=rf"is a file; give the folder .* {checkpoint.name}$"
-    ):
-        load(f"{checkpoint.name}/model.safetensors")
-
+# Depth Pro, whose metres need a focal length.
 
 LIBRARY = "transformers.models.depth_pro.image_processing_depth_pro"
 
@@ -334,14 +301,18 @@ def library_s_metres(outputs, size):
     return result["predicted_depth"].numpy(), float(result["focal_length"])
 
 
+@pytest.fixture(scope="module")
+def pro(tmp_path_factory):
+    return load(write_depth_pro(tmp_path_factory.mktemp("pro") / "pro"))
+
+
 @pytest.mark.parametrize(("width", "height"), [(128, 96), (96, 126)])
 def test_its_metres_are_the_library_s_with_its_guess_and_with_the_camera_s_focal_length(
-    tmp_path, width, height
+    pro, width, height
 ):
-    backend = load(write_depth_pro(tmp_path / "pro"))
     image = picture(0, width, height)
-    guessed = backend.infer(image, request(None)).depth
-    loaded = backend._checkpoint
+    guessed = pro.infer(image, request(None)).depth
+    loaded = pro._checkpoint
     with torch.inference_mode():
         prepared = loaded.recipe.prepare([image], loaded.device, loaded.dtype)
         outputs = loaded.network(pixel_values=prepared.pixels)
@@ -352,60 +323,44 @@ def test_its_metres_are_the_library_s_with_its_guess_and_with_the_camera_s_focal
     assert np.ptp(guessed[known]) > 0
     np.testing.assert_allclose(guessed[known], theirs[known], rtol=1e-4)
     camera = Intrinsics(0.7 * width, 0.7 * width, width / 2, height / 2)
-    measured = backend.infer(image, request(camera)).depth
+    measured = pro.infer(image, request(camera)).depth
     expected = theirs * (0.7 * guessed.shape[1] / focal)
     known = np.isfinite(measured)
     np.testing.assert_allclose(measured[known], expected[known], rtol=1e-4)
 
 
-def test_depth_pro_takes_the_camera_s_focal_length_and_else_guesses_it(tmp_path):
-    backend = load(write_depth_pro(tmp_path / "pro"))
-    assert backend.identity.metric
+def test_each_image_of_a_batch_keeps_its_own_focal_length_and_else_it_is_guessed(pro):
+    assert pro.identity.metric
     image = picture()
-    short, long = (
-        backend.infer(image, request(Intrinsics(f, f, 31.5, 23.5))).depth for f in (40.0, 80.0)
-    )
+    requests = [request(Intrinsics(f, f, 31.5, 23.5)) for f in (40.0, 80.0)]
+    alone = [pro.infer(image, asked).depth for asked in requests]
+    short, long = alone
     known = np.isfinite(short) & np.isfinite(long)
     assert known.any()
     np.testing.assert_allclose(long[known], 2 * short[known], rtol=1e-4)
-    guessed = backend.infer(image, request(None)).depth
+    guessed = pro.infer(image, request(None)).depth
     both = np.isfinite(guessed) & np.isfinite(short)
     ratio = guessed[both] / short[both]
     np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-3)  # one focal length for all
+    for answer, expected in zip(pro.infer_batch([image] * 2, requests), alone, strict=True):
+        np.testing.assert_allclose(answer.depth, expected, rtol=1e-3)
 
 
-def test_each_image_of_a_batch_keeps_its_own_focal_length(tmp_path):
-    backend = load(write_depth_pro(tmp_path / "pro"))
-    requests = [request(Intrinsics(f, f, 31.5, 23.5)) for f in (40.0, 80.0)]
-    images = [picture(0), picture(1)]
-    answers = backend.infer_batch(images, requests)
-    for image, asked, answer in zip(images, requests, answers, strict=True):
-        np.testing.assert_allclose(answer.depth, backend.infer(image, asked).depth, rtol=1e-3)
+def test_unsuitable_images_are_refused_before_they_are_decoded(metric, pro, tmp_path):
+    def header(width, height):  # all else is missing, which decoding would find
+        return encode_png(np.zeros((height, width, 3), np.uint8))[:60]
 
-
-def test_depth_pro_without_its_guess_refuses_an_image_without_intrinsics(tmp_path):
-    backend = load(write_depth_pro(tmp_path / "pro", field_of_view=False))
-    with (
-        serving(backend) as url,
-        TeacherClient(ClientSettings(url=url)) as client,
-        pytest.raises(TeacherRefusedError, match=r"focal length.*intrinsics"),
+    small = load(metric, max_input_pixels=100_000)
+    unguessing = load(write_depth_pro(tmp_path / "pro", field_of_view=False))
+    for backend, data, intrinsics, words in (
+        (small, header(4000, 4), INTRINSICS, "max_input_pixels"),
+        (unguessing, header(64, 48), None, r"focal length.*intrinsics"),
     ):
-        client.infer(DepthRequest(encode_png(picture()), None, 0, "camera"))
-    assert np.isfinite(backend.infer(picture(), request()).depth).any()
-
-
-def test_a_request_that_lacks_the_focal_length_is_refused_before_its_image_is_decoded(tmp_path):
-    backend = load(write_depth_pro(tmp_path / "pro", field_of_view=False))
-    check_request(backend, request(), 48, 64)
+        with client_of(backend) as client:
+            with pytest.raises(TeacherRefusedError, match=words):
+                client.infer(DepthRequest(data, intrinsics, 0, "camera"))
+            client.infer(sent(picture()))
     with pytest.raises(BackendRefusal, match="focal length"):
+        unguessing.infer(picture(), request(None))
+    for backend in (pro, StubBackend()):  # one that guesses it, one that checks nothing
         check_request(backend, request(None), 48, 64)
-    guessing = load(write_depth_pro(tmp_path / "guessing"))
-    check_request(guessing, request(None), 48, 64)
-    check_request(StubBackend(), request(None), 48, 64)  # one that checks nothing
-    with (
-        serving(backend) as url,
-        TeacherClient(ClientSettings(url=url)) as client,
-        pytest.raises(TeacherRefusedError, match="focal length"),
-    ):
-        # All but the header is missing, which decoding would find.
-        client.infer(DepthRequest(encode_png(picture())[:60], None, 0, "camera"))

@@ -17,14 +17,12 @@ from helpers.onnx_teachers import (
     grey_picture,
     write_card,
 )
-from helpers.teachers import INTRINSICS, picture, serving
+from helpers.teachers import INTRINSICS, client_of, picture
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import encode_png
-from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends.onnx import OnnxSettings
-from tiekd_ros.teacher.client import ClientSettings, TeacherClient
-from tiekd_ros.teacher.errors import BackendError, TeacherRefusedError
+from tiekd_ros.teacher.errors import BackendError, BackendRefusal
 from tiekd_ros.teacher.protocol import DepthRequest
 
 OWN_SIZE = {"shape": (1, 3, 32, 64), "open_dimensions": (0, 2, 3)}
@@ -47,57 +45,45 @@ def card(output=(), **given):
     }
 
 
-@pytest.fixture
-def bright(tmp_path):
-    """A network that works at the image's own size and answers 1 + 9 brightness."""
-    return export(tmp_path / "bright.onnx", Brightness(), card(), **OWN_SIZE)
+def net(tmp_path, network=None, given=None, **export_options):
+    """Export a network and load it; it answers 1 + 9 brightness where none is given."""
+    own = {**OWN_SIZE, **export_options}
+    return onnx(export(tmp_path / "net.onnx", network or Brightness(), given or card(), **own))
 
 
-def test_depth_comes_over_the_wire_in_metres(bright):
-    backend = onnx(bright)
+def assert_bright(depth, image, offset=1, slope=9, rtol=1e-5):
+    np.testing.assert_allclose(depth, offset + slope * brightness_of(image), rtol=rtol)
+
+
+def test_depth_comes_over_the_wire_in_metres(tmp_path):
+    backend = net(tmp_path)
     image = grey_picture()
-    sent = DepthRequest(encode_png(image), INTRINSICS, 0, "camera")
-    with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
-        answer = client.infer(sent)
+    with client_of(backend) as client:
+        answer = client.infer(DepthRequest(encode_png(image), INTRINSICS, 0, "camera"))
         assert client.identity() == backend.identity
-    assert backend.identity.name == "bright"
-    assert backend.identity.metric
-    np.testing.assert_allclose(answer.depth, 1 + 9 * brightness_of(image), rtol=1e-3)
-
-
-def test_several_images_are_one_batch_with_the_same_answers(bright):
-    backend = onnx(bright)
+    assert (backend.identity.name, backend.identity.metric) == ("net", True)
+    assert_bright(answer.depth, image, rtol=1e-3)
     images = [grey_picture(seed) for seed in range(3)]
-    answers = backend.infer_batch(images, [request()] * 3)
-    for image, answer in zip(images, answers, strict=True):
-        np.testing.assert_array_equal(answer.depth, backend.infer(image, request()).depth)
+    single = net(tmp_path, open_dimensions=(2, 3))  # a graph for one image at a time
+    for each in (backend, single):
+        answers = each.infer_batch(images, [request()] * 3)
+        for image, answer in zip(images, answers, strict=True):
+            assert_bright(answer.depth, image)
 
 
-def test_a_graph_for_single_images_labels_several_one_after_another(tmp_path):
-    path = export(tmp_path / "one.onnx", Brightness(), card(), open_dimensions=(2, 3))
-    images = [grey_picture(seed) for seed in range(3)]
-    answers = onnx(path).infer_batch(images, [request()] * 3)
-    for image, answer in zip(images, answers, strict=True):
-        np.testing.assert_allclose(answer.depth, 1 + 9 * brightness_of(image), rtol=1e-5)
-
-
-def test_mean_and_std_scale_and_units_count(tmp_path):
+def test_mean_std_scale_unit_and_the_order_of_dimensions_and_colours_count(tmp_path):
     given = card({"unit_m": 0.001}, mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25], divide_by=255.0)
-    path = export(tmp_path / "mm.onnx", Brightness(5000.0, 1000.0), given, **OWN_SIZE)
     image = grey_picture()
-    depth = onnx(path).infer(image, request()).depth
-    np.testing.assert_allclose(depth, 5 + (brightness_of(image) - 0.5) / 0.25, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("order", "weights"), [("rgb", (1, 2, 4)), ("bgr", (4, 2, 1))])
-def test_the_order_of_dimensions_and_colours_counts(tmp_path, order, weights):
-    given = card(layout="nhwc", channels=order)
-    path = export(
-        tmp_path / "nhwc.onnx", Weighted(), given, shape=(1, 32, 64, 3), open_dimensions=(0, 1, 2)
-    )
+    depth = net(tmp_path, Brightness(5000.0, 1000.0), given).infer(image, request()).depth
+    assert_bright(depth, image, 3, 4, rtol=1e-4)  # 5 + (brightness - 0.5) / 0.25
     image = picture()
-    depth = onnx(path).infer(image, request()).depth
-    np.testing.assert_allclose(depth, 1 + (image / 255) @ np.array(weights), rtol=1e-5)
+    for order, weights in (("rgb", (1, 2, 4)), ("bgr", (4, 2, 1))):
+        backend = net(
+            tmp_path, Weighted(), card(layout="nhwc", channels=order),
+            shape=(1, 32, 64, 3), open_dimensions=(0, 1, 2),
+        )  # fmt: skip
+        depth = backend.infer(image, request()).depth
+        np.testing.assert_allclose(depth, 1 + (image / 255) @ np.array(weights), rtol=1e-5)
 
 
 def test_a_fixed_input_is_filled_and_the_answer_has_the_image_s_aspect(tmp_path):
@@ -123,62 +109,49 @@ def test_padding_keeps_the_aspect_and_is_cut_off_again(tmp_path):
     np.testing.assert_allclose(depth, 10.0, rtol=1e-5)
 
 
-def test_a_range_makes_what_is_outside_unknown(tmp_path):
-    given = card({"min_depth_m": 3.0, "max_depth_m": 7.0})
-    path = export(tmp_path / "range.onnx", Brightness(), given, **OWN_SIZE)
+def test_what_lies_outside_the_range_or_has_no_meaning_is_unknown(tmp_path):
     image = grey_picture()
-    depth = onnx(path).infer(image, request()).depth
+    depth = net(tmp_path, given=card({"min_depth_m": 3.0, "max_depth_m": 7.0})).infer(
+        image, request()
+    )
     truth = 1 + 9 * brightness_of(image)
     inside = (truth > 3.01) & (truth < 6.99)
-    np.testing.assert_allclose(depth[inside], truth[inside], rtol=1e-5)
-    assert np.isnan(depth[(truth < 2.99) | (truth > 7.01)]).all()
+    np.testing.assert_allclose(depth.depth[inside], truth[inside], rtol=1e-5)
+    assert np.isnan(depth.depth[(truth < 2.99) | (truth > 7.01)]).all()
 
-
-def test_depth_of_a_canonical_camera_is_scaled_by_the_focal_length(tmp_path):
-    given = card({"canonical_focal_px": 120.0})
-    path = export(tmp_path / "canonical.onnx", Brightness(), given, **OWN_SIZE)
-    backend = onnx(path)
-    image = grey_picture()
-    depth = backend.infer(image, request(Intrinsics(60.0, 60.0, 31.5, 23.5))).depth
-    np.testing.assert_allclose(depth, (1 + 9 * brightness_of(image)) / 2, rtol=1e-5)
-    with pytest.raises(BackendRefusal, match="focal length"):
-        backend.infer(image, request(None))
-
-
-def test_the_focal_length_counts_at_the_network_s_own_size(tmp_path):
-    given = {"output": {"meaning": "metric", "canonical_focal_px": 60.0}}
-    path = export(tmp_path / "half.onnx", Brightness(3.0, 0.0), given)  # 64x32
-    image = grey_picture(width=128, height=64)  # twice that: its focal length halves
-    depth = onnx(path).infer(image, request(Intrinsics(60.0, 60.0, 63.5, 31.5))).depth
-    np.testing.assert_allclose(depth, 1.5, rtol=1e-5)
-
-
-def test_a_network_that_takes_the_focal_length_gets_each_image_s_own(tmp_path):
-    given = card(focal="focal")
-    path = export(
-        tmp_path / "bts.onnx", FocalBrightness(), given, inputs=("image", "focal"), **OWN_SIZE
-    )
-    image = grey_picture()
-    focals = [50.0, 200.0]
-    requests = [request(Intrinsics(f, f, 31.5, 23.5)) for f in focals]
-    answers = onnx(path).infer_batch([image, image], requests)
-    for focal, answer in zip(focals, answers, strict=True):
-        np.testing.assert_allclose(
-            answer.depth, (1 + 9 * brightness_of(image)) * focal / 100, rtol=1e-5
-        )
-
-
-def test_relative_numbers_are_served_as_they_are_and_not_as_metric(tmp_path):
-    given = card({"meaning": "inverse_depth"})
-    path = export(tmp_path / "relative.onnx", Brightness(-1.0, 9.0), given, **OWN_SIZE)
-    backend = onnx(path)
+    backend = net(tmp_path, Brightness(-1.0, 9.0), card({"meaning": "inverse_depth"}))
+    assert backend.identity.name == "net (inverse_depth)"
     assert not backend.identity.metric
-    assert backend.identity.name == "relative (inverse_depth)"
-    image = grey_picture()
     depth = backend.infer(image, request()).depth
     truth = -1 + 9 * brightness_of(image)
     np.testing.assert_allclose(depth[truth > 0.01], truth[truth > 0.01], rtol=1e-4)
     assert np.isnan(depth[truth < -0.01]).all()
+
+
+def test_depth_of_a_canonical_camera_is_scaled_by_the_focal_length(tmp_path):
+    backend = net(tmp_path, given=card({"canonical_focal_px": 120.0}))
+    image = grey_picture()
+    depth = backend.infer(image, request(Intrinsics(60.0, 60.0, 31.5, 23.5))).depth
+    assert_bright(depth, image, 0.5, 4.5)
+    with pytest.raises(BackendRefusal, match="focal length"):
+        backend.infer(image, request(None))
+    given = {"output": {"meaning": "metric", "canonical_focal_px": 60.0}}
+    half = onnx(export(tmp_path / "half.onnx", Brightness(3.0, 0.0), given))  # 64x32
+    image = grey_picture(width=128, height=64)  # twice that: its focal length halves
+    depth = half.infer(image, request(Intrinsics(60.0, 60.0, 63.5, 31.5))).depth
+    np.testing.assert_allclose(depth, 1.5, rtol=1e-5)
+
+
+def test_a_network_that_takes_the_focal_length_gets_each_image_s_own(tmp_path):
+    image, focals = grey_picture(), (50.0, 200.0)
+    requests = [request(Intrinsics(f, f, 31.5, 23.5)) for f in focals]
+    takes_it = {"inputs": ("image", "focal")}
+    backend = net(tmp_path, FocalBrightness(), card(focal="focal"), **takes_it)
+    answers = backend.infer_batch([image, image], requests)
+    for focal, answer in zip(focals, answers, strict=True):
+        assert_bright(answer.depth, image, focal / 100, 9 * focal / 100)
+    with pytest.raises(BackendError, match="'focal', which cannot be filled"):
+        net(tmp_path, FocalBrightness(), **takes_it)
 
 
 def test_another_network_or_card_is_another_version(tmp_path):
@@ -231,41 +204,19 @@ def test_what_is_not_there_or_no_network_is_refused(tmp_path):
     write_card(broken, METRIC)
     with pytest.raises(BackendError, match="cannot be loaded"):
         onnx(broken)
+    with pytest.raises(InvalidSettingError, match="got 'tpu'"):
+        onnx(broken, device="tpu")
 
 
-def test_an_input_that_nobody_fills_is_refused_by_name(tmp_path):
-    path = export(
-        tmp_path / "bts.onnx", FocalBrightness(), card(), inputs=("image", "focal"), **OWN_SIZE
-    )
-    with pytest.raises(BackendError, match="'focal', which cannot be filled"):
-        onnx(path)
-
-
-def test_an_output_that_is_no_depth_map_stops_the_start(tmp_path):
+def test_an_output_that_is_no_depth_map_or_not_finite_stops_the_start(tmp_path):
     class Colours(Brightness):
         def forward(self, image):
             return image * self.numbers[0]
 
-    path = export(tmp_path / "colours.onnx", Colours(), METRIC)
-    with pytest.raises(BackendError, match=r"shape \(1, 3, 32, 64\)"):
-        onnx(path)
-
-
-def test_a_network_that_answers_no_finite_number_stops_the_start(tmp_path):
-    path = export(tmp_path / "overflow.onnx", Brightness(float("nan")), METRIC)
-    with pytest.raises(BackendError, match=r"no finite number.*dtype=float32"):
-        onnx(path)
-
-
-def test_a_device_that_is_not_there_is_refused(bright):
-    with pytest.raises(InvalidSettingError, match="got 'tpu'"):
-        onnx(bright, device="tpu")
-
-
-def test_an_image_that_would_be_too_large_or_too_small_is_refused_over_the_wire(bright):
-    backend = onnx(bright, max_input_pixels=640 * 480)
-    with serving(backend) as url, TeacherClient(ClientSettings(url=url)) as client:
-        for width, height in ((800, 480), (64, 12)):
-            sent = encode_png(np.zeros((height, width, 3), np.uint8))
-            with pytest.raises(TeacherRefusedError, match="send one of another size"):
-                client.infer(DepthRequest(sent, INTRINSICS, 0, "camera"))
+    for network, words in (
+        (Colours(), r"shape \(1, 3, 32, 64\)"),
+        (Brightness(float("nan")), r"no finite number.*dtype=float32"),
+    ):
+        path = export(tmp_path / "net.onnx", network, METRIC)
+        with pytest.raises(BackendError, match=words):
+            onnx(path)

@@ -15,18 +15,19 @@ import pytest
 import yaml
 from tritonclient.grpc import service_pb2
 
+from helpers.attacks import message
 from helpers.children import PATIENCE_S, run_python, wait_until
-from helpers.teachers import METRIC, SilentBackend, StubBackend, depth_request, ramp
+from helpers.teachers import METRIC, SilentBackend, StubBackend, depth_request, ramp, secret
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage
 from tiekd_ros.teacher import ray_app
-from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.backends import backend_options
 from tiekd_ros.teacher.backends.huggingface import HuggingFaceSettings
 from tiekd_ros.teacher.backends.synthetic import SyntheticSettings
 from tiekd_ros.teacher.batcher import Batcher
+from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.metrics import ServiceMetrics
-from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, infer_arguments, read_answer
+from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, read_answer
 from tiekd_ros.teacher.ray_app import RayOptions, RayPlan, TeacherReplica
 from tiekd_ros.teacher.settings import ServiceSettings
 
@@ -39,7 +40,7 @@ def no_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_text_of_the_command_line_becomes_what_each_setting_is():
+def test_text_of_the_command_line_becomes_what_each_setting_is(monkeypatch):
     plan = RayPlan.read(
         {
             "teacher": "huggingface:/models/large",
@@ -53,12 +54,8 @@ def test_text_of_the_command_line_becomes_what_each_setting_is():
     assert plan.backend == HuggingFaceSettings(model="/models/large", dtype="bfloat16")
     assert (plan.options.gpus, plan.options.insecure) == (0.5, True)
     assert (plan.service.max_batch, plan.service.batch_delay_ms) == (16, 2.0)
-
-
-def test_the_environment_names_the_teacher_where_no_argument_does(monkeypatch):
-    monkeypatch.setenv("TIEKD_TEACHER", "synthetic:7")
-    plan = RayPlan.read({})
-    assert plan.backend == SyntheticSettings(seed=7)
+    monkeypatch.setenv("TIEKD_TEACHER", "synthetic:7")  # where no argument names one
+    assert RayPlan.read({}).backend == SyntheticSettings(seed=7)
     assert RayPlan.read({"teacher": "synthetic:3"}).backend.seed == 3
 
 
@@ -94,21 +91,6 @@ def test_a_bad_argument_is_refused_by_name(args, message):
         RayPlan.read(args)
 
 
-def test_a_replica_has_a_place_for_every_request_that_ray_gives_to_it():
-    arguments = {"teacher": "synthetic:0", "max_batch": 8, "workers": 2, "max_waiting": 32}
-    plan = RayPlan.read(arguments)
-    assert plan.deployment_options()["max_ongoing_requests"] == 32
-    metrics = ServiceMetrics(METRIC, 8)
-    batcher = Batcher(StubBackend(), plan.service, metrics)  # takes one image at a time
-    batcher.close()
-    assert batcher.places >= 32
-
-
-def test_without_tokens_nothing_is_built():
-    with pytest.raises(InvalidSettingError, match="this teacher needs tokens"):
-        ray_app.app({"teacher": "synthetic:0"})
-
-
 def test_no_two_groups_of_arguments_have_a_name_in_common():
     groups = (RayOptions, ServiceSettings)
     names = [field.name for group in groups for field in dataclasses.fields(group)]
@@ -116,24 +98,25 @@ def test_no_two_groups_of_arguments_have_a_name_in_common():
     assert len(names) == len(set(names))
 
 
-def test_a_replica_gathers_one_batch_while_it_labels_another():
-    options = RayPlan.read({"teacher": "synthetic:0", "max_batch": 8, "max_waiting": 64, "gpus": 1})
-    assert options.deployment_options() == {
+def test_a_replica_gathers_one_batch_while_it_labels_another_and_replicas_follow_the_load():
+    arguments = {"teacher": "synthetic:0", "max_batch": 8, "max_waiting": 64, "gpus": 1}
+    assert RayPlan.read(arguments).deployment_options() == {
         "name": "teacher",
         "ray_actor_options": {"num_cpus": 1.0, "num_gpus": 1.0},
         "max_ongoing_requests": 16,
         "max_queued_requests": 64,
         "num_replicas": 1,
     }
-
-
-def test_replicas_follow_the_load_between_two_bounds():
-    plan = RayPlan.read({"teacher": "synthetic:0", "max_batch": 8, "max_replicas": 4})
-    options = plan.deployment_options()
+    options = RayPlan.read({**arguments, "max_replicas": 4}).deployment_options()
     assert "num_replicas" not in options
     assert options["autoscaling_config"] == {
         "min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 8,
     }  # fmt: skip
+    full = RayPlan.read({**arguments, "workers": 2, "max_waiting": 32})
+    assert full.deployment_options()["max_ongoing_requests"] == 32
+    batcher = Batcher(StubBackend(), full.service, ServiceMetrics(METRIC, 8))  # one at a time
+    batcher.close()
+    assert batcher.places >= 32
 
 
 def test_the_ready_config_names_what_there_is():
@@ -150,7 +133,7 @@ def test_the_ready_config_names_what_there_is():
     assert not plan.options.insecure
 
 
-TOKEN = "0123456789abcdef"
+TOKEN, OTHER_TOKEN = "0123456789abcdef", "another-valid-token-12"
 
 
 @dataclass
@@ -182,12 +165,18 @@ class Context:
 
 
 def infer_message(model: str = "depth_teacher") -> service_pb2.ModelInferRequest:
-    arguments = infer_arguments(depth_request())
-    message = service_pb2.ModelInferRequest(model_name=model)
-    for tensor in arguments["inputs"]:
-        message.inputs.append(tensor._get_tensor())
-        message.raw_input_contents.append(tensor._get_content())
-    return message
+    request = message(depth_request().image)
+    request.model_name = model
+    return request
+
+
+def call(replica: TeacherReplica, method: str, request: Any = None, token: str = "") -> Any:
+    """Return the answer of a call and the context that Ray would send it with."""
+    context = Context(token)
+    if request is None:
+        kind = f"{method}Request"
+        request = infer_message() if method == "ModelInfer" else getattr(service_pb2, kind)()
+    return asyncio.run(getattr(replica, method)(request, grpc_context=context)), context
 
 
 @pytest.fixture
@@ -204,102 +193,62 @@ def replica_of():
 
 @pytest.fixture
 def token_file(tmp_path):
-    file = tmp_path / "tokens"
-    file.write_text(f"another-valid-token-12\n{TOKEN}\n")
-    file.chmod(0o600)
-    return str(file)
+    return secret(tmp_path / "tokens", OTHER_TOKEN, TOKEN)
 
 
 def test_a_call_is_answered_as_by_the_plain_server(replica_of):
-    replica, context = replica_of(StubBackend(), depth_type="FP32"), Context()
-    answer = asyncio.run(replica.ModelInfer(infer_message(), grpc_context=context))
+    replica = replica_of(StubBackend(), depth_type="FP32")
+    answer, context = call(replica, "ModelInfer")
     np.testing.assert_array_equal(read_answer(answer).depth, ramp())
     assert context.code is None
-    ready = asyncio.run(
-        replica.ModelReady(service_pb2.ModelReadyRequest(name="depth_teacher"), context)
-    )
-    assert ready.ready
-
-
-def test_every_method_of_the_protocol_is_there_by_its_name():
+    request = service_pb2.ModelReadyRequest(name="depth_teacher")
+    assert call(replica, "ModelReady", request)[0].ready
     for name in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name:
         assert getattr(TeacherReplica, name).__name__ == name
 
 
-@pytest.mark.parametrize(
-    ("message", "answer", "code", "text"),
-    [
-        (infer_message("oracle"), None, grpc.StatusCode.NOT_FOUND, "unknown model 'oracle'"),
-        (
-            infer_message(),
-            BackendRefusal("not this one"),
-            grpc.StatusCode.FAILED_PRECONDITION,
-            "not this one",
-        ),
-        (infer_message(), RuntimeError("broken"), grpc.StatusCode.INTERNAL, "broke on this image"),
-    ],
-    ids=["not-found", "refused", "broken"],
-)
-def test_a_refusal_stands_in_the_context_and_raises_nothing(
-    replica_of, message, answer, code, text
-):
-    replica, context = replica_of(StubBackend(answer)), Context()
-    reply = asyncio.run(replica.ModelInfer(message, context))
-    assert (context.code, reply) == (code, service_pb2.ModelInferResponse())
-    assert text in context.details
-
-
-def test_what_the_servicer_lacks_is_unimplemented(replica_of):
-    replica, context = replica_of(StubBackend()), Context()
-    request = service_pb2.RepositoryModelLoadRequest(model_name="other")
-    asyncio.run(replica.RepositoryModelLoad(request, context))
-    assert context.code is grpc.StatusCode.UNIMPLEMENTED
-
-
-def test_a_break_outside_the_backend_tells_the_caller_nothing_of_the_inside(
-    replica_of, monkeypatch
-):
-    replica, context = replica_of(StubBackend()), Context()
+def test_a_refusal_stands_in_the_context_and_raises_nothing(replica_of, monkeypatch):
+    backend = StubBackend()
+    replica = replica_of(backend)
+    status = grpc.StatusCode
+    for model, answer, code, text in (
+        ("oracle", None, status.NOT_FOUND, "unknown model 'oracle'"),
+        ("depth_teacher", BackendRefusal("not this"), status.FAILED_PRECONDITION, "not this"),
+        ("depth_teacher", RuntimeError("broken"), status.INTERNAL, "broke on this image"),
+    ):
+        backend.answer = answer
+        reply, context = call(replica, "ModelInfer", infer_message(model))
+        assert (context.code, reply) == (code, service_pb2.ModelInferResponse())
+        assert text in context.details
+    assert call(replica, "RepositoryModelLoad")[1].code is status.UNIMPLEMENTED
 
     def breaks(request, call):
         raise ValueError("/secret/path")
 
     monkeypatch.setattr(replica._service, "ServerLive", breaks)
-    asyncio.run(replica.ServerLive(service_pb2.ServerLiveRequest(), context))
-    assert context.code is grpc.StatusCode.INTERNAL
+    context = call(replica, "ServerLive")[1]
+    assert context.code is status.INTERNAL
     assert "secret" not in context.details
 
 
-@pytest.mark.parametrize("method", ["ServerLive", "ModelConfig", "ModelInfer", "RepositoryIndex"])
-def test_without_a_token_nothing_is_answered(replica_of, token_file, method):
+def test_without_one_of_the_tokens_nothing_is_answered(replica_of, token_file):
     backend = StubBackend()
-    replica = replica_of(backend, token_file, insecure=False)
-    request = getattr(service_pb2, f"{method}Request", infer_message())
-    request = infer_message() if method == "ModelInfer" else request()
-    for token in ("", "wrong", TOKEN[:-1], TOKEN + "0"):
-        context = Context(token)
-        reply = asyncio.run(getattr(replica, method)(request, context))
-        assert context.code is grpc.StatusCode.UNAUTHENTICATED
-        assert reply == type(reply)()
-    assert backend.requests == []
+    for insecure in (False, True):  # tokens count even then
+        replica = replica_of(backend, token_file, insecure=insecure)
+        for method in ("ServerLive", "ModelConfig", "ModelInfer", "RepositoryIndex"):
+            for token in ("", "wrong", TOKEN[:-1], TOKEN + "0"):
+                reply, context = call(replica, method, token=token)
+                assert context.code is grpc.StatusCode.UNAUTHENTICATED
+                assert reply == type(reply)()
+        assert backend.requests == []
+        for token in (TOKEN, OTHER_TOKEN):
+            live, context = call(replica, "ServerLive", token=token)
+            assert (live.live, context.code) == (True, None)
 
 
-def test_each_of_several_tokens_lets_in(replica_of, token_file):
-    replica = replica_of(StubBackend(), token_file, insecure=False)
-    for token in (TOKEN, "another-valid-token-12"):
-        context = Context(token)
-        live = asyncio.run(replica.ServerLive(service_pb2.ServerLiveRequest(), context))
-        assert (live.live, context.code) == (True, None)
-
-
-def test_tokens_count_even_where_it_is_said_to_be_insecure(replica_of, token_file):
-    replica, context = replica_of(StubBackend(), token_file), Context()
-    asyncio.run(replica.ServerLive(service_pb2.ServerLiveRequest(), context))
-    assert context.code is grpc.StatusCode.UNAUTHENTICATED
-
-
-def test_a_replica_without_tokens_does_not_start(replica_of, monkeypatch):
-    monkeypatch.delenv("TIEKD_TEACHER_TOKENS", raising=False)
+def test_without_tokens_no_replica_starts_and_nothing_is_built(replica_of, monkeypatch):
+    with pytest.raises(InvalidSettingError, match="this teacher needs tokens"):
+        ray_app.app({"teacher": "synthetic:0"})
     with pytest.raises(InvalidSettingError, match=r"token_file=FILE .* insecure=true"):
         replica_of(StubBackend(), insecure=False)
     monkeypatch.setenv("TIEKD_TEACHER_TOKENS", TOKEN)
@@ -367,12 +316,12 @@ def test_a_stuck_backend_is_not_healthy(replica_of):
         return True
 
     async def calls() -> None:
-        call = asyncio.create_task(replica.ModelInfer(infer_message(), Context()))
+        asked = asyncio.create_task(replica.ModelInfer(infer_message(), Context()))
         await asyncio.to_thread(backend.asked.wait)
         assert healthy()
         await asyncio.to_thread(wait_until, lambda: not healthy())
         backend.released.set()
-        await call
+        await asked
 
     asyncio.run(calls())
     assert healthy()
@@ -383,11 +332,11 @@ def test_a_backend_that_breaks_on_every_image_is_not_healthy_until_it_labels_one
     replica = replica_of(backend)
     for _ in range(5):
         replica.check_health()
-        asyncio.run(replica.ModelInfer(infer_message(), Context()))
+        call(replica, "ModelInfer")
     with pytest.raises(RuntimeError, match="breaks on every image"):
         replica.check_health()
     backend.answer = ramp()
-    asyncio.run(replica.ModelInfer(infer_message(), Context()))
+    call(replica, "ModelInfer")
     replica.check_health()
 
 

@@ -6,6 +6,7 @@ import datetime
 import logging
 import urllib.request
 from contextlib import closing
+from pathlib import Path
 
 import grpc
 import pytest
@@ -14,8 +15,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from helpers.certificates import Certificates, make_certificates
 from helpers.children import wait_until
-from helpers.teachers import StubBackend, free_port, serving
+from helpers.teachers import StubBackend, secret, serving
 from tiekd_ros.core.errors import InvalidSettingError
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.teacher.security import Tokens, authorization_of
 from tiekd_ros.teacher.server import TeacherServer
 from tiekd_ros.teacher.settings import ServerSettings, is_loopback
@@ -31,15 +33,14 @@ def no_tokens_in_the_environment(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
-def write_tokens(folder, text: str, mode: int = 0o600):
-    path = folder / "tokens"
-    path.write_text(text)
+def write_tokens(folder, text: str, mode: int = 0o600) -> str:
+    path = Path(secret(folder / "tokens", text))
     path.chmod(mode)
-    return path
+    return str(path)
 
 
-def test_each_of_several_tokens_is_accepted_and_nothing_else(tmp_path):
-    tokens = Tokens.load(str(write_tokens(tmp_path, f"# the fleet's\n{OLD}\n\n  {NEW}  \n")))
+def test_each_of_several_tokens_is_accepted_and_nothing_else(tmp_path, monkeypatch):
+    tokens = Tokens(write_tokens(tmp_path, f"# the fleet's\n{OLD}\n\n  {NEW}  \n"))
     assert len(tokens) == 2
     for header in (f"Bearer {OLD}", f"bearer {OLD}", f"Bearer {NEW}"):
         assert tokens.accept(header)
@@ -49,60 +50,38 @@ def test_each_of_several_tokens_is_accepted_and_nothing_else(tmp_path):
         "Bearer " + "x" * 9999, "Bearer \udcff" + OLD, "Bearer é" + OLD,
     ):  # fmt: skip
         assert not tokens.accept(header), header
+    for known in tokens._digests:  # the tokens themselves do not stay in memory
+        assert OLD.encode() not in known
+    assert OLD not in repr(vars(tokens))
+    none = Tokens()
+    assert not none
+    assert not any(map(none.accept, ("Bearer ", f"Bearer {OLD}")))
+    monkeypatch.setenv(VARIABLE, f"{OLD}\n{NEW}")  # where no file is given
+    assert Tokens().accept(f"Bearer {NEW}")
+    assert not Tokens(write_tokens(tmp_path, OLD)).accept(f"Bearer {NEW}")
 
 
-def test_without_tokens_nobody_is_accepted():
-    tokens = Tokens.load()
-    assert not tokens
-    assert not tokens.accept("Bearer ")
-    assert not tokens.accept(f"Bearer {OLD}")
-
-
-def test_tokens_come_from_the_environment_where_no_file_is_given(tmp_path, monkeypatch):
-    monkeypatch.setenv(VARIABLE, f"{OLD}\n{NEW}")
-    assert Tokens.load().accept(f"Bearer {NEW}")
-    from_file = Tokens.load(str(write_tokens(tmp_path, OLD)))
-    assert not from_file.accept(f"Bearer {NEW}")
-
-
-@pytest.mark.parametrize(
-    ("text", "mode", "reason"),
-    [
+def test_a_source_that_makes_no_safe_tokens_is_refused_and_shows_none(tmp_path, monkeypatch):
+    for text, mode, reason in (
         ("", 0o600, "has no token"),
         ("# only a comment\n\n", 0o600, "has no token"),
         ("short", 0o600, "5 characters; use at least 16"),
-        ("a token with spaces", 0o600, "a space"),
+        (f"{OLD}\nsecret with spaces", 0o600, "a space"),
         ("tökén-0123456789-0123", 0o600, "outside ASCII"),
         (OLD, 0o644, "open to everybody .*mode 644.*chmod 600"),
         (OLD, 0o602, "open to everybody"),
-    ],
-)
-def test_a_file_that_makes_no_safe_tokens_is_refused(tmp_path, text, mode, reason):
-    path = write_tokens(tmp_path, text, mode)
-    with pytest.raises(InvalidSettingError, match=reason) as raised:
-        Tokens.load(str(path))
-    assert str(path) in str(raised.value)
-
-
-def test_a_source_of_tokens_without_one_is_refused(tmp_path, monkeypatch):
+    ):
+        path = write_tokens(tmp_path, text, mode)
+        with pytest.raises(InvalidSettingError, match=reason) as raised:
+            Tokens(path)
+        assert path in str(raised.value)
+        assert "secret" not in str(raised.value)
+        assert OLD not in str(raised.value)
     with pytest.raises(InvalidSettingError, match=r"cannot read the token file .*gone"):
-        Tokens.load(str(tmp_path / "gone"))
+        Tokens(str(tmp_path / "gone"))
     monkeypatch.setenv(VARIABLE, "")
     with pytest.raises(InvalidSettingError, match=f"{VARIABLE} has no token"):
-        Tokens.load()
-
-
-def test_no_refusal_shows_a_token(tmp_path):
-    with pytest.raises(InvalidSettingError) as raised:
-        Tokens.load(str(write_tokens(tmp_path, f"{OLD}\nsecret one too\n")))
-    assert "secret" not in str(raised.value)
-    assert OLD not in str(raised.value)
-
-
-def test_the_tokens_themselves_do_not_stay_in_memory():
-    tokens = Tokens([OLD])
-    assert OLD.encode() not in b"".join(tokens._digests)
-    assert OLD not in repr(vars(tokens))
+        Tokens()
 
 
 def test_only_one_authorization_header_counts():
@@ -134,10 +113,7 @@ def certificates(tmp_path_factory) -> Certificates:
 
 @pytest.fixture
 def two_tokens(tmp_path) -> str:
-    path = tmp_path / "tokens"
-    path.write_text(f"{OLD}\n{NEW}\n")
-    path.chmod(0o600)
-    return str(path)
+    return secret(tmp_path / "tokens", OLD, NEW)
 
 
 def tls(certificates: Certificates, **more) -> dict[str, object]:
@@ -163,7 +139,7 @@ def secure(url: str, ca, cert=None, key=None) -> grpc.Channel:
     return grpc.secure_channel(url, credentials)
 
 
-def test_every_method_wants_one_of_the_tokens(two_tokens):
+def test_every_method_wants_one_of_the_tokens(two_tokens, monkeypatch):
     backend = StubBackend()
     with (
         serving(backend, token_file=two_tokens) as url,
@@ -176,10 +152,7 @@ def test_every_method_wants_one_of_the_tokens(two_tokens):
         for token in (OLD, NEW):
             assert ask(channel, token=token).live
             assert ask(channel, "ModelConfig", token).config.name == "depth_teacher"
-
-
-def test_tokens_may_come_from_the_environment(monkeypatch):
-    monkeypatch.setenv("TIEKD_TEACHER_TOKENS", OLD)
+    monkeypatch.setenv(VARIABLE, OLD)
     with serving(StubBackend()) as url, grpc.insecure_channel(url) as channel:
         assert code_of(channel) == "UNAUTHENTICATED"
         assert ask(channel, token=OLD).live
@@ -199,27 +172,17 @@ def test_a_refusal_says_what_to_send_and_the_log_tells_of_many_only_once(two_tok
     assert "without a valid token, the last from ipv4:127.0.0.1" in told[0]
 
 
-def test_over_tls_a_client_that_trusts_the_authority_is_served(certificates, two_tokens):
-    settings = tls(certificates, token_file=two_tokens)
-    with serving(StubBackend(), **settings) as url, secure(url, certificates.ca) as channel:
-        assert ask(channel, token=OLD).live
-        assert code_of(channel) == "UNAUTHENTICATED"
-
-
-def test_a_client_that_does_not_trust_it_sends_nothing(certificates):
-    with (
-        serving(StubBackend(), **tls(certificates)) as url,
-        secure(url, certificates.stranger_ca) as channel,
-    ):
-        assert code_of(channel) == "UNAVAILABLE"
-
-
-def test_without_tls_there_is_no_answer_on_a_tls_port(certificates):
-    with serving(StubBackend(), **tls(certificates)) as url:
-        with grpc.insecure_channel(url) as channel:
-            assert code_of(channel) == "UNAVAILABLE"
+def test_over_tls_a_client_that_trusts_the_authority_is_served_and_no_other(
+    certificates, two_tokens
+):
+    with serving(StubBackend(), **tls(certificates, token_file=two_tokens)) as url:
         with secure(url, certificates.ca) as channel:
-            assert ask(channel).live
+            assert ask(channel, token=OLD).live
+            assert code_of(channel) == "UNAUTHENTICATED"
+        with secure(url, certificates.stranger_ca) as channel:
+            assert code_of(channel, token=OLD) == "UNAVAILABLE"
+        with grpc.insecure_channel(url) as channel:
+            assert code_of(channel, token=OLD) == "UNAVAILABLE"
 
 
 def test_mutual_tls_lets_in_only_whom_the_authority_knows(certificates):
@@ -228,46 +191,37 @@ def test_mutual_tls_lets_in_only_whom_the_authority_knows(certificates):
         pair = (certificates.client_cert, certificates.client_key)
         with secure(url, certificates.ca, *pair) as channel:
             assert ask(channel).live
-        with secure(url, certificates.ca) as channel:
-            assert code_of(channel) == "UNAVAILABLE"
         stranger = (certificates.stranger_cert, certificates.stranger_key)
-        with secure(url, certificates.ca, *stranger) as channel:
-            assert code_of(channel) == "UNAVAILABLE"
+        for other in ((), stranger):
+            with secure(url, certificates.ca, *other) as channel:
+                assert code_of(channel) == "UNAVAILABLE"
 
 
-def test_beyond_loopback_the_server_wants_tls_and_a_token(certificates, two_tokens):
-    secure, token = tls(certificates), {"token_file": two_tokens}
+def test_beyond_loopback_the_server_wants_tls_and_a_token(certificates, two_tokens, caplog):
+    ca, files, token = certificates.ca, tls(certificates), {"token_file": two_tokens}
     for settings, lacking in (
         ({}, r"no TLS .* and no token"),
-        (secure, r"no token \(--token-file\)"),
+        (files, r"no token \(--token-file\)"),
         (token, r"no TLS \(--tls-cert, --tls-key\);"),
     ):
         for host in ("0.0.0.0", "::", "192.0.2.7", "no-such-host.invalid"):
             server = TeacherServer(StubBackend(), ServerSettings(host=host, **settings))
             with pytest.raises(InvalidSettingError, match=lacking):
                 server.start()
-
-
-def test_with_both_it_listens_everywhere(certificates, two_tokens):
-    settings = ServerSettings(host="0.0.0.0", **tls(certificates, token_file=two_tokens))
-    server = TeacherServer(StubBackend(), settings)
-    port = server.start()
-    try:
-        with secure(f"127.0.0.1:{port}", certificates.ca) as channel:
-            assert ask(channel, token=NEW).live
-    finally:
-        server.stop(0.0)
-
-
-def test_insecure_says_that_it_may_without_and_the_log_warns(caplog):
-    server = TeacherServer(StubBackend(), ServerSettings(host="0.0.0.0", insecure=True))
-    port = server.start()
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            assert ask(channel).live
-    finally:
-        server.stop(0.0)
-    assert "every machine that reaches 0.0.0.0 can use it" in caplog.text
+    for settings in ({**files, **token}, {"insecure": True}):
+        server = TeacherServer(StubBackend(), ServerSettings(host="0.0.0.0", **settings))
+        url = f"127.0.0.1:{server.start()}"
+        try:
+            is_open = "insecure" in settings
+            with grpc.insecure_channel(url) if is_open else secure(url, ca) as channel:
+                assert ask(channel, token=NEW).live
+        finally:
+            server.stop(0.0)
+    assert caplog.text.count("every machine that reaches 0.0.0.0 can use it") == 1
+    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+        assert is_loopback(host)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "", "8.8.8.8", "x.invalid"):
+        assert not is_loopback(host)
 
 
 def test_a_private_key_that_everybody_can_read_is_warned_of(certificates, tmp_path, caplog):
@@ -279,25 +233,14 @@ def test_a_private_key_that_everybody_can_read_is_warned_of(certificates, tmp_pa
     assert f"access to the private key {key}" in caplog.text
 
 
-def test_which_addresses_only_this_machine_reaches():
-    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
-        assert is_loopback(host)
-    for host in ("0.0.0.0", "::", "10.0.0.1", "", "8.8.8.8", "x.invalid"):
-        assert not is_loopback(host)
-
-
-def test_what_makes_tls_comes_together(certificates):
+def test_files_that_make_no_tls_are_named(certificates, tmp_path):
     for lacking in ("tls_cert", "tls_key"):
         with pytest.raises(InvalidSettingError, match=f"needs {lacking} as well"):
             ServerSettings(**{**tls(certificates), lacking: ""})
     with pytest.raises(InvalidSettingError, match="client_ca needs tls_cert"):
         ServerSettings(client_ca=str(certificates.ca))
-
-
-def test_files_that_make_no_tls_are_named(certificates, tmp_path):
-    gone, text = tmp_path / "gone.pem", tmp_path / "text.pem"
+    gone, text, damaged = (tmp_path / f"{name}.pem" for name in ("gone", "text", "damaged"))
     text.write_text("no certificate")
-    damaged = tmp_path / "damaged.pem"
     damaged.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     for changes, reason in (
         ({"tls_cert": str(gone)}, "cannot read the server's certificate .*gone.pem"),
@@ -310,7 +253,11 @@ def test_files_that_make_no_tls_are_named(certificates, tmp_path):
         settings = ServerSettings(**{**tls(certificates), **changes})
         with pytest.raises(InvalidSettingError, match=reason):
             TeacherServer(StubBackend(), settings).start()
+    with pytest.raises(InvalidSettingError, match="no certificate with dates"):
+        certificate_until(damaged)
 
+
+# A certificate's dates.
 
 DAY = datetime.timedelta(days=1)
 
@@ -337,13 +284,6 @@ def test_one_that_does_not_hold_today_stops_the_start_with_its_date(tmp_path, be
         TeacherServer(StubBackend(), ServerSettings(tls_cert=cert, tls_key=key)).start()
 
 
-def test_its_end_is_read_from_the_file(tmp_path):
-    for days in (9, 365 * 30):  # beyond 2049 dates are written in another way
-        cert, _ = issue(tmp_path, -DAY, days * DAY)
-        left = certificate_until(cert) - datetime.datetime.now(datetime.timezone.utc)
-        assert abs(left - days * DAY) < datetime.timedelta(minutes=5)
-
-
 def test_an_expired_one_of_its_chain_is_warned_of_and_does_not_stop_the_start(
     tmp_path, certificates, caplog
 ):
@@ -359,13 +299,6 @@ def test_an_expired_one_of_its_chain_is_warned_of_and_does_not_stop_the_start(
         certificate_until(chain)
 
 
-def test_garbage_has_no_dates(tmp_path):
-    file = tmp_path / "cert.pem"
-    file.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    with pytest.raises(InvalidSettingError, match="no certificate with dates"):
-        certificate_until(file)
-
-
 def test_its_last_30_days_are_warned_of_at_the_start_and_again_and_again(tmp_path, caplog):
     cert, _ = issue(tmp_path, -DAY, 29 * DAY)
     with (
@@ -376,12 +309,15 @@ def test_its_last_30_days_are_warned_of_at_the_start_and_again_and_again(tmp_pat
         assert f"{cert} expires on {watch.until:%Y-%m-%d}" in caplog.text
     with closing(CertificateWatch(cert, check_every_s=0.01)):
         wait_until(lambda: len(caplog.messages) > 3)
+    for days in (9, 365 * 30):  # beyond 2049 dates are written in another way
+        cert, _ = issue(tmp_path, -DAY, days * DAY)
+        left = certificate_until(cert) - datetime.datetime.now(datetime.timezone.utc)
+        assert abs(left - days * DAY) < datetime.timedelta(minutes=5)
 
 
 def test_a_fresh_one_is_not_warned_of_and_the_metrics_show_how_long_it_holds(certificates, caplog):
-    port = free_port()
-    tls = {"tls_cert": str(certificates.cert), "tls_key": str(certificates.key)}
-    with caplog.at_level(logging.WARNING), serving(StubBackend(), **tls, metrics_port=port):
+    settings = tls(certificates, metrics_port=(port := free_port()))
+    with caplog.at_level(logging.WARNING), serving(StubBackend(), **settings):
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     (line,) = [each for each in text.splitlines() if each.startswith("tiekd_teacher_certificate")]
     name, left = line.split()

@@ -12,65 +12,68 @@ import numpy as np
 import pytest
 
 from helpers.teachers import METRIC, ramp
-from helpers.trust import QUICK, judge_of, refusal, seen
 from tiekd_ros.core.errors import InvalidSettingError
-from tiekd_ros.core.labels import Label
+from tiekd_ros.core.labels import Label, StudentDepth
 from tiekd_ros.teacher.errors import TeacherAnswerError
 from tiekd_ros.teacher.protocol import TeacherIdentity
 from tiekd_ros.teacher.trust import LabelJudge, TrustSettings, check_flip, log_factor
 
 SUCCESSOR = TeacherIdentity("stub", "8", metric=True)
+QUICK = {"history": 10, "min_history": 3, "settle": 0}
 
 
-@pytest.mark.parametrize("scale", [1000.0, 0.001, 5.0, 0.2])
-def test_a_label_of_another_scale_is_doubted(scale):
-    judge = judge_of(3)
-    assert refusal(judge, scale) == "label_scale_jump"
-    judge.judge(METRIC, ramp())  # the next good one is believed
+def judge_of(labels: int = 0, scale: float = 1.0, **settings) -> LabelJudge:
+    """Return a judge that has believed so many labels of this scale."""
+    judge = LabelJudge(TrustSettings(**{**QUICK, **settings}))
+    for _ in range(labels):
+        judge.judge(METRIC, ramp() * np.float32(scale))
+    return judge
 
 
-@pytest.mark.parametrize("scale", [3.5, 0.3, 1.0])
-def test_a_label_within_the_factor_is_believed(scale):
-    judge_of(3).judge(METRIC, ramp() * np.float32(scale))
+def seen(scale: float = 1.0, version: str = "000001") -> StudentDepth:
+    """Return the depth of the same view that a student of up to 10 m sees."""
+    depth = np.nan_to_num(ramp() * np.float32(scale), nan=10.0).clip(0.1, 10.0)
+    return StudentDepth(depth, version, 0.1, 10.0)
 
 
-def test_nothing_is_doubted_before_there_is_enough_history():
-    judge = judge_of(2)
-    judge.judge(METRIC, ramp() * 1000)
+def refusal(judge: LabelJudge, scale: float, student: StudentDepth | None = None) -> str:
+    """Return why a judge refuses a label of this scale."""
+    with pytest.raises(TeacherAnswerError) as refused:
+        judge.judge(METRIC, ramp() * np.float32(scale), student)
+    return refused.value.reason
 
 
-def test_a_place_of_near_and_far_views_widens_what_is_usual():
+def test_a_label_of_another_scale_is_doubted_once_there_is_a_history():
+    for scale in (1000.0, 0.001, 5.0, 0.2):
+        judge = judge_of(3)
+        assert refusal(judge, scale) == "label_scale_jump"
+        judge.judge(METRIC, ramp())  # the next good one is believed
+    for scale in (3.5, 0.3, 1.0):
+        judge_of(3).judge(METRIC, ramp() * np.float32(scale))
+    judge_of(2).judge(METRIC, ramp() * 1000)
+    judge_of(3, max_scale_jump=0.0).judge(METRIC, ramp() * 1000)
     judge = judge_of(3)
     judge.judge(METRIC, ramp() * 3)
     judge.judge(METRIC, ramp() * 9)  # beyond 4 times the first, not beyond 4 times the last
-
-
-def test_the_message_says_both_depths_and_the_setting():
-    with pytest.raises(
-        TeacherAnswerError, match=r"3\.03e\+03 m.*3\.03 to 3\.03 m.*max_scale_jump = 4"
-    ):
+    words = r"3\.03e\+03 m.*3\.03 to 3\.03 m.*max_scale_jump = 4"
+    with pytest.raises(TeacherAnswerError, match=words):
         judge_of(3).judge(METRIC, ramp() * 1000)
 
 
-def test_a_change_that_the_student_sees_too_is_the_scene():
-    judge = LabelJudge(TrustSettings(**QUICK))
+def judge_with(label: float, student: float, **settings) -> LabelJudge:
+    """Return a judge that believed three labels of a scale, with a student's depth of another."""
+    judge = judge_of(**settings)
     for _ in range(3):
-        judge.judge(METRIC, ramp() * 0.3, seen(0.3))
+        judge.judge(METRIC, ramp() * np.float32(label), seen(student))
+    return judge
+
+
+def test_a_change_that_the_student_sees_too_is_the_scene_and_else_it_is_the_teacher():
+    judge = judge_with(0.3, 0.3)
     judge.judge(METRIC, ramp() * 1.5, seen(1.2))
     assert judge.snapshot().student_factor == pytest.approx(1.0, abs=0.2)
-
-
-def test_a_change_that_the_student_does_not_see_is_the_teacher():
-    judge = LabelJudge(TrustSettings(**QUICK))
-    for _ in range(3):
-        judge.judge(METRIC, ramp(), seen())
-    assert refusal(judge, 6.0, seen()) == "label_scale_jump"
-
-
-def test_a_student_that_is_always_off_by_a_factor_still_tells_scene_from_teacher():
-    judge = LabelJudge(TrustSettings(**QUICK))
-    for _ in range(3):
-        judge.judge(METRIC, ramp() * 0.3, seen(0.08))
+    assert refusal(judge_with(1.0, 1.0), 6.0, seen()) == "label_scale_jump"
+    judge = judge_with(0.3, 0.08)  # a student that is always off by a factor tells them apart too
     judge.judge(METRIC, ramp() * 1.8, seen(0.45))
     assert refusal(judge, 20.0, seen(0.45)) == "label_against_student"
 
@@ -79,12 +82,8 @@ def test_a_label_far_from_the_student_is_doubted_even_where_labels_agree():
     judge = judge_of(3)
     assert refusal(judge, 1.0, seen(0.04)) == "label_against_student"
     judge.judge(METRIC, ramp(), seen(0.06))
-    free = judge_of(3, max_student_factor=0.0)
-    free.judge(METRIC, ramp(), seen(0.04))
-
-
-def test_a_student_is_not_held_against_labels_without_history():
-    judge_of().judge(METRIC, ramp(), seen(0.04))
+    judge_of(3, max_student_factor=0.0).judge(METRIC, ramp(), seen(0.04))
+    judge_of().judge(METRIC, ramp(), seen(0.04))  # not without a history
 
 
 def test_what_lies_beyond_the_students_range_says_nothing():
@@ -96,20 +95,16 @@ def test_what_lies_beyond_the_students_range_says_nothing():
 
 
 def test_another_student_begins_its_factors_anew():
-    judge = LabelJudge(TrustSettings(**QUICK))
-    for _ in range(3):
-        judge.judge(METRIC, ramp(), seen(0.5))
+    judge = judge_with(1.0, 0.5)
     assert judge.snapshot().student_factor == pytest.approx(2.0, rel=0.05)
     judge.judge(METRIC, ramp(), seen(1.0, version="000002"))
     assert judge.snapshot().student_factor == pytest.approx(1.0, rel=0.05)
 
 
-def test_zero_believes_any_scale():
-    judge_of(3, max_scale_jump=0.0).judge(METRIC, ramp() * 1000)
-
-
 def test_another_teacher_is_said_and_has_a_history_of_its_own(caplog):
+    assert judge_of().snapshot().teacher is None
     judge = judge_of(3)
+    assert judge.snapshot().changes == 0
     judge.judge(SUCCESSOR, ramp() * 10)
     assert "changed from stub 7 to stub 8" in caplog.text
     state = judge.snapshot()
@@ -138,11 +133,6 @@ def test_labels_of_an_earlier_process_count():
     assert judge.snapshot().compared == 3
 
 
-def test_the_first_teacher_is_no_change():
-    assert judge_of(1).snapshot().changes == 0
-    assert judge_of().snapshot().teacher is None
-
-
 def test_many_threads_may_ask_it():
     judge = judge_of()
 
@@ -168,22 +158,16 @@ def test_the_depth_of_a_mirrored_image_is_the_mirrored_depth():
         assert refused.value.reason == "label_flip"
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_settings_that_nothing_passes_are_refused():
+    for settings, message in (
         ({"max_scale_jump": 0.5}, "max_scale_jump must be greater than 1"),
         ({"max_student_factor": 1.0}, "max_student_factor must be greater than 1"),
         ({"history": 5, "min_history": 6}, "min_history must be at most history = 5"),
         ({"settle": 1}, "settle must be 2 to history = 30, or 0 for never, got 1"),
         ({"settle": 31}, "settle must be 2 to history = 30, or 0 for never, got 31"),
-    ],
-)
-def test_settings_that_nothing_passes_are_refused(settings, message):
-    with pytest.raises(InvalidSettingError, match=message):
-        TrustSettings(**settings)
-
-
-def test_a_student_is_needed_where_something_is_compared_with_it():
+    ):
+        with pytest.raises(InvalidSettingError, match=message):
+            TrustSettings(**settings)
     off = {"max_scale_jump": 0.0, "max_student_factor": 0.0}
     assert TrustSettings().needs_student
     assert TrustSettings(max_scale_jump=0.0).needs_student
@@ -222,39 +206,28 @@ def test_a_robot_that_goes_to_and_fro_gets_both_its_places_believed(caplog):
     assert caplog.text.count("new place") == 1
 
 
-def test_only_the_last_answers_count():
+def test_labels_too_long_ago_of_one_frame_or_of_another_unit_never_settle():
     judge = judge_of(3, settle=3, history=4)
     for _ in range(3):
         assert refusal(judge, 10.0) == "label_scale_jump"
         for _ in range(2):
             judge.judge(METRIC, ramp())
-
-
-def test_one_frame_that_is_asked_for_again_does_not_settle_by_itself():
     judge = judge_of(3, settle=3)
     for _ in range(6):
         with pytest.raises(TeacherAnswerError):
             judge.judge(METRIC, ramp() * 10, frame_id=7)
-
-
-@pytest.mark.parametrize("scale", [100.0, 0.01, 1000.0, 21.0])
-def test_another_unit_never_settles(scale):
-    judge = judge_of(3, settle=3)
-    for _ in range(40):
-        assert refusal(judge, scale) == "label_scale_jump"
-    judge.judge(METRIC, ramp())
-    assert judge.snapshot().settled == 0
-
-
-def test_another_unit_does_not_settle_against_the_student_either():
-    judge = LabelJudge(TrustSettings(**{**QUICK, "settle": 3}))
-    for _ in range(3):
-        judge.judge(METRIC, ramp(), seen())
+    for scale in (100.0, 0.01, 1000.0, 21.0):
+        judge = judge_of(3, settle=3)
+        for _ in range(40):
+            assert refusal(judge, scale) == "label_scale_jump"
+        judge.judge(METRIC, ramp())
+        assert judge.snapshot().settled == 0
+    judge = judge_with(1.0, 1.0, settle=3)
     for _ in range(10):
         assert refusal(judge, 100.0, seen()) == "label_against_student"
 
 
-def test_what_settled_is_told_until_there_is_a_history_again():
+def test_what_settled_is_told_until_there_is_a_history_again_and_counts_at_once():
     judge = judge_of(3, settle=2, history=4)
     assert not judge.snapshot().settled_lately
     assert refusal(judge, 10.0) == "label_scale_jump"
@@ -262,9 +235,6 @@ def test_what_settled_is_told_until_there_is_a_history_again():
         judge.judge(METRIC, ramp() * 10)
         assert judge.snapshot().settled == 1
         assert judge.snapshot().settled_lately == lately
-
-
-def test_a_scale_that_settled_is_what_the_next_label_is_held_against_at_once():
     judge = judge_of(8, settle=2, min_history=8)
     assert refusal(judge, 10.0) == "label_scale_jump"
     judge.judge(METRIC, ramp() * 10)
@@ -284,8 +254,6 @@ def test_a_student_that_every_label_contradicts_alike_is_overruled(caplog):
 
 
 def test_labels_that_contradict_the_student_each_in_another_way_do_not_settle():
-    judge = LabelJudge(TrustSettings(**{**QUICK, "settle": 3, "max_student_factor": 3.0}))
-    for _ in range(3):
-        judge.judge(METRIC, ramp(), seen())
+    judge = judge_with(1.0, 1.0, settle=3, max_student_factor=3.0)
     for scale in (3.5, 0.27) * 2:
         assert refusal(judge, scale, seen()) == "label_against_student"

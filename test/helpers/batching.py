@@ -10,8 +10,8 @@ import numpy as np
 from helpers.children import PATIENCE_S, wait_until
 from helpers.teachers import METRIC
 from tiekd_ros.core.images import RgbImage
-from tiekd_ros.teacher.backend import BackendRefusal
 from tiekd_ros.teacher.batcher import Batcher
+from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.metrics import ServiceMetrics
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 from tiekd_ros.teacher.settings import ServiceSettings

@@ -29,7 +29,7 @@ def haproxy() -> str | None:
 
 @contextmanager
 def haproxy_before(
-    url: str, token_file: Path, folder: Path, program: str, **timeouts: str
+    url: str, token_file: str, folder: Path, program: str, **timeouts: str
 ) -> Iterator[tuple[str, Certificates]]:
     """Run HAProxy before a server; yields its own host:port, and the certificates it is known by.
 

@@ -20,7 +20,9 @@ def image_input(data: bytes) -> triton.InferInput:
 def infer(url: str, data: bytes, model: str = "depth_teacher", **arguments) -> triton.InferResult:
     """Ask a server for the depth of an encoded image."""
     with triton.InferenceServerClient(url) as client:
-        return client.infer(model, [image_input(data)], client_timeout=PATIENCE_S, **arguments)
+        return client.infer(
+            model, [image_input(data)], **{"client_timeout": PATIENCE_S, **arguments}
+        )
 
 
 def refusal(url: str, data: bytes, **arguments) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage, encode_jpeg
 from tiekd_ros.teacher.backend import Backend
-from tiekd_ros.teacher.client import TeacherClient
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherUnreachableError
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.server import TeacherServer
@@ -119,6 +118,13 @@ def serving(backend: Backend, **settings: Any) -> Iterator[str]:
 
 
 @contextmanager
+def client_of(backend: Backend, **settings: Any) -> Iterator[TeacherClient]:
+    """Serve a backend as `serving` does; yields a client of it."""
+    with serving(backend, **settings) as url, TeacherClient(ClientSettings(url=url)) as client:
+        yield client
+
+
+@contextmanager
 def serving_expired(cert: Path, key: Path) -> Iterator[str]:
     """Serve a stub with a certificate that has expired since the start; yields host:port."""
     pair = (key.read_bytes(), cert.read_bytes())
@@ -158,8 +164,8 @@ def listening(
         server.stop(0.0).wait()
 
 
-def free_port() -> int:
-    """Return a free port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def secret(path: Path, *lines: str) -> str:
+    """Write a file of tokens that only its owner can read; returns its path."""
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o600)
+    return str(path)

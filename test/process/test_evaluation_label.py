@@ -15,10 +15,11 @@ from helpers.children import run_python, start_python, wait_until
 from helpers.depth_data import KITTI_SIZES, write_kitti, write_nyu
 from helpers.stores import EAGER, view
 from helpers.students import small_student
-from helpers.teachers import METRIC, RELATIVE, StubBackend, free_port, picture, ramp, serving
+from helpers.teachers import METRIC, RELATIVE, StubBackend, picture, ramp, serving
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_depth_png
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.datasets import DatasetError, ImageFolder, KittiDataset, ReadOptions
 from tiekd_ros.evaluation.label import LabelFolderError, MapFolder
 from tiekd_ros.framelog import FrameStore, Observation
@@ -109,7 +110,7 @@ def test_tls_goes_by_the_authorities_of_the_system_where_no_other_is_named(folde
         asked = ("--data", folder, "--teacher", url)
         with pytest.raises(TeacherDeniedError, match="no TLS connection"):
             label(*asked, "--tls")
-        assert label(*asked, "--tls", "--ca", made.ca)["labelled"] == COUNT
+        assert label(*asked, "--ca", made.ca)["labelled"] == COUNT
 
 
 def test_the_teacher_gets_the_picture_its_intrinsics_and_its_stamp(folder):

@@ -9,8 +9,8 @@ from tritonclient.grpc import service_pb2
 
 from helpers.certificates import make_certificates
 from helpers.children import Finished, run_python
-from helpers.teachers import StubBackend, foreign_server, free_port, serving
-from tiekd_ros.teacher.protocol import TeacherIdentity
+from helpers.teachers import RELATIVE, StubBackend, foreign_server, secret, serving
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.teacher.service import TeacherService
 from tiekd_ros.teacher.settings import ServiceSettings
 
@@ -39,56 +39,45 @@ def test_a_ready_teacher_is_named_and_ends_with_0():
     assert 0 < answer["round_trip_ms"] < 20e3
 
 
-def test_a_teacher_that_is_not_ready_ends_with_1():
+def test_a_teacher_that_is_not_ready_or_not_metric_is_called_what_it_is():
     class Stuck(TeacherService):
         def ModelReady(self, request, context):  # noqa: N802 (the protocol says so)
             return service_pb2.ModelReadyResponse(ready=False)
 
-    with foreign_server(Stuck(StubBackend(), ServiceSettings())) as url:
+    with foreign_server(Stuck(StubBackend(identity=RELATIVE), ServiceSettings())) as url:
         done = ping(url)
-        assert ping(url, "--json").returncode == 1
-    assert (done.returncode, "NOT ready" in done.stdout) == (1, True)
+    assert (done.returncode, "NOT ready" in done.stdout, "NOT metric" in done.stdout) == (
+        1, True, True,
+    )  # fmt: skip
 
 
-def test_a_relative_teacher_is_called_what_it_is():
-    relative = TeacherIdentity("relative", "1", metric=False)
-    with serving(StubBackend(identity=relative)) as url:
-        done = ping(url)
-    assert (done.returncode, "NOT metric" in done.stdout) == (0, True)
-
-
-def test_nobody_there_ends_with_1_and_says_so():
+def test_a_wrong_address_ends_with_1_and_says_so():
     url = f"127.0.0.1:{free_port()}"
-    done = ping(url)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"no answer from the teacher at {url}" in done.stderr
-    assert "Traceback" not in done.stderr
+    for given, words in (
+        (url, f"no answer from the teacher at {url}"),
+        ("http://127.0.0.1:8001", "url must be host:port without a scheme"),
+    ):
+        done = ping(given)
+        assert (done.returncode, done.stdout) == (1, ""), done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_tls_and_token_are_given_as_to_a_robot(tmp_path):
     made = make_certificates(tmp_path / "made")
-    files = {}
-    for name, text in (("tokens", f"the-one-from-before\n{TOKEN}\n"), ("own", TOKEN)):
-        files[name] = tmp_path / name
-        files[name].write_text(text)
-        files[name].chmod(0o600)
-    settings = {"tls_cert": made.cert, "tls_key": made.key, "token_file": files["tokens"]}
-    secured = ["--tls", "--ca", str(made.ca)]
-    with serving(StubBackend(), **{name: str(value) for name, value in settings.items()}) as url:
-        good = ping(url, *secured, "--token-file", str(files["own"]))
+    tokens = secret(tmp_path / "tokens", "the-one-from-before", TOKEN)
+    own = secret(tmp_path / "own", TOKEN)
+    secured = ["--ca", str(made.ca)]  # which turns TLS on
+    settings = {"tls_cert": str(made.cert), "tls_key": str(made.key), "token_file": tokens}
+    with serving(StubBackend(), **settings) as url:
+        good = ping(url, *secured, "--token-file", own)
         assert (good.returncode, "is ready" in good.stdout) == (0, True), good.stderr
         for options, text in (
             ([], "no answer"),
             (secured, "UNAUTHENTICATED"),
-            ([*secured, "--token-file", str(files["tokens"])], "holds 2 tokens"),
+            ([*secured, "--token-file", tokens], "holds 2 tokens"),
             (["--tls", "--ca", str(made.stranger_ca)], "no TLS connection"),
         ):
             done = ping(url, *options)
             assert (done.returncode, text in done.stderr) == (1, True), (options, done.stderr)
             assert TOKEN not in done.stdout + done.stderr
-
-
-def test_a_bad_address_is_refused_by_name():
-    done = ping("http://127.0.0.1:8001")
-    assert done.returncode != 0
-    assert "url must be host:port without a scheme" in done.stderr

@@ -23,6 +23,8 @@ from helpers.children import PATIENCE_S, child_environment, run_python, wait_unt
 from helpers.strangers import refusal
 from helpers.teachers import depth_request
 from tiekd_ros.core.images import encode_jpeg, encode_png
+from tiekd_ros.teacher.client import ClientSettings, TeacherClient
+from tiekd_ros.teacher.errors import TeacherUnreachableError
 from tiekd_ros.teacher.protocol import infer_arguments
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
@@ -189,6 +191,19 @@ def test_what_outlasts_the_grace_is_cut_off_and_counted_and_the_process_ends_wit
             with pytest.raises(InferenceServerException):
                 each.result(PATIENCE_S)
         assert "2 requests cut off after a grace of 0.3 s" in child.stderr.read()
+
+
+def test_a_server_killed_in_mid_answer_is_unreachable_at_once():
+    with (
+        draining() as (child, url),
+        ThreadPoolExecutor(1) as callers,
+        TeacherClient(ClientSettings(url=url, timeout_s=PATIENCE_S)) as client,
+    ):
+        asked = callers.submit(client.infer, depth_request())
+        assert child.stdout.readline() == "asked\n"
+        child.kill()
+        with pytest.raises(TeacherUnreachableError):
+            asked.result(PATIENCE_S / 2)
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])

@@ -85,14 +85,18 @@ def written(tmp_path: Path, network: Any = None, **card: Any) -> tuple[Path, Pat
     return file, tmp_path / "models" / "depth_teacher"
 
 
-def loaded(folder: Path, name: str = "triton_model") -> Any:
-    """Load model.py of a repository as Triton does, and make its instance."""
-    spec = importlib.util.spec_from_file_location(name, folder / "1" / "model.py")
+def module_of(name: str, file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    model = module.TritonPythonModel()
+    return module
+
+
+def loaded(folder: Path) -> Any:
+    """Load model.py of a repository as Triton does, and make its instance."""
+    model = module_of("triton_model", folder / "1" / "model.py").TritonPythonModel()
     model.initialize(
         {
             "model_repository": str(folder),
@@ -120,37 +124,33 @@ def test_the_configuration_is_the_plain_servers(tmp_path):
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert TeacherIdentity.from_parameters(parameters) == backend.identity
     assert backend.identity.metric
-
-
-def test_each_gpu_gets_an_instance(tmp_path):
-    spec = importlib.util.spec_from_file_location("maker", DEPLOY / "make_repository.py")
-    assert spec is not None
-    assert spec.loader is not None
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
+    maker = module_of("maker", DEPLOY / "make_repository.py")
     config = maker.configuration(TeacherIdentity("grey", "1", metric=True), gpus=2)
     (group,) = config.instance_group
     assert (group.kind, group.count, list(group.gpus)) == (group.KIND_GPU, 1, [0, 1])
 
 
-def test_the_model_answers_what_the_plain_server_does(tmp_path, stand_in):
+def test_the_model_answers_what_the_plain_server_does_and_a_bad_image_spoils_no_other(
+    tmp_path, stand_in
+):
     file, folder = written(tmp_path)
     image = grey_picture()
     data = encode_png(image)
-    backend = OnnxSettings(model=str(file)).build()
-    known = backend.infer(image, DepthRequest(data, None, 0, "")).depth
-    assert 1.0 < np.median(known) < 10.0
-    for answer in loaded(folder).execute([request(image=encoded(data))] * 2):
+    known = OnnxSettings(model=str(file)).build().infer(image, DepthRequest(data, None, 0, ""))
+    assert 1.0 < np.median(known.depth) < 10.0
+    good = request(image=encoded(data))
+    bad = [request(image=encoded(each)) for each in (b"no image", png_of(10_000, 10_000))]
+    small = request(max_depth_side=16, image=encoded(data))
+    first, garbage, bomb, second, less = loaded(folder).execute([good, *bad, good, small])
+    for answer in (first, second):
+        assert answer.error is None
         depth = answer.outputs["depth"]
         assert depth.dtype == np.float16
-        np.testing.assert_allclose(depth.astype(np.float32), known, rtol=FP16_RELATIVE_ERROR)
-
-
-def test_a_smaller_map_is_sent_where_it_will_do(tmp_path, stand_in):
-    model = loaded(written(tmp_path)[1])
-    image = encoded(encode_png(grey_picture()))
-    (answer,) = model.execute([request(max_depth_side=16, image=image)])
-    assert max(answer.outputs["depth"].shape) == 16
+        np.testing.assert_allclose(depth.astype(np.float32), known.depth, rtol=FP16_RELATIVE_ERROR)
+    for refused, message in ((garbage, "neither"), (bomb, "max_pixels")):
+        assert refused.error.code == TritonError.INVALID_ARG
+        assert message in str(refused.error)
+    assert max(less.outputs["depth"].shape) == 16
 
 
 def test_intrinsics_reach_the_network(tmp_path, stand_in):
@@ -168,21 +168,6 @@ def test_intrinsics_reach_the_network(tmp_path, stand_in):
     np.testing.assert_allclose(ratio, 2.0, rtol=4 * FP16_RELATIVE_ERROR)
     (without,) = model.execute([request(image=image)])
     assert "needs the camera's focal length" in str(without.error)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [(b"no image", "neither"), (png_of(10_000, 10_000), "max_pixels")],
-    ids=["bytes", "bomb"],
-)
-def test_a_bad_image_is_refused_and_spoils_no_other(tmp_path, stand_in, data, message):
-    model = loaded(written(tmp_path)[1])
-    good = request(image=encoded(encode_png(grey_picture())))
-    refused, answered = model.execute([request(image=encoded(data)), good])
-    assert refused.error.code == TritonError.INVALID_ARG
-    assert message in str(refused.error)
-    assert answered.error is None
-    assert np.isfinite(answered.outputs["depth"]).all()
 
 
 def test_a_network_without_a_description_is_refused(tmp_path):

@@ -12,9 +12,10 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from helpers.certificates import Certificates, make_certificates
 from helpers.students import small_student
-from helpers.teachers import StubBackend, free_port, ramp, serving
+from helpers.teachers import StubBackend, ramp, serving
 from ros_helpers.companion import LOGGING, PATIENT_TEACHER, await_frames, log_pictures, stats
 from ros_helpers.peer import Peer, running
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.student.registry import StudentRegistry

@@ -7,7 +7,7 @@ from pathlib import Path
 from lifecycle_msgs.msg import Transition
 
 from helpers.frames import filled_state
-from helpers.teachers import StubBackend, free_port, serving
+from helpers.teachers import StubBackend, serving
 from ros_helpers.companion import (
     LOGGING,
     PATIENT_TEACHER,
@@ -19,6 +19,7 @@ from ros_helpers.companion import (
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import INACTIVE, Peer, running
 from ros_helpers.waiting import wait_for
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
 

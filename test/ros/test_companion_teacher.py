@@ -16,15 +16,15 @@ from helpers.teachers import (
     Answer,
     SilentBackend,
     StubBackend,
-    free_port,
     ramp,
     serving,
 )
 from ros_helpers.companion import LOGGING, PATIENT_TEACHER, await_frames, log_pictures, stats
 from ros_helpers.peer import Peer, running
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
-from tiekd_ros.teacher.backend import BackendRefusal
+from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import TeacherIdentity
 
 NODE = "companion_node"

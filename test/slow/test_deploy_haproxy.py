@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from helpers.children import PATIENCE_S, wait_until
 from helpers.haproxy import haproxy, haproxy_before, version
-from helpers.teachers import depth_request, foreign_server
+from helpers.teachers import depth_request, foreign_server, secret
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherDeniedError
 from tiekd_ros.teacher.security import REFUSAL
@@ -57,9 +57,7 @@ def notes() -> Notes:
 def front(notes, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """Return the front's url and its authority."""
     folder = tmp_path_factory.mktemp("front")
-    file = folder / "tokens"
-    file.write_text(f"# robots\n{OLD}\n\n{NEW}\n")
-    file.chmod(0o600)
+    file = secret(folder / "tokens", "# robots", OLD, "", NEW)
     with (
         foreign_server(notes) as server,
         haproxy_before(server, file, folder, str(PROGRAM)) as (url, certificates),
@@ -78,8 +76,7 @@ def until_closed(stranger: socket.socket) -> None:
 
 
 def test_who_connects_and_asks_nothing_loses_its_place_and_a_slow_answer_arrives(tmp_path):
-    tokens, notes = tmp_path / "tokens", Notes()
-    tokens.write_text(NEW)
+    tokens, notes = secret(tmp_path / "tokens", NEW), Notes()
     short = {"http_request": "1s", "client": "1s"}
     with (
         foreign_server(notes) as server,
@@ -123,39 +120,33 @@ def code_of(channel: grpc.Channel, headers, method: str = "ServerLive", request=
     return "OK"
 
 
-@pytest.mark.parametrize(
-    "value",
-    [None, "", "Bearer", "Bearer ", f"Bearer {NEW[:-1]}", f"Bearer {NEW}x", f"Basic {NEW}", NEW,
-     "Bearer # robots"],
-)  # fmt: skip
-def test_a_stranger_is_told_so_by_grpc_and_does_not_reach_the_server(notes, front, value):
+def test_a_stranger_is_told_so_by_grpc_and_does_not_reach_the_server(notes, front):
     before = notes.calls
-    headers = [] if value is None else [("authorization", value)]
-    with opened(front) as channel:
-        assert code_of(channel, headers) == f"UNAUTHENTICATED: {REFUSAL}"
-        code = code_of(channel, headers, "ModelInfer", MEGABYTES).partition(":")[0]
+    for value in (
+        None, "", "Bearer", "Bearer ", f"Bearer {NEW[:-1]}", f"Bearer {NEW}x", f"Basic {NEW}", NEW,
+        "Bearer # robots",
+    ):  # fmt: skip
+        headers = [] if value is None else [("authorization", value)]
+        with opened(front) as channel:
+            assert code_of(channel, headers) == f"UNAUTHENTICATED: {REFUSAL}"
+            code = code_of(channel, headers, "ModelInfer", MEGABYTES).partition(":")[0]
+        # Before 2.8 the answer can come too late for a caller that still sends.
         allowed = ("UNAUTHENTICATED", "CANCELLED")[: 1 if version(str(PROGRAM)) >= (2, 8) else 2]
         assert code in allowed
     assert notes.calls == before
 
 
-@pytest.mark.parametrize("value", [f"Bearer {OLD}", f"Bearer {NEW}", f"bearer {NEW}"])
-def test_every_token_of_the_file_gets_through(notes, front, value):
+def test_every_token_of_the_file_gets_through_also_beside_strangers_on_a_connection(notes, front):
     before = notes.calls
     with opened(front) as channel:
-        assert code_of(channel, [("authorization", value)]) == "OK"
-        assert code_of(channel, [("authorization", value)], "ModelInfer", MEGABYTES) == "OK"
-    assert notes.calls == before + 2
-
-
-def test_one_connections_strangers_and_friends_are_told_apart(front):
-    with opened(front) as channel:
-        for _ in range(3):
+        for value in (f"Bearer {OLD}", f"Bearer {NEW}", f"bearer {NEW}"):
             assert code_of(channel, []).startswith("UNAUTHENTICATED")
-            assert code_of(channel, [("authorization", f"Bearer {NEW}")]) == "OK"
+            assert code_of(channel, [("authorization", value)]) == "OK"
+            assert code_of(channel, [("authorization", value)], "ModelInfer", MEGABYTES) == "OK"
+    assert notes.calls == before + 6
 
 
-def test_a_robot_without_a_token_hears_what_it_lacks(front, monkeypatch):
+def test_a_robot_without_a_token_is_told_what_it_lacks(front, monkeypatch):
     monkeypatch.delenv("TIEKD_TEACHER_TOKEN", raising=False)
     settings = ClientSettings(url=front[0], tls=True, ca=str(front[1]))
     with TeacherClient(settings) as client, pytest.raises(TeacherDeniedError, match="token"):

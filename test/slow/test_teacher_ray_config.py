@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +9,11 @@ import pytest
 import yaml
 
 from helpers.certificates import Certificates
-from helpers.children import PATIENCE_S, Finished, child_environment, wait_until
+from helpers.children import wait_until
 from helpers.haproxy import haproxy, haproxy_before
 from helpers.ray_serve import RayServe, assert_labels, free_ports, serve_run, write_recording
-from helpers.readme import program
-from helpers.teachers import picture
-from tiekd_ros.core.images import encode_png
+from helpers.readme import plain_client, run_client
+from helpers.teachers import secret
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import TeacherUnreachableError
 
@@ -33,11 +30,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def token_file(folder) -> Path:
-    file = folder / "tokens"
-    file.write_text(TOKEN)
-    file.chmod(0o600)
-    return file
+def token_file(folder) -> str:
+    return secret(folder / "tokens", TOKEN)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +42,7 @@ def serve(folder, token_file) -> Iterator[RayServe]:
     (application,) = config["applications"]
     application["args"] |= {
         "teacher": f"recorded:{write_recording(folder / 'room')}",
-        "token_file": str(token_file),
+        "token_file": token_file,
         "gpus": 0,
         "cpus": 0.1,
         "min_replicas": 2,
@@ -78,16 +72,14 @@ def answers(client: TeacherClient) -> bool:
 
 
 def test_several_replicas_label_each_image_once_and_right(serve, token_file):
-    settings = ClientSettings(url=serve.url, token_file=str(token_file))
+    settings = ClientSettings(url=serve.url, token_file=token_file)
     with TeacherClient(settings) as client:
         assert_labels(client)
 
 
 def test_the_same_client_works_through_tls_in_front(front, token_file):
     url, certificates = front
-    settings = ClientSettings(
-        url=url, tls=True, ca=str(certificates.ca), token_file=str(token_file)
-    )
+    settings = ClientSettings(url=url, tls=True, ca=str(certificates.ca), token_file=token_file)
     with TeacherClient(settings) as client:
         wait_until(lambda: answers(client))
         assert_labels(client)
@@ -100,22 +92,10 @@ def test_the_readmes_program_with_tls_works_and_without_a_token_does_not(front, 
     url, certificates = front
     plain = "InferenceServerClient(url)"
     secured = f"InferenceServerClient(url, ssl=True, root_certificates={str(certificates.ca)!r})"
-    file, image = tmp_path / "client.py", tmp_path / "image.png"
-    text = program("docs/teacher.md", "InferInput")
+    text = plain_client()
     assert text.count(plain) == 1
-    file.write_text(text.replace(plain, secured))
-    image.write_bytes(encode_png(picture()))
-
-    def run(token: str) -> Finished:
-        return subprocess.run(
-            [sys.executable, str(file), url, str(image)],
-            capture_output=True,
-            env=child_environment(TIEKD_TEACHER_TOKEN=token),
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-
-    done = run(TOKEN)
+    text = text.replace(plain, secured)
+    done = run_client(url, tmp_path, text, TIEKD_TEACHER_TOKEN=TOKEN)
     assert done.stdout.startswith("64x48: median 3.0"), done.stdout + done.stderr
-    assert "UNAUTHENTICATED" in run("a-token-of-nobody").stderr
+    other = run_client(url, tmp_path, text, TIEKD_TEACHER_TOKEN="a-token-of-another")
+    assert "UNAUTHENTICATED" in other.stderr

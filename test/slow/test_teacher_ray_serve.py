@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from helpers.attacks import png_of
-from helpers.children import PATIENCE_S, child_environment
 from helpers.ray_serve import (
     FRAMES,
     RayServe,
@@ -28,7 +24,8 @@ from helpers.ray_serve import (
     serve_run,
     write_recording,
 )
-from helpers.readme import program
+from helpers.readme import run_client
+from helpers.strangers import refusal
 from helpers.teachers import picture
 from tiekd_ros.core.images import encode_png
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
@@ -63,36 +60,15 @@ def client(serve, monkeypatch) -> Iterator[TeacherClient]:
         yield client
 
 
-def refusal(url: str, data: bytes, token: str = TOKEN, timeout_s: float = 30.0) -> tuple[str, str]:
-    image = triton.InferInput("image", [1], "BYTES")
-    image.set_data_from_numpy(np.array([data], dtype=np.object_))
-    headers = {"authorization": f"Bearer {token}"}
-    with (
-        triton.InferenceServerClient(url) as stranger,
-        pytest.raises(InferenceServerException) as raised,
-    ):
-        stranger.infer("depth_teacher", [image], headers=headers, client_timeout=timeout_s)
-    return raised.value.status().removeprefix("StatusCode."), raised.value.message()
+def refused(url: str, data: bytes, token: str = TOKEN, **arguments) -> tuple[str, str]:
+    return refusal(url, data, headers={"authorization": f"Bearer {token}"}, **arguments)
 
 
-def test_the_robots_client_gets_each_image_its_own_label(client):
-    assert client.identity().name == "recorded"
-    assert client.identity().metric
+def test_the_robots_client_and_the_readmes_program_work_unchanged(serve, client, tmp_path):
+    identity = client.identity()
+    assert (identity.name, identity.metric) == ("recorded", True)
     assert_labels(client)
-
-
-def test_the_readmes_program_works_unchanged(serve, tmp_path):
-    file, image = tmp_path / "client.py", tmp_path / "image.png"
-    file.write_text(program("docs/teacher.md", "InferInput"))
-    image.write_bytes(encode_png(picture()))
-    done = subprocess.run(
-        [sys.executable, str(file), serve.url, str(image)],
-        capture_output=True,
-        env=child_environment(TIEKD_TEACHER_TOKEN=TOKEN),
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    done = run_client(serve.url, tmp_path, TIEKD_TEACHER_TOKEN=TOKEN)
     assert done.stdout.startswith("64x48: median 3.0"), done.stdout + done.stderr
 
 
@@ -113,16 +89,16 @@ def test_metadata_statistics_and_what_is_lacking_are_the_plain_servers(serve):
 def test_strangers_and_bad_images_are_refused_as_by_the_plain_server(serve, client):
     image = encode_png(picture())
     for token in ("", "a-token-of-nobody"):
-        assert refusal(serve.url, image, token)[0] == "UNAUTHENTICATED"
-    code, text = refusal(serve.url, png_of(10_000, 10_000))
+        assert refused(serve.url, image, token)[0] == "UNAUTHENTICATED"
+    code, text = refused(serve.url, png_of(10_000, 10_000))
     assert (code, "max_pixels" in text) == ("INVALID_ARGUMENT", True)
-    assert refusal(serve.url, b"no image at all")[0] == "INVALID_ARGUMENT"
-    assert refusal(serve.url, image[: len(image) // 2])[0] == "INVALID_ARGUMENT"
-    code, text = refusal(serve.url, encode_png(picture(FRAMES + 1)))
+    assert refused(serve.url, b"no image at all")[0] == "INVALID_ARGUMENT"
+    assert refused(serve.url, image[: len(image) // 2])[0] == "INVALID_ARGUMENT"
+    code, text = refused(serve.url, encode_png(picture(FRAMES + 1)))
     assert (code, "unknown image" in text) == ("FAILED_PRECONDITION", True)
     assert "Traceback" not in text
     assert "Traceback" not in serve.log.read_text()  # strangers do not fill it
-    assert refusal(serve.url, image, timeout_s=0.0001)[0] == "DEADLINE_EXCEEDED"
+    assert refused(serve.url, image, client_timeout=0.0001)[0] == "DEADLINE_EXCEEDED"
     with socket.create_connection(("127.0.0.1", int(serve.url.rpartition(":")[2]))) as wire:
         wire.sendall(os.urandom(4096))
     assert_labels(client)

@@ -18,7 +18,6 @@ import typer
 from rich.table import Table
 
 from tiekd_ros.cli.options import (
-    CONNECTION,
     AsJson,
     Data,
     Kind,
@@ -32,8 +31,8 @@ from tiekd_ros.cli.options import (
     progress,
     read_groups,
     read_size,
+    with_connection,
     with_given_settings,
-    with_settings,
 )
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.state import StateFolder
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from tiekd_ros.evaluation.evaluate import Evaluation
 
 
-@with_settings("client", ClientSettings, "Connection", only=CONNECTION)
+@with_connection()
 @with_given_settings("options", list(backend_options().values()), "Teacher in this process")
 def label(
     data: Data,

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.settings import Settings, setting_info
+from tiekd_ros.teacher.settings import TLS_SETTINGS, ClientSettings
 
 State = Annotated[
     str, typer.Option("--state", help="State folder.", show_default="$XDG_STATE_HOME/tiekd")
@@ -44,11 +45,6 @@ Split = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out and list what cannot be used.")
 ]
-
-CONNECTION = (
-    "tls", "ca", "cert", "key", "server_name", "token_file", "plaintext_token", "timeout_s",
-)  # fmt: skip
-"""The settings of a connection to a teacher that are options of the command."""
 
 console = Console()
 
@@ -107,6 +103,7 @@ def with_settings(
     kind: type[Settings],
     panel: str,
     only: Collection[str] = (),
+    make: Callable[..., Settings] | None = None,
     **defaults: Any,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a verb: in place of its `parameter` it takes an option for each of these settings.
@@ -119,6 +116,7 @@ def with_settings(
         kind: which they are.
         panel: heading of their part of the help.
         only: the settings that become options; () = all. The others keep their defaults.
+        make: makes the settings of their values, by name; None = `kind` itself.
         defaults: values where the command's default is another than the setting's.
     """
     options = {
@@ -131,7 +129,26 @@ def with_settings(
         for field in dataclasses.fields(kind)
         if not only or field.name in only
     }
-    return in_place_of(parameter, options, kind)
+    return in_place_of(parameter, options, make or kind)
+
+
+def with_connection(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a verb: its `client` gets the settings of a connection to a teacher.
+
+    What only TLS uses, such as --ca, turns TLS on.
+
+    Args:
+        defaults: as for `with_settings`.
+    """
+    only = (*TLS_SETTINGS, "tls", "token_file", "plaintext_token", "timeout_s")
+
+    def connection(**values: Any) -> ClientSettings:
+        values["tls"] = values["tls"] or any(values[name] for name in TLS_SETTINGS)
+        return ClientSettings(**values)
+
+    return with_settings(
+        "client", ClientSettings, "Connection", only=only, make=connection, **defaults
+    )
 
 
 def with_given_settings(

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from tiekd_ros.cli.options import (
-    CONNECTION,
     AsJson,
     check_choice,
     console,
+    with_connection,
     with_given_settings,
     with_settings,
 )
@@ -40,7 +40,7 @@ class Pong:
     """Of the first call: name, TCP, TLS, token."""
 
 
-@with_settings("client", ClientSettings, "Connection", only=CONNECTION, timeout_s=5.0)
+@with_connection(timeout_s=5.0)
 def teacher_ping(
     url: Annotated[str, typer.Argument(help="The teacher server, as host:port.")],
     client: ClientSettings,

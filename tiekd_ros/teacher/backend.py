@@ -14,17 +14,6 @@ from tiekd_ros.core.settings import Settings
 from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
-__all__ = [
-    "Backend",
-    "BackendRefusal",
-    "BackendSettings",
-    "BatchBackend",
-    "check_request",
-    "infer_all",
-    "label_all",
-    "takes_batches",
-]
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -75,6 +64,13 @@ class BackendSettings(Settings):
 
     ARGUMENT: ClassVar[str]
     """The field that ARGUMENT sets in `KIND:ARGUMENT`."""
+    MISSING: ClassVar[str] = ""
+    """Message where that field is empty; "" where it may be."""
+
+    def check(self) -> None:
+        """Check that the argument is given where it has to be."""
+        if self.MISSING and not getattr(self, self.ARGUMENT):
+            raise InvalidSettingError(self.MISSING)
 
     @classmethod
     def from_options(cls, kind: str, options: Mapping[str, Any]) -> BackendSettings:

@@ -85,8 +85,10 @@ class Batcher:
         """Requests that are inside at most: waiting, or with the backend."""
         self._settings = settings
         self._changed = threading.Condition()  # guards all that follows
-        self._taken = 0
-        self._bytes = 0
+        self.inside = 0
+        """Requests that have a place: being decoded, waiting, or with the backend."""
+        self.held_bytes = 0
+        """Memory of those inside: their pixels, and what they came in."""
         self._queue: list[QueuedRequest] = []
         self._busy_since: dict[int, float] = {}
         self._failures = 0
@@ -97,16 +99,6 @@ class Batcher:
         ]
         for thread in self._threads:
             thread.start()
-
-    @property
-    def inside(self) -> int:
-        """Number of requests that have a place: being decoded, waiting, or with the backend."""
-        return self._taken
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of those that have a place: their pixels, and what they came in."""
-        return self._bytes
 
     @property
     def waiting(self) -> int:
@@ -144,18 +136,18 @@ class Batcher:
             nonlocal size
             with self._changed:
                 size -= part
-                self._bytes -= part
+                self.held_bytes -= part
 
         with self._changed:
             self._require_room(size)
-            self._taken += 1
-            self._bytes += size
+            self.inside += 1
+            self.held_bytes += size
         try:
             yield release
         finally:
             release(size)
             with self._changed:
-                self._taken -= 1
+                self.inside -= 1
 
     def submit(
         self,
@@ -229,13 +221,13 @@ class Batcher:
     def _require_room(self, size: int) -> None:
         if self._closed:
             raise StoppingError(_STOPPING)
-        if self._taken >= self.places:
+        if self.inside >= self.places:
             raise BusyError(
                 f"{self._settings.max_waiting} requests wait already (max_waiting); try later"
             )
         limit_mb = self._settings.max_waiting_mb
         # One is always let in, however large: max_pixels and max_image_mb judge that.
-        if self._taken and self._bytes + size > limit_mb << 20:
+        if self.inside and self.held_bytes + size > limit_mb << 20:
             raise BusyError(
                 f"those that wait may take {limit_mb} MiB together (max_waiting_mb); try later"
             )

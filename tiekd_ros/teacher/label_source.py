@@ -1,7 +1,7 @@
 """From a frame to a label that can be believed: the one road of companion and command line.
 
-An image is made small, sent, and its answer checked by itself (`checks`) and against what was
-seen before (`trust`).
+An image is made small, sent, and its answer checked by itself (`protocol.check_answer`) and
+against what was seen before (`trust`).
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class LocalTeacher:
 
     def identity(self) -> TeacherIdentity:
         """Return who labels."""
-        return self._backend.identity
+        return self.known_teacher
 
     def infer(self, request: DepthRequest) -> DepthAnswer:
         """Ask the backend, as a server would.

@@ -7,14 +7,8 @@
 of `ServiceSettings`, on one level. Ray itself is imported only when it is called.
 
 Ray's proxy speaks gRPC with the clients and hands each call to one replica's method of the same
-name, as a coroutine. The servicer is the plain server's. It blocks, so it runs in threads; what it
-asks of a gRPC context is answered by `ReplicaCall`.
-
-Ray imports `add_GRPCInferenceServiceServicer_to_server` by name in each of its proxies, and sends
-requests on to the replicas pickled. tritonclient's messages were generated as top-level modules
-and say that they come from `grpc_service_pb2` and `model_config_pb2`, which do not exist, so that
-every call would fail with a PicklingError. `register_messages`, called when this module is
-imported, gives them these names.
+name, as a coroutine. The servicer is the plain server's: it blocks, so it runs in threads, and what
+it asks of a gRPC context is answered by `ReplicaCall`.
 """
 
 from __future__ import annotations
@@ -36,12 +30,8 @@ from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_
 
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.teacher.backends import (
-    BackendSettings,
-    backend_options,
-    read_backend,
-    value_from_text,
-)
+from tiekd_ros.teacher.backend import BackendSettings
+from tiekd_ros.teacher.backends import backend_options, read_backend, value_from_text
 from tiekd_ros.teacher.security import REFUSAL, TOKENS_VARIABLE, Tokens, authorization_of
 from tiekd_ros.teacher.service import TeacherService
 from tiekd_ros.teacher.settings import ServiceSettings
@@ -189,13 +179,11 @@ class RayPlan:
         return 2 * self.service.max_batch * self.service.workers
 
 
-def register_messages() -> None:
-    """Let this process pickle and unpickle the protocol's messages."""
-    sys.modules.setdefault("grpc_service_pb2", service_pb2)
-    sys.modules.setdefault("model_config_pb2", model_config_pb2)
-
-
-register_messages()
+# Ray's proxies, which import the servicer's entry from here, send requests on to the replicas
+# pickled. tritonclient's messages say that they come from these top-level modules, which do not
+# exist: without the names every call would fail with a PicklingError.
+sys.modules.setdefault("grpc_service_pb2", service_pb2)
+sys.modules.setdefault("model_config_pb2", model_config_pb2)
 
 
 class CallEndedError(Exception):
@@ -312,7 +300,7 @@ def required_tokens(token_file: str, *, insecure: bool) -> Tokens:
     Raises:
         InvalidSettingError: there are none, or they cannot be used.
     """
-    tokens = Tokens.load(token_file)
+    tokens = Tokens(token_file)
     if not tokens and not insecure:
         raise InvalidSettingError(
             "Ray Serve listens on all of this machine's addresses, so this teacher needs tokens: "

@@ -45,29 +45,13 @@ REFUSAL = (
 class Tokens:
     """The tokens that a server takes; empty where it asks for none."""
 
-    def __init__(self, tokens: Iterable[str] = ()) -> None:
-        """Take these tokens.
-
-        Raises:
-            InvalidSettingError: one is too short or has characters that no header carries.
-        """
-        self._digests = [_digest(_checked(token).encode()) for token in tokens]
-
-    @classmethod
-    def load(cls, file: str = "", variable: str = TOKENS_VARIABLE) -> Tokens:
-        """Read tokens, one a line; empty lines and lines that begin with # do not count.
+    def __init__(self, file: str = "") -> None:
+        """Read tokens; errors as `read_tokens`.
 
         Args:
-            file: where they stand; only its owner and group may have access to it.
-            variable: the environment variable that is read where no file is given.
-
-        Returns:
-            The tokens; none where there is neither a file nor the variable.
-
-        Raises:
-            InvalidSettingError: the source is there and cannot be used; never shows a token.
+            file: where they stand; empty: in the environment variable TIEKD_TEACHER_TOKENS.
         """
-        return cls(read_tokens(file, variable))
+        self._digests = [_digest(token.encode()) for token in read_tokens(file, TOKENS_VARIABLE)]
 
     def accept(self, header: str) -> bool:
         """Say whether an `authorization` header carries one of the tokens.
@@ -87,7 +71,18 @@ class Tokens:
 
 
 def read_tokens(file: str, variable: str) -> list[str]:
-    """Return the tokens of a file, or else of an environment variable, as `Tokens.load` does."""
+    """Read tokens, one a line; empty lines and lines that begin with # do not count.
+
+    Args:
+        file: where they stand; only its owner and group may have access to it.
+        variable: the environment variable that is read where no file is given.
+
+    Returns:
+        The tokens; none where there is neither a file nor the variable.
+
+    Raises:
+        InvalidSettingError: the source is there and cannot be used; never shows a token.
+    """
     if file:
         text, source = _read_secret(Path(file)), f"the token file {file}"
     elif variable in os.environ:

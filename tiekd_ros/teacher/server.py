@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -43,7 +42,6 @@ class TeacherServer:
         self.settings = settings or ServerSettings()
         self._backend = backend
         self._running: _Running | None = None
-        self._stopped = threading.Event()
 
     def start(self) -> int:
         """Open the port and return its number.
@@ -72,12 +70,7 @@ class TeacherServer:
         if self._running is not None:
             at_rest = self._running.stop(self.settings.grace_s if grace_s is None else grace_s)
             self._running = None
-        self._stopped.set()
         return at_rest
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the server has stopped; False if `timeout_s` passed before."""
-        return self._stopped.wait(timeout_s)
 
 
 class _Running:
@@ -143,7 +136,7 @@ def open_secrets(settings: ServerSettings) -> tuple[Tokens, Any]:
         InvalidSettingError: one of the files cannot be used, or the server would be open to
             other machines (see `ServerSettings.require_access_control`).
     """
-    tokens = Tokens.load(settings.token_file)
+    tokens = Tokens(settings.token_file)
     settings.require_access_control(bool(tokens))
     if not settings.tls_cert:
         return tokens, None

@@ -193,6 +193,8 @@ def is_loopback(host: str) -> bool:
     return bool(found) and all(ipaddress.ip_address(str(a)).is_loopback for a in found)
 
 
+TLS_SETTINGS = ("ca", "cert", "key", "server_name")
+"""Those of `ClientSettings` that only TLS uses."""
 _URL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}")
 
 
@@ -246,7 +248,7 @@ class ClientSettings(Settings):
         return self.url.rpartition(":")[0].strip("[]")
 
     def _check_tls(self) -> None:
-        given = [name for name in ("ca", "cert", "key", "server_name") if getattr(self, name)]
+        given = [name for name in TLS_SETTINGS if getattr(self, name)]
         if given and not self.tls:
             raise InvalidSettingError(
                 f"{given[0]} is set, but tls is off, so that it would not be used; set tls to true"

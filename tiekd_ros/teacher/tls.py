@@ -12,6 +12,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.teacher.security import AUTHORIZATION, read_tokens
 from tiekd_ros.teacher.settings import ClientSettings
@@ -61,17 +63,11 @@ def _read_token(settings: ClientSettings) -> str:
 
 
 def _channel_credentials(settings: ClientSettings) -> Any:
-    import grpc
-
     authorities, key, chain = None, None, None
     if settings.ca:
-        authorities = read_pem(settings.ca, "the server's authority")
-        check_authorities(settings.ca, "the server's authority")
+        authorities = _read_authorities(settings.ca, "the server's authority")
     if settings.cert:
-        what = "this robot's certificate"
-        chain = read_pem(settings.cert, what)
-        key = read_pem(settings.key, "this robot's private key")
-        check_pair(settings.cert, settings.key, what)
+        key, chain = _read_pair(settings.cert, settings.key, "this robot's")
     return grpc.ssl_channel_credentials(authorities, key, chain)
 
 
@@ -90,16 +86,8 @@ _WARN_WITHIN = timedelta(days=30)
 _CHECK_EVERY_S = 86400.0
 
 
-def read_pem(path: str | Path, what: str) -> bytes:
-    """Return the bytes of a PEM file.
-
-    Args:
-        path: the file.
-        what: what it is, for the message: "the server's certificate".
-
-    Raises:
-        InvalidSettingError: it cannot be read, or is no PEM.
-    """
+def _read_pem(path: str, what: str) -> bytes:
+    """Return the bytes of a PEM file; `what` it is stands in the message where it is none."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -111,8 +99,8 @@ def read_pem(path: str | Path, what: str) -> bytes:
     return data
 
 
-def check_pair(cert: str | Path, key: str | Path, what: str) -> None:
-    """Check that a certificate and a private key belong together.
+def _read_pair(cert: str, key: str, whose: str) -> tuple[bytes, bytes]:
+    """Return a private key and its certificate, which belong together.
 
     gRPC itself would only say that it cannot open the port, or fail at each handshake.
 
@@ -126,24 +114,24 @@ def check_pair(cert: str | Path, key: str | Path, what: str) -> None:
             "its owner alone"
         )
 
+    pair = _read_pem(key, f"{whose} private key"), _read_pem(cert, f"{whose} certificate")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_password)
     except (ssl.SSLError, OSError) as error:
         raise InvalidSettingError(
-            f"{what} {cert} and the private key {key} do not work together: {error}"
+            f"{whose} certificate {cert} and the private key {key} do not work together: {error}"
         ) from error
+    return pair
 
 
-def check_authorities(path: str | Path, what: str) -> None:
-    """Check that a file holds certificates of authorities.
-
-    Raises:
-        InvalidSettingError: it holds none, or they are damaged.
-    """
+def _read_authorities(path: str, what: str) -> bytes:
+    """Return the certificates of authorities; refuse a file without usable ones."""
+    data = _read_pem(path, what)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(str(path))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
     except (ssl.SSLError, OSError) as error:
         raise InvalidSettingError(f"{what} {path} holds no usable certificate: {error}") from error
+    return data
 
 
 def server_credentials(cert: str, key: str, client_ca: str = "") -> Any:
@@ -159,18 +147,13 @@ def server_credentials(cert: str, key: str, client_ca: str = "") -> Any:
         InvalidSettingError: a file cannot be used, or the certificate does not hold today; the
             message says which and why.
     """
-    import grpc
-
-    what = "the server's certificate"
-    pair = (read_pem(key, "the server's private key"), read_pem(cert, what))
-    check_pair(cert, key, what)
+    pair = _read_pair(cert, key, "the server's")
     certificate_until(cert)
     if stat.S_IMODE(Path(key).stat().st_mode) & stat.S_IRWXO:
         _LOG.warning("everybody on this machine has access to the private key %s: chmod 600", key)
     authorities = None
     if client_ca:
-        authorities = read_pem(client_ca, "the clients' authority")
-        check_authorities(client_ca, "the clients' authority")
+        authorities = _read_authorities(client_ca, "the clients' authority")
     return grpc.ssl_server_credentials(
         [pair], root_certificates=authorities, require_client_auth=bool(client_ca)
     )

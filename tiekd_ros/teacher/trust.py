@@ -1,16 +1,14 @@
 """Whether a label fits what was seen before: the teacher's own labels, and the live student.
 
-`checks` looks at one answer by itself; here it is compared. What is compared is scale: a teacher
-that suddenly answers in millimetres, or without the camera's intrinsics, draws good pictures
-whose depth is wrong everywhere by one factor.
+What is compared is scale: a teacher that suddenly answers in millimetres, or without the camera's
+intrinsics, draws good pictures whose depth is wrong everywhere by one factor.
 
-A robot that drives out of a corridor sees another depth as well. So a label is doubted only
-where its median depth lies far outside that of the last labels and the student does not see the
-same change. Where that goes on, and the labels agree with each other, the place is taken for
-new, not the teacher for wrong: after `settle` of them among the last answers they are believed,
-unless the jump is so large (`max_settled_jump`) that only another unit explains it. Where labels
-fit those before and only contradict the student, again and again alike, the student is taken to
-be off. Logarithms of metres throughout: a factor is a distance.
+A robot that drives out of a corridor sees another depth as well. So a label is doubted only where
+its median depth lies far outside that of the last labels and the student does not see the same
+change. After `settle` doubted labels that agree with each other the place is taken for new, unless
+the jump is so large (`max_settled_jump`) that only another unit explains it. Where labels fit those
+before and only contradict the student, alike, the student is taken to be off. Logarithms of metres
+throughout: a factor is a distance.
 """
 
 from __future__ import annotations
@@ -138,14 +136,10 @@ class LabelHistory:
         """Factor to a student that was found to be far off, again and again."""
         self.since_settled: int | None = None
         """Labels believed since doubted ones became usual; None where none ever did."""
-        self._least = least
-        self._is_ready = False
-        self._scales: deque[LabelScale] = deque(maxlen=length)
-
-    @property
-    def is_ready(self) -> bool:
+        self.is_ready = False
         """Whether there are, or were once, enough labels to compare others with."""
-        return self._is_ready
+        self._least = least
+        self._scales: deque[LabelScale] = deque(maxlen=length)
 
     @property
     def has_factors(self) -> bool:
@@ -171,7 +165,7 @@ class LabelHistory:
     def add_median(self, median: float) -> None:
         """Add the median depth, log metres, of a label that is believed."""
         self.medians.append(median)
-        self._is_ready = self._is_ready or len(self.medians) >= self._least
+        self.is_ready = self.is_ready or len(self.medians) >= self._least
 
     def record(self, scale: LabelScale) -> None:
         """Add a scale, believed or not, in place of an earlier one of its frame."""
@@ -385,7 +379,8 @@ class LabelJudge:
             is_against_student=against is not None and may_settle,
         )
         history.record(noted)
-        usual = _range_of(history)
+        low, high = (math.exp(end(history.medians)) for end in (min, max))
+        usual = f"{low:.3g} to {high:.3g} m"
         if noted.is_jump and self._settles_jump(history, noted, usual):
             jump_by = 0.0
         if noted.is_against_student and self._settles_student(history, noted, student):
@@ -493,11 +488,6 @@ def check_flip(depth: DepthMap, mirrored: DepthMap, settings: TrustSettings) -> 
 def _log_median(depth: DepthMap) -> float:
     known = depth[np.isfinite(depth) & (depth > 0)]
     return float(np.log(np.median(known)))
-
-
-def _range_of(history: LabelHistory) -> str:
-    low, high = min(history.medians), max(history.medians)
-    return f"{math.exp(low):.3g} to {math.exp(high):.3g} m"
 
 
 def _student_agrees(history: LabelHistory, factor: float | None, limit: float) -> bool:

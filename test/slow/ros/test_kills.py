@@ -14,7 +14,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from helpers.canaries import FRAMES, promote_bad
 from helpers.frames import filled_state
 from helpers.students import small_student
-from helpers.teachers import free_port
 from ros_helpers.companion import (
     LOGGING,
     PATIENT_TEACHER,
@@ -28,6 +27,7 @@ from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.processes import Process, Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.nodes.companion.node import CompanionNode

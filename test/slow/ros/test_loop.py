@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from helpers.teachers import free_port
 from ros_helpers.companion import PATIENT_TEACHER, round_parameters
 from ros_helpers.peer import Peer
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import wait_for
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student.registry import StudentRegistry
 

@@ -17,15 +17,6 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.settings import setting, setting_info
 from tiekd_ros.teacher.backend import BackendSettings
 
-__all__ = [
-    "BACKENDS",
-    "BackendSettings",
-    "backend_options",
-    "read_backend",
-    "settings_of",
-    "value_from_text",
-]
-
 BACKENDS = {
     "huggingface": "HuggingFaceSettings",
     "onnx": "OnnxSettings",

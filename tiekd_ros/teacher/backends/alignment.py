@@ -1,22 +1,16 @@
 """A teacher whose numbers are fitted to metres, once, when it starts; only where that is asked for.
 
-The fit (`fit_to_folder`) is made with one camera. An image tells a network how large things appear,
-not how far they are: stretch a scene along the optical axis by f' / f, and a camera of focal length
-f' takes the very image that one of f took before, since f x / z is the same. The network then
-answers the same, and depth is f' / f times as large. So metres by the fit times the ratio of the
-focal lengths are metres for the other camera, whatever the numbers mean: they are equal, so what
-the fit makes of them is. It has to be one ratio for rows and columns: an image that reaches the
-network wider or narrower than the fit's shows the network another scene, and beyond `MOST_UNEQUAL`
-it is refused. This is why metric networks are trained for one canonical camera
-(Metric3D, arXiv 2307.10984; Depth Pro, arXiv 2410.02073, section 3.2).
+The fit is made with one camera. An image tells a network how large things appear, not how far they
+are: f x / z stays the same where a scene is stretched along the optical axis by f' / f and taken
+with the focal length f' in place of f. The network then answers the same, and depth is f' / f times
+as large: metres by the fit times the ratio of the focal lengths. This is why metric networks are
+trained for one canonical camera (Metric3D, arXiv 2307.10984; Depth Pro, arXiv 2410.02073, section
+3.2). An image whose rows and columns have unequal ratios shows the network another scene: beyond
+`MOST_UNEQUAL` it is refused. A network may go by perspective too, which betrays the focal length
+and which no frame of the fit has judged: beyond `LARGEST_STRETCH` an image is refused. A network
+that takes the focal length has done its part already, and is left alone.
 
-What it takes for granted is that a network goes by how large things appear, in pixels of its
-input. It may go by perspective too, which betrays the focal length; the more a field of view
-differs from the fit's, the more does the rest, which no frame has judged. So beyond
-`LARGEST_STRETCH` an image is refused. A network that takes the focal length has done its part
-already, and is left alone.
-
-By these methods:
+The fit, by the meaning of the numbers:
 
 - inverse depth x: 1 / d = scale * x + shift, the scale and shift that make the relative error
   (scale * x + shift) * d - 1 smallest; least squares with Tukey's weights, which outliers (the
@@ -24,10 +18,8 @@ By these methods:
 - depth in an unknown unit, or in metres that are off: d = scale * x, where the scale is
   exp(median(log(d / x))).
 
-The frames are cut into blocks in their order, as the frame log's are: the second judges, the
-first makes the fit, and so on. A few frames behind each border do neither, for they show nearly
-what those before it show. A network that is free to choose another scale for each image fits badly
-as a whole: the error that is said is what that costs.
+Blocks of frames make and judge it in turn (`split_frames`). A network that is free to choose
+another scale for each image fits badly as a whole: the error that is said is what that costs.
 """
 
 from __future__ import annotations
@@ -44,7 +36,7 @@ import numpy.typing as npt
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.teacher.backend import Backend, BackendRefusal, check_request, infer_all
+from tiekd_ros.teacher.backend import Backend, check_request, infer_all
 from tiekd_ros.teacher.backends.network import (
     INVERSE_DEPTH,
     METRIC,
@@ -55,7 +47,7 @@ from tiekd_ros.teacher.backends.network import (
     meaning_of,
     seen_focal_px,
 )
-from tiekd_ros.teacher.errors import BackendError
+from tiekd_ros.teacher.errors import BackendError, BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
 _LOG = logging.getLogger(__name__)
@@ -173,8 +165,9 @@ def fit_to_folder(backend: Backend, folder: RgbdFolder, max_error: float) -> Fit
 def split_frames(frames: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return the frames that make the fit, and those that judge it.
 
-    Every second of up to `_BLOCKS` blocks judges, beginning with the second block. Nothing is
-    taken right behind a border. A single frame makes the fit, and nothing judges it.
+    Every second of up to `_BLOCKS` blocks judges, beginning with the second block. The first frames
+    behind a border do neither: they show nearly what those before it show. A single frame makes
+    the fit, and nothing judges it.
     """
     blocks = min(_BLOCKS, max(2, len(frames) // _LEAST_BLOCK))
     parts: tuple[list[int], list[int]] = ([], [])

@@ -19,12 +19,13 @@ from tiekd_ros.core.devices import choose_device
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage
 from tiekd_ros.core.settings import setting
-from tiekd_ros.teacher.backend import Backend, BackendRefusal
+from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends.image_recipe import CONFIG_FILES, ImageRecipe, read_recipe, resized
 from tiekd_ros.teacher.backends.network import (
     INVERSE_DEPTH,
     METRIC,
     NEEDS_FOCAL,
+    PROBE,
     BatchedBackend,
     Meaning,
     NetworkSettings,
@@ -33,7 +34,7 @@ from tiekd_ros.teacher.backends.network import (
     finished,
     identity_of,
 )
-from tiekd_ros.teacher.errors import BackendError
+from tiekd_ros.teacher.errors import BackendError, BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 
 if TYPE_CHECKING:
@@ -47,12 +48,15 @@ _METRIC_KINDS = {"glpn", "zoedepth", "depth_pro", "tipsv2_dpt"}
 # leave them out.
 _UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1\.")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
-_PROBE = (480, 640)  # (height, width) of what the network is tried on before it serves
 
 
 @dataclass(frozen=True)
 class HuggingFaceSettings(NetworkSettings):
     """A checkpoint, and how its network runs."""
+
+    MISSING = (
+        "the huggingface backend needs a checkpoint: give model=DIR or model=ORG/NAME (--model)"
+    )
 
     model: str = setting("", "a checkpoint's folder, or its hub id (ORG/NAME, ORG/NAME@REVISION)")
     dtype: str = setting(
@@ -73,14 +77,6 @@ class HuggingFaceSettings(NetworkSettings):
         minimum=0,
         maximum=8192,
     )
-
-    def check(self) -> None:
-        """Check that a checkpoint is named."""
-        if not self.model:
-            raise InvalidSettingError(
-                "the huggingface backend needs a checkpoint: give model=DIR or model=ORG/NAME "
-                "(--model)"
-            )
 
     def check_source(self) -> None:
         """Check that `model` is a folder here, or can be a hub id."""
@@ -123,8 +119,11 @@ def open_checkpoint(settings: HuggingFaceSettings) -> Checkpoint:
         BackendError: transformers is missing, the checkpoint cannot be had or lacks something,
             or it does not say what its numbers mean.
     """
+    import torch
+
     device = choose_device(settings.device)
-    dtype = _pick_dtype(settings.dtype, device)
+    auto = "float16" if device.type == "cuda" else "float32"
+    dtype = getattr(torch, auto if settings.dtype == "auto" else settings.dtype)
     folder = find_folder(settings.model)
     config = _load_config(folder)  # first: without a depth network no other advice helps
     recipe = read_recipe(folder, settings.input_side, settings.max_input_pixels)
@@ -193,15 +192,6 @@ def read_meaning(config: Any, said: str = "auto") -> Meaning:
         f"what the numbers of a {kind}{on} network mean does not stand in its configuration: say "
         "it with meaning=metric, relative_depth or inverse_depth (--meaning)"
     )
-
-
-def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    import torch
-
-    if name == "auto":
-        name = "float16" if device.type == "cuda" else "float32"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _load_config(folder: Path) -> Any:
@@ -289,24 +279,19 @@ class HuggingFaceBackend(BatchedBackend):
 
     def __init__(self, settings: HuggingFaceSettings) -> None:
         """Load the checkpoint that `settings.model` names and try it once."""
-        self._checkpoint = open_checkpoint(settings)
-        self.meaning = self._checkpoint.meaning
-        self.identity = identity_of(
-            self._checkpoint.name, self._checkpoint.version, self._checkpoint.meaning
-        )
-        self._canonical = (
-            self._checkpoint.config.model_type == "depth_pro" and self.meaning == METRIC
-        )
-        self._guesses = bool(getattr(self._checkpoint.config, "use_fov_model", False))
+        loaded = self._checkpoint = open_checkpoint(settings)
+        self.meaning = loaded.meaning
+        self.identity = identity_of(loaded.name, loaded.version, self.meaning)
+        self._canonical = loaded.config.model_type == "depth_pro" and self.meaning == METRIC
+        self._guesses = bool(getattr(loaded.config, "use_fov_model", False))
         # ZoeDepth's votes for one of its heads with all images of a batch: neighbours would change
         # an image's metres.
-        self._alone = len(getattr(self._checkpoint.config, "bin_configurations", None) or ()) > 1
+        self._alone = len(getattr(loaded.config, "bin_configurations", None) or ()) > 1
         size = self._try()
         _LOG.info(
             "%s version %s on %s in %s, %s, %dx%d for %dx%d images",
-            self.identity.name, self.identity.version, self._checkpoint.device,
-            str(self._checkpoint.dtype).removeprefix("torch."), self.meaning, *size[::-1],
-            *_PROBE[::-1],
+            self.identity.name, self.identity.version, loaded.device,
+            str(loaded.dtype).removeprefix("torch."), self.meaning, *size[::-1], *PROBE[::-1],
         )  # fmt: skip
 
     def check(self, request: DepthRequest, height: int, width: int) -> None:
@@ -377,7 +362,7 @@ class HuggingFaceBackend(BatchedBackend):
         import torch
 
         loaded = self._checkpoint
-        image = np.full((*_PROBE, 3), 128, np.uint8)
+        image = np.full((*PROBE, 3), 128, np.uint8)
         try:
             with torch.inference_mode():
                 prepared = loaded.recipe.prepare([image], loaded.device, loaded.dtype)

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tiekd_ros.core.images import RgbImage
-from tiekd_ros.teacher.backend import BackendRefusal
-from tiekd_ros.teacher.errors import BackendError
+from tiekd_ros.teacher.errors import BackendError, BackendRefusal
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.core.settings import setting
-from tiekd_ros.teacher.backend import Backend, BackendRefusal, BackendSettings
+from tiekd_ros.teacher.backend import Backend, BackendSettings
+from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
 Meaning = Literal["metric", "relative_depth", "inverse_depth"]
@@ -29,6 +30,9 @@ INVERSE_DEPTH: Meaning = "inverse_depth"
 
 FARTHEST_M = 1000.0
 """Beyond this a network means the sky, not a distance; it becomes unknown."""
+
+PROBE = (480, 640)
+"""(height, width) of what a network is tried on before it serves."""
 
 _VERSION_DIGITS = 12  # hexadecimal: 48 bits tell a fleet's teachers apart
 _BLOCK = 1 << 20

@@ -30,9 +30,10 @@ from tiekd_ros.core.errors import DatasetError, InvalidSettingError
 from tiekd_ros.core.images import RgbImage, resize_depth
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.datasets.calibration import read_yaml
-from tiekd_ros.teacher.backend import Backend, BackendRefusal
+from tiekd_ros.teacher.backend import Backend
 from tiekd_ros.teacher.backends.network import (
     METRIC,
+    PROBE,
     BatchedBackend,
     Meaning,
     NetworkSettings,
@@ -42,28 +43,22 @@ from tiekd_ros.teacher.backends.network import (
     identity_of,
     needed_focal,
 )
-from tiekd_ros.teacher.errors import BackendError
+from tiekd_ros.teacher.errors import BackendError, BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest
 
 Channels = tuple[float, float, float]
 
 _KEYS = ("name", "input", "output")
 _LOG = logging.getLogger(__name__)
-_PROBE = (480, 640)  # (height, width) of what the network is tried on before it serves
 
 
 @dataclass(frozen=True)
 class OnnxSettings(NetworkSettings):
     """An exported network, and the device that it runs on."""
 
-    model: str = setting("", "the .onnx file, described by a .yaml of the same name beside it")
+    MISSING = "the onnx backend needs an exported network: give model=FILE.onnx (--model)"
 
-    def check(self) -> None:
-        """Check that a file is named."""
-        if not self.model:
-            raise InvalidSettingError(
-                "the onnx backend needs an exported network: give model=FILE.onnx (--model)"
-            )
+    model: str = setting("", "the .onnx file, described by a .yaml of the same name beside it")
 
     @property
     def path(self) -> Path:
@@ -485,13 +480,13 @@ class OnnxBackend(BatchedBackend):
     def _try(self) -> None:
         """Run once, so that what cannot work stops the start."""
         request = DepthRequest(b"", Intrinsics(500.0, 500.0, 319.5, 239.5), 0, "")
-        image: Any = np.full((*_PROBE, 3), 128, np.uint8)
+        image: Any = np.full((*PROBE, 3), 128, np.uint8)
         try:
-            size = self._input_size(*_PROBE)
+            size = self._input_size(*PROBE)
         except BackendRefusal as error:
             raise BackendError(f"{self.identity.name} cannot serve: {error}") from error
-        inner = self._inner_size(_PROBE, size)
-        focal = self._focal(request, inner[1] / _PROBE[1])
+        inner = self._inner_size(PROBE, size)
+        focal = self._focal(request, inner[1] / PROBE[1])
         if not np.isfinite(self._numbers([image], [focal], size, inner)).any():
             raise BackendError(
                 f"{self.identity.name} answers no finite number: where it was exported in half "

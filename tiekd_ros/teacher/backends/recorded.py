@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tiekd_ros.core.errors import DatasetError, InvalidSettingError
+from tiekd_ros.core.errors import DatasetError
 from tiekd_ros.core.images import RgbImage, thumbnail, thumbnail_distances
 from tiekd_ros.core.settings import setting
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.teacher.backend import Backend, BackendRefusal, BackendSettings
+from tiekd_ros.teacher.backend import Backend, BackendSettings
+from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 
 # Mean grey-level differences of thumbnails, measured on 45 consecutive frames of a walk: a
@@ -32,16 +33,12 @@ class RecordedSettings(BackendSettings):
     """The folder that a `RecordedBackend` answers from."""
 
     ARGUMENT = "frames"
+    MISSING = (
+        "the recorded backend needs a folder of frames: give frames=DIR (--frames DIR), with "
+        "images/, depth/ and K.txt in it"
+    )
 
     frames: str = setting("", "folder of images/, depth/ and K.txt that it answers from")
-
-    def check(self) -> None:
-        """Check that a folder is named."""
-        if not self.frames:
-            raise InvalidSettingError(
-                "the recorded backend needs a folder of frames: give frames=DIR (--frames DIR), "
-                "with images/, depth/ and K.txt in it"
-            )
 
     def check_source(self) -> None:
         """Check that the folder is there."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage, thumbnail, thumbnail_distances
 from tiekd_ros.core.settings import setting
-from tiekd_ros.teacher.backend import Backend, BackendRefusal, BackendSettings
+from tiekd_ros.teacher.backend import Backend, BackendSettings
+from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
