@@ -120,16 +120,16 @@ serve(StubBackend(answer), settings, lambda port: print(port, flush=True))
 """
 
 SIGNALLED = """
-import os, random, signal, threading, time
+import random, signal, threading, time
 from tiekd_ros.teacher.process import shutdown_signal
 def ask():
     time.sleep(random.random() / 500)
-    os.kill(os.getpid(), signal.SIGTERM)
-for _ in range(300):
-    with shutdown_signal() as asked:
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # not to the thread that waits
+for timeout_s in [0] * 300 + [None] * 300:
+    with shutdown_signal() as wait:
         asker = threading.Thread(target=ask)
         asker.start()
-        while not asked.wait(0):
+        while not wait(timeout_s):
             pass
         asker.join()
 """
@@ -224,6 +224,6 @@ def test_a_second_signal_ends_the_server_whatever_still_runs(second):
             asked.result(PATIENCE_S)
 
 
-def test_a_signal_may_come_at_any_moment_of_the_wait_for_it():
+def test_a_signal_may_come_at_any_moment_of_the_wait_and_to_any_thread():
     done = run_python("-c", SIGNALLED)
     assert done.returncode == 0, done.stderr

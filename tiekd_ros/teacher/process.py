@@ -125,55 +125,46 @@ def _watchdog_s() -> float | None:
     return int(usec) / 1e6
 
 
-class ShutdownSignal:
-    """A flag that SIGINT and SIGTERM set.
-
-    A pipe, as a signal's handler interrupts the very thread that waits: of an Event it might wait
-    for the lock that this thread holds.
-    """
-
-    def __init__(self) -> None:
-        """Open the pipe, until `close`."""
-        self._reader, self._writer = os.pipe()
-        self._poll = select.poll()
-        self._poll.register(self._reader, select.POLLIN)
-
-    def set(self) -> None:
-        """Wake the thread that waits, now and from now on."""
-        os.write(self._writer, b"!")
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until it is set; False if `timeout_s` passed before."""
-        return bool(self._poll.poll(None if timeout_s is None else timeout_s * 1000))
-
-    def close(self) -> None:
-        """Give the pipe back."""
-        os.close(self._reader)
-        os.close(self._writer)
-
-
 @contextmanager
-def shutdown_signal() -> Iterator[ShutdownSignal]:
-    """Give what says whether a SIGINT or SIGTERM has come; the second ends the process.
+def shutdown_signal() -> Iterator[Callable[[float | None], bool]]:
+    """Wait for a SIGINT or SIGTERM in a process's main thread; the second ends the process.
 
     The second is the kernel's to act on: an exception would only reach this thread, and the
     process would still wait for the threads of those calls. Afterwards both signals do what they
     did before.
+
+    Yields:
+        A function that waits until one has come; False where so many seconds passed before,
+        None = without end.
     """
-    shutdown = ShutdownSignal()
+    has_come = False
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal has_come
         for each in _STOP_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        shutdown.set()
+        has_come = True
 
+    def wait(timeout_s: float | None) -> bool:
+        while not has_come and poll.poll(None if timeout_s is None else timeout_s * 1000):
+            os.read(reader, 4096)  # `handle` has run, or does so before the loop goes on
+        return has_come
+
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    # The signal itself ends no wait that is about to begin, or where it comes to another thread.
+    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     before = {number: signal.signal(number, handle) for number in _STOP_SIGNALS}
     try:
-        yield shutdown
+        yield wait
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        shutdown.close()
+        signal.set_wakeup_fd(wakeup_before)
+        os.close(reader)
+        os.close(writer)
 
 
 def serve(
@@ -198,14 +189,14 @@ def serve(
     """
     server, systemd = TeacherServer(backend, settings), Systemd()
     alive_every_s = None if systemd.watchdog_s is None else systemd.watchdog_s / 3
-    with shutdown_signal() as shutdown:
+    with shutdown_signal() as wait:
         try:
             port = server.start()
             if on_ready is not None:
                 on_ready(port)
             systemd.ready(f"teacher {backend.identity.name} on port {port}")
             _LOG.info("serving", extra={"facts": {"teacher": backend.identity.name, "port": port}})
-            while not shutdown.wait(alive_every_s):
+            while not wait(alive_every_s):
                 if server.healthy:
                     systemd.alive()
             _LOG.info(
