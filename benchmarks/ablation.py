@@ -46,6 +46,12 @@ _PERIOD_S = 60.0
 _IMAGE = (320, 240)  # width, height of what the camera sees
 _BLOCKS = "tettvttet"  # of a recording: train, test (e), validation
 _SENSOR_SHARE = 0.003  # of the pixels: 5 % of the cells of the student's output, as a LiDAR has
+_PIXELS = 12288  # of the network's input: 96x128 for 4:3 images
+_RANGE_M = 10.0
+_NEAR_M = 3.0
+_FRAMES = Path("../shared/data/hololens")
+_COLUMNS = {"AbsRel": "abs_rel", "RMSE [m]": "rmse", "a1": "a1", "AbsRel < 3 m": "near_abs_rel"}
+_BEST = {"AbsRel": min, "RMSE [m]": min, "a1": max, "AbsRel < 3 m": min}
 
 
 @dataclass(frozen=True)
@@ -151,14 +157,6 @@ def save(path: Path, split: Split) -> str:
 def load(path: Path) -> Split:
     """Read what `save` wrote."""
     return pickle.loads(path.read_bytes())
-
-
-_PIXELS = 12288  # of the network's input: 96x128 for 4:3 images
-_RANGE_M = 10.0
-_NEAR_M = 3.0
-_FRAMES = Path("../shared/data/hololens")
-_COLUMNS = {"AbsRel": "abs_rel", "RMSE [m]": "rmse", "a1": "a1", "AbsRel < 3 m": "near_abs_rel"}
-_BEST = {"AbsRel": min, "RMSE [m]": min, "a1": max, "AbsRel < 3 m": min}
 
 
 @dataclass(frozen=True)

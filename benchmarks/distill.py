@@ -75,6 +75,18 @@ _WARM_UP = 2
 _PLAN = RoundPlan()
 _BINS = DepthBins()
 _SECOND = 1_000_000_000
+ITERATIONS = 200
+STAGES = ("start", "loading", "training", "judging", "storing", "swap")
+"""start: until the worker is at work; storing: with promotion; swap: until the first depth."""
+
+ARMS: dict[str, dict[str, object]] = {
+    "as it is": {},
+    "decoder first": {"train.decoder_first": 0.5},
+}
+_BROKEN = "broke"
+_TRAIN_FRAMES = 64
+_IMAGES_HZ = 10.0
+_START_S, _ROUND_S, _LIVE_S = 60.0, 1200.0, 60.0
 
 
 def time_steps(repeats: int) -> dict[str, dict[str, Spread]]:
@@ -181,20 +193,6 @@ def _samples() -> list[Sample]:
     seconds = range(_PLAN.train.batch_size)
     views = [world.render(n * _SECOND, WIDTH, HEIGHT, camera) for n in seconds]
     return [fit_sample(view.image, view.depth, camera, size) for view in views]
-
-
-ITERATIONS = 200
-STAGES = ("start", "loading", "training", "judging", "storing", "swap")
-"""start: until the worker is at work; storing: with promotion; swap: until the first depth."""
-
-ARMS: dict[str, dict[str, object]] = {
-    "as it is": {},
-    "decoder first": {"train.decoder_first": 0.5},
-}
-_BROKEN = "broke"
-_TRAIN_FRAMES = 64
-_IMAGES_HZ = 10.0
-_START_S, _ROUND_S, _LIVE_S = 60.0, 1200.0, 60.0
 
 
 class RoundTimes(NamedTuple):

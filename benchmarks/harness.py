@@ -53,6 +53,7 @@ from rich.text import Text
 
 from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.student.checkpoint import replace_durably
 
 RESULTS = Path("benchmarks") / "results"
 MISSED, BROKE = 1, 2  # exit codes
@@ -352,9 +353,8 @@ def number(value: float) -> str:
 def write_json(path: Path, results: object) -> None:
     """Replace a file at one stroke by what `plain` makes of the results: valid JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(plain(results), indent=1, allow_nan=False) + "\n")
-    new.replace(path)
+    text = json.dumps(plain(results), indent=1, allow_nan=False) + "\n"
+    replace_durably(path, text.encode())
 
 
 def plain(value: object) -> object:

@@ -15,22 +15,29 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from harness import Remote
-from node_stage import ECHO, NAMESPACE, Made, check_running, nodes, own_domain, prepare
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
+from node_stage import (
+    ECHO,
+    HEIGHT,
+    NAMESPACE,
+    WIDTH,
+    Made,
+    check_running,
+    nodes,
+    own_domain,
+    prepare,
+)
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
+from tiekd_ros.core.camera import CameraModel, Intrinsics
 from tiekd_ros.core.devices import choose_device
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import RgbImage
-from tiekd_ros.core.supervisor import prepare_environment
 from tiekd_ros.nodes.common import conversions, qos
 from tiekd_ros.nodes.probe.observer import BackgroundNode
 from tiekd_ros.student.architecture import InputSize
@@ -38,6 +45,13 @@ from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 
 _FOCAL_SHARE = 0.8  # of the image's width, as an ordinary camera's
+RATES_HZ = (60.0, 30.0, 15.0, 10.0, 5.0, 2.0)
+_SETTLE_S = 0.4  # after the last image, for its depth to come
+_STARTS = 4  # now and then Fast DDS never matches two of them, for no reason that was found
+_FOUND_S = 40.0  # by then they have found each other, or never will
+_POLL_S = 0.01
+_DEEP = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+"""Deep: an image that this process misses would count against the node."""
 
 
 def paced(rate_hz: float, stopped: Callable[[], bool]) -> itertools.count[int]:
@@ -51,22 +65,16 @@ def paced(rate_hz: float, stopped: Callable[[], bool]) -> itertools.count[int]:
         time.sleep(max(0.0, due - time.perf_counter()))
 
 
-def _ros_node(name: str) -> Node:
-    """Return the node of a process that has no other."""
-    prepare_environment()
-    rclpy.init(args=[])
-    return Node(name)
-
-
-class Camera:
+class Camera(BackgroundNode):
     """Plays pictures from memory at an even rate, stamped just before they are sent."""
 
     def __init__(self, images: Path, topics: list[str]) -> None:
-        node = _ros_node("bench_camera")
-        pictures = np.load(images)
-        self._messages = [conversions.rgb_to_image(p, Header()) for p in pictures]
-        self._info = _calibration(pictures.shape[2], pictures.shape[1])
-        create = node.create_publisher
+        super().__init__("bench_camera", "/")
+        self._messages = [conversions.rgb_to_image(p, Header()) for p in np.load(images)]
+        focal, cx, cy = _FOCAL_SHARE * WIDTH, (WIDTH - 1) / 2, (HEIGHT - 1) / 2
+        model = CameraModel.pinhole(Intrinsics(focal, focal, cx, cy), WIDTH, HEIGHT)
+        self._info = conversions.camera_info_message(model, Header())
+        create = self._node.create_publisher
         self._publishers = {
             topic: (
                 create(Image, f"{topic}/image", qos.RELIABLE),
@@ -95,7 +103,7 @@ class Camera:
 
     def close(self) -> None:
         self.pause()
-        rclpy.try_shutdown()
+        super().close()
 
     def _play(self, topic: str, rate_hz: float) -> None:
         image_pub, info_pub = self._publishers[topic]
@@ -110,31 +118,15 @@ class Camera:
             self._stamps.append(stamp)
 
 
-def _calibration(width: int, height: int) -> CameraInfo:
-    focal = _FOCAL_SHARE * width
-    cx, cy = (width - 1) / 2, (height - 1) / 2
-    info = CameraInfo(width=width, height=height, distortion_model="plumb_bob")
-    info.d = [0.0] * 5
-    info.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
-    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    info.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-    return info
-
-
-class Echo:
+class Echo(BackgroundNode):
     """Answers each image at once with a depth image of its size: what the transport alone takes."""
 
-    def __init__(self, topic: str) -> None:
-        self._node = _ros_node("bench_echo")
-        self._pub = self._node.create_publisher(Image, f"{topic}/depth", qos.RELIABLE)
-        self._node.create_subscription(
-            Image, f"{topic}/image", self._answer, qos.image_input("reliable")
-        )
+    def __init__(self) -> None:
+        super().__init__("bench_echo", ECHO)
+        self._pub = self._node.create_publisher(Image, "depth", qos.RELIABLE)
+        self._node.create_subscription(Image, "image", self._answer, qos.image_input("reliable"))
         self._answers: dict[tuple[int, int], Image] = {}
-        threading.Thread(target=self._spin, daemon=True).start()
-
-    def close(self) -> None:
-        rclpy.try_shutdown()
+        self.__enter__()
 
     def _answer(self, message: Image) -> None:
         size = message.height, message.width
@@ -144,14 +136,6 @@ class Echo:
         answer = self._answers[size]
         answer.header = message.header
         self._pub.publish(answer)
-
-    def _spin(self) -> None:
-        executor = SingleThreadedExecutor()
-        executor.add_node(self._node)
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            return
 
 
 class Bare:
@@ -173,15 +157,6 @@ class Bare:
             self._runtime.predict(picture, confidence=False)
             times.append(1e3 * (time.perf_counter() - start))
         return times
-
-
-RATES_HZ = (60.0, 30.0, 15.0, 10.0, 5.0, 2.0)
-_SETTLE_S = 0.4  # after the last image, for its depth to come
-_STARTS = 4  # now and then Fast DDS never matches two of them, for no reason that was found
-_FOUND_S = 40.0  # by then they have found each other, or never will
-_POLL_S = 0.01
-_DEEP = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-"""Deep: an image that this process misses would count against the node."""
 
 
 class Latency(NamedTuple):
@@ -371,7 +346,7 @@ def _started(
     watcher = stack.enter_context(Watcher())
     children = stack.enter_context(nodes(*wanted, logs=made.state.logs))
     camera = stack.enter_context(Remote(Camera, made.pictures, [NAMESPACE, ECHO]))
-    stack.enter_context(Remote(Echo, ECHO))
+    stack.enter_context(Remote(Echo))
 
     def flows() -> bool:
         check_running(children)

@@ -82,6 +82,12 @@ EAGER, EAGER_LAST = "eager", "eager, channels last"
 
 IMAGE = (480, 640)
 """Height and width of the camera's image; every case starts from it, and ours answer at it."""
+NETWORKS = (OURS, PUBLISHED, DEPTH_ANYTHING)
+_REST_S = 0.01
+_FASTER = {PUBLISHED: 60.0, DEPTH_ANYTHING: 15.0}
+_ONNXRUNTIME_FASTER = 2.0
+_MOST_MS, _ON_THREADS = 30.0, 2
+_MOST_CUDA_MS = 1.0
 
 Run = Callable[[RgbImage], object]
 
@@ -194,18 +200,6 @@ def roofline_gmacs(threads: int, side: int = 2048) -> float:
     return side**3 / min(seconds) / 1e9
 
 
-def all_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-NETWORKS = (OURS, PUBLISHED, DEPTH_ANYTHING)
-_REST_S = 0.01
-_FASTER = {PUBLISHED: 60.0, DEPTH_ANYTHING: 15.0}
-_ONNXRUNTIME_FASTER = 2.0
-_MOST_MS, _ON_THREADS = 30.0, 2
-_MOST_CUDA_MS = 1.0
-
-
 class Times(NamedTuple):
     """Milliseconds of a case's frames, and of the network alone where the runtime tells."""
 
@@ -241,7 +235,9 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
         default=IMAGE,
         help="input size of the first table; goals are judged at 480 640 only",
     )
-    made.add_argument("--threads", type=int, default=min(2, all_cores()), help="CPU threads [2]")
+    made.add_argument(
+        "--threads", type=int, default=min(2, len(os.sched_getaffinity(0))), help="CPU threads [2]"
+    )
     made.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
     return made.parse_args(argv)
