@@ -201,6 +201,7 @@ def test_the_launch_file_declares_the_table_and_starts_its_nodes() -> None:
     found = {each.args[0]: each for each in declared}
     assert "Default: 127.0.0.1:8001, unless params_file" in found["teacher"].description
     assert found["image_transport"].choices == ("raw", "compressed", "")
+    assert "'', leaves it to params_file" in found["image_transport"].description
     assert found["namespace"].choices is None
     assert [node.executable for node in started] == ["depth_node", "companion_node"]
     assert [parameters(node) for node in started] == [{}, {}]
@@ -234,8 +235,16 @@ def test_each_of_several_cameras_has_nodes_and_a_folder_of_its_own() -> None:
     for words, reason in (
         ({"cameras": "front,front"}, "different names"),
         ({"cameras": "front,my camera"}, "no name for a camera"),
-        ({"namespace": "tiekd"}, "put {camera} in it"),
-        ({"camera": "webcam"}, "put {camera} in it"),
+        *(
+            ({name: value}, "put {camera} in it")
+            for name, value in (
+                ("state_dir", "/tmp/one"),
+                ("namespace", "tiekd"),
+                ("camera_info_topic", "/camera_info"),
+                ("camera", "/dev/video0"),
+                ("camera", "webcam"),
+            )
+        ),
     ):
         with pytest.raises(ValueError, match=reason):
             start("multi_camera", **words)

@@ -89,14 +89,6 @@ def test_what_is_given_wins_over_the_file_of_parameters_even_if_it_is_the_defaul
     assert parameters(1, teacher=url) == {"teacher.url": url}
 
 
-def test_the_description_tells_what_holds_where_nothing_is_given() -> None:
-    declared = arguments("depth")
-    assert "Default: 127.0.0.1:8001, unless params_file" in declared["teacher"].description
-    assert "Default: raw, unless params_file" in declared["image_transport"].description
-    assert declared["image_transport"].choices == ("raw", "compressed", "")
-    assert "'', leaves it to params_file" in declared["image_transport"].description
-
-
 @pytest.mark.parametrize("namespace", ["", "/", "robot1", "/robot1/front/"])
 def test_the_enclave_has_a_name_in_every_namespace(
     namespace: str, monkeypatch: pytest.MonkeyPatch
@@ -108,24 +100,10 @@ def test_the_enclave_has_a_name_in_every_namespace(
     assert enclave == "/".join(["", *filter(None, namespace.split("/")), "depth_node"])
 
 
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (("cameras:=front,front",), "different names"),
-        (("cameras:=front,my camera",), "no name for a camera"),
-        (("state_dir:=/tmp/one",), "put {camera} in it"),
-        (("namespace:=tiekd",), "put {camera} in it"),
-        (("camera_info_topic:=/camera_info",), "put {camera} in it"),
-        (("camera:=/dev/video0",), "put {camera} in it"),
-        (("camera:=webcam",), "put {camera} in it"),
-    ],
-)
-def test_cameras_that_would_get_into_each_others_way_are_refused(
-    words: tuple[str, ...], reason: str
-) -> None:
-    refused = ros2_launch("multi_camera.launch.py", *words)
+def test_cameras_that_would_get_into_each_others_way_are_refused() -> None:
+    refused = ros2_launch("multi_camera.launch.py", "namespace:=tiekd")
     assert refused.returncode != 0
-    assert reason in refused.stdout + refused.stderr
+    assert "put {camera} in it" in refused.stdout + refused.stderr
     assert "process started" not in refused.stdout + refused.stderr
 
 

@@ -35,16 +35,16 @@ def started() -> list[str]:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def output() -> list[str]:
     """What the processes write."""
     return []
 
 
-def hearing(said: list[str]) -> RegisterEventHandler:
-    def hear(event: object) -> None:
-        said.append(event.text.decode(errors="replace"))  # type: ignore[attr-defined]
+def keeping_output(output: list[str]) -> RegisterEventHandler:
+    def keep(event: object) -> None:
+        output.append(event.text.decode(errors="replace"))  # type: ignore[attr-defined]
 
-    return RegisterEventHandler(OnProcessIO(on_stdout=hear, on_stderr=hear))
+    return RegisterEventHandler(OnProcessIO(on_stdout=keep, on_stderr=keep))
 
 
 def noting(started: list[str]) -> RegisterEventHandler:
@@ -59,9 +59,9 @@ def labelled(state: StateFolder) -> int:
 
 
 @launch_pytest.fixture
-def demo(tmp_path: Path, started: list[str], said: list[str]) -> LaunchDescription:
+def demo(tmp_path: Path, started: list[str], output: list[str]) -> LaunchDescription:
     launch = included("demo", rviz="false", state_dir=str(tmp_path / "state"), device="cpu")
-    return LaunchDescription([noting(started), hearing(said), launch, ReadyToTest()])
+    return LaunchDescription([noting(started), keeping_output(output), launch, ReadyToTest()])
 
 
 @launch_pytest.fixture
@@ -85,7 +85,7 @@ def several(tmp_path: Path, started: list[str]) -> LaunchDescription:
 @pytest.mark.timeout(400)
 @pytest.mark.launch(fixture=demo)
 def test_the_demo_plays_logs_and_labels(
-    started: list[str], said: list[str], tmp_path: Path
+    started: list[str], output: list[str], tmp_path: Path
 ) -> None:
     with Peer("/tiekd") as peer:
         peer.listen_to_camera("/camera/image_raw", "/camera/camera_info")
@@ -94,7 +94,7 @@ def test_the_demo_plays_logs_and_labels(
         wait_for(lambda: set(peer.images) & set(peer.camera_infos), "the camera")
         wait_for(lambda: labelled(StateFolder(tmp_path / "state")) >= 2, "labels")
     assert sorted(started) == ["camera_node", "companion_node", "depth_node", "teacher"]
-    lines = "".join(said).splitlines()
+    lines = "".join(output).splitlines()
     assert any("companion_node" in line for line in lines), lines
     # Its own teacher, which starts with the nodes, is no fault of the user's.
     assert not [line for line in lines if "WARN" in line and "the teacher" in line]

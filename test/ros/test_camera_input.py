@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,21 @@ from ros_helpers.camera import (
     quality,
 )
 from ros_helpers.messages import camera_info, image_message
-from ros_helpers.waiting import wait_for
+from ros_helpers.peer import Peer
+from ros_helpers.waiting import await_log, wait_for
+from tiekd_ros.core.errors import BadImageError
+from tiekd_ros.nodes.camera import info_sync
 from tiekd_ros.nodes.camera import input as camera_input
-from tiekd_ros.nodes.camera.topic import compressed_topic
+from tiekd_ros.nodes.camera.input import FindingLog, NotYetCalibratedError
+from tiekd_ros.nodes.camera.topic import (
+    CameraTopic,
+    Quality,
+    compressed_topic,
+    why_no_image,
+    why_no_info,
+)
 from tiekd_ros.nodes.common import qos as qos_events
-from tiekd_ros.nodes.common.reporting import ERROR, WARN
+from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN
 
 
 @pytest.fixture
@@ -55,11 +66,8 @@ def test_by_itself_the_subscription_takes_the_quality_that_the_camera_offers(
     assert not [text for _, text in bench.await_check() if "not received" in text]
 
 
-@pytest.mark.parametrize("asked", ["reliable", "best_effort"])
-def test_a_reliable_camera_is_heard_whichever_reliability_is_asked_for(
-    bench: InputBench, asked: str
-) -> None:
-    bench.listen(input_reliability=asked)
+def test_a_reliable_camera_is_received_best_effort_too(bench: InputBench) -> None:
+    bench.listen(input_reliability="best_effort")
     bench.await_image(bench.camera(), image_message())
 
 
@@ -70,14 +78,20 @@ def test_a_reliable_camera_is_heard_whichever_reliability_is_asked_for(
         ("input_durability", "transient_local", quality(), "volatile"),
     ],
 )
-def test_a_camera_that_cannot_be_heard_is_named_with_the_setting_that_would_do(
-    bench: InputBench, setting: str, asked: str, profile: Any, offered: str
+def test_a_camera_that_cannot_be_received_is_named_with_the_setting_that_would_do(
+    bench: InputBench,
+    capfd: pytest.CaptureFixture[str],
+    setting: str,
+    asked: str,
+    profile: Any,
+    offered: str,
 ) -> None:
     bench.listen(**{setting: asked})
     camera = bench.camera(profile=profile)
     text = bench.await_finding(f"{bench.namespace}/camera_", "not received", level=ERROR)
     for word in (f"offers {offered}", f"{asked} is requested", f"set {setting} to auto"):
         assert word in text
+    await_log(capfd, text)
     camera.publish(image_message())
     bench.await_check()
     assert not bench.images
@@ -144,7 +158,7 @@ def test_a_latched_camera_info_that_came_before_is_received(bench: InputBench) -
 
 
 @pytest.mark.parametrize("make", [compressed_message, png_message])
-def test_compressed_images_are_heard_beside_the_remapped_topic(
+def test_compressed_images_are_received_beside_the_remapped_topic(
     bench: InputBench, make: Any
 ) -> None:
     bench.listen("image:=cam/image_raw", image_transport="compressed")
@@ -156,18 +170,13 @@ def test_compressed_images_are_heard_beside_the_remapped_topic(
     assert difference.max() == 0 if make is png_message else difference.mean() < 8
 
 
-@pytest.mark.parametrize(
-    ("remapping", "topic"),
-    [
+def test_the_topic_of_compressed_images_follows_what_is_remapped(bench: InputBench) -> None:
+    for remapping, topic in (
         ("image:=/cam/image_raw", "/cam/image_raw/compressed"),
         ("image:=/cam/image_raw/compressed", "/cam/image_raw/compressed"),
         ("image/compressed:=/cam/jpeg", "/cam/jpeg"),
-    ],
-)
-def test_the_topic_of_compressed_images_follows_what_is_remapped(
-    bench: InputBench, remapping: str, topic: str
-) -> None:
-    assert compressed_topic(bench.node("listener", [remapping])) == topic
+    ):
+        assert compressed_topic(bench.node("listener", [remapping])) == topic
 
 
 @pytest.mark.parametrize(
@@ -183,8 +192,7 @@ def test_compressed_images_on_the_raw_topic_are_named_with_the_remedy(
     bench.listen(f"image:={topic}")
     bench.camera(CompressedImage, topic)
     who = f"{bench.namespace}/camera_1"
-    text = bench.await_finding(who, "sensor_msgs/msg/CompressedImage", level=ERROR)
-    assert remedy in text
+    bench.await_finding(who, "sensor_msgs/msg/CompressedImage", remedy, level=ERROR)
 
 
 def test_another_type_beside_the_camera_is_only_a_warning(bench: InputBench) -> None:
@@ -234,21 +242,15 @@ def test_two_cameras_on_one_topic_are_named(bench: InputBench) -> None:
         bench.await_image(camera, image_message())
 
 
-# Stamps and the log.
+# Stamps.
 
 
-@pytest.mark.usefixtures("impatient")
-def test_stamps_that_go_back_are_counted_and_their_images_come(bench: InputBench) -> None:
+def test_stamps_that_go_back_are_counted_and_missing_ones_reported(bench: InputBench) -> None:
     bench.listen()
     camera = bench.camera()
     for number in (5, 6, 0, 1):
         bench.await_image(camera, image_message(number))
     assert bench.input.values()["image stamps went back"] == 1
-
-
-def test_images_without_stamps_are_reported(bench: InputBench) -> None:
-    bench.listen()
-    camera = bench.camera()
     for _ in range(10):
         image = image_message()
         image.header.stamp.sec = image.header.stamp.nanosec = 0
@@ -256,20 +258,207 @@ def test_images_without_stamps_are_reported(bench: InputBench) -> None:
     bench.await_finding("no stamps", level=WARN)
 
 
-def test_a_finding_is_logged_when_it_appears_and_not_every_second(
-    bench: InputBench, capfd: pytest.CaptureFixture[str]
+def test_a_camera_that_is_not_received_is_an_error_where_no_other_is(
+    bench: InputBench,
 ) -> None:
-    bench.listen(input_reliability="reliable")
+    received = bench.camera(profile=quality(RELIABLE))
     bench.camera(profile=quality(BEST_EFFORT))
-    finding = bench.await_finding(f"{bench.namespace}/camera_1", "not received: it offers")
-    logged: list[str] = []
+    node = bench.node("listener")
+    topic = CameraTopic(
+        node, Image, f"{bench.namespace}/image", Quality("reliable", "auto", 5), print
+    )
 
-    def read() -> bool:
-        logged.append(capfd.readouterr().err)
-        return finding in "".join(logged)
+    def levels() -> list[bytes]:
+        topic.check()
+        unmatched = "is not received: it offers best_effort, reliable is requested"
+        return [level for level, text in topic.findings() if unmatched in text]
 
-    wait_for(read, "the finding in the log")
+    wait_for(lambda: levels() == [WARN], "a warning", explain=levels)
+    bench.remove(received)
+    wait_for(lambda: levels() == [ERROR], "an error", explain=levels)
+
+
+def test_the_camera_nearest_in_namespace_is_named_first(bench: InputBench) -> None:
+    asked = f"{bench.namespace}/front/left/image"
+    for camera in ("a", "front/left", "front"):
+        bench.camera(Image, f"{camera}/image_rect")
+        bench.camera(CameraInfo, f"{camera}/camera_info")
+    node = bench.node("listener")
+    image = CameraTopic(node, Image, asked, Quality("auto", "auto", 5), print)
+    info = CameraTopic(node, CameraInfo, f"{asked}_info", Quality("auto", "auto", 5), print)
+    nearest = [f"{bench.namespace}/{camera}" for camera in ("front/left", "front", "a")]
+    for name, why in (
+        ("image_rect", lambda: why_no_image(node, image)),
+        ("camera_info", lambda: why_no_info(node, info, asked)),
+    ):
+        named = f"there are {', '.join(f'{camera}/{name}' for camera in nearest)}"
+        wait_for(lambda named=named, why=why: named in why(), named, explain=why)
+    assert f"remap image:={nearest[0]}/image_rect" in why_no_image(node, image)
+
+
+# The camera_info.
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_missing_camera_info_is_said_with_the_one_that_is_there(bench: InputBench) -> None:
+    bench.listen("image:=cam/image_raw")
+    bench.camera(CameraInfo, "cam/camera_info")
+    bench.await_image(bench.camera(Image, "cam/image_raw"), image_message())
+    text = bench.await_finding("no camera_info arrives on", "depth without it", level=WARN)
+    assert f"remap image_info:={bench.namespace}/cam/camera_info" in text
+
+
+def play(bench: InputBench, infos: list[CameraInfo]) -> None:
+    """Publish images 0.1 s apart, each with the next of these calibrations."""
+    camera, calibration = bench.camera(), bench.camera(CameraInfo, "image_info")
+    for number, info in enumerate(infos):
+        bench.await_info(calibration, info)
+        bench.await_image(camera, image_message(number, step_ns=100_000_000))
+
+
+def stamped(number: int, k: list[float] | None = None) -> CameraInfo:
+    info = camera_info(k)
+    info.header = image_message(number, step_ns=100_000_000).header
+    return info
+
+
+def test_a_camera_info_of_each_images_stamp_is_fine(bench: InputBench) -> None:
+    bench.listen()
+    play(bench, [stamped(number) for number in range(20)])
+    assert bench.await_check() == []
+    assert bench.input.values()["camera_info synchronised"] == 1.0
+
+
+def test_stamps_that_never_meet_are_reported_and_the_newest_calibration_is_taken(
+    bench: InputBench,
+) -> None:
+    bench.listen()
+    infos = [stamped(number) for number in range(20)]
+    for info in infos:
+        info.header.stamp.nanosec += 7_000_000
+    play(bench, infos)
+    bench.await_finding("camera_info never has an image's stamp", "7.0 ms", level=WARN)
+    assert bench.input.frame(bench.images[-1]).model.k[0] == 60.0
+    assert bench.input.values()["camera_info synchronised"] == 0.0
+
+
+def test_a_changing_camera_info_is_reported_and_an_image_gets_that_of_its_stamp(
+    bench: InputBench,
+) -> None:
+    bench.listen()
+    zoomed = [[60.0 + n, 0.0, 47.5, 0.0, 61.0, 35.5, 0.0, 0.0, 1.0] for n in range(20)]
+    play(bench, [stamped(number, zoomed[number]) for number in range(20)])
+    bench.await_finding("camera_info changed (K[0] 78 -> 79; change 19)", level=WARN)
+    by_stamp = [bench.input.frame(image).model.k[0] for image in bench.images[-5:]]
+    assert by_stamp == sorted(by_stamp)
+    assert by_stamp[0] < by_stamp[-1] == 79.0
+
+
+def test_a_camera_info_that_stops_coming_is_named_with_its_publisher_until_it_comes_again(
+    bench: InputBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(info_sync, "RECENT_S", 1.5)
+    bench.listen()
+    camera, calibration = bench.camera(), bench.camera(CameraInfo, "image_info")
+    bench.await_info(calibration, camera_info())
+
+    def stopped() -> bool:
+        text = f"on {bench.namespace}/image_info, the last one is used: {bench.namespace}/camera_2"
+        return any("no camera_info since" in t and text in t for _, t in bench.findings)
+
     for _ in range(5):
-        bench.await_check()
-    read()
-    assert "".join(logged).count(finding) == 1
+        calibration.publish(camera_info())
+    wait_for(
+        stopped,
+        "the finding",
+        nudge=lambda: camera.publish(image_message()),
+        explain=lambda: (bench.findings, bench.input.values()),
+    )
+    bench.await_info(calibration, camera_info())
+    bench.await_no_finding("no camera_info since")
+
+
+def test_another_cameras_calibration_shows_by_its_frame_or_as_a_second_publisher(
+    bench: InputBench,
+) -> None:
+    bench.listen()
+    other = camera_info()
+    other.header.frame_id = "rear_camera"
+    play(bench, [other])
+    bench.await_finding("'test_camera'", "'rear_camera'", "remap image_info", level=WARN)
+    bench.camera(CameraInfo, "image_info")
+    bench.await_finding("2 publishers of", "image_info", level=WARN)
+
+
+def test_with_rectify_an_image_without_camera_info_is_not_used_and_that_is_said_after_a_while(
+    bench: InputBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.listen(rectify=True)
+    bench.await_image(bench.camera(), image_message())
+    with pytest.raises(NotYetCalibratedError):
+        bench.input.frame(image_message())
+    assert [text for _, text in bench.await_check() if "no camera_info" in text] == []
+    monkeypatch.setattr(camera_input, "_INFO_PATIENCE_S", 0.0)
+    with pytest.raises(BadImageError, match=r"rectify is on, and no camera_info.*rectify to false"):
+        bench.input.frame(image_message())
+
+
+def test_images_that_are_rectified_by_their_name_get_a_calibration_without_distortion(
+    bench: InputBench,
+) -> None:
+    bench.listen("image:=cam/image_rect")
+    info = camera_info()
+    info.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
+    info.p = [50.0, 0.0, 40.0, 0.0, 0.0, 51.0, 30.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    bench.await_info(bench.camera(CameraInfo, "image_info"), info)
+    camera = bench.camera(Image, "cam/image_rect")
+    seen = bench.input.frame(bench.await_image(camera, image_message())).model
+    assert not any(seen.d)
+    assert list(seen.k) == [50.0, 0.0, 40.0, 0.0, 51.0, 30.0, 0.0, 0.0, 1.0]
+    assert [text for _, text in bench.await_check() if "rectified" in text] == []
+
+
+# The log.
+
+
+class Log:
+    """A FindingLog with a clock of its own, and what it logged."""
+
+    def __init__(self, peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+        self._log, self._capfd, self._now = FindingLog(peer.node), capfd, 0.0
+        clock = SimpleNamespace(monotonic=lambda: self._now)
+        monkeypatch.setattr(camera_input, "time", clock)
+
+    def after(self, seconds: float, *findings: tuple[bytes, str]) -> list[str]:
+        """Note the findings at that time; return severities and texts of what was logged."""
+        self._now = 1000.0 + seconds
+        self._log.add(findings)
+        lines = self._capfd.readouterr().err.splitlines()
+        return [f"{line.partition(']')[0][1:]} {line.rpartition(']: ')[2]}" for line in lines]
+
+
+def test_a_finding_is_logged_when_it_has_lasted_a_second_and_again_each_minute(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log, finding = Log(peer, monkeypatch, capfd), (WARN, "no image arrives")
+    told = {seconds: log.after(seconds, finding) for seconds in (0.0, 0.9, 1.1, 2.0, 61.0, 61.2)}
+    assert [seconds for seconds, lines in told.items() if lines] == [1.1, 61.2]
+    assert told[1.1] == told[61.2] == ["WARN no image arrives"]
+    brief = (ERROR, "a publisher is not received")  # what goes at once is not logged
+    assert [log.after(100.0, brief), log.after(100.5), log.after(101.5, brief)] == [[], [], []]
+    assert log.after(102.6, brief) == ["ERROR a publisher is not received"]
+
+
+def test_other_numbers_do_not_make_another_finding(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = Log(peer, monkeypatch, capfd)
+    assert log.after(0.0, (WARN, "no image for 3 s"), (OK, "all is well")) == []
+    assert log.after(2.0, (WARN, "no image for 5 s"), (OK, "all is well")) == [
+        "WARN no image for 5 s"
+    ]
+    assert log.after(3.0, (WARN, "no image for 6 s")) == []
+    assert log.after(4.0, (WARN, "no image for 7 s"), (WARN, "no camera_info")) == []
+    assert log.after(5.1, (WARN, "no image for 8 s"), (WARN, "no camera_info")) == [
+        "WARN no camera_info"
+    ]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
-import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 
 from helpers.canaries import FRAMES, promote_bad, promote_good
-from helpers.frames import filled_state
 from helpers.students import small_student
-from ros_helpers.companion import round_parameters
-from ros_helpers.peer import INACTIVE, Peer, running
+from ros_helpers.companion import learning_companion
+from ros_helpers.peer import ACTIVE, INACTIVE, Peer
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.companion.node import CompanionNode
@@ -27,19 +23,10 @@ NODE = "companion_node"
 WATCH = {"frames": FRAMES}
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> StateFolder:
-    return filled_state(tmp_path / "state")
-
-
-@contextmanager
 def companion(
-    peer: Peer, state: StateFolder, until: str = "active", **settings: dict[str, Any]
-) -> Iterator[CompanionNode]:
-    parameters = round_parameters(**{"canary": WATCH, **settings})
-    shared = {"state_dir": str(state.root), "teacher__url": ""}
-    with running(CompanionNode, peer, until=until, **shared, **parameters) as node:
-        yield node
+    peer: Peer, state: StateFolder, until: str = ACTIVE, **settings: dict[str, Any]
+) -> AbstractContextManager[CompanionNode]:
+    return learning_companion(peer, state, until, **{"canary": WATCH, **settings})
 
 
 def await_end(peer: Peer, how: str) -> dict[str, str]:
@@ -102,9 +89,7 @@ def test_it_says_how_many_frames_it_waits_for_and_takes_another_number_at_once(
 def test_it_judges_nothing_unless_it_is_active(peer: Peer, filled: StateFolder) -> None:
     promote_bad(filled)
     with companion(peer, filled, INACTIVE):
-        for _ in range(3):  # reports, before each of which it works
-            before = peer.diagnosis(NODE)
-            wait_for(lambda before=before: peer.diagnosis(NODE) is not before, "a report")
+        peer.await_reports(NODE, 3)
         assert not peer.statuses
         assert peer.change_state(NODE, Transition.TRANSITION_ACTIVATE)
         await_end(peer, "rolled back")
@@ -124,27 +109,20 @@ def test_after_several_rollbacks_no_round_starts_by_its_period(
     StudentRegistry(filled.students).rollback()
     with companion(peer, filled, distill={"period_s": 0.1, "min_new_labels": 1}):
         peer.await_diagnosis(NODE, "the last 3 promotions were rolled back", DiagnosticStatus.WARN)
-        before = peer.diagnosis(NODE)
-        wait_for(lambda: peer.diagnosis(NODE) is not before, "a report")
+        peer.await_reports(NODE)
         assert log.numbers() == [2, 3, 4]
-        assert peer.trigger("distill")[0]  # whoever asks for one gets it
+        assert peer.trigger("distill")[0]  # by request it starts all the same
         wait_for(lambda: log.numbers() == [2, 3, 4, 5], "the round")
 
 
-def test_a_round_is_refused_while_the_watch_judges_and_the_reason_is_told(
-    peer: Peer, filled: StateFolder
-) -> None:
-    with companion(peer, filled), RoundLog(filled.rounds).lock("the canary is judging"):
-        started, message = peer.trigger("distill")
-        assert not started
-        assert message == "busy: the canary is judging on this state folder; wait for it to end"
-
-
-def test_what_no_round_promoted_over_another_student_is_not_watched(
+def test_a_round_is_refused_while_a_canary_is_judged_and_only_a_rounds_promotion_has_one(
     peer: Peer, filled: StateFolder
 ) -> None:
     registry = StudentRegistry(filled.students)
+    busy = "busy: the canary is judging on this state folder; wait for it to end"
     with companion(peer, filled):
+        with RoundLog(filled.rounds).lock("the canary is judging"):
+            assert peer.trigger("distill") == (False, busy)
         for seed in (1, 2):
             registry.promote(registry.add(small_student(seed)).version)
         wait_for(lambda: peer.students[-1:] == ["000002"], "the announcement")

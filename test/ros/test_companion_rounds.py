@@ -1,58 +1,59 @@
-"""companion_node's rounds and versions, with a real worker process on a small frame log."""
+"""companion_node's rounds, with a real worker process that gives way to a slow depth node."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.msg import Transition
 
-from helpers.frames import filled_state
 from helpers.students import small_student
-from ros_helpers.companion import round_parameters, stats
-from ros_helpers.peer import Peer, running
+from ros_helpers.companion import learning_companion, stats
+from ros_helpers.messages import camera_info, image_message
+from ros_helpers.peer import INACTIVE, Peer
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "companion_node"
-ENDLESS = {"train": {"iterations": 1_000_000}}
-
-
-@pytest.fixture
-def filled(tmp_path: Path) -> StateFolder:
-    return filled_state(tmp_path / "state")
-
-
-@contextmanager
-def companion(
-    peer: Peer, state: StateFolder, settings: dict[str, dict[str, Any]] | None = None
-) -> Iterator[CompanionNode]:
-    parameters = round_parameters(**(settings or {}))
-    with running(
-        CompanionNode, peer, state_dir=str(state.root), teacher__url="", **parameters
-    ) as n:
-        yield n
+GUARD = "latency guard"
+BUDGET_MS = 40.0
+RESOURCES = {"latency_budget_ms": BUDGET_MS, "longest_pause_s": 3600.0}
 
 
 def test_a_round_with_too_few_frames_is_refused_with_the_numbers(
     peer: Peer, state: StateFolder
 ) -> None:
-    with companion(peer, state):
+    with learning_companion(peer, state):
         started, message = peer.trigger("distill")
     assert not started
     assert "0 for training (need 8), 0 held out (need 2)" in message
 
 
-def test_a_round_trains_reports_promotes_and_announces(peer: Peer, filled: StateFolder) -> None:
-    with companion(peer, filled):
+def test_no_round_starts_by_period_or_by_request_until_the_companion_is_active(
+    peer: Peer, filled: StateFolder
+) -> None:
+    distill = {"period_s": 0.1, "min_new_labels": 12}
+    with learning_companion(peer, filled, INACTIVE, distill=distill):
+        assert peer.trigger("distill") == (False, "the companion is inactive; activate it")
+        peer.await_reports(NODE, 3)
+        assert "round" not in peer.diagnosis(NODE).values
+        assert peer.change_state(NODE, Transition.TRANSITION_ACTIVATE)
+        wait_for(lambda: peer.statuses and peer.statuses[-1]["stage"] == "training", "training")
+        assert peer.statuses[-1]["round"] == "1"
+
+
+def test_a_round_trains_reports_promotes_and_announces_and_only_one_runs_at_a_time(
+    peer: Peer, filled: StateFolder
+) -> None:
+    with learning_companion(peer, filled):
         started, message = peer.trigger("distill")
         assert started
         assert "round 1 started: 12 frames to train on, 12 held out" in message
+        started, message = peer.trigger("distill")
+        assert not started
+        assert "busy: round 1" in message
         status = peer.await_round(1)
         assert status["state"] == "promoted"
         assert status["version"] == "000001"
@@ -69,7 +70,7 @@ def test_a_round_trains_reports_promotes_and_announces(peer: Peer, filled: State
 def test_a_candidate_that_the_gate_refuses_is_kept_and_never_announced(
     peer: Peer, filled: StateFolder
 ) -> None:
-    with companion(peer, filled, {"gate": {"first_margin": 0.05}, "train": {"iterations": 2}}):
+    with learning_companion(peer, filled, gate={"first_margin": 0.05}, train={"iterations": 2}):
         assert peer.trigger("distill")[0]
         status = peer.await_round(1)
         assert status["state"] == "refused"
@@ -81,29 +82,9 @@ def test_a_candidate_that_the_gate_refuses_is_kept_and_never_announced(
     assert not peer.students
 
 
-def test_a_second_call_while_a_round_runs_is_told_that_it_is_busy(
-    peer: Peer, filled: StateFolder
-) -> None:
-    with companion(peer, filled, ENDLESS):
-        assert peer.trigger("distill")[0]
-        started, message = peer.trigger("distill")
-        assert not started
-        assert "busy: round 1" in message
-
-
-def test_a_round_starts_by_itself_when_its_period_is_over_and_there_are_new_labels(
-    peer: Peer, filled: StateFolder
-) -> None:
-    with companion(peer, filled, {"distill": {"period_s": 0.5, "min_new_labels": 12}}):
-        wait_for(lambda: peer.statuses and peer.statuses[-1]["stage"] == "training", "training")
-        assert peer.statuses[-1]["round"] == "1"
-
-
 def test_a_round_by_period_waits_for_new_labels(peer: Peer, filled: StateFolder) -> None:
-    with companion(peer, filled, {"distill": {"period_s": 0.1, "min_new_labels": 13}}):
-        for _ in range(2):  # two ticks of the node, each long after the period
-            before = peer.diagnosis(NODE)
-            wait_for(lambda before=before: peer.diagnosis(NODE) is not before, "diagnostics")
+    with learning_companion(peer, filled, distill={"period_s": 0.1, "min_new_labels": 13}):
+        peer.await_reports(NODE, 2)  # each long after the period
         assert "round" not in peer.diagnosis(NODE).values
         assert peer.set_parameter(NODE, "distill.min_new_labels", 12).successful
         wait_for(lambda: "round" in peer.diagnosis(NODE).values, "a round")
@@ -116,7 +97,7 @@ def test_a_round_on_a_damaged_incumbent_fails_with_its_reason(
     registry.promote(registry.add(small_student()).version)
     weights = registry.root / "000001" / "student.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with companion(peer, filled):
+    with learning_companion(peer, filled):
         assert peer.trigger("distill")[0]
         status = peer.await_round(1)
         assert status["state"] == "failed"
@@ -125,39 +106,120 @@ def test_a_round_on_a_damaged_incumbent_fails_with_its_reason(
     assert registry.versions() == ["000001"]
 
 
-def test_rollback_without_an_earlier_version_is_refused(peer: Peer, state: StateFolder) -> None:
-    with companion(peer, state):
-        done, message = peer.trigger("rollback")
-    assert not done
-    assert "no earlier version" in message
-
-
-def test_rollback_announces_the_version_before(peer: Peer, state: StateFolder) -> None:
+def test_promotions_by_another_program_and_rollbacks_are_announced(
+    peer: Peer, state: StateFolder
+) -> None:
     registry = StudentRegistry(state.students)
-    for seed in (1, 2):
-        registry.promote(registry.add(small_student(seed)).version)
-    with companion(peer, state):
-        wait_for(lambda: peer.students == ["000002"], "the live version")
-        assert peer.trigger("rollback") == (True, "back to student 000001")
-        wait_for(lambda: peer.students == ["000002", "000001"], "the version before")
-
-
-def test_a_promotion_by_another_program_is_announced(peer: Peer, state: StateFolder) -> None:
-    registry = StudentRegistry(state.students)
-    version = registry.add(small_student()).version
-    with companion(peer, state):
-        peer.await_diagnosis(NODE, "")
-        wait_for(lambda: peer.diagnosis(NODE).values, "diagnostics")
+    first, second = (registry.add(small_student(seed)).version for seed in (1, 2))
+    with learning_companion(peer, state):
+        peer.await_reports(NODE)
         assert not peer.students
-        registry.promote(version)
-        wait_for(lambda: peer.students == [version], "the announcement")
+        registry.promote(first)
+        wait_for(lambda: peer.students == [first], "the announcement")
+        done, message = peer.trigger("rollback")
+        assert not done
+        assert "no earlier version" in message
+        registry.promote(second)
+        wait_for(lambda: peer.students == [first, second], "the announcement")
+        assert peer.trigger("rollback") == (True, f"back to student {first}")
+        wait_for(lambda: peer.students == [first, second, first], "the version before")
 
 
-def test_a_damaged_pointer_is_no_end(peer: Peer, filled: StateFolder) -> None:
+def test_a_damaged_pointer_fails_the_round_and_the_companion_runs_on(
+    peer: Peer, filled: StateFolder
+) -> None:
     (filled.students / "live.json").write_text("{")
-    with companion(peer, filled):
+    with learning_companion(peer, filled):
         assert peer.trigger("distill")[0]
         status = peer.await_round(1)
         assert status["state"] == "failed"
         assert "live.json is damaged" in status["reason"]
         assert not peer.trigger("rollback")[0]
+
+
+# The latency of the depth node.
+
+
+class SlowDepthNode:
+    """Reports the latency of a depth node."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._pub = peer.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._name = f"{peer.namespace}/depth_node"
+
+    def report(self, p95_ms: float, name: str = "", kind: str = "depth_node") -> None:
+        values = {"kind": kind, "latency p95 [ms]": f"{p95_ms:.3f}"}
+        status = DiagnosticStatus(
+            name=name or self._name, values=[KeyValue(key=k, value=v) for k, v in values.items()]
+        )
+        self._pub.publish(DiagnosticArray(status=[status]))
+
+    def report_until(self, p95_ms: float, key: str, value: str) -> None:
+        """Say it every half second until distill/status has this value."""
+        wait_for(
+            lambda: self._peer.statuses and self._peer.statuses[-1][key] == value,
+            f"{key} = {value} in distill/status",
+            nudge=lambda: self.report(p95_ms),
+            explain=lambda: self._peer.statuses[-1:],
+        )
+
+
+@pytest.fixture
+def companion(peer: Peer, filled: StateFolder) -> Iterator[None]:
+    with learning_companion(peer, filled, train={"iterations": 10**6}, resources=RESOURCES):
+        yield
+
+
+@pytest.mark.usefixtures("companion")
+def test_training_is_paused_while_the_depth_node_is_over_its_budget_and_training_may_be_why(
+    peer: Peer,
+) -> None:
+    """One round for all: its worker takes seconds to get to its training."""
+    assert peer.trigger("distill")[0]
+    wait_for(lambda: peer.statuses and int(peer.statuses[-1]["step"]) > 0, "training steps")
+    depth = SlowDepthNode(peer)
+
+    def report_all() -> None:  # other nodes' latency is no reason to pause
+        depth.report(900.0, name="/elsewhere/depth_node")
+        depth.report(900.0, kind="camera_node")
+        depth.report(30.0)
+
+    for _ in range(3):
+        step = int(peer.statuses[-1]["step"])
+        report_all()
+        wait_for(lambda step=step: int(peer.statuses[-1]["step"]) > step, "steps", nudge=report_all)
+    peer.await_value(NODE, GUARD, "monitoring: p95 30.0 ms, budget 40.0 ms")
+    assert {s["paused"] for s in peer.statuses} == {"False"}
+
+    depth.report_until(60.0, "paused", "True")
+    paused = peer.statuses[-1]
+    assert paused["stage"] == "training"
+    peer.await_value(NODE, GUARD, "paused: p95 60.0 ms, budget 40.0 ms")
+    peer.await_value(NODE, "round paused", "True")
+    depth.report_until(20.0, "paused", "False")
+    wait_for(lambda: int(peer.statuses[-1]["step"]) > int(paused["step"]), "more steps")
+    assert float(peer.statuses[-1]["paused_seconds"]) > 0
+
+    # Where the node is still slow after the longest pause, training is not the cause.
+    assert peer.set_parameter(NODE, "resources.longest_pause_s", 1.0).successful
+    so_far = float(peer.statuses[-1]["paused_seconds"])
+    wait_for(
+        lambda: float(peer.statuses[-1]["paused_seconds"]) > so_far,
+        "another pause",
+        nudge=lambda: depth.report(60.0),
+    )
+    depth.report_until(60.0, "paused", "False")
+    found = peer.await_diagnosis(NODE, "slow though training was paused", DiagnosticStatus.WARN)
+    assert found.values[GUARD] == "not the cause: p95 60.0 ms, budget 40.0 ms"
+
+
+@pytest.mark.usefixtures("companion", "depth_node")
+def test_the_companion_knows_the_latency_of_the_depth_node_beside_it(peer: Peer) -> None:
+    assert peer.set_parameter(NODE, "resources.latency_budget_ms", 60_000.0).successful
+    wait_for(
+        lambda: peer.diagnosis(NODE).values.get(GUARD, "").startswith("monitoring: p95 "),
+        "the depth node's latency",
+        nudge=lambda: peer.show(image_message(), camera_info()),
+        explain=lambda: peer.diagnosis(NODE),
+    )

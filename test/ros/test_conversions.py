@@ -1,4 +1,4 @@
-"""Camera images to RGB, from messages made by hand, byte by byte."""
+"""Images, depth and calibrations to messages and back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ import importlib.util
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 
-from ros_helpers.messages import header
+from ros_helpers.messages import K, camera_info, header
+from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.errors import BadImageError
-from tiekd_ros.nodes.common.conversions import image_to_rgb, rgb_to_image, stamp_ns
+from tiekd_ros.nodes.common.conversions import (
+    ImageCanvas,
+    camera_info_message,
+    depth_to_image,
+    image_to_float,
+    image_to_rgb,
+    rgb_to_image,
+    stamp_ns,
+)
 
 COLOUR = (200, 100, 50)
 HAS_CV_BRIDGE = importlib.util.find_spec("cv_bridge") is not None
@@ -95,18 +104,12 @@ def test_the_last_row_needs_no_padding() -> None:
     assert image_to_rgb(sent)[1, 0].tolist() == list(COLOUR)
 
 
-def test_the_answer_is_a_copy_and_the_message_stays_as_it_was() -> None:
+def test_an_array_is_a_copy_of_the_message_unless_a_view_is_asked_for() -> None:
     sent = message("rgb8", interleaved(*COLOUR), 3)
-    before = bytes(sent.data)
-    image = image_to_rgb(sent)
-    image[:] = 0
-    assert bytes(sent.data) == before
-
-
-def test_without_a_copy_an_rgb_message_is_looked_at_in_place() -> None:
-    sent = message("rgb8", interleaved(*COLOUR), 3)
+    data = np.frombuffer(sent.data, np.uint8)
+    assert not np.shares_memory(image_to_rgb(sent), data)
     image = image_to_rgb(sent, copy=False)
-    assert np.shares_memory(image, np.frombuffer(sent.data, np.uint8))
+    assert np.shares_memory(image, data)
     padded = image_to_rgb(message("rgb8", interleaved(*COLOUR), 3, padding=5), copy=False)
     assert padded.flags.c_contiguous
     np.testing.assert_array_equal(image, padded)
@@ -119,30 +122,19 @@ def test_an_rgb_image_comes_back_from_its_message() -> None:
     assert (image_to_rgb(sent) == pixels).all()
 
 
-@pytest.mark.parametrize(("height", "width"), [(0, 3), (2, 0), (0, 0)])
-def test_an_image_without_pixels_is_refused(height: int, width: int) -> None:
-    with pytest.raises(BadImageError, match=f"{width} x {height}"):
-        image_to_rgb(Image(encoding="rgb8", height=height, width=width))
-
-
-def test_an_image_with_too_few_bytes_is_refused() -> None:
-    sent = message("rgb8", interleaved(*COLOUR), 3)
-    sent.data = sent.data[:-1]
-    with pytest.raises(BadImageError, match=r"17 bytes of data.*take 18.*truncated"):
-        image_to_rgb(sent)
-
-
-def test_a_step_shorter_than_a_row_is_refused() -> None:
-    sent = message("rgb8", interleaved(*COLOUR), 3)
-    sent.step = 8
-    with pytest.raises(BadImageError, match="step is 8 bytes"):
-        image_to_rgb(sent)
-
-
-def test_packed_yuv_of_odd_width_is_refused() -> None:
-    rows = np.zeros((2, 6), np.uint8)
-    with pytest.raises(BadImageError, match=r"3 x 2 uyvy"):
-        image_to_rgb(message("uyvy", rows, 3))
+def test_an_image_whose_size_and_bytes_do_not_fit_is_refused() -> None:
+    short, narrow = (message("rgb8", interleaved(*COLOUR), 3) for _ in range(2))
+    short.data, narrow.step = short.data[:-1], 8
+    for sent, reason in (
+        (Image(encoding="rgb8", height=0, width=3), "3 x 0"),
+        (Image(encoding="rgb8", height=2, width=0), "0 x 2"),
+        (Image(encoding="rgb8", height=0, width=0), "0 x 0"),
+        (short, r"17 bytes of data.*take 18.*truncated"),
+        (narrow, "step is 8 bytes"),
+        (message("uyvy", np.zeros((2, 6), np.uint8), 3), "3 x 2 uyvy"),
+    ):
+        with pytest.raises(BadImageError, match=reason):
+            image_to_rgb(sent)
 
 
 @pytest.mark.skipif(HAS_CV_BRIDGE, reason="cv_bridge takes what this package does not know")
@@ -152,3 +144,80 @@ def test_an_unknown_encoding_is_named_with_those_that_would_do() -> None:
     text = str(refusal.value)
     for name in ("'nv24'", "rgb8", "bayer_rggb8", "mono16", "cv_bridge"):
         assert name in text
+
+
+# Depth and calibrations.
+
+DEPTH = np.array([[0.5, 1.2346, np.nan], [np.inf, -np.inf, 70.0]], np.float32)
+
+
+def test_metres_come_back_as_they_went_with_nan_and_both_infinities() -> None:
+    sent = depth_to_image(DEPTH, header(1))
+    assert (sent.encoding, sent.width, sent.height, sent.step) == ("32FC1", 3, 2, 12)
+    assert sent.header == header(1)
+    np.testing.assert_array_equal(image_to_float(sent), DEPTH)
+
+
+def test_millimetres_are_rounded_and_zero_where_there_is_no_depth_below_65_m() -> None:
+    sent = depth_to_image(DEPTH, header(), "16UC1")
+    assert (sent.encoding, sent.step, len(sent.data)) == ("16UC1", 6, 12)
+    values = np.frombuffer(sent.data, "<u2").reshape(2, 3)
+    assert values.tolist() == [[500, 1235, 0], [0, 0, 0]]
+
+
+def test_a_canvas_serves_images_of_any_size_and_encoding_and_leaves_the_depth_as_it_was() -> None:
+    canvas, before = ImageCanvas(), DEPTH.copy()
+    for depth in (DEPTH, DEPTH[:, :2], DEPTH + 1, DEPTH.T):
+        for encoding in ("32FC1", "16UC1"):
+            painted = depth_to_image(depth, header(2), encoding, canvas)
+            assert painted == depth_to_image(depth, header(2), encoding)
+    np.testing.assert_array_equal(DEPTH, before)
+
+
+def test_depth_in_the_other_byte_order_is_read_and_another_encoding_refused() -> None:
+    sent = depth_to_image(DEPTH, header())
+    swapped = np.frombuffer(sent.data, np.float32).byteswap().tobytes()
+    sent.data, sent.is_bigendian = swapped, 1
+    np.testing.assert_array_equal(image_to_float(sent), DEPTH)
+    with pytest.raises(BadImageError, match="'rgb8'"):
+        image_to_float(rgb_to_image(np.zeros((2, 2, 3), np.uint8), header()))
+
+
+def test_a_calibration_goes_to_a_model_and_back_with_another_header() -> None:
+    info = camera_info()
+    info.p[3] = -12.0
+    again = camera_info_message(CameraModel.from_message(info), header(7))
+    assert again.header == header(7)
+    again.header = info.header
+    assert again == info
+
+
+def test_a_resized_calibration_keeps_the_images_corners_at_any_aspect_ratio() -> None:
+    info = camera_info()  # 96 x 72
+    info.p[3] = -12.0
+    resized = camera_info_message(CameraModel.from_message(info).resized(48, 144), header())
+    assert (resized.width, resized.height) == (48, 144)
+    # x' = (x + 0.5) * 0.5 - 0.5, y' = (y + 0.5) * 2 - 0.5: the image's centre stays its centre.
+    assert list(resized.k) == [30.0, 0.0, 23.5, 0.0, 122.0, 71.5, 0.0, 0.0, 1.0]
+    expected_p = [30.0, 0.0, 23.5, -6.0, 0.0, 122.0, 71.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    assert list(resized.p) == expected_p
+    uncalibrated = CameraModel.from_message(CameraInfo(width=96, height=72)).resized(48, 36)
+    assert not any([*uncalibrated.k, *uncalibrated.p])
+
+
+def test_intrinsics_are_those_of_the_images_size() -> None:
+    for info, size, expected in (
+        (camera_info(), (96, 72), (60.0, 61.0, 47.5, 35.5)),
+        (camera_info(), (48, 36), (30.0, 30.5, 23.5, 17.5)),
+        (camera_info(width=0, height=0), (48, 36), (60.0, 61.0, 47.5, 35.5)),
+    ):
+        found = CameraModel.from_message(info).intrinsics(*size)
+        assert found is not None
+        assert found.as_tuple() == expected
+
+
+def test_no_intrinsics_are_read_from_a_matrix_that_describes_no_camera() -> None:
+    for place, value in ((0, 0.0), (0, -60.0), (4, 0.0), (0, np.nan), (2, np.inf), (5, np.nan)):
+        k = list(K)
+        k[place] = value
+        assert CameraModel.from_message(camera_info(k)).intrinsics(96, 72) is None, (place, value)

@@ -1,112 +1,76 @@
-"""What depth_node publishes, and its lifecycle, in a thread of this process."""
+"""What depth_node publishes, frees and says of bad input, in a thread of this process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import threading
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import CameraInfo, Image
 
-from helpers.students import BINS, SIZE, promote_small
-from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, image_message
-from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer, running
-from ros_helpers.waiting import wait_for
+from helpers.students import BINS, SIZE
+from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, header, image_message
+from ros_helpers.peer import INACTIVE, UNCONFIGURED, Peer, running
+from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import image_to_float, stamp_ns
+from tiekd_ros.nodes.common.run import freeze_garbage
 from tiekd_ros.nodes.depth.node import DepthNode
 
 NODE = "depth_node"
-
-
-@pytest.fixture
-def promoted(state: StateFolder) -> str:
-    """Return the version of a small student that is live in the state folder."""
-    return promote_small(state)
-
-
-@pytest.fixture
-def depth_node(peer: Peer, state: StateFolder, promoted: str) -> Iterator[DepthNode]:
-    with running(DepthNode, peer, state_dir=str(state.root)) as node:
-        yield node
+CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
+ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
 
 
 @pytest.mark.usefixtures("depth_node")
-class TestRunning:
-    def test_depth_is_metres_at_the_images_size_with_its_stamp_and_frame(self, peer: Peer) -> None:
-        image = image_message(5)
-        depth = peer.depth_of(image, camera_info())
-        assert depth.header == image.header
-        assert depth.header.frame_id == FRAME_ID
-        assert (depth.encoding, depth.width, depth.height) == ("32FC1", WIDTH, HEIGHT)
-        metres = image_to_float(depth)
-        known = metres[np.isfinite(metres)]
-        assert known.size > 0
-        assert known.min() >= BINS.min_depth_m
-        assert known.max() <= BINS.max_depth_m
+def test_depth_is_metres_at_the_images_size_with_its_stamp_and_frame(peer: Peer) -> None:
+    image = image_message(5)
+    depth = peer.depth_of(image, camera_info())
+    assert depth.header == image.header
+    assert depth.header.frame_id == FRAME_ID
+    assert (depth.encoding, depth.width, depth.height) == ("32FC1", WIDTH, HEIGHT)
+    metres = image_to_float(depth)
+    known = metres[np.isfinite(metres)]
+    assert known.size > 0
+    assert BINS.min_depth_m <= known.min() <= known.max() <= BINS.max_depth_m
 
-    def test_camera_info_has_the_depths_stamp_and_the_cameras_matrix(self, peer: Peer) -> None:
-        depth = peer.depth_of(image_message(5), camera_info())
-        stamp = stamp_ns(depth.header)
-        info = wait_for(
-            lambda: peer.infos.get(stamp),
-            "camera_info",
-            nudge=lambda: peer.show(image_message(5), camera_info()),
-        )
-        assert info.header == depth.header
-        assert (info.width, info.height) == (WIDTH, HEIGHT)
-        assert list(info.k) == list(camera_info().k)
 
-    def test_confidence_is_published_for_whoever_listens(self, peer: Peer) -> None:
-        image = image_message(1)
-        peer.depth_of(image)
-        assert peer.node.count_publishers("confidence") == 1
-        peer.listen_to_confidence()
-        confidence = wait_for(
-            lambda: peer.confidence.get(stamp_ns(image.header)),
-            "confidence",
-            nudge=lambda: peer.show(image),
-        )
-        assert (confidence.encoding, confidence.width, confidence.height) == (
-            "32FC1", WIDTH, HEIGHT,
-        )  # fmt: skip
-        values = image_to_float(confidence)
-        assert np.isfinite(values).all()
-        assert values.min() >= 0
-        assert values.max() <= 1
+@pytest.mark.usefixtures("depth_node")
+def test_camera_info_has_the_depths_stamp_and_the_cameras_matrix(peer: Peer) -> None:
+    image = image_message(5)
+    info = peer.info_of(image, camera_info())
+    assert info.header == image.header
+    assert (info.width, info.height) == (WIDTH, HEIGHT)
+    assert list(info.k) == list(camera_info().k)
 
-    def test_diagnostics_name_student_rates_latency_and_what_was_lost(
-        self, peer: Peer, promoted: str
-    ) -> None:
-        peer.depth_of(image_message(), camera_info())
-        peer.await_value(NODE, "student", promoted)
-        report = peer.await_diagnosis(NODE, "publishing depth", DiagnosticStatus.OK)
-        assert int(report.values["depth published"]) >= 1
-        assert float(report.values["latency p50 [ms]"]) > 0
-        for key in ("image rate [Hz]", "depth rate [Hz]", "dropped (newest wins)", "swaps"):
-            assert key in report.values
 
-    def test_deactivated_it_is_silent_and_activated_it_goes_on(
-        self, peer: Peer, depth_node: DepthNode
-    ) -> None:
-        peer.depth_of(image_message(1), camera_info())
-        assert peer.state_of(NODE) == ACTIVE
-        assert peer.change_state(NODE, Transition.TRANSITION_DEACTIVATE)
-        assert peer.state_of(NODE) == INACTIVE
-        peer.await_diagnosis(NODE, "not active", DiagnosticStatus.WARN)
-        peer.show(image_message(2), camera_info())
-        assert peer.change_state(NODE, Transition.TRANSITION_ACTIVATE)
-        peer.depth_of(image_message(3), camera_info())
-        assert stamp_ns(image_message(2).header) not in peer.depth
+@pytest.mark.usefixtures("depth_node")
+def test_confidence_is_published_for_subscribers(peer: Peer) -> None:
+    image = image_message(1)
+    peer.depth_of(image)
+    assert peer.node.count_publishers("confidence") == 1
+    peer.listen_to_confidence()
+    confidence = peer.message_of(image, peer.confidence)
+    assert (confidence.encoding, confidence.width, confidence.height) == ("32FC1", WIDTH, HEIGHT)
+    values = image_to_float(confidence)
+    assert np.isfinite(values).all()
+    assert 0 <= values.min() <= values.max() <= 1
 
-    def test_cleaned_up_and_configured_again_it_gives_depth(self, peer: Peer) -> None:
-        peer.take_down_and_up(NODE)
-        peer.depth_of(image_message(), camera_info())
 
-    def test_shut_down_from_active_it_ends_its_work(self, peer: Peer) -> None:
-        assert peer.change_state(NODE, Transition.TRANSITION_ACTIVE_SHUTDOWN)
-        assert peer.state_of(NODE) == "finalized"
+@pytest.mark.usefixtures("depth_node")
+def test_deactivated_it_is_silent_and_activated_it_goes_on(peer: Peer) -> None:
+    peer.depth_of(image_message(1), camera_info())
+    assert peer.change_state(NODE, DEACTIVATE)
+    peer.await_diagnosis(NODE, "not active", DiagnosticStatus.WARN)
+    peer.show(image_message(2), camera_info())
+    assert peer.change_state(NODE, ACTIVATE)
+    peer.depth_of(image_message(3), camera_info())
+    assert stamp_ns(image_message(2).header) not in peer.depth
 
 
 def test_unconfigured_it_waits_for_a_lifecycle_manager(
@@ -114,17 +78,9 @@ def test_unconfigured_it_waits_for_a_lifecycle_manager(
 ) -> None:
     with running(DepthNode, peer, until=UNCONFIGURED, state_dir=str(state.root)):
         assert peer.state_of(NODE) == UNCONFIGURED
-        assert peer.change_state(NODE, Transition.TRANSITION_CONFIGURE)
-        assert peer.change_state(NODE, Transition.TRANSITION_ACTIVATE)
+        assert peer.change_state(NODE, CONFIGURE)
+        assert peer.change_state(NODE, ACTIVATE)
         peer.depth_of(image_message())
-
-
-def test_a_state_folder_that_cannot_be_made_fails_configure(peer: Peer, state: StateFolder) -> None:
-    blocked = state.root / "a_file"
-    blocked.write_text("in the way")
-    with running(DepthNode, peer, until=UNCONFIGURED, state_dir=str(blocked / "state")):
-        assert not peer.change_state(NODE, Transition.TRANSITION_CONFIGURE)
-        assert peer.state_of(NODE) == UNCONFIGURED
 
 
 def test_millimetres_and_the_networks_resolution_by_parameter(
@@ -137,13 +93,144 @@ def test_millimetres_and_the_networks_resolution_by_parameter(
         values = np.frombuffer(depth.data, "<u2")
         assert values.size == SIZE.width * SIZE.height
         assert values.max() > BINS.min_depth_m * 1000
-        info = wait_for(
-            lambda: peer.infos.get(stamp_ns(depth.header)),
-            "camera_info",
-            nudge=lambda: peer.show(image_message(4), camera_info()),
-        )
+        info = peer.info_of(image_message(4), camera_info())
         assert (info.width, info.height) == (SIZE.width, SIZE.height)
         factor = SIZE.height / HEIGHT
         assert info.k[0] == pytest.approx(60.0 * SIZE.width / WIDTH)
         assert info.k[4] == pytest.approx(61.0 * factor)
         assert info.k[5] == pytest.approx((35.5 + 0.5) * factor - 0.5)
+
+
+# Between its states.
+
+
+@pytest.mark.usefixtures("depth_node")
+def test_it_counts_anew_after_each_configuration(peer: Peer) -> None:
+    counted = ("images received", "depth published", "dropped (newest wins)")
+    peer.depth_of(image_message(), camera_info())
+    for key in counted[:2]:
+        peer.await_above(NODE, key)
+    for transition in (DEACTIVATE, CLEANUP, CONFIGURE):
+        assert peer.change_state(NODE, transition)
+    peer.await_value(NODE, "state", INACTIVE)
+    for key in counted:
+        peer.await_value(NODE, key, "0")
+    assert peer.change_state(NODE, ACTIVATE)
+    peer.depth_of(image_message(1), camera_info())
+
+
+def test_depth_that_is_ready_after_the_end_of_the_stream_is_not_counted_as_published(
+    peer: Peer, depth_node: DepthNode
+) -> None:
+    ready, released, done = threading.Event(), threading.Event(), threading.Event()
+    output = depth_node._resources.output
+    publish = output.publish_depth
+
+    def slow(*words: Any) -> None:
+        ready.set()
+        assert released.wait(PATIENCE_S)
+        publish(*words)
+        done.set()
+
+    output.publish_depth = slow
+    wait_for(ready.is_set, "an image", nudge=lambda: peer.show(image_message(), camera_info()))
+    assert peer.change_state(NODE, DEACTIVATE)
+    released.set()
+    assert done.wait(PATIENCE_S)
+    assert peer.change_state(NODE, CLEANUP)  # joins the thread of the frames
+    assert peer.depth == {}
+    assert depth_node._counters.published.total == 0
+
+
+def test_cleaned_up_it_lets_go_of_the_student(peer: Peer, depth_node: DepthNode) -> None:
+    peer.depth_of(image_message(), camera_info())
+    live = depth_node._resources.student
+    live.runtime.itself = live.runtime  # as exporters and graphs leave it: for the collector
+    student, runtime = weakref.ref(live), weakref.ref(live.runtime)
+    del live
+    try:
+        freeze_garbage()  # as a program does
+        assert peer.change_state(NODE, DEACTIVATE)
+        assert peer.change_state(NODE, CLEANUP)
+        assert peer.state_of(NODE) == UNCONFIGURED
+        assert student() is None
+        assert runtime() is None
+    finally:
+        gc.unfreeze()
+
+
+def test_a_student_that_comes_when_ros_has_ended_is_logged_and_breaks_nothing(
+    peer: Peer, depth_node: DepthNode, promoted: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    live = depth_node._resources.student.state
+    peer.context.try_shutdown()
+    capfd.readouterr()
+    depth_node._on_student_change(live)
+    assert f"student {promoted} is live" in capfd.readouterr().err
+
+
+# Bad images and calibrations.
+
+
+def bad(**changes: Any) -> Image:
+    """Return an image whose header or bytes were changed."""
+    image = image_message(1)
+    for name, value in changes.items():
+        setattr(image, name, value)
+    return image
+
+
+@pytest.mark.usefixtures("depth_node")
+def test_a_bad_image_is_reported_and_the_stream_goes_on(peer: Peer) -> None:
+    for number, (image, reason) in enumerate(
+        (
+            (bad(encoding="nv24"), "nv24"),
+            (Image(header=header(1), encoding="rgb8"), "0 x 0 pixels"),
+            (bad(data=image_message(1).data[:1000]), "truncated"),
+            (bad(step=7), "step is 7"),
+            (bad(encoding="uyvy", width=95, step=95 * 2), "95 x 72 uyvy"),
+        ),
+        start=2,
+    ):
+        peer.depth_of(image_message(number), camera_info())
+        peer.show(image)
+        report = peer.await_diagnosis(NODE, reason, DiagnosticStatus.ERROR)
+        assert int(report.values["images refused"]) >= 1
+    peer.depth_of(image_message(20), camera_info())
+    assert stamp_ns(header(1)) not in peer.depth
+
+
+@pytest.mark.usefixtures("depth_node")
+def test_a_padded_image_gives_the_depth_of_the_same_image_without_padding(peer: Peer) -> None:
+    plain = image_message(1)
+    rows = np.frombuffer(plain.data, np.uint8).reshape(plain.height, plain.step)
+    padded = image_message(2)
+    padded.data = np.pad(rows, ((0, 0), (0, 12)), constant_values=0xEE).tobytes()
+    padded.step = plain.step + 12
+    one, other = peer.depth_of(plain), peer.depth_of(padded)
+    np.testing.assert_array_equal(image_to_float(one), image_to_float(other))
+
+
+@pytest.mark.usefixtures("depth_node")
+def test_depth_flows_whatever_the_calibration_is_and_diagnostics_say_what_is_wrong(
+    peer: Peer,
+) -> None:
+    peer.depth_of(image_message(0))
+    peer.await_diagnosis(NODE, "no camera_info arrives", DiagnosticStatus.WARN)
+    assert not peer.infos
+    peer.depth_of(image_message(1), CameraInfo(width=96, height=72))
+    peer.await_diagnosis(NODE, "uncalibrated", DiagnosticStatus.WARN)
+    doubled = camera_info([120.0, 0.0, 95.5, 0.0, 122.0, 71.5, 0.0, 0.0, 1.0], 192, 144)
+    info = peer.info_of(image_message(2), doubled)
+    peer.await_diagnosis(NODE, "camera_info is for 192 x 144", DiagnosticStatus.WARN)
+    assert (info.width, info.height) == (96, 72)
+    assert list(info.k) == [60.0, 0.0, 47.5, 0.0, 61.0, 35.5, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.usefixtures("depth_node")
+def test_the_image_size_may_change_while_running(peer: Peer) -> None:
+    sizes = [(96, 72), (128, 48), (32, 30), (320, 240), (3, 2), (96, 72)]
+    for number, (width, height) in enumerate(sizes):
+        image = image_message(number, width=width, height=height)
+        depth = peer.depth_of(image, camera_info(width=width, height=height))
+        assert (depth.width, depth.height) == (width, height)

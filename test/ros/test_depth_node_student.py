@@ -51,38 +51,21 @@ class TestStartedWithoutStudent:
     def test_there_is_no_depth_and_diagnostics_say_what_to_do(self, peer: Peer) -> None:
         image = image_message()
         peer.await_diagnosis(NODE, "no accepted student", DiagnosticStatus.WARN)
-        wait_for(
-            lambda: int(peer.diagnosis(NODE).values.get("images without student", "0")),
-            "an image without student",
-            nudge=lambda: peer.show(image),
-        )
+        peer.await_above(NODE, "images without student", 0, image)
         report = peer.diagnosis(NODE)
         assert report.level == DiagnosticStatus.WARN
         assert "call the distill service" in report.message
         assert report.values["student"] == "none"
         assert not peer.depth
 
-    def test_an_announced_student_goes_live(self, peer: Peer, registry: StudentRegistry) -> None:
-        version = registry.add(small_student()).version
-        peer.announce(version)
-        peer.depth_of(image_message())
-        peer.await_value(NODE, "student", version)
-
-    def test_the_latest_of_many_announcements_wins(
+    def test_the_latest_of_many_announced_students_goes_live(
         self, peer: Peer, registry: StudentRegistry
     ) -> None:
         versions = [registry.add(small_student(seed)).version for seed in range(4)]
         for version in versions:
             peer.announce(version)
         peer.await_value(NODE, "student", versions[-1])
-
-
-def confidence_of(peer: Peer, image: Image) -> Image:
-    """Show an image until its confidence has come."""
-    stamp = stamp_ns(image.header)
-    return wait_for(
-        lambda: peer.confidence.get(stamp), "confidence", nudge=lambda: peer.show(image)
-    )
+        peer.depth_of(image_message())
 
 
 @pytest.mark.usefixtures("depth_node")
@@ -98,7 +81,7 @@ def test_a_published_student_takes_over_and_an_unknown_confidence_stays_unknown(
         peer.announce(version)
         peer.await_value(NODE, "student", version)
         image = image_message(number)
-        confidence = image_to_float(confidence_of(peer, image))
+        confidence = image_to_float(peer.message_of(image, peer.confidence))
         assert np.isnan(confidence).all() == (version == published)
         assert not np.isnan(image_to_float(peer.depth_of(image))).any()
     assert peer.set_parameter(NODE, "min_confidence", 0.1).successful
@@ -108,7 +91,7 @@ def test_a_published_student_takes_over_and_an_unknown_confidence_stays_unknown(
 def test_no_frame_is_lost_by_many_swaps_at_full_rate(
     peer: Peer, processes: Processes, state: StateFolder, registry: StudentRegistry
 ) -> None:
-    """The camera waits for nobody: it shows its next image whether or not depth has come.
+    """The camera shows its next image whether or not depth has come.
 
     The node is a process of its own, so that nothing of this test delays it.
     """
@@ -193,38 +176,24 @@ class SteadyCamera:
                 return
 
 
-def test_the_live_student_runs_from_the_start(
-    peer: Peer, state: StateFolder, registry: StudentRegistry
-) -> None:
-    version = registry.add(small_student()).version
-    registry.promote(version)
-    with running(DepthNode, peer, state_dir=str(state.root)):
-        peer.depth_of(image_message())
-        peer.await_value(NODE, "student", version)
-
-
 @pytest.mark.usefixtures("depth_node")
-@pytest.mark.parametrize("damage", ["truncated", "no card", "unknown version"])
 def test_a_damaged_student_is_refused_and_the_old_one_goes_on(
-    peer: Peer, registry: StudentRegistry, damage: str
+    peer: Peer, registry: StudentRegistry
 ) -> None:
-    good, bad = (registry.add(small_student(seed)).version for seed in (1, 2))
+    good, truncated, cardless = (registry.add(small_student(n)).version for n in range(3))
+    weights = registry.root / truncated / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (registry.root / cardless / "card.json").unlink()
     peer.announce(good)
     peer.await_value(NODE, "student", good)
-    weights = registry.root / bad / WEIGHTS
-    if damage == "truncated":
-        weights.write_bytes(weights.read_bytes()[:1000])
-    elif damage == "no card":
-        (registry.root / bad / "card.json").unlink()
-    else:
-        bad = "000099"
-    peer.announce(bad)
-    report = peer.await_diagnosis(NODE, bad, DiagnosticStatus.ERROR)
-    assert report.values["student"] == good
-    peer.depth_of(image_message(7))
-    peer.announce(good)  # as a rollback does
-    peer.await_diagnosis(NODE, "", DiagnosticStatus.WARN)  # no camera_info, and no error more
-    assert peer.diagnosis(NODE).values["student"] == good
+    for number, bad in enumerate((truncated, cardless, "000099")):
+        peer.announce(bad)
+        report = peer.await_diagnosis(NODE, bad, DiagnosticStatus.ERROR)
+        assert report.values["student"] == good
+        peer.depth_of(image_message(7 + number))
+        peer.announce(good)  # as a rollback does
+        peer.await_diagnosis(NODE, "", DiagnosticStatus.WARN)  # no camera_info, and no error more
+        assert peer.diagnosis(NODE).values["student"] == good
 
 
 def test_a_damaged_live_student_gives_way_to_the_one_before(

@@ -42,15 +42,12 @@ def status_of(
     return status.level, status.message, {v.key: v.value for v in status.values}
 
 
-def test_each_kind_of_pixel_has_its_share() -> None:
+def test_each_kind_of_pixel_has_its_share_of_the_last_seconds() -> None:
     known = PixelStatistics()
     known.add(depth_of(2.0, NAN, -INF, INF), None, 0.0)
     assert known.shares(1.0) == pytest.approx((0.25, 0.25, 0.25, 0.25), abs=0.02)
     known.add(np.ones((3, 2), np.float32), None, 1.0)
     assert sum(known.shares(1.0)) == pytest.approx(1.0)
-
-
-def test_what_is_long_ago_counts_no_more() -> None:
     known = PixelStatistics()
     known.add(depth_of(NAN), None, 0.0)
     known.add(depth_of(2.0), None, 4.0)
@@ -68,32 +65,20 @@ def test_the_median_confidence_is_the_last_images() -> None:
     assert math.isnan(known.median_confidence())
 
 
-@pytest.mark.parametrize(
-    ("depth", "settings", "text"),
-    [
-        (
-            NAN,
-            {"min_confidence": 0.7},
-            "than min_confidence = 0.7 (half of all pixels less than 0.38)",
-        ),
+def test_depth_without_distances_is_warned_of_with_what_takes_them_away() -> None:
+    for depth, settings, text in (
+        (NAN, {"min_confidence": 0.7}, "min_confidence = 0.7 (half of all pixels less than 0.38)"),
         (NAN, {}, "most are unknown: see what the camera sees"),
         (-INF, {"min_range_m": 5.0}, "most are nearer than min_range_m (5.00 m): lower it"),
         (-INF, {}, "nearer than the near end of the student's range (0.40 m): distil with"),
         (INF, {"max_range_m": 3.0}, "most are beyond max_range_m (3.00 m): raise it"),
         (INF, {}, "beyond the far end of the student's range (9.70 m): distil with"),
-    ],
-)
-def test_depth_without_distances_is_warned_of_with_what_takes_them_away(
-    depth: float, settings: dict[str, float], text: str
-) -> None:
-    level, message, values = status_of(depth_of(depth), 0.38, **settings)
-    assert level == WARN
-    assert message.startswith("0.0% of depth's pixels are a distance, limit 0.05; ")
-    assert text in message
-    assert values["valid share"] == "0.000"
-
-
-def test_a_student_without_confidence_is_named_as_the_cause() -> None:
+    ):
+        level, message, values = status_of(depth_of(depth), 0.38, **settings)
+        assert level == WARN
+        assert message.startswith("0.0% of depth's pixels are a distance, limit 0.05; ")
+        assert text in message
+        assert values["valid share"] == "0.000"
     _, message, _ = status_of(depth_of(NAN), NAN, min_confidence=0.1)
     assert "the student does not know its confidence: set min_confidence to 0" in message
 
@@ -114,30 +99,22 @@ def test_where_there_is_no_student_or_no_depth_nothing_is_missed() -> None:
     assert report.status("fine").message == "fine"
 
 
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
+def test_a_range_outside_the_students_is_an_error_before_any_depth() -> None:
+    for settings, text in (
         ({"min_range_m": 12.0}, "min_range_m = 12 m leaves nothing of the live student's range"),
         ({"max_range_m": 0.2}, "max_range_m = 0.2 m leaves nothing of the live student's range"),
-    ],
-)
-def test_a_range_outside_the_students_is_an_error_before_any_depth(
-    settings: dict[str, float], text: str
-) -> None:
-    level, message, _ = status_of(depth_of(2.0), **settings)
-    assert level == ERROR
-    assert text in message
-    assert "(0.1 to 10 m)" in message
-
-
-@pytest.mark.parametrize("settings", [{"min_range_m": 9.0}, {"max_range_m": 0.5}])
-def test_a_range_that_leaves_something_is_no_error(settings: dict[str, float]) -> None:
-    assert status_of(depth_of(2.0), **settings)[0] == OK
+    ):
+        level, message, _ = status_of(depth_of(2.0), **settings)
+        assert level == ERROR
+        assert text in message
+        assert "(0.1 to 10 m)" in message
+    for settings in ({"min_range_m": 9.0}, {"max_range_m": 0.5}):
+        assert status_of(depth_of(2.0), **settings)[0] == OK
 
 
 def test_the_worst_finding_comes_first() -> None:
     report = Report("node")
-    for level, text in ((WARN, "nobody listens"), (ERROR, "no range"), (WARN, "late")):
+    for level, text in ((WARN, "no subscriber"), (ERROR, "no range"), (WARN, "late")):
         report.find(level, text)
     status = report.status()
-    assert (status.level, status.message) == (ERROR, "no range; nobody listens; late")
+    assert (status.level, status.message) == (ERROR, "no range; no subscriber; late")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import PointCloud2
 
-from helpers.students import SIZE, promote_small
+from helpers.students import SIZE
 from ros_helpers.messages import camera_info, image_message
-from ros_helpers.peer import Peer, running
-from ros_helpers.waiting import wait_for
+from ros_helpers.peer import Diagnosis, Peer
+from ros_helpers.waiting import await_log
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.nodes.common.conversions import image_to_depth, stamp_ns
+from tiekd_ros.nodes.common.conversions import image_to_depth
 from tiekd_ros.nodes.depth import report as depth_report
-from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.nodes.depth.points import read_cloud
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard
@@ -27,11 +24,7 @@ ERROR, OK, WARN = DiagnosticStatus.ERROR, DiagnosticStatus.OK, DiagnosticStatus.
 IMAGE = image_message(3)
 
 
-@pytest.fixture(autouse=True)
-def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
-    promote_small(state)
-    with running(DepthNode, peer, state_dir=str(state.root)) as node:
-        yield node
+pytestmark = pytest.mark.usefixtures("depth_node")
 
 
 def set_parameter(peer: Peer, name: str, value: float) -> None:
@@ -39,19 +32,9 @@ def set_parameter(peer: Peer, name: str, value: float) -> None:
     assert result.successful, result.reason
 
 
-def show(peer: Peer) -> None:
-    peer.show(IMAGE, camera_info())
-
-
-def await_text(peer: Peer, text: str, level: bytes) -> dict[str, str]:
-    """Show the image until the diagnostics say this; return their values."""
-    wait_for(
-        lambda: text in peer.diagnosis(NODE).message and peer.diagnosis(NODE).level == level,
-        f"{text!r} in diagnostics",
-        nudge=lambda: show(peer),
-        explain=lambda: peer.diagnosis(NODE),
-    )
-    return dict(peer.diagnosis(NODE).values)
+def await_text(peer: Peer, text: str, level: bytes) -> Diagnosis:
+    """Show the image until the diagnostics say this."""
+    return peer.await_diagnosis(NODE, text, level, IMAGE, camera_info())
 
 
 def test_what_is_nearer_and_farther_than_the_range_is_infinite_and_no_point(peer: Peer) -> None:
@@ -60,14 +43,10 @@ def test_what_is_nearer_and_farther_than_the_range_is_infinite_and_no_point(peer
     near, far = (float(np.percentile(whole, percent)) for percent in (30, 70))
     set_parameter(peer, "max_range_m", far)
     set_parameter(peer, "min_range_m", near)
-    clouds: dict[int, PointCloud2] = {}
-    peer.node.create_subscription(
-        PointCloud2, "points", lambda m: clouds.update({stamp_ns(m.header): m}), 10
-    )
+    clouds = peer.listen(PointCloud2, "points")
     peer.depth.clear()
-    stamp = stamp_ns(IMAGE.header)
     depth = image_to_depth(peer.depth_of(IMAGE, camera_info()))
-    cloud = wait_for(lambda: clouds.get(stamp), "points", nudge=lambda: show(peer))
+    cloud = peer.message_of(IMAGE, clouds, camera_info())
     below, beyond = whole < np.float32(near), whole > np.float32(far)
     assert below.any()
     assert beyond.any()
@@ -84,7 +63,7 @@ def test_a_confidence_that_leaves_no_distance_is_warned_of_until_it_is_lowered(
 ) -> None:
     monkeypatch.setattr(depth_report, "_RECENT_S", 0.5)
     peer.depth_of(IMAGE, camera_info())
-    assert float(await_text(peer, "publishing depth", OK)["valid share"]) == 1.0
+    assert float(await_text(peer, "publishing depth", OK).values["valid share"]) == 1.0
     set_parameter(peer, "min_confidence", 1.0)
     await_text(peer, "less confidence than min_confidence = 1 ", WARN)
     assert 0 < float(peer.diagnosis(NODE).values["median confidence"]) < 1
@@ -109,31 +88,18 @@ def test_a_range_outside_the_students_is_accepted_and_an_error_until_one_fits(
     assert near is not None
     peer.announce(near)
     await_text(peer, text, ERROR)
-    wait_for(lambda: text in capfd.readouterr().err, "the log to say it again")
+    await_log(capfd, text)
 
 
 def test_points_and_calibration_of_another_shape_than_the_images_are_not_made_up(
     peer: Peer,
 ) -> None:
-    clouds: list[PointCloud2] = []
-    peer.node.create_subscription(PointCloud2, "points", clouds.append, 10)
-    wide = camera_info(width=192, height=108)
-
-    def show_wide() -> None:
-        peer.show(IMAGE, wide)
-
+    clouds, wide = peer.listen(PointCloud2, "points"), camera_info(width=192, height=108)
     reason = "there are no points, for camera_info is uncalibrated or of another shape"
-    wait_for(
-        lambda: reason in peer.diagnosis(NODE).message,
-        "the reason",
-        nudge=show_wide,
-        explain=lambda: peer.diagnosis(NODE),
-    )
-    said = peer.diagnosis(NODE)
-    assert said.level == ERROR
+    said = peer.await_diagnosis(NODE, reason, ERROR, IMAGE, wide)
     assert "camera_info is for 192 x 108, images are 96 x 72: another shape" in said.message
-    info = wait_for(lambda: peer.infos.get(stamp_ns(IMAGE.header)), "camera_info", nudge=show_wide)
+    info = peer.info_of(IMAGE, wide)
     assert not any([*info.k, *info.p])  # REP-104: uncalibrated
     assert (info.width, info.height) == (96, 72)
     assert not clouds
-    wait_for(lambda: clouds, "points", nudge=lambda: show(peer))
+    peer.message_of(IMAGE, clouds, camera_info())

@@ -41,24 +41,14 @@ def taken(file: Path, namespace: str) -> bool:
         context.try_shutdown()
 
 
-@pytest.fixture(params=["tiekd", "/", "/a/tiekd"])
-def namespace(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
+@pytest.mark.parametrize("namespace", ["tiekd", "/", "/a/tiekd"])
 def test_a_node_takes_the_sections_that_we_say_it_takes(namespace: str, tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
+    values = {"ros__parameters": {"x": 1}}
     wrong = []
-    for key in KEYS:
-        file.write_text(yaml.safe_dump({key: {"ros__parameters": {"x": 1}}}))
+    for section in (*({key: values} for key in KEYS), {"tiekd": {NAME: values}}):
+        file.write_text(yaml.safe_dump(section))
         (read,) = sections(file)
         if takes(read, full_name(namespace, NAME)) != taken(file, namespace):
-            wrong.append(key)
+            wrong.append(read)
     assert wrong == []
-
-
-def test_of_nested_sections_too(namespace: str, tmp_path: Path) -> None:
-    file = tmp_path / "my.yaml"
-    file.write_text(yaml.safe_dump({"tiekd": {NAME: {"ros__parameters": {"x": 1}}}}))
-    (read,) = sections(file)
-    assert takes(read, full_name(namespace, NAME)) == taken(file, namespace)

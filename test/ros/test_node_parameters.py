@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,12 @@ from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.parameter import Parameter
 
-from helpers.students import promote_small
+from ros_helpers.companion import logging_companion
 from ros_helpers.messages import image_message
-from ros_helpers.peer import UNCONFIGURED, Peer, running
+from ros_helpers.peer import UNCONFIGURED, Peer, refusal, running
 from ros_helpers.processes import Processes
-from ros_helpers.waiting import wait_for
-from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.core.supervisor import node_command
-from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.nodes.common.managed import ManagedNode
 from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.nodes.depth.node import DepthNode
@@ -28,82 +24,60 @@ from tiekd_ros.nodes.depth.node import DepthNode
 NODE = "depth_node"
 
 
-@pytest.fixture
-def depth_node(peer: Peer, state: StateFolder) -> Iterator[DepthNode]:
-    promote_small(state)
-    with running(DepthNode, peer, state_dir=str(state.root)) as node:
-        yield node
+@pytest.mark.usefixtures("depth_node")
+def test_the_encoding_may_change_while_running(peer: Peer) -> None:
+    assert peer.depth_of(image_message(1)).encoding == "32FC1"
+    assert peer.set_parameter(NODE, "encoding", "16UC1").successful
+    assert peer.depth_of(image_message(2)).encoding == "16UC1"
+
+
+def test_a_bad_value_is_refused_with_its_reason(peer: Peer, depth_node: DepthNode) -> None:
+    before = depth_node.settings
+    for name, value, reason in (
+        ("encoding", "64FC1", "'32FC1', '16UC1'"),
+        ("min_confidence", 1.5, "min_confidence"),
+        ("min_range_m", float("nan"), "min_range_m"),
+        ("min_range_m", "near", "parameter type"),
+        ("state_dir", "other", "read-only"),
+        ("device", "cuda", "read-only"),
+        ("max_range", 5.0, "max_range (did you mean max_range_m?)"),
+    ):
+        result = peer.set_parameter(NODE, name, value)
+        assert not result.successful, name
+        assert reason in result.reason
+    assert depth_node.settings == before
+    assert peer.depth_of(image_message()).encoding == "32FC1"
 
 
 @pytest.mark.usefixtures("depth_node")
-class TestDepthNode:
-    def test_the_encoding_may_change_while_running(self, peer: Peer) -> None:
-        assert peer.depth_of(image_message(1)).encoding == "32FC1"
-        assert peer.set_parameter(NODE, "encoding", "16UC1").successful
-        assert peer.depth_of(image_message(2)).encoding == "16UC1"
-
-    def test_a_bad_value_is_refused_with_its_reason(
-        self, peer: Peer, depth_node: DepthNode
-    ) -> None:
-        before = depth_node.settings
-        for name, value, reason in (
-            ("encoding", "64FC1", "'32FC1', '16UC1'"),
-            ("min_confidence", 1.5, "min_confidence"),
-            ("min_range_m", float("nan"), "min_range_m"),
-            ("min_range_m", "near", "parameter type"),
-            ("state_dir", "other", "read-only"),
-            ("device", "cuda", "read-only"),
-            ("max_range", 5.0, "max_range (did you mean max_range_m?)"),
-        ):
-            result = peer.set_parameter(NODE, name, value)
-            assert not result.successful, name
-            assert reason in result.reason
-        assert depth_node.settings == before
-        assert peer.depth_of(image_message()).encoding == "32FC1"
-
-    def test_a_range_without_depth_is_refused(self, peer: Peer) -> None:
-        assert peer.set_parameter(NODE, "min_range_m", 3.0).successful
-        result = peer.set_parameter(NODE, "max_range_m", 2.0)
-        assert not result.successful
-        assert "max_range_m must be greater than min_range_m = 3 m" in result.reason
-
-    def test_a_whole_number_does_for_a_float(self, peer: Peer, depth_node: DepthNode) -> None:
-        for value in (5, 6.0):
-            assert peer.set_parameter(NODE, "max_range_m", value).successful
-            assert depth_node.settings.max_range_m == float(value)
-            stored = depth_node.get_parameter("max_range_m")
-            assert stored.type_ == Parameter.Type.DOUBLE
-        assert not peer.set_parameter(NODE, "max_range_m", -1).successful
-        assert not peer.set_parameter(NODE, "max_range_m", True).successful
-
-    def test_depth_of_low_confidence_may_be_left_out(self, peer: Peer) -> None:
-        peer.listen_to_confidence()
-        image = image_message(1)
-        stamp = stamp_ns(image.header)
-        wait_for(lambda: peer.confidence.get(stamp), "confidence", nudge=lambda: peer.show(image))
-        assert peer.set_parameter(NODE, "min_confidence", 1.0).successful
-        depth = peer.depth_of(image_message(2))
-        assert bytes(depth.data).count(b"\x00\x00\xc0\x7f") > 0  # float32 NaN
+def test_a_range_without_depth_is_refused(peer: Peer) -> None:
+    assert peer.set_parameter(NODE, "min_range_m", 3.0).successful
+    result = peer.set_parameter(NODE, "max_range_m", 2.0)
+    assert not result.successful
+    assert "max_range_m must be greater than min_range_m = 3 m" in result.reason
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("encoding", "64FC1"), ("threads", -1), ("min_range_m", "near"), ("min_confidence", 2.0)],
-)
-def test_a_bad_value_at_the_start_is_refused_by_name(peer: Peer, name: str, value: object) -> None:
-    with pytest.raises(InvalidSettingError, match=name), running(DepthNode, peer, **{name: value}):
-        pass
+def test_a_whole_number_does_for_a_float(peer: Peer, depth_node: DepthNode) -> None:
+    for value in (5, 6.0):
+        assert peer.set_parameter(NODE, "max_range_m", value).successful
+        assert depth_node.settings.max_range_m == float(value)
+        stored = depth_node.get_parameter("max_range_m")
+        assert stored.type_ == Parameter.Type.DOUBLE
+    assert not peer.set_parameter(NODE, "max_range_m", -1).successful
+    assert not peer.set_parameter(NODE, "max_range_m", True).successful
 
 
-def test_a_group_with_contradicting_values_is_refused_at_the_start(peer: Peer) -> None:
-    parameters = {"labels__retry_s": 10.0, "labels__max_retry_s": 1.0}
-    with (
-        pytest.raises(
-            InvalidSettingError, match=r"labels\.max_retry_s 1 must be at least retry_s 10"
-        ),
-        running(CompanionNode, peer, **parameters),
+def test_a_bad_value_at_the_start_is_refused_by_name(peer: Peer) -> None:
+    for name, value in (
+        ("encoding", "64FC1"),
+        ("threads", -1),
+        ("min_range_m", "near"),
+        ("min_confidence", 2.0),
     ):
-        pass
+        assert name in refusal(DepthNode, peer, **{name: value})
+    contradicting = {"labels__retry_s": 10.0, "labels__max_retry_s": 1.0}
+    said = refusal(CompanionNode, peer, **contradicting)
+    assert "labels.max_retry_s 1 must be at least retry_s 10" in said
 
 
 def test_a_whole_number_does_for_a_float_at_the_start(peer: Peer) -> None:
@@ -112,7 +86,7 @@ def test_a_whole_number_does_for_a_float_at_the_start(peer: Peer) -> None:
         assert node.get_parameter("max_range_m").type_ == Parameter.Type.DOUBLE
 
 
-def test_a_name_that_nobody_has_is_reported_with_the_nearest_one(peer: Peer) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_one(peer: Peer) -> None:
     given = {
         "max_rnge_m": 5.0,
         "jpeg_quality": 90,  # the companion has it, in a group
@@ -190,18 +164,13 @@ def test_every_parameter_is_described_and_every_number_has_a_range(
             assert limits, descriptor.name
 
 
-class TestCompanionNode:
-    @pytest.fixture(autouse=True)
-    def companion(self, peer: Peer, state: StateFolder) -> Iterator[CompanionNode]:
-        with running(CompanionNode, peer, state_dir=str(state.root), teacher__url="") as node:
-            yield node
-
-    def test_the_next_rounds_settings_may_change_while_running(self, peer: Peer) -> None:
+def test_the_next_rounds_settings_may_change_while_running_and_a_bad_value_is_refused(
+    peer: Peer, state: StateFolder
+) -> None:
+    with logging_companion(peer, state):
         assert peer.set_parameter("companion_node", "distill.min_frames", 7).successful
         _, message = peer.trigger("distill")
         assert "need 7" in message
-
-    def test_a_bad_value_is_refused_with_its_group(self, peer: Peer) -> None:
         for name, value, reason in (
             ("gate.min_gain", -0.5, "gate.min_gain"),
             ("student.spacing", "uneven", "student.spacing must be one of 'uniform', 'log'"),

@@ -117,13 +117,11 @@ class InputBench:
     def await_finding(self, *words: str, level: bytes | None = None) -> str:
         """Wait until a finding has all these words, and return it."""
 
-        def found() -> str | None:
-            for severity, text in self.findings:
-                if all(word in text for word in words) and level in (None, severity):
-                    return text
-            return None
+        def found() -> list[str]:
+            given = [text for severity, text in self.findings if level in (None, severity)]
+            return [text for text in given if all(word in text for word in words)]
 
-        return wait_for(found, f"a finding with {words}", explain=lambda: self.findings)
+        return wait_for(found, f"a finding with {words}", explain=lambda: self.findings)[0]
 
     def await_no_finding(self, word: str) -> None:
         """Wait until none says this."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo, Image
 
 from helpers.frames import small_settings
 from ros_helpers.messages import camera_info, image_message
-from ros_helpers.peer import Peer
+from ros_helpers.peer import ACTIVE, Peer, running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore, StoreStats
+from tiekd_ros.nodes.companion.node import CompanionNode
 
 STEP_NS = 10**9
 LOGGING: dict[str, object] = {
@@ -38,6 +40,26 @@ def round_parameters(**groups: dict[str, Any]) -> dict[str, object]:
     train = {"iterations": ITERATIONS, "learning_rate": 8e-3, **groups.pop("train", {})}
     settings = small_settings(train=train, **groups)
     return {f"{group}__{k}": v for group, values in settings.items() for k, v in values.items()}
+
+
+@contextmanager
+def logging_companion(
+    peer: Peer, state: StateFolder, url: str = "", **parameters: object
+) -> Iterator[CompanionNode]:
+    """Run a companion that keeps every picture a second apart, with a teacher's address."""
+    values = {**LOGGING, **PATIENT_TEACHER, "teacher__url": url, **parameters}
+    with running(CompanionNode, peer, state_dir=str(state.root), **values) as node:
+        yield node
+
+
+@contextmanager
+def learning_companion(
+    peer: Peer, state: StateFolder, until: str = ACTIVE, **groups: dict[str, Any]
+) -> Iterator[CompanionNode]:
+    """Run a companion without a teacher, whose rounds have `round_parameters`."""
+    values = {"state_dir": str(state.root), "teacher__url": "", **round_parameters(**groups)}
+    with running(CompanionNode, peer, until=until, **values) as node:
+        yield node
 
 
 def stats(state: StateFolder) -> StoreStats:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ros_helpers.camera import InputBench
     from ros_helpers.peer import Peer
     from ros_helpers.processes import Processes
+    from tiekd_ros.nodes.depth.node import DepthNode
 
 NO_ROS = importlib.util.find_spec("rclpy") is None
 _numbers = itertools.count(1)
@@ -96,3 +97,29 @@ def processes(namespace: str, tmp_path: Path) -> Iterator[Processes]:
 @pytest.fixture
 def state(tmp_path: Path) -> StateFolder:
     return StateFolder(tmp_path / "state").create()
+
+
+@pytest.fixture
+def promoted(state: StateFolder) -> str:
+    """Return the version of a small student that is live in the state folder."""
+    from helpers.students import promote_small
+
+    return promote_small(state)
+
+
+@pytest.fixture
+def depth_node(peer: Peer, state: StateFolder, promoted: str) -> Iterator[DepthNode]:
+    """Run depth_node with a small student."""
+    from ros_helpers.peer import running
+    from tiekd_ros.nodes.depth.node import DepthNode
+
+    with running(DepthNode, peer, state_dir=str(state.root)) as node:
+        yield node
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> StateFolder:
+    """Return a state folder whose frame log has 24 labelled frames."""
+    from helpers.frames import filled_state
+
+    return filled_state(tmp_path / "state")

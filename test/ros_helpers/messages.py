@@ -47,3 +47,11 @@ def camera_info(
     info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
     info.p = [*values[0:3], 0.0, *values[3:6], 0.0, *values[6:9], 0.0]
     return info
+
+
+def distorted_info() -> CameraInfo:
+    """Return the calibration of a wide lens whose rectified image has a border it did not see."""
+    info = camera_info()
+    info.d = [-0.3, 0.05, 0.0, 0.0, 0.0]
+    info.p = [30.0, 0.0, 47.5, 0.0, 0.0, 30.0, 35.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return info

@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
@@ -20,13 +21,17 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from ros_helpers.messages import image_message
 from ros_helpers.waiting import PATIENCE_S, wait_for
+from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.nodes.common.managed import ManagedNode
@@ -54,8 +59,8 @@ class Peer:
         self.node = Node(
             "peer", namespace=namespace, context=self.context, use_global_arguments=False
         )
-        self.depth: dict[int, Image] = {}
-        self.infos: dict[int, CameraInfo] = {}
+        self.depth = self.listen(Image, "depth")
+        self.infos = self.listen(CameraInfo, "camera_info")
         self.confidence: dict[int, Image] = {}
         self.images: dict[int, Image] = {}
         self.camera_infos: dict[int, CameraInfo] = {}
@@ -65,26 +70,35 @@ class Peer:
         self._image_pub = self.node.create_publisher(Image, "image", qos.RELIABLE)
         self._info_pub = self.node.create_publisher(CameraInfo, "image_info", qos.RELIABLE)
         self._student_pub = self.node.create_publisher(String, "student", qos.LATCHED)
-        self._listen()
+        self._clock_pub: Any = None
+        create = self.node.create_subscription
+        create(DiagnosticArray, "/diagnostics", self._on_diagnostics, 100)
+        create(String, "student", lambda message: self.students.append(message.data), qos.LATCHED)
+        create(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=_spin, args=(self._executor,), name="peer")
 
-    def _listen(self) -> None:
-        deep = 100
-        create = self.node.create_subscription
-        create(Image, "depth", _by_stamp(self.depth), deep)
-        create(CameraInfo, "camera_info", _by_stamp(self.infos), deep)
-        create(DiagnosticArray, "/diagnostics", self._on_diagnostics, deep)
-        create(String, "student", lambda message: self.students.append(message.data), qos.LATCHED)
-        create(DiagnosticStatus, "distill/status", self._on_status, qos.LATCHED)
+    def listen(self, kind: Any, topic: str, profile: QoSProfile | int = 100) -> dict[int, Any]:
+        """Subscribe to a topic; return what comes on it, by its stamp."""
+        received: dict[int, Any] = {}
+        self.node.create_subscription(
+            kind, topic, lambda m: received.update({stamp_ns(m.header): m}), profile
+        )
+        return received
 
     def listen_to_confidence(self) -> None:
-        self.node.create_subscription(Image, "confidence", _by_stamp(self.confidence), 100)
+        self.confidence = self.listen(Image, "confidence")
 
     def listen_to_camera(self, image_topic: str, info_topic: str) -> None:
-        self.node.create_subscription(Image, image_topic, _by_stamp(self.images), 100)
-        self.node.create_subscription(CameraInfo, info_topic, _by_stamp(self.camera_infos), 100)
+        self.images = self.listen(Image, image_topic)
+        self.camera_infos = self.listen(CameraInfo, info_topic)
+
+    def stop_listening(self, *topics: str) -> None:
+        """Unsubscribe from topics of the namespace."""
+        for each in list(self.node.subscriptions):
+            if each.topic_name.removeprefix(f"{self.namespace}/") in topics:
+                self.node.destroy_subscription(each)
 
     def __enter__(self) -> Peer:
         self._thread.start()
@@ -96,7 +110,7 @@ class Peer:
         self.node.destroy_node()
         self.context.try_shutdown()
 
-    # Saying.
+    # The camera.
 
     def show(self, image: Image, info: CameraInfo | None = None) -> None:
         """Publish an image as the camera, and its calibration just before."""
@@ -126,14 +140,32 @@ class Peer:
     def announce(self, version: str) -> None:
         self._student_pub.publish(String(data=version))
 
-    def depth_of(self, image: Image, info: CameraInfo | None = None) -> Image:
-        """Show an image, again while nothing comes, and return its depth."""
+    def message_of(
+        self, image: Image, received: Mapping[int, Any], info: CameraInfo | None = None
+    ) -> Any:
+        """Show an image, again while nothing comes, until a message has its stamp; return that."""
         stamp = stamp_ns(image.header)
         return wait_for(
-            lambda: self.depth.get(stamp),
-            "depth",
+            lambda: received.get(stamp),
+            "a message of the image's stamp",
             nudge=lambda: self.show(image, info),
             explain=lambda: self._diagnoses,
+        )
+
+    def depth_of(self, image: Image, info: CameraInfo | None = None) -> Image:
+        return self.message_of(image, self.depth, info)
+
+    def info_of(self, image: Image, info: CameraInfo) -> CameraInfo:
+        """Return the camera_info beside the depth of an image."""
+        return self.message_of(image, self.infos, info)
+
+    def set_clock(self, node: Node, seconds: int) -> None:
+        """Publish /clock until a node with use_sim_time goes by it."""
+        self._clock_pub = self._clock_pub or self.node.create_publisher(Clock, "/clock", 10)
+        wait_for(
+            lambda: node.get_clock().now().nanoseconds == seconds * 10**9,
+            f"{seconds} s on the node's clock",
+            nudge=lambda: self._clock_pub.publish(Clock(clock=Time(seconds=seconds).to_msg())),
         )
 
     # Asking.
@@ -150,7 +182,7 @@ class Peer:
         client = self.node.create_client(kind, name)
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         try:
-            assert client.wait_for_service(PATIENCE_S), f"nobody offers {name}"
+            assert client.wait_for_service(PATIENCE_S), f"no node offers {name}"
             until = time.monotonic() + PATIENCE_S
             while (left := until - time.monotonic()) > 0:
                 client.call_async(request).add_done_callback(answers.put)
@@ -194,20 +226,70 @@ class Peer:
     def await_active(self, node: str) -> None:
         wait_for(lambda: self.state_of(node) == ACTIVE, f"{node} to be active")
 
-    # Hearing.
+    # Reports.
 
     def diagnosis(self, node: str) -> Diagnosis:
         return self._diagnoses.get(f"{self.namespace}/{node}", Diagnosis())
 
-    def await_diagnosis(self, node: str, text: str, level: bytes | None = None) -> Diagnosis:
-        """Wait until a node's diagnostics say this, and return them."""
+    def await_diagnosis(
+        self,
+        node: str,
+        text: str,
+        level: bytes | None = None,
+        image: Image | None = None,
+        info: CameraInfo | None = None,
+    ) -> Diagnosis:
+        """Wait until a node's diagnostics say this, and return them.
+
+        Args:
+            node: its name in the namespace.
+            text: a part of the message.
+            level: of the message; None = any.
+            image: shown over and over meanwhile, after its `info`.
+        """
 
         def found() -> Diagnosis | None:
             last = self.diagnosis(node)
             fits = text in last.message and (level is None or last.level == level)
             return last if fits else None
 
-        return wait_for(found, f"{text!r} in diagnostics", explain=lambda: self.diagnosis(node))
+        return self._await(node, found, repr(text), image, info)
+
+    def await_reports(self, node: str, count: int = 1) -> None:
+        """Wait until a node has reported so often again; it works before each report."""
+        for _ in range(count):
+            before = self.diagnosis(node)
+            wait_for(lambda before=before: self.diagnosis(node) is not before, "a report")
+
+    def await_above(
+        self,
+        node: str,
+        key: str,
+        limit: float = 0,
+        image: Image | None = None,
+        info: CameraInfo | None = None,
+    ) -> None:
+        """Wait until a number in a node's diagnostics is greater; the rest as `await_diagnosis`."""
+
+        def is_above() -> bool:
+            return float(self.diagnosis(node).values.get(key, "nan")) > limit
+
+        self._await(node, is_above, f"{key} above {limit}", image, info)
+
+    def _await(
+        self,
+        node: str,
+        found: Callable[[], Any],
+        what: str,
+        image: Image | None,
+        info: CameraInfo | None,
+    ) -> Any:
+        return wait_for(
+            found,
+            f"{what} in diagnostics",
+            nudge=None if image is None else lambda: self.show(image, info),
+            explain=lambda: self.diagnosis(node),
+        )
 
     def await_value(self, node: str, key: str, value: str) -> None:
         """Wait until a value in a node's diagnostics is this."""
@@ -220,15 +302,15 @@ class Peer:
     def await_round(self, number: int) -> dict[str, str]:
         """Wait until distill/status says that a round is over, and return its values.
 
-        Its worker gives way to whatever else runs: patience begins anew with each thing it says.
+        Its worker gives way to whatever else runs: patience begins anew with each status.
         """
-        heard: list[dict[str, str]] = []
-        what = f"a word of round {number} on its way to its end"
-        while not heard or (heard[-1].get("round"), heard[-1]["stage"]) != (str(number), "done"):
-            before, explain = len(heard), lambda: self.statuses[-1:]
-            wait_for(lambda before=before: len(self.statuses) > before, what, explain=explain)
-            heard = list(self.statuses)
-        return heard[-1]
+        seen: list[dict[str, str]] = []
+        while not seen or (seen[-1].get("round"), seen[-1]["stage"]) != (str(number), "done"):
+            count, explain = len(seen), lambda: self.statuses[-1:]
+            what = f"another status of round {number}"
+            wait_for(lambda count=count: len(self.statuses) > count, what, explain=explain)
+            seen = list(self.statuses)
+        return seen[-1]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -287,8 +369,11 @@ def _spin(executor: SingleThreadedExecutor) -> None:
         return
 
 
-def _by_stamp(messages: dict[int, Any]) -> Any:
-    def remember(message: Any) -> None:
-        messages[stamp_ns(message.header)] = message
-
-    return remember
+def refusal(kind: type[LifecycleNode], peer: Peer, **parameters: object) -> str:
+    """Return why a node cannot be made with these parameters."""
+    with (
+        pytest.raises(TiekdError) as refused,
+        running(kind, peer, until=UNCONFIGURED, **parameters),
+    ):
+        pass
+    return str(refused.value)

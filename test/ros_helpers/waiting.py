@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import pytest
+
 PATIENCE_S = 100.0
 """Far more than anything here takes on a busy machine; only a failure waits this long."""
 
@@ -42,3 +44,12 @@ def wait_for(
             return found
         assert now < PATIENCE_S, f"waited {now:.0f} s in vain for {what} {explain()}"
         time.sleep(_POLL_S)
+
+
+def await_log(capfd: pytest.CaptureFixture[str], text: str) -> None:
+    """Wait until nodes in this process have logged a text."""
+    logged: list[str] = []
+    wait_for(
+        lambda: logged.append(capfd.readouterr().err) or text in "".join(logged),
+        f"{text!r} in the log",
+    )

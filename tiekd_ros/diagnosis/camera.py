@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import takewhile
 
 from tiekd_ros.core.camera import (
@@ -329,9 +329,7 @@ _OWN_OUTPUTS = ("depth", "depth/preview", "confidence", "camera_info")
 def check_image(ros: RosFacts, requested: str) -> Iterator[Finding]:
     """Check the topic of the images.
 
-    Args:
-        ros: the facts.
-        requested: the topic that the user named; empty where depth_node's is meant.
+    `requested` is the topic that the user named; empty where depth_node's is meant.
     """
     topic = ros.topics["image"]
     wanted = _image_type(ros, topic)
@@ -356,7 +354,7 @@ def check_image(ros: RosFacts, requested: str) -> Iterator[Finding]:
 
 
 def check_camera_info(ros: RosFacts, requested: str) -> Iterator[Finding]:
-    """Check the topic of the calibration; arguments as of `check_image`."""
+    """Check the topic of the calibration; `requested` as of `check_image`."""
     topic, image = ros.topics["camera_info"], ros.topics["image"]
     rectify = bool(ros.parameter(DEPTH_NODE, "rectify", False))
     level = ERROR if rectify else WARN
@@ -385,18 +383,11 @@ def camera_model(topic: TopicFacts) -> CameraModel | None:
     """Return the calibration of the last camera_info; None where none came."""
     if topic.last is None:
         return None
-    numbers = {
-        name: tuple(math.nan if each is None else each for each in topic.last[name])
-        for name in ("d", "k", "r", "p")
-    }
-    return CameraModel(
-        width=topic.last["width"],
-        height=topic.last["height"],
-        distortion_model=topic.last["distortion_model"],
-        binning=tuple(topic.last["binning"]),
-        roi=None if topic.last["roi"] is None else tuple(topic.last["roi"]),
-        **numbers,
-    )
+    values = {each.name: topic.last[each.name] for each in fields(CameraModel)}
+    for name, value in values.items():
+        if isinstance(value, Sequence) and not isinstance(value, str):  # JSON has no NaN
+            values[name] = tuple(math.nan if each is None else each for each in value)
+    return CameraModel(**values)
 
 
 def offered(topic: TopicFacts) -> str:

@@ -157,9 +157,7 @@ _NO_DEVICE_REMEDY = "set device to auto or cpu"
 def check_device(device: DeviceFacts, running: str) -> Iterator[Finding]:
     """Check that the device can run a student.
 
-    Args:
-        device: the chosen one.
-        running: depth_node's runtime at present, in its words; empty where it is not known.
+    `running` is depth_node's runtime at present, in its words; empty where it is not known.
     """
     if device.fault:
         yield Finding(ERROR, "device", *split_remedy(device.fault, _NO_DEVICE_REMEDY))
@@ -191,12 +189,7 @@ _OTHER_FOLDER = "give the nodes another one (state_dir; tiekd up --state)"
 
 
 def check_state(state: StateFacts, *, nodes_run: bool) -> Iterator[Finding]:
-    """Check that the state folder is there and writable, with space, its frame log readable.
-
-    Args:
-        state: the folder.
-        nodes_run: whether nodes that use it run at present.
-    """
+    """Check that the state folder is there and writable, with space, its frame log readable."""
     found = [Finding(*each) for each in _folder_faults(state, nodes_run)]
     if state.frames_fault:
         otherwise = "move that file away, or give the nodes another folder (state_dir)"
@@ -242,6 +235,7 @@ def _folder_faults(state: StateFacts, nodes_run: bool) -> Iterator[tuple[str, st
 # The student.
 
 _FOCAL_TOLERANCE = 0.05
+"""So much off the focal length that a student learnt depth for, its scale is off as much."""
 
 
 def check_student(
@@ -335,12 +329,23 @@ def _other_lens(card: StudentFacts, focal_px: tuple[float, float] | None) -> Ite
     if focal_px is None or card.focal_px is None or not focal_px[1]:
         return
     here = focal_px[0] * card.input_size[0] / focal_px[1]
-    if abs(here / card.focal_px[0] - 1) > _FOCAL_TOLERANCE:
+    yield from check_focal_length(f"student {card.version}", card.focal_px[0], here)
+
+
+def check_focal_length(student: str, trained_px: float, here_px: float) -> Iterator[Finding]:
+    """Check that a student sees through a lens like that which it learnt depth for.
+
+    Args:
+        student: its name, in words.
+        trained_px: the focal length that it was trained for, at its input size.
+        here_px: this camera's, at the same size.
+    """
+    if abs(here_px / trained_px - 1) > _FOCAL_TOLERANCE:
         yield Finding(
             WARN,
             "student",
-            f"student {card.version} was trained for a focal length of {card.focal_px[0]:.0f} px, "
-            f"this camera's is {here:.0f} px at its input size: depth is off by that ratio",
+            f"{student} was trained for a focal length of {trained_px:.0f} px, this camera's is "
+            f"{here_px:.0f} px at its input size: depth is off by that ratio",
             "distil with this camera's frames",
         )
 

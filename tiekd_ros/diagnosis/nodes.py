@@ -87,12 +87,7 @@ def check_clock(ros: RosFacts) -> Iterator[Finding]:
 
 
 def check_depth(ros: RosFacts, obstacles: int) -> Iterator[Finding]:
-    """Check the depth images.
-
-    Args:
-        ros: the facts.
-        obstacles: number of errors found before.
-    """
+    """Check the depth images, after so many other errors were found."""
     topic = ros.topics["depth"]
     if not topic.count:
         remedy = (

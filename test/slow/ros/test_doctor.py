@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 from typer.testing import CliRunner
 
-from helpers.students import promote_small, small_student
+from helpers.students import small_student
 from ros_helpers.doctor import depth_node, errors, examined, only
 from ros_helpers.drivers import BEST_EFFORT, Driver, camera
 from ros_helpers.messages import camera_info, image_message
@@ -28,9 +28,8 @@ from tiekd_ros.student.registry import StudentRegistry
 
 
 @pytest.fixture
-def live(state: StateFolder) -> StateFolder:
+def live(state: StateFolder, promoted: str) -> StateFolder:
     """A state folder with a live student."""
-    promote_small(state)
     return state
 
 

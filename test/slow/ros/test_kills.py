@@ -5,43 +5,34 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from helpers.canaries import FRAMES, promote_bad
-from helpers.frames import filled_state
 from helpers.students import small_student
 from ros_helpers.companion import (
-    LOGGING,
-    PATIENT_TEACHER,
     STEP_NS,
     await_frames,
     frame_ids,
+    learning_companion,
     log_image,
+    logging_companion,
     round_parameters,
 )
 from ros_helpers.messages import camera_info, image_message
-from ros_helpers.peer import Peer, running
+from ros_helpers.peer import Peer
 from ros_helpers.processes import Process, Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import stamp_ns
-from tiekd_ros.nodes.companion.node import CompanionNode
 from tiekd_ros.student.checkpoint import load_student
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
 ENDLESS = {"train": {"iterations": 1_000_000}}
 COMPANION = "companion_node"
-
-
-@pytest.fixture
-def filled(tmp_path: Path) -> StateFolder:
-    return filled_state(tmp_path / "state")
 
 
 def await_training(peer: Peer, filled: StateFolder) -> int:
@@ -54,8 +45,7 @@ def await_training(peer: Peer, filled: StateFolder) -> int:
 
 def check_students(filled: StateFolder, expected: list[str]) -> None:
     """See that whole versions are there, and nothing half-written beside them."""
-    beside = {"live.json", ".lock"}
-    kept = {p.name for p in filled.students.iterdir()} - beside
+    kept = {p.name for p in filled.students.iterdir()} - {"live.json", ".lock"}
     assert kept == set(expected)
     for version in expected:
         load_student(filled.students / version)
@@ -65,8 +55,7 @@ def test_a_killed_worker_fails_its_round_and_the_next_one_works(
     peer: Peer, filled: StateFolder
 ) -> None:
     before = frame_ids(filled)
-    parameters = round_parameters(**ENDLESS)
-    with running(CompanionNode, peer, state_dir=str(filled.root), teacher__url="", **parameters):
+    with learning_companion(peer, filled, **ENDLESS):
         assert peer.trigger("distill")[0]
         os.kill(await_training(peer, filled), signal.SIGKILL)
         status = peer.await_round(1)
@@ -82,25 +71,17 @@ def test_a_killed_worker_fails_its_round_and_the_next_one_works(
     check_students(filled, ["000001"])
 
 
-def crash(companion: Process) -> None:
-    companion.kill()
-
-
-def shut_down(companion: Process) -> None:
-    assert companion.stop(signal.SIGTERM) == 0
-    assert "Traceback" not in companion.output
-
-
-@pytest.mark.parametrize("end", [crash, shut_down])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_round_whose_companion_ended_is_taken_up_by_the_next_one(
-    peer: Peer, processes: Processes, filled: StateFolder, end: Callable[[Process], None]
+    peer: Peer, processes: Processes, filled: StateFolder, number: int
 ) -> None:
     before = frame_ids(filled)
     shared = {"state_dir": str(filled.root), "teacher__url": ""}
     companion = processes.node(COMPANION, **shared, **round_parameters(**ENDLESS))
     assert peer.trigger("distill")[0]
     worker = await_training(peer, filled)
-    end(companion)
+    assert companion.stop(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert "Traceback" not in companion.output
     wait_for(lambda: not is_running(worker), "the end of the worker")
     assert frame_ids(filled) >= before
     check_students(filled, [])
@@ -132,8 +113,7 @@ def test_frames_outlive_a_killed_teacher_and_are_labelled_by_its_successor(
             log_image(peer, state, image_message(number, pixels, step_ns=STEP_NS), info)
 
     first = teacher()
-    parameters = {**LOGGING, **PATIENT_TEACHER, "teacher__url": f"127.0.0.1:{port}"}
-    with running(CompanionNode, peer, state_dir=str(state.root), **parameters):
+    with logging_companion(peer, state, f"127.0.0.1:{port}"):
         log(range(0, 20, 4))
         await_frames(state, "labelled", 5)
         first.kill()
@@ -164,7 +144,7 @@ def test_a_killed_depth_node_starts_again_with_the_live_student(
     peer.await_value("depth_node", "student", "000002")
 
 
-def test_a_watch_whose_companion_was_killed_is_taken_up_by_the_next_one(
+def test_a_canary_whose_companion_was_killed_is_taken_up_by_the_next_one(
     peer: Peer, processes: Processes, filled: StateFolder
 ) -> None:
     promote_bad(filled)
@@ -177,7 +157,7 @@ def test_a_watch_whose_companion_was_killed_is_taken_up_by_the_next_one(
     processes.node(COMPANION, **shared, **parameters)
     wait_for(
         lambda: peer.statuses and peer.statuses[-1].get("canary") == "rolled back",
-        "the end of the watch",
+        "the end of the canary",
         explain=lambda: peer.statuses[-1:],
     )
     wait_for(lambda: peer.students[-1:] == ["000001"], "the announcement")

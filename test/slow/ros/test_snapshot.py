@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ros_helpers.processes import Processes
-from ros_helpers.waiting import wait_for
 
 
 def test_it_ends_at_ctrl_c_without_a_traceback(processes: Processes, tmp_path: Path) -> None:
     taken = processes.tiekd("snapshot", str(tmp_path / "out"), "--namespace", "no")
-    wait_for(lambda: "so far" in taken.output, "a sign of life", explain=lambda: taken.output)
+    taken.await_output("so far")
     assert taken.stop() != 0
     assert "Traceback" not in taken.output

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,33 +15,35 @@ from rcl_interfaces.srv import GetParameters
 from helpers.students import promote_small
 from ros_helpers.companion import stats
 from ros_helpers.peer import Peer
-from ros_helpers.processes import Processes, find_process, is_running
+from ros_helpers.processes import Process, Processes, find_process, is_running
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
+from tiekd_ros.rounds.limits import NICENESS
 
 NODES = ("depth_node", "companion_node", "camera_node")
+
+
+def start_up(
+    peer: Peer, processes: Processes, *words: str
+) -> tuple[Process, Callable[[str], int | None]]:
+    """Start `tiekd up` with the synthetic camera; return it, and how to find its nodes' ids."""
+    topic = f"{peer.namespace}/image"
+    given = ("--namespace", peer.namespace, "--camera", "synthetic", "--image-topic", topic)
+    up = processes.tiekd("up", *given, *words)
+    return up, lambda node: find_process("tiekd_ros.nodes.programs", node, topic)
 
 
 def test_up_restarts_a_killed_node_and_ends_all_on_sigint(
     peer: Peer, processes: Processes, state: StateFolder
 ) -> None:
     promote_small(state)
-    topics = f"{peer.namespace}/image"
-
-    def pid_of(node: str) -> int | None:
-        return find_process("tiekd_ros.nodes.programs", node, topics)
-
-    up = processes.tiekd(
-        "up", "--namespace", peer.namespace, "--camera", "synthetic", "--teacher", "none",
-        "--image-topic", topics, "--camera-info-topic", f"{peer.namespace}/image_info",
-        "--state", str(state.root),
-    )  # fmt: skip
+    words = ("--camera-info-topic", f"{peer.namespace}/image_info", "--state", str(state.root))
+    up, pid_of = start_up(peer, processes, "--teacher", "none", *words)
     peer.listen_to_camera("image", "image_info")
     wait_for(lambda: set(peer.depth) & set(peer.images), "depth", explain=lambda: up.output)
     assert all(pid_of(node) for node in NODES)
 
     killed = pid_of("depth_node")
-    assert killed is not None
     os.kill(killed, signal.SIGKILL)
     wait_for(
         lambda: pid_of("depth_node") not in (None, killed),
@@ -61,14 +64,10 @@ def test_the_nodes_take_the_file_of_parameters_and_end_with_an_up_that_is_killed
     peer: Peer, processes: Processes, tmp_path: Path
 ) -> None:
     in_file = tmp_path / "from_file"
-    topic = f"{peer.namespace}/image"
     file = tmp_path / "params.yaml"
     values = {"state_dir": str(in_file), "teacher.url": "127.0.0.1:9", "rate_hz": 3.0}
     file.write_text(json.dumps({"/**": {"ros__parameters": values}}))
-    up = processes.tiekd(
-        "up", "--namespace", peer.namespace, "--params-file", str(file),
-        "--camera", "synthetic", "--image-topic", topic,
-    )  # fmt: skip
+    up, pid_of = start_up(peer, processes, "--params-file", str(file))
 
     def value_of(node: str, name: str) -> object:
         request = GetParameters.Request(names=[name])
@@ -79,7 +78,7 @@ def test_the_nodes_take_the_file_of_parameters_and_end_with_an_up_that_is_killed
         assert value_of(node, "state_dir").string_value == str(in_file)
     assert value_of("companion_node", "teacher.url").string_value == "127.0.0.1:9"
     assert value_of("camera_node", "rate_hz").double_value == 3.0
-    pids = [find_process("tiekd_ros.nodes.programs", node, topic) for node in NODES]
+    pids = [pid_of(node) for node in NODES]
     assert all(pids), up.output
     up.kill()
     wait_for(lambda: not any(is_running(pid) for pid in pids), "the end of the nodes")
@@ -88,16 +87,13 @@ def test_the_nodes_take_the_file_of_parameters_and_end_with_an_up_that_is_killed
 def test_a_teacher_beside_the_nodes_labels_their_frames_and_ends_with_them(
     peer: Peer, processes: Processes, state: StateFolder
 ) -> None:
-    topic = f"{peer.namespace}/image"
-    up = processes.tiekd(
-        "up", "--namespace", peer.namespace, "--camera", "synthetic", "--teacher", "synthetic:0",
-        "--image-topic", topic, "--camera-info-topic", f"{peer.namespace}/image_info",
-        "--state", str(state.root),
-    )  # fmt: skip
+    words = ("--camera-info-topic", f"{peer.namespace}/image_info", "--state", str(state.root))
+    up, _ = start_up(peer, processes, "--teacher", "synthetic:0", *words)
     up.await_output("listens on 127.0.0.1:")
     teacher = find_process("tiekd_ros.cli", "teacher", "serve", "synthetic:0", "--give-way")
     assert teacher is not None
-    assert os.getpriority(os.PRIO_PROCESS, teacher) > 0
+    assert os.sched_getscheduler(teacher) == os.SCHED_BATCH  # the tests may be as nice as it is
+    assert os.getpriority(os.PRIO_PROCESS, teacher) >= NICENESS["batch"]
     wait_for(
         lambda: sum(stats(state).frames.get("labelled", {}).values()) >= 2,
         "labels",

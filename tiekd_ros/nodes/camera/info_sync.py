@@ -55,7 +55,6 @@ class CameraInfoSync:
         self._lock = threading.Condition()  # guards all below; notified of each camera_info
         self._images: deque[tuple[int, float]] = deque()  # (stamp, when)
         self._models: OrderedDict[int, tuple[CameraModel, float]] = OrderedDict()  # by stamp
-        self._newest: CameraModel | None = None
         self._infos_came: deque[float] = deque(maxlen=_ENOUGH_INFOS)
         self._alone_since: float | None = None  # since when images come without any camera_info
         self._frames = ("", "")  # frame_id of the image, of the camera_info
@@ -63,15 +62,12 @@ class CameraInfoSync:
         self._matches: deque[bool] = deque(maxlen=_MATCHES_KEPT)  # whether the stamp was the same
         self._matched_before = False  # images got their own before the stamps were forgotten
         self._closed = False
+        self.newest: CameraModel | None = None
+        """The calibration that came last."""
         self.infos = 0
         """How many camera_info came."""
         self.changes = self.jumps = 0
         """How often the calibration changed, and the images' stamps went back."""
-
-    @property
-    def newest(self) -> CameraModel | None:
-        """The calibration that came last."""
-        return self._newest
 
     def add_image(self, message: Image | CompressedImage, now: float) -> float:
         """Add an image's stamp; return by how many seconds it went back, mostly 0."""
@@ -93,16 +89,18 @@ class CameraInfoSync:
         """Add a calibration."""
         model, stamp = CameraModel.from_message(message), stamp_ns(message.header)
         with self._lock:
-            if self._newest is not None:
-                what = _difference(self._newest, model)
+            if self.newest is not None:
+                what = _difference(self.newest, model)
                 if what:
                     self._change = (what, now)
                     self.changes += 1
-            self._newest, self._alone_since = model, None
+            self.newest, self._alone_since = model, None
             self._infos_came.append(now)
             self._models.pop(stamp, None)  # to the end, since the order is that of arrival
             self._models[stamp] = (model, now)
-            while _too_many(len(self._models), _INFOS_KEPT, now - self._oldest_info()):
+            while _too_many(
+                len(self._models), _INFOS_KEPT, now - next(iter(self._models.values()))[1]
+            ):
                 self._models.popitem(last=False)
             self.infos += 1
             self._frames = (self._frames[0], message.header.frame_id)
@@ -120,14 +118,14 @@ class CameraInfoSync:
             first_s: how long to wait where no camera_info at all has come yet; not there either.
         """
         with self._lock:
-            if first_s > 0 and self._newest is None:
-                self._lock.wait_for(lambda: self._newest is not None or self._closed, first_s)
+            if first_s > 0 and self.newest is None:
+                self._lock.wait_for(lambda: self.newest is not None or self._closed, first_s)
             if patience_s > 0 and stamp not in self._models and self._is_expected(stamp):
                 self._lock.wait_for(lambda: stamp in self._models or self._closed, patience_s)
             found = self._models.get(stamp)
-            if self._newest is not None:
+            if self.newest is not None:
                 self._matches.append(found is not None)
-            return self._newest if found is None else found[0]
+            return self.newest if found is None else found[0]
 
     def forget(self) -> None:
         """Drop all stamps, since time has jumped; the newest calibration stays the newest."""
@@ -189,9 +187,6 @@ class CameraInfoSync:
         self._images.clear()
         for stamp in [s for s, (_, when) in self._models.items() if when <= until]:
             del self._models[stamp]
-
-    def _oldest_info(self) -> float:
-        return next(iter(self._models.values()))[1]
 
     def _is_expected(self, stamp: int | None = None) -> bool:
         """Return whether images other than this one recently got a camera_info of their own."""

@@ -96,7 +96,13 @@ class CameraInput:
         with ExitStack() as made:  # where one cannot be made, none is left
             self._image = CameraTopic(node, kind, name, quality, self._on_image_message)
             made.callback(self._image.close)
-            self._info = CameraTopic(node, CameraInfo, info_name, quality, self._on_info_message)
+            self._info = CameraTopic(
+                node,
+                CameraInfo,
+                info_name,
+                quality,
+                lambda message: self._sync.add_info(message, time.monotonic()),
+            )
             made.pop_all()
 
     @property
@@ -199,9 +205,6 @@ class CameraInput:
         if stamp:
             self._late_ms = (self._node.get_clock().now().nanoseconds - stamp) * 1e-6
         self._on_image(message)
-
-    def _on_info_message(self, message: CameraInfo) -> None:
-        self._sync.add_info(message, time.monotonic())
 
     def _new_for_s(self, now: float) -> float:
         """Return how long the stream still counts as new."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import rclpy
@@ -58,16 +59,15 @@ class SourceImage:
     """As recorded; '' = nothing was."""
 
 
-class Source(Protocol):
-    """Where images come from."""
+class Source(ABC):
+    """Where images come from; its images' time is the stamp where they are taken or made now."""
 
-    pace: str
+    pace = RATE
     """RATE, RECORDED or LIVE: what 'auto' means for it."""
+    notes: Sequence[str] = ()
+    """Oddities to log."""
 
-    @property
-    def notes(self) -> list[str]:
-        """Oddities to log."""
-
+    @abstractmethod
     def read(self, now_ns: int) -> SourceImage | None:
         """Return the next image; None after the last one.
 
@@ -75,20 +75,17 @@ class Source(Protocol):
             TiekdError: this image is of no use; the next call goes on with the one after it.
         """
 
-    def rewind(self) -> None:
-        """Go back to the first image."""
+    def rewind(self) -> None:  # noqa: B027
+        """Go back to the first image, where there is an end."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release files and devices."""
 
 
-class WorldSource:
-    """The synthetic world; its time is the stamp."""
-
-    pace = RATE
+class WorldSource(Source):
+    """The synthetic world."""
 
     def __init__(self, settings: CameraSettings) -> None:
-        self.notes: list[str] = []
         self._world = IndoorWorld(WorldSettings(seed=settings.seed, period_s=settings.period_s))
         self._size = (settings.width, settings.height)
         self._intrinsics = IndoorWorld.default_intrinsics(*self._size)
@@ -99,20 +96,11 @@ class WorldSource:
         view = self._world.render(now_ns, *self._size, self._intrinsics)
         return SourceImage(view.image, self._model, taken_ns=now_ns)
 
-    def rewind(self) -> None:
-        """Nothing to do: it has no end."""
 
-    def close(self) -> None:
-        """Nothing to do."""
-
-
-class FolderSource:
+class FolderSource(Source):
     """A folder of images, one after the other."""
 
-    pace = RATE
-
     def __init__(self, settings: CameraSettings) -> None:
-        self.notes: list[str] = []
         self._folder = ImageFolder(Path(settings.source).expanduser())
         self._stamps = self._folder.stamps_ns(settings.rate_hz)
         intrinsics = self._folder.intrinsics
@@ -131,11 +119,8 @@ class FolderSource:
         """Go back to the first image."""
         self._next = 0
 
-    def close(self) -> None:
-        """Nothing to do."""
 
-
-class BagSource:
+class BagSource(Source):
     """The images of a bag, with the calibration that was recorded beside them."""
 
     pace = RECORDED
@@ -161,12 +146,8 @@ class BagSource:
         except BaseException:
             self._bag.close()
             raise
+        self.notes = self._bag.notes
         self._images: Iterator[BagImage] = iter(self._camera)
-
-    @property
-    def notes(self) -> list[str]:
-        """Oddities of the bag."""
-        return self._bag.notes
 
     def read(self, now_ns: int) -> SourceImage | None:
         """Return the next image."""
@@ -191,11 +172,10 @@ class BagSource:
         self._bag.close()
 
 
-class _CaptureSource:
+class _CaptureSource(Source):
     """An OpenCV capture with its calibration, which is read when the image size is known."""
 
     def __init__(self, settings: CameraSettings) -> None:
-        self.notes: list[str] = []
         self._capture: Any = None
         self._calibration = _calibration_of(settings)
         self._model: CameraModel | None = None
@@ -296,9 +276,6 @@ class WebcamSource(_CaptureSource):
             self.close()
             raise CameraSourceError(f"{self._device} gives no images any more; is it plugged in?")
         return SourceImage(image, self._model)
-
-    def rewind(self) -> None:
-        """Nothing to do: it has no end."""
 
     def _open(self) -> None:
         if not self._device.exists():
@@ -429,7 +406,7 @@ class CameraNode(Node):
         for note in self._source.notes:
             self.get_logger().warning(note)
         # What is played once is not to be pushed out by what comes after it.
-        quality = qos.RELIABLE if self.settings.loop else qos.output("reliable", depth=10)
+        quality = qos.RELIABLE if self.settings.loop else qos.profile("reliable", depth=10)
         self._image_pub = self.create_publisher(Image, "image_raw", quality)
         self._info_pub = self.create_publisher(CameraInfo, "camera_info", quality)
         self._outputs = (self._image_pub, self._info_pub)

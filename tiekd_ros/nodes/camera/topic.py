@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.diagnosis import facts as diagnosis
@@ -121,12 +120,13 @@ class CameraTopic:
                 self._kind,
                 self.topic,
                 self._callback,
-                self._profile(),
+                qos.profile(*self._chosen),
                 on_mismatch=self._mismatch.note,
                 on_lost=self._on_lost,
             )
         except RuntimeError as error:  # rclpy's RCLError
-            others = sorted(self._types() - {self.type})
+            types = dict(self._node.get_topic_names_and_types()).get(self.topic, [])
+            others = sorted({*types} - {self.type})
             if not others:
                 raise
             raise TiekdError(
@@ -134,18 +134,6 @@ class CameraTopic:
                 f"as {' and '.join(others)}; remap image or image_info, so that each is a topic of "
                 "its own type"
             ) from error
-
-    def _types(self) -> set[str]:
-        """Return the types that the graph has of the topic."""
-        return {
-            kind
-            for topic, kinds in self._node.get_topic_names_and_types()
-            if topic == self.topic
-            for kind in kinds
-        }
-
-    def _profile(self) -> QoSProfile:
-        return qos.image_input(*self._chosen)
 
     def _choose_quality(self) -> Quality:
         offered = highest_offered([each for each in self._publishers if each.type == self.type])

@@ -34,10 +34,8 @@ _ENCODINGS = {
 def image_to_rgb(message: Image | CompressedImage, *, copy: bool = True) -> RgbImage:
     """Convert a camera's image, honouring `step`, `is_bigendian` and a compressed `format`.
 
-    Args:
-        message: the image.
-        copy: return an array of its own. Otherwise it may be a view of the message, to be read
-            only and only while the message is not changed.
+    Without `copy` the array may be a view of the message, to be read only and only while the
+    message is not changed.
 
     Raises:
         BadImageError: zero size, an unsupported encoding or format, a size that the encoding
@@ -77,15 +75,7 @@ def _by_cv_bridge(message: Image) -> RgbImage:
 
 def rgb_to_image(image: RgbImage, header: Header) -> Image:
     """Make an `rgb8` message of an RGB image."""
-    message = Image()
-    message.header = header
-    message.height, message.width = image.shape[:2]
-    message.encoding = "rgb8"
-    message.step = image.shape[1] * 3
-    data = array.array("B")  # the only type that rclpy takes over without looking at each byte
-    data.frombytes(np.ascontiguousarray(image).reshape(-1).data)
-    message.data = data
-    return message
+    return ImageCanvas().paint(image, header)
 
 
 class ImageCanvas:
@@ -112,6 +102,7 @@ class ImageCanvas:
         message.height, message.width = shape[:2]
         message.encoding = _ENCODINGS[dtype]
         message.step = message.width * dtype.itemsize * (shape[2] if len(shape) == 3 else 1)
+        # The only type that rclpy takes over without looking at each byte.
         message.data = array.array("B", bytes(message.height * message.step))
         # What the message holds now, which need not be what it was given.
         self._pixels = np.frombuffer(message.data, dtype).reshape(shape)
@@ -150,8 +141,7 @@ def image_to_depth(message: Image) -> DepthMap:
     """
     if message.encoding != "16UC1":
         return image_to_float(message)
-    order = ">u2" if message.is_bigendian else "<u2"
-    millimetres = np.ascontiguousarray(_rows(message, 2)).view(order)
+    millimetres = _values(message, "u2")
     metres = millimetres.astype(np.float32) / np.float32(1000)
     metres[millimetres == 0] = np.nan
     return metres
@@ -161,20 +151,15 @@ def image_to_float(message: Image) -> npt.NDArray[np.float32]:
     """Read a `32FC1` message; BadImageError for any other encoding."""
     if message.encoding != "32FC1":
         raise BadImageError(f"expected a 32FC1 image, got {message.encoding!r}")
-    order = ">f4" if message.is_bigendian else "<f4"
-    return np.ascontiguousarray(_rows(message, 4)).view(order).astype(np.float32)
+    return _values(message, "f4").astype(np.float32)
 
 
-def _rows(message: Image, bytes_per_pixel: int) -> npt.NDArray[np.uint8]:
-    """Return the used bytes of each row, (H, W * bytes_per_pixel)."""
-    return used_rows(
-        message.encoding,
-        message.width,
-        message.height,
-        message.step,
-        message.data,
-        bytes_per_pixel=bytes_per_pixel,
-    )
+def _values(message: Image, kind: str) -> npt.NDArray[Any]:
+    """Return the pixels' values, (H, W), of a numpy type in the message's byte order."""
+    size = (message.encoding, message.width, message.height, message.step)
+    dtype = np.dtype(f"{'>' if message.is_bigendian else '<'}{kind}")
+    rows = used_rows(*size, message.data, bytes_per_pixel=dtype.itemsize)
+    return np.ascontiguousarray(rows).view(dtype)
 
 
 def camera_info_message(model: CameraModel, header: Header) -> CameraInfo:

@@ -23,7 +23,7 @@ from tiekd_ros.core.settings import Settings
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
 from tiekd_ros.nodes.common.parameters import SettingsParameters
-from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report, diagnostics
+from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report
 from tiekd_ros.nodes.common.run import long_work
 from tiekd_ros.nodes.common.settings import CommonSettings
 
@@ -190,11 +190,11 @@ class ManagedNode(LifecycleNode):
             _demand_success(super(ManagedNode, self).on_deactivate(state))
             held.close()
 
-        return self._undo("deactivate", stop, self._active_resources, INACTIVE)
+        return self._run("deactivate", stop, self._active_resources, INACTIVE)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free what configure made."""
-        return self._undo("clean up", ExitStack.close, self._configured_resources, UNCONFIGURED)
+        return self._run("clean up", ExitStack.close, self._configured_resources, UNCONFIGURED)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything, from any state."""
@@ -212,23 +212,17 @@ class ManagedNode(LifecycleNode):
     def _attempt(
         self, step: str, do: Callable[[ExitStack], None], stack: ExitStack, then: str
     ) -> TransitionCallbackReturn:
-        if not self._is_starting:  # a lifecycle manager leads the node now
-            self._try_at = None
-        try:
-            with long_work(self):
-                do(stack)
-        except Exception as error:
-            self._report_failure(step, error)
+        result = self._run(step, do, stack, then)
+        if result != TransitionCallbackReturn.SUCCESS:
             self._free(stack)
             return TransitionCallbackReturn.FAILURE
-        self._obstacle = ""
-        self.phase = then
-        return TransitionCallbackReturn.SUCCESS
+        return result
 
-    def _undo(
+    def _run(
         self, step: str, do: Callable[[ExitStack], None], stack: ExitStack, then: str
     ) -> TransitionCallbackReturn:
-        self._try_at = None
+        if not self._is_starting:  # a lifecycle manager leads the node now
+            self._try_at = None
         try:
             with long_work(self):
                 do(stack)
@@ -273,7 +267,9 @@ class ManagedNode(LifecycleNode):
 
     def publish_report(self) -> None:
         """Publish the node's diagnostics."""
-        self._diagnostics.publish(diagnostics(self, self._status()))
+        array = DiagnosticArray(status=[self._status()])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
 
     def _status(self) -> DiagnosticStatus:
         name = self.get_fully_qualified_name()

@@ -31,9 +31,7 @@ _MANY = 5
 class SettingsParameters:
     """Declares groups of settings on a node and follows their changes.
 
-    Args:
-        node: whose parameters these are.
-        apply: called with (group, new settings) after a change was checked.
+    `apply` is called with (group, new settings) after a change was checked.
     """
 
     def __init__(self, node: Node, apply: Callable[[str, Settings], None]) -> None:
@@ -61,7 +59,9 @@ class SettingsParameters:
             name = _name(group, field.name)
             if type(field.default) is float:
                 self._floats.add(name)
-                self._widen_override(name)
+                overrides = self._overrides()
+                if name in overrides:
+                    overrides[name] = _as_float(overrides[name])
             try:
                 descriptor = _descriptor(field)
                 descriptor.read_only |= read_only
@@ -84,7 +84,9 @@ class SettingsParameters:
         if self._unknown is None:
             given = set(self._overrides()) - set(_OF_EVERY_NODE)
             own = {n for n in given if self._node.has_parameter(n) or n.startswith(_QOS_OVERRIDES)}
-            self._unknown, others = _unknown_names(given - own - self._of_nodes_in_process())
+            beside = [each for each in _living if each._node.context is self._node.context]
+            of_process = {name for each in beside for name in each.names()}
+            self._unknown, others = _unknown_names(given - own - of_process)
             if others:
                 self._node.get_logger().info(others)
         found = self._unknown + self._ineffective_qos()
@@ -122,18 +124,9 @@ class SettingsParameters:
             for field in dataclasses.fields(settings)
         ]
 
-    def _of_nodes_in_process(self) -> set[str]:
-        others = [each for each in _living if each._node.context is self._node.context]
-        return {name for each in others for name in each.names()}
-
     def _overrides(self) -> dict[str, Parameter]:
         overrides: dict[str, Parameter] = getattr(self._node, "_parameter_overrides", {})
         return overrides
-
-    def _widen_override(self, name: str) -> None:
-        given = self._overrides().get(name)
-        if given is not None:
-            self._overrides()[name] = _as_float(given)
 
     def _widened(self, parameters: list[Parameter]) -> list[Parameter]:
         undeclared = [p.name for p in parameters if not self._node.has_parameter(p.name)]

@@ -1,4 +1,4 @@
-"""What the middleware says of qualities of service that do not fit, on every ROS from Humble on."""
+"""Qualities of service: offered, asked for, and not met, on every ROS from Humble on."""
 
 from __future__ import annotations
 
@@ -70,28 +70,14 @@ def published_topics(node: Node) -> dict[str, tuple[str, ...]]:
     }
 
 
-LATCHED = QoSProfile(
-    depth=1,
-    history=HistoryPolicy.KEEP_LAST,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
-"""State that late joiners must see: the student's version, the round's status."""
-
-RELIABLE = QoSProfile(
-    depth=2, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE
-)
-"""Outputs: reliable serves every subscriber; shallow, since a stale depth image is useless."""
-
-
-def image_input(reliability: str, durability: str = "volatile", depth: int = 5) -> QoSProfile:
-    """Return the profile of a subscription to the camera.
+def profile(reliability: str, durability: str = "volatile", depth: int = 5) -> QoSProfile:
+    """Return a quality of service.
 
     Args:
         reliability: `best_effort` (as sensor data) or `reliable`.
         durability: `volatile` or `transient_local`.
-        depth: messages kept. Not 1: the one-slot mailbox behind it drops what is stale, and
-            counts it; what the middleware overwrites is not counted.
+        depth: messages kept. For images not 1: the one-slot mailbox behind a subscription drops
+            what is stale, and counts it; what the middleware overwrites is not counted.
     """
     return QoSProfile(
         depth=depth,
@@ -101,40 +87,30 @@ def image_input(reliability: str, durability: str = "volatile", depth: int = 5) 
     )
 
 
-def output(reliability: str, depth: int) -> QoSProfile:
-    """Return the profile of what depth_node publishes.
+LATCHED = profile("reliable", "transient_local", depth=1)
+"""State that late joiners must see: the student's version, the round's status."""
 
-    Args:
-        reliability: `reliable` or `best_effort`.
-        depth: messages kept for a reliable subscriber that is slow.
-    """
-    return QoSProfile(
-        depth=depth,
-        history=HistoryPolicy.KEEP_LAST,
-        reliability=ReliabilityPolicy[reliability.upper()],
-    )
+RELIABLE = profile("reliable", depth=2)
+"""Outputs: reliable serves every subscriber; shallow, since a stale depth image is useless."""
 
 
 try:
     from rclpy.event_handler import (
-        PublisherEventCallbacks,
+        PublisherEventCallbacks as PublisherEventCallbacks,
+    )
+    from rclpy.event_handler import (
         SubscriptionEventCallbacks,
-        UnsupportedEventTypeError,
+    )
+    from rclpy.event_handler import (
+        UnsupportedEventTypeError as UnsupportedEventTypeError,
     )
 except ImportError:  # Humble
     from rclpy.qos_event import (
-        PublisherEventCallbacks,
         SubscriptionEventCallbacks,
-        UnsupportedEventTypeError,
     )
-
-__all__ = [
-    "Mismatch",
-    "PublisherEventCallbacks",
-    "UnsupportedEventTypeError",
-    "policy_name",
-    "subscribe",
-]
+    from rclpy.qos_event import (
+        UnsupportedEventTypeError as UnsupportedEventTypeError,
+    )
 
 _GRAPH_LAG_S = 5.0
 """The middleware tells of a mismatch before the graph lists whose it is; so long it may take."""
@@ -171,10 +147,10 @@ def subscribe(
     on_mismatch: Callable[[str], None],
     on_lost: Callable[[int], None],
 ) -> Any:
-    """Subscribe, with as many of the middleware's events as it knows.
+    """Return a subscription, with as many of the middleware's events as it knows.
 
     Args:
-        node: who subscribes.
+        node: the subscriber.
         kind: the message's class.
         topic: its name.
         callback: called with each message.
@@ -182,9 +158,6 @@ def subscribe(
         on_mismatch: called with the policy's name (RELIABILITY, ...) when a publisher is found
             that cannot serve it.
         on_lost: called with the number of messages that were lost on the way since the last time.
-
-    Returns:
-        The subscription.
     """
     mismatch = {"incompatible_qos": lambda event: on_mismatch(policy_name(event))}
     lost = {"message_lost": lambda event: on_lost(event.total_count_change)}

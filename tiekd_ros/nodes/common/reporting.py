@@ -13,18 +13,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.node import Node
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from tiekd_ros.diagnosis import facts, keys
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings, Limit
 
-OK, WARN, ERROR, STALE = (
-    DiagnosticStatus.OK,
-    DiagnosticStatus.WARN,
-    DiagnosticStatus.ERROR,
-    DiagnosticStatus.STALE,
-)
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 Finding = tuple[bytes, str]
 """A level (OK, WARN, ERROR) and a text with what to do."""
@@ -40,9 +34,7 @@ def as_reported(findings: Iterable[facts.Finding]) -> list[Finding]:
 class Report:
     """Collects what is known into one DiagnosticStatus; the worst finding gives the level.
 
-    Args:
-        name: of what is reported on.
-        hardware_id: empty = the host's name.
+    An empty `hardware_id` stands for the host's name.
     """
 
     def __init__(self, name: str, hardware_id: str = "") -> None:
@@ -60,6 +52,11 @@ class Report:
         """Add a finding."""
         self._status.level = max(self._status.level, level)
         self._messages.append((level, message))
+
+    def find_all(self, findings: Iterable[Finding]) -> None:
+        """Add several findings."""
+        for level, message in findings:
+            self.find(level, message)
 
     def hold(self, limit: Limit, value: float, what: str, remedy: str) -> None:
         """Add a finding where a value has reached a limit.
@@ -102,14 +99,6 @@ class Report:
         return self._status
 
 
-def diagnostics(node: Node, *statuses: DiagnosticStatus) -> DiagnosticArray:
-    """Return an array stamped with the node's clock."""
-    array = DiagnosticArray()
-    array.header.stamp = node.get_clock().now().to_msg()
-    array.status = list(statuses)
-    return array
-
-
 class Rate:
     """Events a second over the last few seconds."""
 
@@ -137,12 +126,7 @@ class Rate:
 
 
 class Percentiles:
-    """Percentiles of the last values.
-
-    Args:
-        window: how many values at most.
-        window_s: how old they may be.
-    """
+    """Percentiles of the last values: `window` at most, none older than `window_s`."""
 
     def __init__(self, window: int = 300, window_s: float = math.inf) -> None:
         self._window_s = window_s
@@ -159,11 +143,7 @@ class Percentiles:
 
 
 class Share:
-    """The share that one count grew of another's growth over the last seconds.
-
-    Args:
-        window_s: how far to look back.
-    """
+    """The share that one count grew of another's growth over the last seconds."""
 
     def __init__(self, window_s: float = 10.0) -> None:
         self._window_s = window_s

@@ -106,7 +106,9 @@ def _spin(nodes: Sequence[Node]) -> None:
 
     def spin(node: Node, executor: SingleThreadedExecutor) -> None:
         try:
-            _spin_one(node, executor)
+            executor.add_node(node)
+            with suppress(ExternalShutdownException), until_shutdown(node):  # SIGTERM ends rclpy
+                executor.spin()  # between two looks of the executor
         except Exception as error:
             if not ending.is_set():  # else it breaks since its executor was ended
                 traceback.print_exc()
@@ -133,12 +135,6 @@ def _spin(nodes: Sequence[Node]) -> None:
                 thread.join()
     if broken:
         raise TiekdError("; ".join(broken))
-
-
-def _spin_one(node: Node, executor: SingleThreadedExecutor) -> None:
-    executor.add_node(node)
-    with suppress(ExternalShutdownException), until_shutdown(node):  # SIGTERM ends rclpy
-        executor.spin()  # between two looks of the executor
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class FrameLogger:
             made.callback(self._camera.close)
             if confidence:
                 subscription = node.create_subscription(
-                    Image, "confidence", self._confidence.add, qos.image_input("best_effort")
+                    Image, "confidence", self._confidence.add, qos.profile("best_effort")
                 )
                 made.callback(node.destroy_subscription, subscription)
             self._made = made.pop_all()

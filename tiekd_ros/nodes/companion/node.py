@@ -77,7 +77,7 @@ class CompanionNode(ManagedNode):
             self._on_round,
             self._on_canary,
         )
-        held.callback(self._forget_resources)
+        held.callback(setattr, self, "_resources", None)
         for kind, name, answer in (
             (Trigger, "distill", self._on_distill),
             (Trigger, "rollback", self._on_rollback),
@@ -86,9 +86,6 @@ class CompanionNode(ManagedNode):
             held.callback(self.destroy_service, self.create_service(kind, name, answer))
         self._resume_round(self._resources)
         self._resources.last_round = self._resources.runner.newest()
-
-    def _forget_resources(self) -> None:
-        self._resources = None
 
     def _resume_round(self, resources: CompanionResources) -> None:
         try:
@@ -128,8 +125,7 @@ class CompanionNode(ManagedNode):
         return answer
 
     def _start_round(self, reason: str) -> tuple[bool, str]:
-        if self._resources is None:
-            return False, "the companion is not configured"
+        assert self._resources is not None  # as long as there are services
         if self.phase != ACTIVE:
             return False, f"the companion is {self.phase}; activate it"
         try:
@@ -165,15 +161,15 @@ class CompanionNode(ManagedNode):
             self._status_pub.publish(round_status(record))
             canary = record.canary
             if canary is not None and not canary.is_open:
-                logger = self.get_logger()
-                tell = logger.warning if canary.state is CanaryState.ROLLED_BACK else logger.info
-                tell(f"canary of student {record.version}, {canary.state}: {canary.reason}")
+                text = f"canary of student {record.version}, {canary.state}: {canary.reason}"
+                if canary.state is CanaryState.ROLLED_BACK:  # rclpy: a call has one severity
+                    self.get_logger().warning(text)
+                else:
+                    self.get_logger().info(text)
                 resources.students.check()
 
     def _on_rollback(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
-        if self._resources is None:
-            answer.message = "the companion is not configured"
-            return answer
+        assert self._resources is not None  # as long as there are services
         try:
             version = self._resources.registry.rollback()
         except TiekdError as error:
@@ -186,9 +182,7 @@ class CompanionNode(ManagedNode):
     def _on_log_frames(
         self, request: SetBool.Request, answer: SetBool.Response
     ) -> SetBool.Response:
-        if self._resources is None:
-            answer.message = "the companion is not configured"
-            return answer
+        assert self._resources is not None  # as long as there are services
         recorder = self._resources.recorder
         recorder.resume() if request.data else recorder.pause()
         answer.success = True
@@ -212,8 +206,7 @@ class CompanionNode(ManagedNode):
     def report(self, report: Report) -> str:
         """Add what is known of the stream, the frame log, the teacher and the last round."""
         if self.phase == ACTIVE and self._frame_logger is not None:
-            for level, text in self._frame_logger.check():
-                report.find(level, text)
+            report.find_all(self._frame_logger.check())
             report.add(self._frame_logger.values())
         if self._resources is not None:
             add_companion_report(report, self._resources, self.thresholds)

@@ -95,7 +95,9 @@ class CompanionResources:
         held.callback(canary.stop)
         latency = LatencyMonitor(node, lambda: plan().resources, runner, canary)
         held.callback(latency.close)
-        students = _open_publisher(held, node, registry)
+        students = StudentPublisher(node, registry)
+        held.callback(students.close)
+        students.check()
         return cls(
             store, recorder, client, judge, labeller, runner, canary, latency, registry, students
         )
@@ -128,13 +130,6 @@ def _open_labelling(
     labeller.pause()  # until the companion is active
     labeller.start()
     return client, judge, labeller
-
-
-def _open_publisher(held: ExitStack, node: Node, registry: StudentRegistry) -> StudentPublisher:
-    students = StudentPublisher(node, registry)
-    held.callback(students.close)
-    students.check()
-    return students
 
 
 def _stop_labelling(labeller: Labeller, client: TeacherClient) -> None:

@@ -151,7 +151,9 @@ class DepthNode(ManagedNode):
         if runtime is None:
             self._counters.without_student += 1
             return
-        size = _network_size(runtime) if settings.resolution == "network" else image.shape[:2]
+        size = image.shape[:2]
+        if settings.resolution == "network":
+            size = (runtime.card.input_size.height, runtime.card.input_size.width)
         if not output.wanted:
             output.publish_info(frame, size)
             self._counters.without_subscribers += 1
@@ -230,8 +232,7 @@ class DepthNode(ManagedNode):
             return ""
         camera = self._camera
         if camera is not None and self.phase == ACTIVE:
-            for level, text in self._findings:
-                report.find(level, text)
+            report.find_all(self._findings)
         add_depth_report(
             report,
             self._counters,
@@ -246,15 +247,9 @@ class DepthNode(ManagedNode):
         runtime = resources.student.runtime
         bins = None if runtime is None else runtime.card.bins
         add_pixel_report(report, self._counters.pixels, self.settings, bins, self.thresholds)
-        for level, text in resources.output.findings():
-            report.find(level, text)
+        report.find_all(resources.output.findings())
         report.add(resources.output.values())
         if camera is not None:
             report.add(camera.values())
         flows = self._counters.published.value(time.monotonic()) > 0
         return "publishing depth" if flows else "waiting for images"
-
-
-def _network_size(runtime: Runtime) -> tuple[int, int]:
-    size = runtime.card.input_size
-    return size.height, size.width

@@ -125,14 +125,10 @@ class DepthOutput:
 
     Messages are written in place, so the thread of the frames alone publishes; the executor's
     asks `findings` and `values`.
-
-    Args:
-        node: the publisher.
-        settings: quality of service.
     """
 
     def __init__(self, node: LifecycleNode, settings: DepthSettings) -> None:
-        profile = qos.output(settings.output_reliability, settings.output_depth)
+        profile = qos.profile(settings.output_reliability, depth=settings.output_depth)
         with ExitStack() as made:  # where one cannot be made, none is left
 
             def topic(kind: Any, name: str) -> OutputTopic:
@@ -145,7 +141,8 @@ class DepthOutput:
             self._confidence = topic(Image, "confidence")
             self._preview = topic(Image, "depth/preview")
             self._points = topic(PointCloud2, "points")
-            made.pop_all()
+            self._made = made.pop_all()
+        self._topics = (self._depth, self._info, self._confidence, self._preview, self._points)
         self._depth_canvas, self._confidence_canvas = ImageCanvas(), ImageCanvas()
         self._preview_canvas, self._point_canvas = PreviewCanvas(), PointCanvas()
         self._preview_shows = "nothing yet"
@@ -209,7 +206,7 @@ class DepthOutput:
 
     def findings(self) -> list[Finding]:
         """Return what keeps subscribers from what they asked for."""
-        found = [finding for topic in self._topics() for finding in topic.findings()]
+        found = [finding for topic in self._topics for finding in topic.findings()]
         reason, when = self._no_points
         if reason and time.monotonic() - when < _RECENT_S:
             found.append((WARN, reason))
@@ -225,12 +222,8 @@ class DepthOutput:
         }
 
     def close(self) -> None:
-        """End the publisher."""
-        for topic in self._topics():
-            topic.close()
-
-    def _topics(self) -> tuple[OutputTopic, ...]:
-        return (self._depth, self._info, self._confidence, self._preview, self._points)
+        """End the publishers."""
+        self._made.close()
 
     def _publish_preview(
         self, depth: DepthMap, header: Header, settings: DepthSettings, bins: DepthBins

@@ -170,7 +170,9 @@ class PointCanvas:
             header: of the message.
             model: of the depth image.
         """
-        rays = self._rays_of(model)
+        if model.key() != self._calibration:
+            self._calibration, self._rays = model.key(), rays_of(model)
+        rays = self._rays
         if rays is None:
             return None
         if self._points.shape[:2] != depth.shape:
@@ -185,12 +187,6 @@ class PointCanvas:
         self._message.is_dense = bool(known.all())
         self._message.header = header
         return self._message
-
-    def _rays_of(self, model: CameraModel) -> Rays | None:
-        key = model.key()
-        if key != self._calibration:
-            self._calibration, self._rays = key, rays_of(model)
-        return self._rays
 
     def _resize(self, height: int, width: int) -> None:
         message = self._message

@@ -27,12 +27,7 @@ _FONT, _FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
 
 def preview_range(settings: DepthSettings, bins: DepthBins) -> tuple[float, float]:
-    """Return the depths in metres of the colour map's ends, nearest first.
-
-    Args:
-        settings: what the user chose; 0 stands for the end of what is published.
-        bins: the student's.
-    """
+    """Return the depths in metres of the colour map's ends, nearest first."""
     near = settings.preview_min_m or max(bins.min_depth_m, settings.min_range_m)
     far = settings.preview_max_m or min(bins.max_depth_m, settings.max_range_m or np.inf)
     return near, max(far, near + _LEAST_SPAN_M)

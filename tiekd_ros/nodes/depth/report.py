@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,16 +19,24 @@ import numpy.typing as npt
 from tiekd_ros.core.camera import CameraModel
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.diagnosis import keys
+from tiekd_ros.diagnosis.machine import check_focal_length
 from tiekd_ros.diagnosis.thresholds import DiagnosticSettings
-from tiekd_ros.nodes.common.reporting import ERROR, OK, WARN, Percentiles, Rate, Report, Share
+from tiekd_ros.nodes.common.reporting import (
+    ERROR,
+    OK,
+    WARN,
+    Percentiles,
+    Rate,
+    Report,
+    Share,
+    as_reported,
+)
 from tiekd_ros.nodes.common.settings import DepthSettings
 from tiekd_ros.student.bins import DepthBins, range_fault, range_left
 from tiekd_ros.student.checkpoint import StudentCard
 from tiekd_ros.student.live import LiveStudent
 from tiekd_ros.student.runtimes.base import StageTimes
 
-_FOCAL_TOLERANCE = 0.05
-"""A student learnt depth for one focal length; this much off, its scale is off as much."""
 _RECENT_S = 5.0
 
 
@@ -43,11 +52,7 @@ class FrameTimes(NamedTuple):
 
 
 class FrameClock:
-    """Follows one image through the node.
-
-    Args:
-        arrived: when it came, monotonic seconds.
-    """
+    """Follows one image, which `arrived` at a monotonic time, through the node."""
 
     def __init__(self, arrived: float) -> None:
         self._marks = [arrived, time.monotonic()]
@@ -142,8 +147,7 @@ def _counted(pixels: DepthMap) -> npt.NDArray[np.int64]:
     return np.array([known, unknown, near, pixels.size - known - unknown - near])
 
 
-def _recent() -> Percentiles:
-    return Percentiles(window_s=_RECENT_S)
+_recent = partial(Percentiles, window_s=_RECENT_S)
 
 
 @dataclass
@@ -296,7 +300,8 @@ def _add_values(
             keys.LATENCY_P99: counters.latency_ms.at(99, now),
             **{keys.STAGE_TIME.format(s): p.at(50, now) for s, p in counters.stages_ms.items()},
             keys.RUNTIME: "none" if runtime is None else runtime.description,
-            keys.RUNTIME_MEASURED: _measured(measured),
+            keys.RUNTIME_MEASURED: ", ".join(f"{name} {ms:.1f}" for name, ms in measured.items())
+            or "nothing to compare",
             keys.IMAGES_RECEIVED: counters.received.total,
             keys.DEPTH_PUBLISHED: counters.published.total,
             keys.IMAGES_DROPPED: dropped,
@@ -310,10 +315,6 @@ def _add_values(
     )
 
 
-def _measured(runtimes: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {ms:.1f}" for name, ms in runtimes.items()) or "nothing to compare"
-
-
 def _check_focal_length(
     report: Report, counters: DepthCounters, model: CameraModel | None, card: StudentCard | None
 ) -> None:
@@ -324,13 +325,7 @@ def _check_focal_length(
     if intrinsics is None:
         return
     focal = intrinsics.fx * card.input_size.width / width
-    if abs(focal / card.focal_px[0] - 1) > _FOCAL_TOLERANCE:
-        report.find(
-            WARN,
-            f"the student was trained for a focal length of {card.focal_px[0]:.0f} px, this "
-            f"camera's is {focal:.0f} px at its input size: depth is off by that ratio; "
-            "distil with this camera's frames",
-        )
+    report.find_all(as_reported(check_focal_length("the student", card.focal_px[0], focal)))
 
 
 def add_pixel_report(
@@ -367,6 +362,7 @@ def _remedy(
 ) -> str:
     near, far = range_left(bins, settings.min_range_m, settings.max_range_m)
     most = max(shares.unknown, shares.near, shares.far)
+    elsewhere = "distil with frames of this place"
     if most == shares.unknown:
         if settings.min_confidence > 0 and np.isnan(confidence):
             return "the student does not know its confidence: set min_confidence to 0"
@@ -377,13 +373,10 @@ def _remedy(
             )
         return "most are unknown: see what the camera sees"
     if most == shares.near:
-        is_chosen = settings.min_range_m >= near
-        limit = "min_range_m" if is_chosen else "the near end of the student's range"
-        return f"most are nearer than {limit} ({near:.2f} m): {_way_out(is_chosen, 'lower')}"
-    is_chosen = 0 < settings.max_range_m <= far
-    limit = "max_range_m" if is_chosen else "the far end of the student's range"
-    return f"most are beyond {limit} ({far:.2f} m): {_way_out(is_chosen, 'raise')}"
-
-
-def _way_out(is_chosen: bool, change: str) -> str:
-    return f"{change} it" if is_chosen else "distil with frames of this place"
+        if settings.min_range_m >= near:
+            return f"most are nearer than min_range_m ({near:.2f} m): lower it"
+        end = f"the near end of the student's range ({near:.2f} m)"
+        return f"most are nearer than {end}: {elsewhere}"
+    if 0 < settings.max_range_m <= far:
+        return f"most are beyond max_range_m ({far:.2f} m): raise it"
+    return f"most are beyond the far end of the student's range ({far:.2f} m): {elsewhere}"

@@ -13,6 +13,7 @@ to this machine, else the shared one.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import os
@@ -25,7 +26,6 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.utilities import get_rmw_implementation_identifier
 
@@ -195,7 +195,7 @@ class Graph:
         A subscription is discovered before its node is known; until then, the node's own report
         names them.
         """
-        found = _of_node(self._node.get_subscriber_names_and_types_by_node, full_name)
+        found = topics_of(self._node.get_subscriber_names_and_types_by_node, full_name)
         values = reports.values_of(full_name)
         return {
             role: tuple(sorted(topic for topic, types in found if set(types) & set(kinds)))
@@ -205,16 +205,17 @@ class Graph:
 
     def image_outputs_of(self, full_name: str) -> tuple[str, ...]:
         """Return the topics on which a node publishes images."""
-        found = _of_node(self._node.get_publisher_names_and_types_by_node, full_name)
+        found = topics_of(self._node.get_publisher_names_and_types_by_node, full_name)
         return tuple(sorted(topic for topic, types in found if IMAGE in types))
 
 
-def _of_node(
+def topics_of(
     ask: Callable[[str, str], list[tuple[str, list[str]]]], full_name: str
 ) -> list[tuple[str, list[str]]]:
+    """Return the topics and types that `ask` of rclpy knows of a node; none if it is not there."""
     space, _, name = full_name.rpartition("/")
     try:
-        return ask(name, space or "/")
+        return ask(name, space or "/") if name else []
     except RuntimeError:  # rclpy's NodeNameNonExistentError: it is not there, or has gone
         return []
 
@@ -287,11 +288,7 @@ class TopicListener:
         self._class = _message_class(self._type)
         if self._class is not None:
             same = [each for each in publishers if each.type == self._type]
-            profile = QoSProfile(
-                depth=10,
-                history=HistoryPolicy.KEEP_LAST,
-                reliability=ReliabilityPolicy[qos.highest_offered(same)[0].upper()],
-            )
+            profile = qos.profile(qos.highest_offered(same)[0], depth=10)
             self._node.create_subscription(self._class, self.name, self._take, profile, raw=True)
 
     @property
@@ -368,15 +365,10 @@ def _read_image(message: Any) -> dict[str, Any]:
 
 
 def _read_info(message: Any) -> dict[str, Any]:
-    model = CameraModel.from_message(message)
-    return {
-        "width": model.width,
-        "height": model.height,
-        "distortion_model": model.distortion_model,
-        **{name: [_plain(v) for v in getattr(model, name)] for name in ("d", "k", "r", "p")},
-        "binning": list(model.binning),
-        "roi": None if model.roi is None else list(model.roi),
-    }
+    values = dataclasses.asdict(CameraModel.from_message(message))
+    for name in ("d", "k", "r", "p"):  # JSON has no NaN
+        values[name] = [float(v) if math.isfinite(v) else None for v in values[name]]
+    return values
 
 
 def _read_depth(message: Any) -> dict[str, Any]:
@@ -393,11 +385,6 @@ def _read_depth(message: Any) -> dict[str, Any]:
         "valid_share": valid.size / max(depth.size, 1),
         "median_m": float(np.median(valid)) if valid.size else None,
     }
-
-
-def _plain(value: float) -> float | None:
-    """JSON has no NaN."""
-    return float(value) if math.isfinite(value) else None
 
 
 _READERS = {

@@ -51,12 +51,7 @@ _OTHER_IMAGES = ("confidence", "preview")
 
 
 class Waiter:
-    """Lets ROS work while something is waited for.
-
-    Args:
-        executor: that runs the node.
-        on_progress: called with what is waited for, when that changes.
-    """
+    """Lets ROS work while something is waited for; `on_progress` is called with what that is."""
 
     def __init__(
         self, executor: SingleThreadedExecutor, on_progress: Callable[[str], None]
@@ -71,12 +66,7 @@ class Waiter:
         return time.monotonic() - self._begin
 
     def wait(self, missing: Callable[[], str], at_most_s: float) -> None:
-        """Wait until nothing is missing, for so long, or until no time is left.
-
-        Args:
-            missing: returns what is waited for; empty = nothing.
-            at_most_s: seconds.
-        """
+        """Wait until `missing` returns '', for so long, or until no time is left."""
         begin = time.monotonic()
         end = begin + min(at_most_s, self._left_s)
         shown = ""
@@ -138,11 +128,9 @@ class _ServiceCall:
 
 
 class NodeQuery:
-    """Asks a node for its state and parameters, without waiting: call `step` while ROS works.
+    """Asks a node for its state and parameters, without waiting: call `missing` while ROS works.
 
-    Args:
-        node: who asks.
-        name: full name of the node that is asked.
+    `name` is the full name of the node that is asked.
     """
 
     def __init__(self, node: Node, name: str) -> None:
@@ -212,7 +200,9 @@ class Probe:
     def run(self) -> RosFacts:
         """Wait for the graph, find the nodes and their topics, listen, and return the facts."""
         graph, waiter = self._graph, self._waiter
-        names = self._find_nodes()
+        expected = f"{self._namespace.rstrip('/')}/{DEPTH_NODE}"
+        waiter.wait(lambda: graph.missing(expected), _DISCOVERY_S)
+        names = {kind: self._find_node(kind) for kind in _NODES}
         self._queries = {kind: NodeQuery(self._node, name) for kind, name in names.items()}
         depth_node = names[DEPTH_NODE]
         waiter.wait(self._missing_answer, _PATIENCE_S)
@@ -242,14 +232,8 @@ class Probe:
             reports={n: each for n, each in self._reports.last.items() if n in reporting},
         )
 
-    def _find_nodes(self) -> dict[str, str]:
-        """Wait for the graph; return the nodes' full names by kind, the usual ones if not there."""
-        expected = f"{self._namespace.rstrip('/')}/{DEPTH_NODE}"
-        self._waiter.wait(lambda: self._graph.missing(expected), _DISCOVERY_S)
-        return {kind: self._find_node(kind) for kind in _NODES}
-
     def _find_node(self, kind: str) -> str:
-        """Return the name of a node, which may run under another than the usual one."""
+        """Return the full name of a node, the usual one if it does not run under any."""
         usual = f"{self._namespace.rstrip('/')}/{kind}"
         graph, reports = self._graph, self._reports
 

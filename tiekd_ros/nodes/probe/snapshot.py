@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.exceptions import NameValidationException
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import RgbImage, encode_depth_png, encode_png
 from tiekd_ros.diagnosis import keys
-from tiekd_ros.diagnosis.facts import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
+from tiekd_ros.diagnosis.facts import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, NodeReport
+from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.conversions import image_to_depth, image_to_rgb, stamp_ns
-from tiekd_ros.nodes.common.qos import highest_offered, publishers_of, type_name
+from tiekd_ros.nodes.common.qos import publishers_of
 from tiekd_ros.nodes.depth.points import read_cloud
 from tiekd_ros.nodes.depth.preview import read_range, with_scale
+from tiekd_ros.nodes.probe.graph import ReportListener, topics_of
 from tiekd_ros.nodes.probe.observer import BackgroundNode
 from tiekd_ros.report.pictures import draw_points
 
@@ -34,7 +34,7 @@ _KINDS = {
     IMAGE: Image,
     COMPRESSED_IMAGE: CompressedImage,
     CAMERA_INFO: CameraInfo,
-    type_name(PointCloud2): PointCloud2,
+    qos.type_name(PointCloud2): PointCloud2,
 }
 _OUTPUTS = {
     "depth": ("depth", Image),
@@ -83,9 +83,8 @@ class SnapshotTaker(BackgroundNode):
         self._subscribed: set[str] = set()
         self._messages: dict[str, OrderedDict[int, Any]] = {p: OrderedDict() for p in PARTS}
         self._counts = dict.fromkeys(PARTS, 0)
-        self._statuses: dict[str, DiagnosticStatus] = {}
-        self._lock = threading.Lock()
-        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._reports = ReportListener(self._node)
+        self._lock = threading.Lock()  # guards the messages and their counts
 
     def _names(self, image_topic: str) -> dict[str, str]:
         """Return the full names of the topics, by part."""
@@ -129,26 +128,24 @@ class SnapshotTaker(BackgroundNode):
 
     def _await_report(self) -> None:
         """Wait for a report that the depth node makes after the images."""
-        with self._lock:
-            self._statuses.clear()
+        self._reports.last.clear()
         end = time.monotonic() + _REPORT_S
         while self._depth_node() and not self._is_reported() and time.monotonic() < end:
             time.sleep(_POLL_S)
 
     def _is_reported(self) -> bool:
         """Return whether a report has come, with the preview's range if there was a preview."""
-        status = self._status()
-        if status is None:
+        report = self._report()
+        if report is None:
             return False
-        shows = next((v.value for v in status.values if v.key == keys.PREVIEW_SHOWS), "")
+        shows = report.values.get(keys.PREVIEW_SHOWS, "")
         return not self._counts["preview"] or read_range(shows) is not None
 
     def _result(self, timeout_s: float) -> Snapshot:
-        status = self._status()
+        report = self._report()
         with self._lock:
-            stamp = self._newest()
-            if stamp is None:
-                stamp = self._fullest()
+            newest = self._newest()
+            stamp = self._fullest() if newest is None else newest
             found = {
                 part: kept[stamp]
                 for part, kept in self._messages.items()
@@ -157,7 +154,7 @@ class SnapshotTaker(BackgroundNode):
         if "depth" not in found:
             raise TiekdError(f"no depth within {timeout_s:g} s: {self._why_no_depth()}")
         missing = {part: self._why_missing(part) for part in PARTS if part not in found}
-        if status is None:
+        if report is None:
             missing["diagnostics"] = (
                 f"nothing came from {self._depth_node() or 'the depth node'} on /diagnostics "
                 f"within {_REPORT_S:g} s, so the student and the preview's range are not known; "
@@ -166,7 +163,7 @@ class SnapshotTaker(BackgroundNode):
         return Snapshot(
             found,
             missing,
-            {v.key: v.value for v in status.values} if status is not None else {},
+            {} if report is None else report.values,
             {part: topic for part, topic in self._topics.items() if part in found},
         )
 
@@ -197,8 +194,7 @@ class SnapshotTaker(BackgroundNode):
                 continue
             self._subscribed.add(part)
             # Reliable loses no large message, but gets nothing from a best-effort publisher.
-            reliability, _ = highest_offered(publishers)
-            profile = QoSProfile(depth=_KEPT, reliability=ReliabilityPolicy[reliability.upper()])
+            profile = qos.profile(qos.highest_offered(publishers)[0], depth=_KEPT)
             self._node.create_subscription(kind, topic, partial(self._keep, part), profile)
 
     def _keep(self, part: str, message: Any) -> None:
@@ -214,16 +210,9 @@ class SnapshotTaker(BackgroundNode):
         return next((p.node for p in publishers_of(self._node, self._topics["depth"])), "")
 
     def _camera_topic(self) -> str:
-        namespace, _, name = self._depth_node().rpartition("/")
-        if not name:
-            return ""
-        try:
-            topics = self._node.get_subscriber_names_and_types_by_node(name, namespace or "/")
-        except RuntimeError:  # the node has gone meanwhile, or its name is not known yet
-            return ""
-        return next(
-            (topic for topic, kinds in topics if {IMAGE, COMPRESSED_IMAGE} & set(kinds)), ""
-        )
+        """Return the topic of images that the depth node subscribes to; empty if not known yet."""
+        topics = topics_of(self._node.get_subscriber_names_and_types_by_node, self._depth_node())
+        return next((name for name, kinds in topics if {IMAGE, COMPRESSED_IMAGE} & {*kinds}), "")
 
     # Reasons for what is missing.
 
@@ -238,10 +227,10 @@ class SnapshotTaker(BackgroundNode):
                 f"no node publishes {topic}; start the nodes (ros2 launch tiekd_ros "
                 f"depth.launch.py, or tiekd up), or compare ROS_DOMAIN_ID{hint}"
             )
-        status = self._status()
-        if status is None:
+        report = self._report()
+        if report is None:
             return f"{node} publishes {topic} and reports nothing on /diagnostics; see its log"
-        return f"{node} reports: {status.message}"
+        return f"{node} reports: {report.message}"
 
     def _why_missing(self, part: str) -> str:
         topic = self._topics.get(part)
@@ -251,18 +240,12 @@ class SnapshotTaker(BackgroundNode):
             return f"no node publishes {topic}"
         if self._counts[part]:
             return f"{self._counts[part]} messages on {topic}, none with the stamp of a depth image"
-        status = self._status()
-        reported = f"; the depth node reports: {status.message}" if status is not None else ""
+        report = self._report()
+        reported = "" if report is None else f"; the depth node reports: {report.message}"
         return f"nothing came on {topic}{reported}"
 
-    def _status(self) -> DiagnosticStatus | None:
-        with self._lock:
-            return self._statuses.get(self._depth_node())
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        with self._lock:
-            for status in message.status:
-                self._statuses[status.name.partition(":")[0]] = status
+    def _report(self) -> NodeReport | None:
+        return self._reports.last.get(self._depth_node())
 
 
 _MM_PER_M = 1000.0
