@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.nodes.common.conversions import image_to_float, stamp_ns
 from tiekd_ros.nodes.depth.node import DepthNode
+from tiekd_ros.nodes.probe.observer import DepthPair, StreamObserver
 from tiekd_ros.student.checkpoint import Student
 from tiekd_ros.student.registry import StudentRegistry
 
@@ -207,3 +209,32 @@ def test_a_damaged_live_student_gives_way_to_the_one_before(
         report = peer.await_diagnosis(NODE, "000002", DiagnosticStatus.ERROR)
         assert report.values["student"] == "000001"
         peer.depth_of(image_message())
+
+
+def test_the_demos_observer_knows_the_streams_stamps_and_swaps_and_leaves_signals_alone(
+    peer: Peer, state: StateFolder, registry: StudentRegistry
+) -> None:
+    version = registry.add(small_student()).version
+    pairs: list[DepthPair] = []
+    topic = f"{peer.namespace}/image"
+    with (
+        StreamObserver(peer.namespace, topic, pairs.append) as observer,
+        running(DepthNode, peer, state_dir=str(state.root)),
+    ):
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        wait_for(lambda: observer.diagnostics("depth_node"), "diagnostics")
+        assert not observer.swaps
+        peer.announce(version)
+        wait_for(lambda: observer.swaps, "the swap")
+        image = image_message(1)
+        peer.depth_of(image, camera_info())
+        stamp = stamp_ns(image.header)
+        wait_for(lambda: pairs, "a pair", nudge=lambda: peer.show(image))
+    assert [swap.version for swap in observer.swaps] == [version]
+    assert set(observer.image_stamps) == set(observer.depth_stamps) == {stamp}
+    assert version in observer.first_depth_s
+    pair = pairs[0]
+    assert (pair.version, pair.stamp_ns) == (version, stamp)
+    assert pair.image.shape[:2] == pair.depth.shape == (72, 96)
+    assert pair.since_swap_s == pytest.approx((stamp - observer.swaps[0].at_ns) * 1e-9)

@@ -1,9 +1,8 @@
-"""Programs beside the nodes: `tiekd snapshot`, which says what is missing and why; the observer."""
+"""`tiekd snapshot`: pictures of the running nodes' messages, or the reason why there are none."""
 
 from __future__ import annotations
 
 import json
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from sensor_msgs.msg import Image
 from typer.testing import CliRunner
 
-from helpers.students import BINS, promote_small, small_student
+from helpers.students import BINS, promote_small
 from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, header, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import PATIENCE_S, wait_for
@@ -30,9 +29,7 @@ from tiekd_ros.nodes.common.conversions import depth_to_image, image_to_rgb, sta
 from tiekd_ros.nodes.depth.node import DepthNode
 from tiekd_ros.nodes.depth.preview import describe_range, with_scale
 from tiekd_ros.nodes.probe import snapshot as snapshot_module
-from tiekd_ros.nodes.probe.observer import DepthPair, StreamObserver
 from tiekd_ros.nodes.probe.snapshot import SnapshotTaker, write_snapshot
-from tiekd_ros.student.registry import StudentRegistry
 
 PERIOD_S = 0.1
 GRACE_S, LATE_S, STALE_S = 0.5, 1.5, 0.3
@@ -205,33 +202,3 @@ def test_options_that_cannot_be_are_refused_at_once(tmp_path: Path) -> None:
     assert status == 1
     assert f"{file} is a file; give a folder" in output
     assert file.read_text() == "mine"
-
-
-def test_the_demos_observer_knows_the_streams_stamps_and_swaps_and_leaves_signals_alone(
-    peer: Peer, state: StateFolder
-) -> None:
-    registry = StudentRegistry(state.students)
-    version = registry.add(small_student()).version
-    pairs: list[DepthPair] = []
-    topic = f"{peer.namespace}/image"
-    with (
-        StreamObserver(peer.namespace, topic, pairs.append) as observer,
-        running(DepthNode, peer, state_dir=str(state.root)),
-    ):
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        wait_for(lambda: observer.diagnostics("depth_node"), "diagnostics")
-        assert not observer.swaps
-        peer.announce(version)
-        wait_for(lambda: observer.swaps, "the swap")
-        image = image_message(1)
-        peer.depth_of(image, camera_info())
-        stamp = stamp_ns(image.header)
-        wait_for(lambda: pairs, "a pair", nudge=lambda: peer.show(image))
-    assert [swap.version for swap in observer.swaps] == [version]
-    assert set(observer.image_stamps) == set(observer.depth_stamps) == {stamp}
-    assert version in observer.first_depth_s
-    pair = pairs[0]
-    assert (pair.version, pair.stamp_ns) == (version, stamp)
-    assert pair.image.shape[:2] == pair.depth.shape == (72, 96)
-    assert pair.since_swap_s == pytest.approx((stamp - observer.swaps[0].at_ns) * 1e-9)

@@ -6,14 +6,14 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from tiekd_ros.cli.doctor_facts import DoctorFacts, DoctorRequest, collect
-from tiekd_ros.cli.options import AsJson, console
+from tiekd_ros.cli.options import AsJson, console, with_settings
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.camera import camera_model, check_camera_info, check_image
 from tiekd_ros.diagnosis.facts import COMPANION_NODE, DEPTH_NODE, ERROR, WARN, Finding, RosFacts
@@ -35,47 +35,8 @@ from tiekd_ros.diagnosis.nodes import (
 _MARKS = {"ok": "[green]ok[/green]", "warn": "[yellow]warn[/yellow]", "error": "[red]ERROR[/red]"}
 
 
-def doctor(
-    namespace: Annotated[str, typer.Option(help="Namespace of the nodes.")] = "tiekd",
-    image_topic: Annotated[
-        str,
-        typer.Option(
-            help="Where the camera's images should be.",
-            metavar="TOPIC",
-            show_default="depth_node's, or /camera/image_raw",
-        ),
-    ] = "",
-    camera_info_topic: Annotated[
-        str,
-        typer.Option(
-            help="Where the camera's calibration should be.",
-            metavar="TOPIC",
-            show_default="likewise",
-        ),
-    ] = "",
-    depth_topic: Annotated[
-        str,
-        typer.Option(
-            help="Where depth should be.",
-            metavar="TOPIC",
-            show_default="depth_node's, or <namespace>/depth",
-        ),
-    ] = "",
-    state: Annotated[
-        str,
-        typer.Option("--state", help="State folder.", show_default="that of the running nodes"),
-    ] = "",
-    teacher: Annotated[
-        str,
-        typer.Option(
-            help="Teacher to ask.", metavar="HOST:PORT", show_default="that of the companion"
-        ),
-    ] = "",
-    seconds: Annotated[
-        float, typer.Option(help="How long to listen to the topics.", min=0.5, max=300.0)
-    ] = 3.0,
-    as_json: AsJson = False,
-) -> None:
+@with_settings("request", DoctorRequest, "What to examine")
+def doctor(request: DoctorRequest, as_json: AsJson = False) -> None:
     """Say why there is no depth, and what would help.
 
     Looks at ROS, its transports, the camera's topics, the nodes, the device, the state folder,
@@ -85,15 +46,6 @@ def doctor(
     Exit status: 0 if depth comes and nothing is wrong with it (there may be warnings), 1 if there
     is an error. docs/troubleshooting.md goes by symptom.
     """
-    request = DoctorRequest(
-        namespace=namespace,
-        image_topic=image_topic,
-        camera_info_topic=camera_info_topic,
-        depth_topic=depth_topic,
-        state=state,
-        teacher=teacher,
-        seconds=seconds,
-    )
     if as_json:
         result = examine(request)
         typer.echo(json.dumps(result.as_dict(), indent=2))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
+from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.core.supervisor import prepare_environment
 from tiekd_ros.diagnosis.facts import (
@@ -45,23 +46,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DoctorRequest:
-    """The nodes, topics, state folder and teacher to examine; empty values = those of the nodes.
+class DoctorRequest(Settings):
+    """The nodes, topics, state folder and teacher to examine."""
 
-    Raises:
-        InvalidSettingError: a namespace or a topic that ROS cannot have.
-    """
+    namespace: str = setting("tiekd", "namespace of the nodes")
+    image_topic: str = setting(
+        "", "where the camera's images should be; empty = depth_node's, or /camera/image_raw"
+    )
+    camera_info_topic: str = setting(
+        "", "where the camera's calibration should be; empty = depth_node's, or /camera/camera_info"
+    )
+    depth_topic: str = setting(
+        "", "where depth should be; empty = depth_node's, or <namespace>/depth"
+    )
+    state: str = setting("", "state folder; empty = that of the running nodes")
+    teacher: str = setting("", "host:port of the teacher to ask; empty = that of the companion")
+    seconds: float = setting(
+        3.0, "how long to listen to the topics", unit="s", minimum=0.5, maximum=300.0
+    )
 
-    namespace: str = "tiekd"
-    image_topic: str = ""
-    camera_info_topic: str = ""
-    depth_topic: str = ""
-    state: str = ""
-    teacher: str = ""
-    """host:port."""
-    seconds: float = 3.0
-
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse a namespace or a topic that ROS cannot have."""
         for name in ("namespace", "image_topic", "camera_info_topic", "depth_topic"):
             value = getattr(self, name)
             if value.strip("/") and not _NAME.fullmatch(value):

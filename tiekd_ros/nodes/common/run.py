@@ -22,6 +22,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 
+from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.nodes.common.reporting import torch_on_cuda
 
@@ -122,7 +123,7 @@ def _spin(nodes: Sequence[Node]) -> None:
         threading.Thread(target=spin, args=each, name=f"spin {each[0].get_name()}")
         for each in zip(nodes[1:], executors[1:], strict=True)
     ]
-    with _watchdog() as dog:
+    with Watchdog() as dog:
         for node in nodes:
             dog.guard(node)
         for thread in others:
@@ -232,7 +233,7 @@ _BEFORE_S = 0.5
 """How long before the process is killed its threads' stacks are printed."""
 
 
-class Watchdog:
+class Watchdog(Closing):
     """Kills this process when one of its executors hangs, so that `respawn` or systemd restarts it.
 
     Fast DDS can fall into an endless loop over a damaged message (seen in 2.14 with an image,
@@ -246,6 +247,7 @@ class Watchdog:
         self._lock = threading.Lock()
         # By node: when it counts as hanging, monotonic seconds; written by its executor's thread.
         self._ends: dict[str, float] = {}
+        _running.append(self)
 
     def guard(self, node: Node) -> None:
         """Watch a node's executor, which spins from now on."""
@@ -268,7 +270,8 @@ class Watchdog:
                 faulthandler.dump_traceback_later(left_s - _BEFORE_S, file=sys.__stderr__)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Watch no longer; the process has no other use of SIGALRM meanwhile."""
+        _running.remove(self)
         with self._lock:
             self._ends.clear()
             signal.setitimer(signal.ITIMER_REAL, 0.0)
@@ -276,18 +279,6 @@ class Watchdog:
 
 
 _running: list[Watchdog] = []
-
-
-@contextmanager
-def _watchdog() -> Iterator[Watchdog]:
-    """Run a watchdog within this; the process then has no other use of SIGALRM."""
-    dog = Watchdog()
-    _running.append(dog)
-    try:
-        yield dog
-    finally:
-        _running.remove(dog)
-        dog.close()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report
 from tiekd_ros.nodes.companion.resources import CompanionResources
 from tiekd_ros.rounds.canary_monitor import CanaryMonitor
-from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
+from tiekd_ros.rounds.round_log import CanaryState, RoundRecord, RoundState
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.trust import LabelJudge
 
@@ -225,24 +225,20 @@ def round_status(record: RoundRecord) -> DiagnosticStatus:
         "paused": record.paused,
         "paused_seconds": record.paused_seconds,
     }
-    values.update(_scores("", record.before, record.after))
+    values |= _scores("", record.before, record.after)
     if (canary := record.canary) is not None:
-        values.update(_canary_values(canary))
+        values |= {
+            "canary": canary.state,
+            "canary.reason": canary.reason,
+            "canary.predecessor": canary.predecessor,
+            "canary.frames": canary.frames,
+            **_scores("canary.", canary.before, canary.after),
+        }
     report.add(values)
     stage = f"{record.stage}, paused" if record.paused else record.stage
     if canary is not None and canary.reason:
         return report.status(f"canary, {canary.state}: {canary.reason}")
     return report.status(record.reason or stage)
-
-
-def _canary_values(canary: CanaryRecord) -> dict[str, object]:
-    return {
-        "canary": canary.state,
-        "canary.reason": canary.reason,
-        "canary.predecessor": canary.predecessor,
-        "canary.frames": canary.frames,
-        **_scores("canary.", canary.before, canary.after),
-    }
 
 
 def _scores(prefix: str, before: dict[str, float], after: dict[str, float]) -> dict[str, object]:

@@ -156,20 +156,17 @@ class StudentPublisher:
     def check(self) -> None:
         """Publish the live version if it has changed."""
         with self._lock:
-            self._check()
-
-    def _check(self) -> None:
-        try:
-            live = self._registry.live()
-        except TiekdError as error:
-            if str(error) != self._fault:  # the same fault again and again is logged once
-                self._fault = str(error)
-                self._node.get_logger().error(self._fault)
-            return
-        self._fault = ""
-        if live is not None and live != self._published:
-            self._published = live
-            self._publisher.publish(String(data=live))
+            try:
+                live = self._registry.live()
+            except TiekdError as error:
+                if str(error) != self._fault:  # the same fault again and again is logged once
+                    self._fault = str(error)
+                    self._node.get_logger().error(self._fault)
+                return
+            self._fault = ""
+            if live is not None and live != self._published:
+                self._published = live
+                self._publisher.publish(String(data=live))
 
     def close(self) -> None:
         """End the publisher."""
@@ -207,7 +204,9 @@ class LatencyMonitor:
                 worker.pause()  # each time: another round may have begun
             elif self._told is GuardState.PAUSED:
                 worker.resume()
-        self._log_change()
+        before, self._told = self._told, self._guard.state
+        if before != self._told and self._busy():
+            self._node.get_logger().info(f"latency guard: {self._guard.describe()}")
 
     def report(self, report: Report) -> None:
         """Add to the companion's diagnostics how things stand."""
@@ -238,11 +237,6 @@ class LatencyMonitor:
     def _is_near(self, status: DiagnosticStatus) -> bool:
         namespace = status.name.rpartition("/")[0]
         return namespace == self._node.get_namespace().rstrip("/")
-
-    def _log_change(self) -> None:
-        before, self._told = self._told, self._guard.state
-        if before != self._told and self._busy():
-            self._node.get_logger().info(f"latency guard: {self._guard.describe()}")
 
 
 def _number(text: str) -> float:
