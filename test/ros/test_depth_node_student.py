@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import threading
 import time
@@ -15,7 +14,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image
 
 from helpers.students import small_student
-from ros_helpers.messages import camera_info, image_message
+from helpers.teachers import picture
+from ros_helpers.messages import HEIGHT, WIDTH, camera_info, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.processes import Processes
 from ros_helpers.waiting import PATIENCE_S, wait_for
@@ -104,18 +104,19 @@ def test_no_frame_is_lost_by_many_swaps_at_full_rate(
     peer.depth_of(image_message(0), camera_info())
     arrivals: list[float] = []
     peer.node.create_subscription(Image, "depth", lambda _: arrivals.append(time.monotonic()), 1000)
-    with SteadyCamera(peer) as camera:
+    # The same picture, so that only the student makes a difference.
+    with peer.playing(camera_info(), 1 / RATE_HZ, picture(0, WIDTH, HEIGHT)) as shown:
         wait_for(lambda: len(arrivals) > 3, "a steady stream")
         for turn in range(SWAPS):
             peer.announce(versions[(turn + 1) % 2])
             peer.await_value(NODE, "student", versions[(turn + 1) % 2])
-    wait_for(lambda: camera.shown[-1] in peer.depth, "the last image's depth")
+    wait_for(lambda: shown[-1] in peer.depth, "the last image's depth")
     peer.await_value(NODE, "swaps", str(SWAPS))
     values = peer.diagnosis(NODE).values
-    assert [stamp for stamp in camera.shown if stamp not in peer.depth] == [], values
+    assert [stamp for stamp in shown if stamp not in peer.depth] == [], values
     assert max(after - before for before, after in pairwise(arrivals)) < LONGEST_GAP_S
     assert (values["dropped by swap"], values["dropped (newest wins)"]) == ("0", "0")
-    depths = {bytes(image_to_float(peer.depth[stamp])[:4, :4]) for stamp in camera.shown}
+    depths = {bytes(image_to_float(peer.depth[stamp])[:4, :4]) for stamp in shown}
     assert len(depths) == 2  # both students answered, and nothing in between
     assert "Traceback" not in node.output
 
@@ -146,36 +147,6 @@ def test_what_is_lost_during_each_of_two_requests_in_a_row_counts_as_dropped_by_
     peer.announce(third)
     peer.await_value(NODE, "student", third)
     peer.await_value(NODE, "dropped by swap", "111")
-
-
-class SteadyCamera:
-    """Shows the same picture at a fixed rate from a thread of its own."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.shown: list[int] = []
-        self._peer = peer
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._play, name="camera")
-
-    def __enter__(self) -> SteadyCamera:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _play(self) -> None:
-        pixels = image_message(0).data
-        due = time.monotonic()
-        for number in itertools.count(1):
-            image = image_message(number)
-            image.data = pixels  # the same picture, so that only the student makes a difference
-            self._peer.show(image, camera_info())
-            self.shown.append(stamp_ns(image.header))
-            due += 1 / RATE_HZ
-            if self._stop.wait(max(0.0, due - time.monotonic())):
-                return
 
 
 @pytest.mark.usefixtures("depth_node")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -32,6 +33,7 @@ from std_srvs.srv import SetBool, Trigger
 from ros_helpers.messages import image_message
 from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.conversions import stamp_ns
 from tiekd_ros.nodes.common.managed import ManagedNode
@@ -119,20 +121,26 @@ class Peer:
         self._image_pub.publish(image)
 
     @contextmanager
-    def playing(self, info: CameraInfo | None, period_s: float) -> Iterator[None]:
-        """Show images, each with a stamp of its own, all the time."""
-        stop = threading.Event()
+    def playing(
+        self, info: CameraInfo | None, period_s: float, pixels: RgbImage | None = None
+    ) -> Iterator[list[int]]:
+        """Show images at a fixed rate, whatever comes of them; yields their stamps so far."""
+        stop, shown = threading.Event(), list[int]()
 
         def show() -> None:
-            number = 0
-            while not stop.wait(period_s):
-                self.show(image_message(number), info)
-                number += 1
+            due = time.monotonic()
+            for number in itertools.count():
+                image = image_message(number, pixels)
+                self.show(image, info)
+                shown.append(stamp_ns(image.header))
+                due += period_s
+                if stop.wait(max(0.0, due - time.monotonic())):
+                    return
 
         thread = threading.Thread(target=show, name="camera")
         thread.start()
         try:
-            yield
+            yield shown
         finally:
             stop.set()
             thread.join()
