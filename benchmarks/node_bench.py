@@ -124,7 +124,7 @@ class Echo(BackgroundNode):
     def __init__(self) -> None:
         super().__init__("bench_echo", ECHO)
         self._pub = self._node.create_publisher(Image, "depth", qos.RELIABLE)
-        self._node.create_subscription(Image, "image", self._answer, qos.image_input("reliable"))
+        self._node.create_subscription(Image, "image", self._answer, qos.profile("reliable"))
         self._answers: dict[tuple[int, int], Image] = {}
         self.__enter__()
 

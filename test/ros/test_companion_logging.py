@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import CameraInfo, Image
 
-from helpers.teachers import StubBackend, free_port, ramp, serving
+from helpers.teachers import StubBackend, ramp, serving
 from ros_helpers.companion import (
     STEP_NS,
     await_frames,
@@ -37,6 +37,7 @@ from ros_helpers.messages import (
 from ros_helpers.peer import ACTIVE, INACTIVE, UNCONFIGURED, Peer
 from ros_helpers.waiting import PATIENCE_S, wait_for
 from tiekd_ros.core.camera import CameraModel, Rectifier
+from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import AddResult, FrameStore, Observation
 from tiekd_ros.nodes.camera import input as camera_input

@@ -7,11 +7,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -66,6 +67,22 @@ class BackgroundNode(Closing):
             self._thread.join(_END_S)
         self._node.destroy_node()
         self._context.try_shutdown()
+
+    def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
+        """Call a service and return its answer; not from the thread that spins.
+
+        Raises:
+            TiekdError: no node offers it, or it does not answer in time.
+        """
+        name = client.srv_name
+        if not client.wait_for_service(timeout_s):
+            raise TiekdError(f"no node offers {name}; see that its node runs")
+        future = client.call_async(request)
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(timeout_s):
+            raise TiekdError(f"{name} did not answer in {timeout_s:g} s")
+        return future.result()
 
     def _spin(self) -> None:
         try:
@@ -163,19 +180,12 @@ class StreamObserver(BackgroundNode):
         return next((v for k, v in self._messages.items() if k.endswith(node)), "")
 
     def call_distill(self, timeout_s: float = 10.0) -> tuple[bool, str]:
-        """Call the distill service and return its answer; not from the thread that spins.
+        """Call the distill service and return its answer.
 
         Raises:
             TiekdError: no node offers the service, or it does not answer in time.
         """
-        name = self._distill.srv_name
-        if not self._distill.wait_for_service(timeout_s):
-            raise TiekdError(f"no node offers {name}; see that its node runs")
-        future, done = self._distill.call_async(Trigger.Request()), threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(timeout_s):
-            raise TiekdError(f"{name} did not answer in {timeout_s:g} s")
-        answer = future.result()
+        answer = self._call(self._distill, Trigger.Request(), timeout_s)
         return bool(answer.success), str(answer.message)
 
     def _on_image(self, message: Image) -> None:
