@@ -304,29 +304,6 @@ def test_many_calls_at_once_share_batches(replica_of):
     assert max(backend.sizes) == 4
 
 
-def test_a_stuck_backend_is_not_healthy(replica_of):
-    backend = SilentBackend()
-    replica = replica_of(backend, stuck_after_s=1.0)
-
-    def healthy() -> bool:
-        try:
-            replica.check_health()
-        except RuntimeError:
-            return False
-        return True
-
-    async def calls() -> None:
-        asked = asyncio.create_task(replica.ModelInfer(infer_message(), Context()))
-        await asyncio.to_thread(backend.asked.wait)
-        assert healthy()
-        await asyncio.to_thread(wait_until, lambda: not healthy())
-        backend.released.set()
-        await asked
-
-    asyncio.run(calls())
-    assert healthy()
-
-
 def test_a_backend_that_breaks_on_every_image_is_not_healthy_until_it_labels_one(replica_of):
     backend = StubBackend(RuntimeError("CUDA error"))
     replica = replica_of(backend)

@@ -1,4 +1,7 @@
-"""Access to the server: tokens, TLS, mutual TLS, certificates' dates, loopback."""
+"""Access to the server: tokens, loopback, files of TLS and their dates.
+
+TLS and mutual TLS themselves: `test_teacher_client_security`.
+"""
 
 from __future__ import annotations
 
@@ -132,13 +135,6 @@ def code_of(channel: grpc.Channel, method: str = "ServerLive", token: str = "") 
     return raised.value.code().name
 
 
-def secure(url: str, ca, cert=None, key=None) -> grpc.Channel:
-    credentials = grpc.ssl_channel_credentials(
-        ca.read_bytes(), key and key.read_bytes(), cert and cert.read_bytes()
-    )
-    return grpc.secure_channel(url, credentials)
-
-
 def test_every_method_wants_one_of_the_tokens(two_tokens, monkeypatch):
     backend = StubBackend()
     with (
@@ -172,33 +168,9 @@ def test_a_refusal_says_what_to_send_and_the_log_tells_of_many_only_once(two_tok
     assert "without a valid token, the last from ipv4:127.0.0.1" in told[0]
 
 
-def test_over_tls_a_client_that_trusts_the_authority_is_served_and_no_other(
-    certificates, two_tokens
-):
-    with serving(StubBackend(), **tls(certificates, token_file=two_tokens)) as url:
-        with secure(url, certificates.ca) as channel:
-            assert ask(channel, token=OLD).live
-            assert code_of(channel) == "UNAUTHENTICATED"
-        with secure(url, certificates.stranger_ca) as channel:
-            assert code_of(channel, token=OLD) == "UNAVAILABLE"
-        with grpc.insecure_channel(url) as channel:
-            assert code_of(channel, token=OLD) == "UNAVAILABLE"
-
-
-def test_mutual_tls_lets_in_only_whom_the_authority_knows(certificates):
-    settings = tls(certificates, client_ca=str(certificates.ca))
-    with serving(StubBackend(), **settings) as url:
-        pair = (certificates.client_cert, certificates.client_key)
-        with secure(url, certificates.ca, *pair) as channel:
-            assert ask(channel).live
-        stranger = (certificates.stranger_cert, certificates.stranger_key)
-        for other in ((), stranger):
-            with secure(url, certificates.ca, *other) as channel:
-                assert code_of(channel) == "UNAVAILABLE"
-
-
 def test_beyond_loopback_the_server_wants_tls_and_a_token(certificates, two_tokens, caplog):
-    ca, files, token = certificates.ca, tls(certificates), {"token_file": two_tokens}
+    files, token = tls(certificates), {"token_file": two_tokens}
+    trusted = grpc.ssl_channel_credentials(certificates.ca.read_bytes())
     for settings, lacking in (
         ({}, r"no TLS .* and no token"),
         (files, r"no token \(--token-file\)"),
@@ -213,7 +185,8 @@ def test_beyond_loopback_the_server_wants_tls_and_a_token(certificates, two_toke
         url = f"127.0.0.1:{server.start()}"
         try:
             is_open = "insecure" in settings
-            with grpc.insecure_channel(url) if is_open else secure(url, ca) as channel:
+            opened = grpc.insecure_channel(url) if is_open else grpc.secure_channel(url, trusted)
+            with opened as channel:
                 assert ask(channel, token=NEW).live
         finally:
             server.stop(0.0)

@@ -29,6 +29,7 @@ from helpers.attacks import (
 from helpers.children import PATIENCE_S
 from helpers.teachers import StubBackend, picture, serving
 from tiekd_ros.core.images import encode_jpeg
+from tiekd_ros.teacher import service
 from tiekd_ros.teacher.settings import ServiceSettings
 
 TOKEN = "the-token-0123456789"
@@ -72,19 +73,23 @@ def test_a_png_that_claims_less_than_it_holds_is_no_bomb_either(served):
     served[2].requests.clear()
 
 
-def test_files_that_would_keep_a_decoder_busy_are_refused_before_they_are_decoded(served):
+def test_files_that_would_keep_a_decoder_busy_are_refused_before_they_are_decoded(
+    served, monkeypatch
+):
     bomb = png_of(10_000, 10_000)
     assert len(bomb) < 40_000
     jpeg = encode_jpeg(picture())
     for data, words in (
-        (bomb, "10000x10000"),
+        (bomb, "10000x10000 = 100000000 pixels, this server takes 16000000 (max_pixels)"),
         (png_of(2**31 - 1, 2**31 - 1, rows=0), ""),
         (png_of(2**32 - 1, 1, rows=0), ""),
         (png_of(1, 2**32 - 1, rows=0), ""),
         (jpeg_of_many_scans(), "scans"),
         (jpeg + bytes((ServiceSettings().max_image_mb << 20) + 1), "max_image_mb"),
     ):
-        status, text = refused(served[1], data)
+        with monkeypatch.context() as patch:
+            patch.delattr(service, "decode_image")
+            status, text = refused(served[1], data)
         assert (status, words in text) == ("INVALID_ARGUMENT", True), text
 
 

@@ -88,7 +88,7 @@ def test_metadata_statistics_and_what_is_lacking_are_the_plain_servers(serve):
 
 def test_strangers_and_bad_images_are_refused_as_by_the_plain_server(serve, client):
     image = encode_png(picture())
-    for token in ("", "a-token-of-nobody"):
+    for token in ("", "a-token-of-another"):
         assert refused(serve.url, image, token)[0] == "UNAUTHENTICATED"
     code, text = refused(serve.url, png_of(10_000, 10_000))
     assert (code, "max_pixels" in text) == ("INVALID_ARGUMENT", True)

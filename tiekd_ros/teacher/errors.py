@@ -90,7 +90,7 @@ class LateError(BusyError):
 
 
 class CallerGoneError(BusyError):
-    """Nobody waits for the answer any more (gRPC CANCELLED)."""
+    """The caller does not wait for the answer any more (gRPC CANCELLED)."""
 
 
 class StoppingError(BusyError):

@@ -136,7 +136,7 @@ class MetricsServer:
     """Answers GET with the metrics of a registry until it is stopped."""
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
-        """Open the port; 0 takes any free one. Everybody who reaches it can read the metrics.
+        """Open the port; 0 takes any free one. All who reach it can read the metrics.
 
         Raises:
             TeacherServerError: the port is taken.

@@ -240,14 +240,6 @@ class ClientSettings(Settings):
                 f"url must be host:port without a scheme, such as 192.168.1.20:8001, got "
                 f"{self.url!r}"
             )
-        self._check_tls()
-
-    @property
-    def host(self) -> str:
-        """The url's host, without the brackets of an IPv6 address."""
-        return self.url.rpartition(":")[0].strip("[]")
-
-    def _check_tls(self) -> None:
         given = [name for name in TLS_SETTINGS if getattr(self, name)]
         if given and not self.tls:
             raise InvalidSettingError(
@@ -257,3 +249,8 @@ class ClientSettings(Settings):
             raise InvalidSettingError(
                 f"cert and key belong together, got cert {self.cert!r} and key {self.key!r}"
             )
+
+    @property
+    def host(self) -> str:
+        """The url's host, without the brackets of an IPv6 address."""
+        return self.url.rpartition(":")[0].strip("[]")
