@@ -84,7 +84,7 @@ def test_what_waits_for_a_busy_backend_goes_together_oldest_first(max_batch, siz
     assert stats.queue.count == stats.compute_infer.count == len(asked)
 
 
-def test_an_idle_backend_waits_for_company_until_the_batch_is_full_or_the_delay_is_over():
+def test_an_idle_backend_waits_until_the_batch_is_full_or_the_delay_is_over():
     backend = GatedBackend()
     backend.go.release(1)
     with Callers(backend, max_batch=3, batch_delay_ms=LONG_MS) as callers:
@@ -193,27 +193,6 @@ def test_a_caller_that_gives_up_inside_a_batch_does_not_disturb_the_others():
             gone.result(PATIENCE_S)
         backend.go.release(1)
         assert metres(stays) == 2
-
-
-def test_whatever_the_backend_raises_reaches_the_caller_and_the_next_is_served():
-    backend = StubBackend(ZeroDivisionError("oops"))
-    with Callers(backend) as callers:
-        with pytest.raises(ZeroDivisionError, match="oops"):
-            callers.ask(1).result(PATIENCE_S)
-        backend.answer = np.ones((6, 8), np.float32)
-        assert metres(callers.ask(2)) == 1
-
-
-def test_how_long_the_backend_has_been_at_a_batch_is_known():
-    backend = GatedBackend()
-    with Callers(backend, max_batch=1) as callers:
-        assert callers.batcher.busy_s() == 0
-        asked = callers.ask(1)
-        in_the_backend(backend, 1)
-        wait_until(lambda: callers.batcher.busy_s() > 0.01)
-        backend.go.release(1)
-        metres(asked)
-        wait_until(lambda: callers.batcher.busy_s() == 0)
 
 
 def test_closing_labels_what_waits_within_its_grace_and_takes_nothing_new():

@@ -99,14 +99,6 @@ def test_what_was_padded_is_cut_off_the_output_again(tmp_path, config):
     np.testing.assert_allclose(seen[2:-2, 2:-2], wanted[2:-2, 2:-2], atol=0.06)
 
 
-def test_a_batch_is_its_images_side_by_side(tmp_path):
-    found = recipe(tmp_path, DEPTH_ANYTHING_IMAGES)
-    images = [picture(seed) for seed in range(3)]
-    batch = prepared(found, *images).pixels
-    for index, image in enumerate(images):
-        torch.testing.assert_close(batch[index], prepared(found, image).pixels[0])
-
-
 def test_another_input_side_replaces_the_checkpoint_s_and_wide_images_keep_their_aspect(tmp_path):
     found = recipe(tmp_path, DEPTH_ANYTHING_IMAGES, side=112)
     assert found.input_size(480, 640) == (112, 154)

@@ -172,16 +172,6 @@ def test_a_backend_in_this_process_is_asked_as_a_server_is(backend):
 # Labels that are compared with others.
 
 
-def test_a_scale_jump_is_rejected_and_the_next_good_label_kept(backend, client):
-    source = source_of(client)
-    for number in range(2):
-        source.label(frame(number))
-    backend.answer = LABEL * np.float32(50)
-    assert rejection(source, frame(2)).reason == "label_scale_jump"
-    backend.answer = LABEL
-    source.label(frame(3))
-
-
 def test_the_student_sees_the_whole_image_at_the_labels_size(client):
     asked = []
 

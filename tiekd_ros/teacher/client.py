@@ -37,7 +37,6 @@ from tiekd_ros.teacher.protocol import (
     DepthRequest,
     TeacherIdentity,
     infer_arguments,
-    message_size_options,
     read_answer,
 )
 from tiekd_ros.teacher.settings import ClientSettings
@@ -116,7 +115,8 @@ class _Connection:
             settings.url,
             creds=credentials.channel,
             channel_args=[
-                *message_size_options(settings.max_message_mb),
+                ("grpc.max_send_message_length", settings.max_message_mb << 20),
+                ("grpc.max_receive_message_length", settings.max_message_mb << 20),
                 *([("grpc.ssl_target_name_override", name)] if name else []),
                 # A new connection must not inherit a dead one from gRPC's shared pool.
                 ("grpc.use_local_subchannel_pool", 1),

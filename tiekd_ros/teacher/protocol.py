@@ -330,12 +330,6 @@ def read_answer(message: service_pb2.ModelInferResponse) -> DepthAnswer:
     return DepthAnswer(depth, confidence, TeacherIdentity.from_parameters(texts))
 
 
-def message_size_options(max_message_mb: int) -> list[tuple[str, int]]:
-    """Return the gRPC channel options that bound messages of both directions."""
-    limit = max_message_mb * 1024 * 1024
-    return [("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit)]
-
-
 def _read_bytes(tensor: Any, raw: bytes | None) -> bytes:
     if tensor.datatype != "BYTES" or list(tensor.shape) != [1]:
         raise BadRequestError(

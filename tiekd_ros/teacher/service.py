@@ -77,11 +77,6 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
 }
 
 
-def status_code(error: Exception) -> grpc.StatusCode:
-    """Return the status of an error of one of `STATUS_CODES`' types."""
-    return next(code for kind, code in STATUS_CODES.items() if isinstance(error, kind))
-
-
 @dataclass
 class _LoggedError:
     mark: str
@@ -295,7 +290,8 @@ class TeacherService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
         try:
             response = self._answer(request, context)
         except tuple(STATUS_CODES) as error:
-            code, text = status_code(error), str(error)
+            code = next(code for kind, code in STATUS_CODES.items() if isinstance(error, kind))
+            text = str(error)
             if code is grpc.StatusCode.INTERNAL:
                 self._errors.log(error)
         except Exception as error:
