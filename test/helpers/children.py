@@ -20,25 +20,27 @@ def child_environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
 
 
-def start_python(*arguments: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.Popen[str]:
-    """Start Python with these arguments; its outputs are pipes of text."""
+def start_python(
+    *arguments: str, stdin: int | None = subprocess.DEVNULL, **environment: str
+) -> subprocess.Popen[str]:
+    """Start Python with these arguments and variables; its outputs are pipes of text."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=child_environment(),
+        env=child_environment(**environment),
         text=True,
     )
 
 
-def run_python(*arguments: str) -> Finished:
-    """Run Python with these arguments to its end."""
+def run_python(*arguments: str, **environment: str) -> Finished:
+    """Run Python with these arguments and variables to its end."""
     return subprocess.run(
         [sys.executable, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=child_environment(),
+        env=child_environment(**environment),
         text=True,
         timeout=PATIENCE_S,
         check=False,

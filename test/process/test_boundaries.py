@@ -123,11 +123,6 @@ def reaches_ros(module: str) -> bool:
     )
 
 
-def test_only_ros_clients_use_the_nodes_as_a_library():
-    users = {m for m in MODULES for name in own_imports(MODULES[m]) if room_of(name) == "nodes"}
-    assert {room_of(module) for module in users} <= {"nodes", "demo", "cli"}
-
-
 def test_everything_but_the_nodes_can_be_imported_without_ros():
     rest = [m for m in MODULES if room_of(m) not in ("nodes", "__init__")]
     others = [f"tiekd_ros.{m}" for m in rest if room_of(m) != "demo" or not reaches_ros(m)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from helpers.certificates import make_certificates
-from helpers.children import PATIENCE_S, child_environment
+from helpers.children import PATIENCE_S, child_environment, start_python
 from helpers.teachers import StubBackend, depth_request, picture, serving
 from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
@@ -65,13 +65,8 @@ def test_what_the_unit_starts_serves_and_tells_systemd(credentials, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
         notified.settimeout(PATIENCE_S)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tiekd_ros.cli", *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=child_environment(NOTIFY_SOCKET=str(tmp_path / "notify")),
-            text=True,
-        )
+        notify = str(tmp_path / "notify")
+        process = start_python("-m", "tiekd_ros.cli", *arguments, NOTIFY_SOCKET=notify)
         try:
             assert "READY=1" in notified.recv(4096).decode()
             settings = ClientSettings(
