@@ -71,7 +71,7 @@ def read_size(text: str) -> dict[str, int]:
     """Return height and width of --input-size; nothing where it is not given."""
     found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
     if text and found is None:
-        raise InvalidSettingError(f"--input-size must be HEIGHTxWIDTH like 224x320, got {text!r}")
+        raise InvalidSettingError(f"--input-size must be HEIGHTxWIDTH like 352x1216, got {text!r}")
     return {"height": int(found[1]), "width": int(found[2])} if found else {}
 
 
