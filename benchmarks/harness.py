@@ -537,7 +537,7 @@ class Remote(Closing):
         except (EOFError, ConnectionError):
             self.process.join()
             code = self.process.exitcode
-            raise TiekdError(f"{self._name} ended with {code}; see its own words above") from None
+            raise TiekdError(f"{self._name} ended with {code}; see its message above") from None
 
     def close(self, patience_s: float = 20.0) -> None:
         """Let it end; kill it where that takes too long."""

@@ -69,7 +69,7 @@ class Training(NamedTuple):
     steps: int
     wanted_steps: int
     seconds: float  # from the call to the verdict
-    rested_s: float
+    paused_s: float
     verdict: str
 
 
@@ -263,7 +263,7 @@ def swap_goals(found: Swapping) -> list[Goal]:
 def training_goals(found: Training) -> list[Goal]:
     most = _WHILE_TRAINING_CUDA if "cuda" in found.runtime else _WHILE_TRAINING
     idle = min(found.before.p95, found.after.p95)
-    beside = Goal.at_most(
+    latency = Goal.at_most(
         "p95 while training", found.training.p95 / idle, most, "x idle",
         f"{number(found.training.p95)} ms; idle, the lower of before "
         f"({number(found.before.p95)} ms) and after ({number(found.after.p95)} ms); "
@@ -274,9 +274,9 @@ def training_goals(found: Training) -> list[Goal]:
         f"{found.wanted_steps} steps and a verdict",
         f"{found.steps} in {found.seconds:.0f} s, {found.verdict}",
         found.steps >= found.wanted_steps and found.verdict in _VERDICTS,
-        f"rested {found.rested_s:.0f} s",
+        f"paused {found.paused_s:.0f} s",
     )
-    return [beside, ends]
+    return [latency, ends]
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def measure_overhead(report: Report, repeats: int) -> None:
             "client: message to depth": lambda: read_answer(
                 service_pb2.ModelInferResponse.FromString(message)
             ),
-            "client: believe it": lambda: check_answer(answer, width, height),
+            "client: check the label": lambda: check_answer(answer, width, height),
         }
         times = interleaved(calls, repeats=repeats, warm_up=10)
     whole, *parts = [{"part": name, "ms": spread(ms)} for name, ms in times.items()]
