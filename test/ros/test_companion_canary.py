@@ -1,4 +1,4 @@
-"""companion_node watches what a round promoted, with a real worker process."""
+"""companion_node evaluates what a round promoted on new frames, with a real worker process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "companion_node"
-WATCH = {"frames": FRAMES}
+CANARY = {"frames": FRAMES}
 
 
 def companion(
     peer: Peer, state: StateFolder, until: str = ACTIVE, **settings: dict[str, Any]
 ) -> AbstractContextManager[CompanionNode]:
-    return learning_companion(peer, state, until, **{"canary": WATCH, **settings})
+    return learning_companion(peer, state, until, **{"canary": CANARY, **settings})
 
 
 def await_end(peer: Peer, how: str) -> dict[str, str]:
@@ -43,7 +43,10 @@ def test_a_student_that_is_worse_is_taken_back_announced_and_told_everywhere(
     peer: Peer, filled: StateFolder
 ) -> None:
     promote_bad(filled)
-    with companion(peer, filled):
+    with companion(peer, filled, INACTIVE):
+        peer.await_reports(NODE, 3)
+        assert not peer.statuses  # it judges nothing unless it is active
+        assert peer.change_state(NODE, Transition.TRANSITION_ACTIVATE)
         status = await_end(peer, "rolled back")
         assert (status["round"], status["stage"], status["version"]) == ("2", "done", "000002")
         assert status["canary.predecessor"] == "000001"
@@ -60,7 +63,7 @@ def test_a_student_that_is_worse_is_taken_back_announced_and_told_everywhere(
     assert registry.card("000002").status == "rolled back"
 
 
-def test_a_good_student_stays_and_the_watch_is_said_to_have_ended_well(
+def test_a_good_student_stays_and_its_canary_is_said_to_be_kept(
     peer: Peer, filled: StateFolder
 ) -> None:
     promote_good(filled)
@@ -83,15 +86,6 @@ def test_it_says_how_many_frames_it_waits_for_and_takes_another_number_at_once(
         peer.await_value(NODE, "canary", "off (canary.enabled)")
         assert peer.set_parameter(NODE, "canary.frames", 12).successful
         assert peer.set_parameter(NODE, "canary.enabled", True).successful
-        await_end(peer, "rolled back")
-
-
-def test_it_judges_nothing_unless_it_is_active(peer: Peer, filled: StateFolder) -> None:
-    promote_bad(filled)
-    with companion(peer, filled, INACTIVE):
-        peer.await_reports(NODE, 3)
-        assert not peer.statuses
-        assert peer.change_state(NODE, Transition.TRANSITION_ACTIVATE)
         await_end(peer, "rolled back")
 
 

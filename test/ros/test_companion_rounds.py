@@ -90,7 +90,7 @@ def test_a_round_by_period_waits_for_new_labels(peer: Peer, filled: StateFolder)
         wait_for(lambda: "round" in peer.diagnosis(NODE).values, "a round")
 
 
-def test_a_round_on_a_damaged_incumbent_fails_with_its_reason(
+def test_a_round_on_a_damaged_student_or_pointer_fails_with_its_reason(
     peer: Peer, filled: StateFolder
 ) -> None:
     registry = StudentRegistry(filled.students)
@@ -98,12 +98,15 @@ def test_a_round_on_a_damaged_incumbent_fails_with_its_reason(
     weights = registry.root / "000001" / "student.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with learning_companion(peer, filled):
-        assert peer.trigger("distill")[0]
-        status = peer.await_round(1)
-        assert status["state"] == "failed"
-        assert "000001" in status["reason"]
-        peer.await_diagnosis(NODE, "round 1 failed", DiagnosticStatus.WARN)
-    assert registry.versions() == ["000001"]
+        for number, damaged in ((1, "000001"), (2, "live.json is damaged")):
+            assert peer.trigger("distill")[0]
+            status = peer.await_round(number)
+            assert status["state"] == "failed"
+            assert damaged in status["reason"]
+            peer.await_diagnosis(NODE, f"round {number} failed", DiagnosticStatus.WARN)
+            assert registry.versions() == ["000001"]
+            (filled.students / "live.json").write_text("{")
+        assert not peer.trigger("rollback")[0]
 
 
 def test_promotions_by_another_program_and_rollbacks_are_announced(
@@ -123,18 +126,6 @@ def test_promotions_by_another_program_and_rollbacks_are_announced(
         wait_for(lambda: peer.students == [first, second], "the announcement")
         assert peer.trigger("rollback") == (True, f"back to student {first}")
         wait_for(lambda: peer.students == [first, second, first], "the version before")
-
-
-def test_a_damaged_pointer_fails_the_round_and_the_companion_runs_on(
-    peer: Peer, filled: StateFolder
-) -> None:
-    (filled.students / "live.json").write_text("{")
-    with learning_companion(peer, filled):
-        assert peer.trigger("distill")[0]
-        status = peer.await_round(1)
-        assert status["state"] == "failed"
-        assert "live.json is damaged" in status["reason"]
-        assert not peer.trigger("rollback")[0]
 
 
 # The latency of the depth node.
