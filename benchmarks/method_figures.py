@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from tiekd_ros.method.losses import masked_ssim
-from tiekd_ros.method.paper import PublishedTarget, published_ssim
+from tiekd_ros.method.paper.losses import published_ssim
+from tiekd_ros.method.paper.target import PublishedTarget
 from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import TargetWidth

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tiekd_ros.method.losses import LossParts, LossSettings, masked_ssim
 from tiekd_ros.method.metrics import masked_mean
-from tiekd_ros.method.paper import CROP_TOP, CROP_WIDTH, published_ssim
+from tiekd_ros.method.paper.losses import CROP_TOP, CROP_WIDTH, published_ssim
 from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.student.bins import DepthBins
 

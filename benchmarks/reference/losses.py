@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from reference.checks import EDGES, EXACT, GRADIENT, LOSS, LOSS_F64, MAP, Fixture, Tolerance
-from tiekd_ros.method.paper import (
-    PUBLISHED_SIGMA_M,
+from tiekd_ros.method.paper.losses import (
     RESPONSE_LOSSES,
     Crop,
     PublishedDpmLoss,
@@ -23,6 +22,7 @@ from tiekd_ros.method.paper import (
     gaussian_window,
     published_ssim,
 )
+from tiekd_ros.method.paper.target import PUBLISHED_SIGMA_M
 from tiekd_ros.student.bins import DepthBins
 
 _PROBABILITY = Tolerance(1e-5)
@@ -49,8 +49,8 @@ class _Published:
         config = PublishedDpmLoss(self.bins, fixture.number("sigma_config"), crop)
         parts = loss(self.logits, d_T)
         with torch.no_grad():
-            self.dpm_map = loss.dpm_loss.map(self.logits, d_T)  # (B, 1, h, W)
-        config_map = config.map(self.logits, d_T)
+            self.dpm_map = loss.dpm_loss.compare(self.logits, d_T).divergence  # (B, 1, h, W)
+        config_map = config.compare(self.logits, d_T).divergence
         self.config_map = config_map.detach()
         self.values = {
             "total": parts.total,

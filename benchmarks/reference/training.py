@@ -26,7 +26,8 @@ from reference.checks import EXACT, LOSS, Fixture, FixtureError, Tolerance
 from reference.networks import encoder_of, hash_input, load_hash_weights
 from tiekd_ros.method.first_student import first_bins
 from tiekd_ros.method.losses import DPM_OBJECTIVES
-from tiekd_ros.method.paper import RESPONSE_LOSSES, Augmentation, Draws, augment
+from tiekd_ros.method.paper.losses import RESPONSE_LOSSES
+from tiekd_ros.method.paper.pipeline import Augmentation, Draws, augment
 from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.bins import DepthBins

@@ -1,12 +1,12 @@
 """The published evaluation protocols."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.official import REFERENCE, needs_reference
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError
 from tiekd_ros.core.images import KB_SIZE, kb_crop
 from tiekd_ros.evaluation.protocol import (
@@ -23,7 +23,6 @@ from tiekd_ros.evaluation.protocol import (
 )
 from tiekd_ros.student.bins import DepthBins
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 SIZE = KB_SIZE
 
 
@@ -40,22 +39,16 @@ def test_data_sets_have_their_published_protocol_and_others_the_whole_image():
     assert (own.min_depth_m, own.max_depth_m, own.crop, own.kb_crop) == (0.5, 20.0, "none", False)
 
 
-@pytest.mark.parametrize(
-    ("crop", "size", "wanted"),
-    [
+def test_crops_are_the_published_ones():
+    for crop, size, wanted in (
         ("garg", SIZE, (143, 348, 43, 1171)),
         ("eigen", SIZE, (117, 320, 43, 1171)),
         ("nyu", (480, 640), (45, 470, 41, 600)),
         ("none", (480, 640), (0, 479, 0, 639)),
-    ],
-)
-def test_crops_are_the_published_ones(crop, size, wanted):
-    mask = crop_mask(crop, *size)
-    assert bounds(mask) == wanted
-    assert mask.sum() == (wanted[1] - wanted[0] + 1) * (wanted[3] - wanted[2] + 1)
-
-
-def test_a_crop_that_does_not_exist_is_refused():
+    ):
+        mask = crop_mask(crop, *size)
+        assert bounds(mask) == wanted
+        assert mask.sum() == (wanted[1] - wanted[0] + 1) * (wanted[3] - wanted[2] + 1)
     with pytest.raises(InvalidSettingError, match="'garg', 'eigen', 'nyu', 'none', got 'centre'"):
         crop_mask("centre", 10, 10)
 
@@ -97,35 +90,23 @@ def test_agreement_with_the_teacher_leaves_out_the_upper_rows_on_kitti_only():
     everything = replace(KITTI_PROTOCOL, teacher_top=0)
     assert score_image(predicted, truth, everything, teacher).teacher.a1 < 0.8
     assert NYU_PROTOCOL.teacher_top == 0
-
-
-def test_a_score_without_truth_still_says_how_far_the_teacher_is():
-    predicted = scene()[0]
-    score = score_image(predicted, None, KITTI_PROTOCOL, predicted)
-    assert score.truth is None
-    assert score.as_row()["abs_rel_T"] == 0
+    alone = score_image(truth, None, KITTI_PROTOCOL, truth)
+    assert (alone.truth, alone.as_row()["abs_rel_T"]) == (None, 0)
     unknown = np.full(SIZE, np.nan, np.float32)
     assert score_image(predicted, None, KITTI_PROTOCOL, unknown).teacher is None
 
 
-def test_an_image_without_valid_truth_is_counted_and_left_out_of_the_mean():
-    truth, predicted = scene()
-    good = score_image(predicted, truth, KITTI_PROTOCOL)
-    empty = score_image(predicted, np.zeros_like(truth), KITTI_PROTOCOL)
-    assert empty.truth is None
-    assert empty.valid_pixels == 0
-    mean = mean_score([good, empty])
-    assert (mean.images, mean.without_truth) == (2, 1)
-    assert mean.values["abs_rel"] == pytest.approx(good.truth.abs_rel)
-    assert np.isnan(mean.values["abs_rel_T"])
-
-
-def test_the_mean_is_over_images():
+def test_the_mean_is_over_images_without_those_that_have_no_valid_truth():
     truth, predicted = scene()
     sparse = np.where(np.arange(SIZE[1]) % 100 == 0, truth, 0).astype(np.float32)
-    scores = [score_image(predicted, t, KITTI_PROTOCOL) for t in (truth, sparse)]
-    wanted = np.mean([score.truth.rmse for score in scores])
-    assert mean_score(scores).values["rmse"] == pytest.approx(wanted)
+    good, few, empty = (
+        score_image(predicted, t, KITTI_PROTOCOL) for t in (truth, sparse, np.zeros_like(truth))
+    )
+    assert (empty.truth, empty.valid_pixels) == (None, 0)
+    mean = mean_score([good, few, empty])
+    assert (mean.images, mean.without_truth) == (3, 1)
+    assert mean.values["rmse"] == pytest.approx((good.truth.rmse + few.truth.rmse) / 2)
+    assert np.isnan(mean.values["abs_rel_T"])
     with pytest.raises(BadDepthError, match="no image"):
         mean_score([])
 
@@ -149,7 +130,7 @@ def test_the_flip_averaged_prediction_is_that_of_image_and_mirror_image():
     assert torch.allclose(seen, image[:, :1])
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs ../shared/reference")
+@needs_reference
 @pytest.mark.parametrize("crop", ["garg", "eigen", "none"])
 def test_scores_are_the_published_ones(crop):
     f = np.load(REFERENCE / "metrics_kitti_375x1242.npz")

@@ -1,14 +1,13 @@
 """The published augmentation, its random draws, and the learning rate."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tiekd_ros.core.errors import BadDepthError, BadImageError, InvalidSettingError
-from tiekd_ros.method.paper import (
+from helpers.official import REFERENCE, needs_reference
+from tiekd_ros.core.errors import BadDepthError, BadImageError
+from tiekd_ros.method.paper.pipeline import (
     KITTI_AUGMENTATION,
     NYU_AUGMENTATION,
     Draws,
@@ -16,16 +15,10 @@ from tiekd_ros.method.paper import (
     augment,
     draw,
 )
-from tiekd_ros.training.recipes import one_cycle
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 MEAN, STD = np.array((123.675, 116.28, 103.53)), np.array((58.395, 57.12, 57.375))
 SMALL = replace(KITTI_AUGMENTATION, kb_size=(40, 64), crop_size=(36, 44))
 NOTHING = Draws(1, 0, 1, 0, 0, 1, 1, 1, 1, 1, 1)
-
-needs_reference = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason="needs the reference numbers in ../shared/reference"
-)
 
 
 def frame(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -129,45 +122,13 @@ def test_draws_are_within_their_ranges_and_as_often_as_they_should_be():
 def test_what_does_not_fit_is_refused():
     rng = np.random.RandomState(0)
     image, truth = frame(375, 1242)
-    with pytest.raises(BadDepthError, match=r"teacher's map is \(375, 1242\).*\(352, 1216\)"):
-        augment(image, truth, truth, KITTI_AUGMENTATION, rng)
-    with pytest.raises(BadDepthError, match="both must have one size"):
-        augment(image, truth[:-1], None, KITTI_AUGMENTATION, rng)
-    with pytest.raises(BadImageError, match="1242x300, smaller than the 1216x352"):
-        augment(image[:300], None, None, KITTI_AUGMENTATION, rng)
-    with pytest.raises(BadImageError, match="does not fit a picture of 375x600"):
-        augment(image[:, :600].copy(), None, None, NYU_AUGMENTATION, rng)
-    with pytest.raises(BadImageError, match="smaller than the training crop 352x704"):
-        augment(image[:300], None, None, replace(KITTI_AUGMENTATION, kb_size=None), rng)
-
-
-def rates(iterations: int) -> np.ndarray:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = one_cycle(optimizer, iterations)
-    found = []
-    for _ in range(iterations - 1):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return np.array([*found, optimizer.param_groups[0]["lr"]])
-
-
-def test_the_learning_rate_rises_for_three_tenths_and_falls_to_almost_nothing():
-    lr = rates(200)
-    assert (lr[0], lr[59], lr[-1]) == pytest.approx((4e-5, 1e-3, 4e-7))
-    assert (np.diff(lr[:60]) > 0).all()
-    assert (np.diff(lr[59:]) < 0).all()
-
-
-@needs_reference
-def test_the_learning_rate_is_the_published_one():
-    f = np.load(REFERENCE / "onecycle_lr.npz")
-    assert rates(int(f["total_iters"])) == pytest.approx(f["lr"], rel=1e-9)
-
-
-def test_a_cycle_without_iterations_is_refused():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    with pytest.raises(InvalidSettingError, match="at least 1 iteration"):
-        one_cycle(optimizer, 0)
-    with pytest.raises(InvalidSettingError, match="positive max_lr"):
-        one_cycle(optimizer, 10, max_lr=-1e-3)
+    kitti, uncut = KITTI_AUGMENTATION, replace(KITTI_AUGMENTATION, kb_size=None)
+    for picture, depth, teacher, numbers, error, fault in (
+        (image, truth, truth, kitti, BadDepthError, r"map is \(375, 1242\).*\(352, 1216\)"),
+        (image, truth[:-1], None, kitti, BadDepthError, "both must have one size"),
+        (image[:300], None, None, kitti, BadImageError, "1242x300, smaller than the 1216x352"),
+        (image[:, :600], None, None, NYU_AUGMENTATION, BadImageError, "fit a picture of 375x600"),
+        (image[:300], None, None, uncut, BadImageError, "than the training crop 352x704"),
+    ):
+        with pytest.raises(error, match=fault):
+            augment(picture, depth, teacher, numbers, rng)

@@ -69,47 +69,31 @@ def test_a_student_comes_back_with_its_card_and_identical_depth(tmp_path):
     np.testing.assert_array_equal(before.predict(IMAGE).confidence, after.predict(IMAGE).confidence)
 
 
-def test_truncated_weights_are_refused(registry):
+def test_weights_that_are_not_those_of_the_card_are_refused(registry):
     path = registry.root / "000002" / "student.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    message = refusal(registry)
-    assert "student.safetensors" in message
-    assert "truncated" in message
-
-
-def test_weights_with_one_flipped_byte_are_refused(registry):
-    path = registry.root / "000002" / "student.safetensors"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    assert "not the file its card describes" in refusal(registry)
-
-
-def test_missing_weights_are_refused(registry):
-    (registry.root / "000002" / "student.safetensors").unlink()
+    data = path.read_bytes()
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    for wrong in (data[:-100], flipped):
+        path.write_bytes(wrong)
+        message = refusal(registry)
+        assert "student.safetensors" in message
+        assert "not the file its card describes: it is truncated or was changed" in message
+    path.unlink()
     assert "cannot read" in refusal(registry)
-
-
-def test_bytes_that_are_no_safetensors_are_refused(registry):
-    folder = registry.root / "000002"
-    (folder / "student.safetensors").write_bytes(b"junk" * 100)
-    spoil_card(folder / "card.json", weights_sha256=hashlib.sha256(b"junk" * 100).hexdigest())
+    path.write_bytes(b"junk" * 100)
+    spoil_card(
+        path.with_name("card.json"), weights_sha256=hashlib.sha256(b"junk" * 100).hexdigest()
+    )
     assert "no safetensors file" in refusal(registry)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_refused_by_name(registry, bad):
-    def change(state):
-        state["head.weight"][0, 0] = bad
-
-    spoil_weights(registry.root / "000002", change)
-    assert "weight head.weight has values that are not finite" in refusal(registry)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda s: s.pop("head.bias"), "1 missing (first: head.bias)"),
+        (lambda s: s["head.weight"][0, 0].fill_(math.nan), "weight head.weight has values that"),
+        (lambda s: s["head.weight"][0, 0].fill_(math.inf), "weight head.weight has values that"),
+        (lambda s: s.pop("head.bias"), "does not fit its architecture: 1 missing (first: head.b"),
         (lambda s: s.update(extra=torch.zeros(1)), "1 unknown (first: extra)"),
         (
             lambda s: s.update({"head.bias": torch.zeros(5)}),
@@ -117,11 +101,9 @@ def test_weights_that_are_not_finite_are_refused_by_name(registry, bad):
         ),
     ],
 )
-def test_weights_that_do_not_fit_the_architecture_are_refused(registry, change, fault):
+def test_weights_that_do_not_fit_or_are_not_finite_are_refused_by_name(registry, change, fault):
     spoil_weights(registry.root / "000002", change)
-    message = refusal(registry)
-    assert "student.safetensors does not fit" in message
-    assert fault in message
+    assert fault in refusal(registry)
 
 
 @pytest.mark.parametrize(
@@ -148,40 +130,33 @@ def test_a_card_that_cannot_be_right_is_refused(registry, values, fault):
     assert fault in refusal(registry)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"card"', '{"format": 1}', "\x00\x01"])
-def test_a_card_that_is_no_card_is_refused(registry, text):
-    (registry.root / "000002" / "card.json").write_text(text)
-    assert "card.json" in refusal(registry)
+def test_a_card_that_is_no_card_is_refused(registry):
+    for data in (b"", b"{", b"[1, 2]", b'"card"', b'{"format": 1}', b"\x00\x01", b"\xff\xfe\x00"):
+        (registry.root / "000002" / "card.json").write_bytes(data)
+        assert "card.json" in refusal(registry)
 
 
-def test_a_card_that_is_no_text_is_refused(registry):
-    (registry.root / "000002" / "card.json").write_bytes(b"\xff\xfe\x00")
-    assert "card.json" in refusal(registry)
-
-
-def test_a_student_with_weights_that_are_not_finite_is_not_stored(registry):
+def test_only_a_student_whose_weights_are_finite_is_stored(registry):
     student = small_student(3)
+    with torch.no_grad():
+        student.network.head.weight.fill_(3e38)  # their sum is infinite
+    stored = registry.add(student).version
+    assert registry.load(stored).network.head.weight.max() > 2e38
     with torch.no_grad():
         student.network.head.weight[0, 0] = math.nan
     with pytest.raises(CheckpointError, match=r"head\.weight"):
         registry.add(student)
-    assert registry.versions() == ["000001", "000002"]
+    assert registry.versions() == ["000001", "000002", stored]
     assert list(registry.root.glob(".writing-*")) == []
-
-
-def test_large_weights_whose_sum_overflows_are_finite_all_the_same(registry):
-    student = small_student()
-    with torch.no_grad():
-        student.network.head.weight.fill_(3e38)
-    assert registry.load(registry.add(student).version).network.head.weight.max() > 2e38
 
 
 def test_students_that_are_loaded_twice_share_nothing_that_can_be_changed(registry):
     one, other = (registry.load("000002").network for _ in range(2))
     kept = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     one.train()
+    one(torch.randn(2, 3, 64, 96)).square().mean().backward()  # changes the norms' statistics
+    assert all(parameter.grad is not None for parameter in one.parameters())
     with torch.no_grad():
-        one(torch.randn(2, 3, 64, 96))  # changes the statistics of the batch norms
         for parameter in one.parameters():
             parameter.add_(1)
     one.head.register_forward_hook(lambda module, given, out: out + 1)
@@ -192,9 +167,3 @@ def test_students_that_are_loaded_twice_share_nothing_that_can_be_changed(regist
     again = registry.load("000002").network
     images = torch.randn(1, 3, 64, 96)
     torch.testing.assert_close(again(images), other(images))
-
-
-def test_a_loaded_student_can_be_trained(registry):
-    network = registry.load("000002").network.train()
-    network(torch.randn(2, 3, 64, 96)).square().mean().backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())

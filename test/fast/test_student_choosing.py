@@ -11,7 +11,7 @@ import torch
 from helpers.students import SIZE, overflowing_student, small_student
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import InputSize
-from tiekd_ros.student.checkpoint import CheckpointError, Student
+from tiekd_ros.student.checkpoint import CheckpointError
 from tiekd_ros.student.runtimes import choosing
 from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime
@@ -29,47 +29,23 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def without_onnxruntime(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-
-
-def resized(student: Student, size: InputSize) -> Student:
-    return replace(student, card=replace(student.card, input_size=size))
-
-
-def test_torch_is_taken_where_it_is_asked_for():
-    factory = RuntimeFactory(CPU, "torch")
-    assert isinstance(factory.make(small_student()), TorchRuntime)
-    assert factory.measured == {}
-
-
-def test_onnxruntime_is_taken_where_it_is_asked_for():
+def test_the_runtime_and_the_threads_that_were_asked_for_are_taken(monkeypatch):
     pytest.importorskip("onnxruntime")
-    factory = RuntimeFactory(CPU, "onnxruntime")
-    assert isinstance(factory.make(small_student()), OnnxRuntime)
-    assert factory.measured == {}
-
-
-def test_an_unknown_runtime_is_refused_with_those_that_would_do():
+    for kind, made in (("torch", TorchRuntime), ("onnxruntime", OnnxRuntime)):
+        factory = RuntimeFactory(CPU, kind, 2)
+        runtime = factory.make(small_student())
+        assert isinstance(runtime, made)
+        assert runtime.description.endswith(", 2 threads")
+        assert factory.measured == {}
     with pytest.raises(InvalidSettingError, match="auto, torch, onnxruntime, got 'tensorflow'"):
         RuntimeFactory(CPU, "tensorflow")
+    monkeypatch.setattr(choosing, "half_the_cores", lambda: 3)
+    assert RuntimeFactory(CPU, "torch").threads == 3
 
 
-def test_auto_measures_both_says_so_and_takes_the_faster(caplog):
+def test_auto_measures_both_once_a_kind_says_so_and_takes_the_faster(monkeypatch, caplog):
     pytest.importorskip("onnxruntime")
     caplog.set_level(logging.INFO, "tiekd_ros")
-    factory = RuntimeFactory(CPU)
-    runtime = factory.make(small_student())
-    assert set(factory.measured) == {"torch", "onnxruntime"}
-    faster = min(factory.measured, key=factory.measured.get)
-    assert runtime.description.startswith(faster)
-    assert f"runtime auto takes {faster} for mobilenetv2-fast at 96 x 64" in caplog.text
-    assert f"{factory.measured['torch']:.1f} ms" in caplog.text
-
-
-def test_auto_measures_once_for_students_of_a_kind_and_again_for_another_size(monkeypatch):
-    pytest.importorskip("onnxruntime")
     measured = []
     measure = choosing.measure
 
@@ -81,7 +57,12 @@ def test_auto_measures_once_for_students_of_a_kind_and_again_for_another_size(mo
     factory, wide = RuntimeFactory(CPU), InputSize(64, 128)
     kinds = [type(factory.make(small_student(seed))) for seed in range(3)]
     assert kinds[0] is kinds[1] is kinds[2]
-    factory.make(resized(small_student(), wide))
+    assert set(factory.measured) == {"torch", "onnxruntime"}
+    faster = min(factory.measured, key=factory.measured.get)
+    assert f"runtime auto takes {faster} for mobilenetv2-fast at 96 x 64" in caplog.text
+    assert f"{factory.measured['torch']:.1f} ms" in caplog.text
+    student = small_student()
+    factory.make(replace(student, card=replace(student.card, input_size=wide)))
     assert measured == [[SIZE, SIZE], [wide, wide]]
 
 
@@ -98,38 +79,31 @@ def test_what_was_faster_is_taken_for_those_that_follow(monkeypatch, faster):
         np.testing.assert_allclose(runtime.predict(IMAGE).depth, expected, atol=1e-4)
 
 
-def test_without_onnxruntime_auto_is_torch_and_says_why(without_onnxruntime, caplog):
+def test_without_onnxruntime_auto_is_torch_and_says_why(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     caplog.set_level(logging.INFO, "tiekd_ros")
     factory = RuntimeFactory(CPU)
     assert isinstance(factory.make(small_student()), TorchRuntime)
     assert factory.measured == {}
     assert "runtime auto takes torch" in caplog.text
     assert "install tiekd_ros[onnx]" in caplog.text
-
-
-def test_without_onnxruntime_asking_for_it_is_refused_with_the_way_out(without_onnxruntime):
     with pytest.raises(InvalidSettingError, match=r"install tiekd_ros\[onnx\], or set runtime to"):
         RuntimeFactory(CPU, "onnxruntime")
 
 
-@pytest.fixture(params=["onnx", "onnxruntime"])
-def broken_package(request, monkeypatch, tmp_path):
-    """Put a package first on the path whose import fails as a wrong build's does."""
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+def test_a_broken_onnxruntime_leaves_auto_with_torch_and_the_reason(
+    monkeypatch, tmp_path, caplog, name
+):
     pytest.importorskip("onnxruntime")
-    package = tmp_path / request.param
+    package = tmp_path / name  # first on the path; its import fails as a wrong build's does
     package.mkdir()
     (package / "__init__.py").write_text("raise TypeError('descriptors cannot be created')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, request.param, raising=False)
-
-
-def test_a_broken_onnxruntime_leaves_auto_with_torch_and_the_reason(broken_package, caplog):
+    monkeypatch.delitem(sys.modules, name, raising=False)
     caplog.set_level(logging.INFO, "tiekd_ros")
     assert isinstance(RuntimeFactory(CPU).make(small_student()), TorchRuntime)
     assert "TypeError: descriptors cannot be created" in caplog.text
-
-
-def test_a_broken_onnxruntime_is_refused_where_it_is_asked_for(broken_package):
     with pytest.raises(InvalidSettingError, match="TypeError: descriptors cannot be created"):
         RuntimeFactory(CPU, "onnxruntime")
 
@@ -156,24 +130,22 @@ def test_auto_hands_the_former_runtime_to_torch_and_torch_stays_where_the_gpu_do
     assert "CUDAExecutionProvider does not start on cuda" in caplog.text
 
 
-def test_a_failing_export_leaves_auto_with_torch_and_the_reason(monkeypatch, caplog):
+def test_a_failing_export_or_another_depth_leaves_auto_with_torch_and_the_reason(
+    monkeypatch, caplog
+):
     pytest.importorskip("onnxruntime")
 
     def fail(network, size):
         raise TypeError("no such operator")
 
-    monkeypatch.setattr("tiekd_ros.student.runtimes.onnx_runtime.export_graph", fail)
-    factory = RuntimeFactory(CPU)
-    for seed in range(2):
-        assert isinstance(factory.make(small_student(seed)), TorchRuntime)
+    with monkeypatch.context() as broken:
+        broken.setattr("tiekd_ros.student.runtimes.onnx_runtime.export_graph", fail)
+        factory = RuntimeFactory(CPU)
+        for seed in range(2):
+            assert isinstance(factory.make(small_student(seed)), TorchRuntime)
     assert caplog.text.count("TypeError: no such operator") == 1  # it is not tried again
-
-
-def test_another_depth_leaves_auto_with_torch(monkeypatch, caplog):
-    pytest.importorskip("onnxruntime")
     monkeypatch.setattr(choosing, "agree", lambda first, second, size: False)
-    factory = RuntimeFactory(CPU)
-    assert isinstance(factory.make(small_student()), TorchRuntime)
+    assert isinstance(RuntimeFactory(CPU).make(small_student()), TorchRuntime)
     assert "gives another depth" in caplog.text
 
 
@@ -186,10 +158,3 @@ def test_a_student_that_gives_no_number_is_refused_whatever_the_runtime(kind):
     with pytest.raises(CheckpointError, match="answers a probe image"):
         factory.make(overflowing_student())
     factory.make(small_student())
-
-
-def test_the_number_of_threads_is_kept_and_none_means_half_the_cores(monkeypatch):
-    monkeypatch.setattr(choosing, "half_the_cores", lambda: 3)
-    assert RuntimeFactory(CPU, "torch").threads == 3
-    factory = RuntimeFactory(CPU, "torch", 2)
-    assert factory.make(small_student()).description == "torch, cpu, 2 threads"

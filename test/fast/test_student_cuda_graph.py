@@ -48,13 +48,10 @@ def test_half_precision_gives_the_same_depth_but_for_rounding():
     np.testing.assert_allclose(maps[1], confidence, atol=0.02)
 
 
-def test_half_precision_twice_is_half_precision_once():
+def test_half_precision_twice_is_half_precision_once_and_needs_bounded_activations():
     network = folded(small_student()).network
     use_half_precision(use_half_precision(network))
     assert network.classifier.weight.dtype == torch.float32
-
-
-def test_networks_whose_activations_have_no_bound_keep_their_precision():
     student = Student.fresh(StudentCard(BINS, SIZE, architecture="resnet18"))
     network = use_half_precision(folded(student).network)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
@@ -63,14 +60,11 @@ def test_networks_whose_activations_have_no_bound_keep_their_precision():
 CPU = torch.device("cpu")
 
 
-def test_half_precision_is_taken_where_it_gives_the_same_depth():
+def test_half_precision_is_taken_only_where_it_gives_the_same_depth(caplog):
     student = folded(load_base())
     chosen = choose_precision(student.card, student.network, CPU)
     assert next(chosen.parameters()).dtype == torch.float16
     assert next(student.network.parameters()).dtype == torch.float32
-
-
-def test_a_student_whose_depth_half_precision_would_change_stays_in_float32(caplog):
     student = small_student()
     with torch.no_grad():
         next(student.network.neck.parameters()).mul_(1e6)  # more than float16 can be
@@ -134,31 +128,24 @@ def test_graphs_are_made_once_for_each_pair_of_sizes(stages):
     for _ in range(2):
         ask(made, 72, 96)
         ask(made, 72, 96, (60, 80))
-    assert stages.captured == [Sizes((72, 96), (8, 8)), Sizes((72, 96), (60, 80))]
-
-
-def test_images_that_the_device_cannot_resize_share_the_graphs_of_the_input_size(stages):
-    made = pipeline()
-    for height in (300, 301):  # higher than the input and narrower
+    for height in (300, 301):  # higher than the input and narrower: the device cannot resize them
         ask(made, height, 50)
-    assert stages.captured == [Sizes((SIZE.height, SIZE.width), (8, 8))]
+    assert stages.captured == [
+        Sizes((72, 96), (8, 8)),
+        Sizes((72, 96), (60, 80)),
+        Sizes((SIZE.height, SIZE.width), (8, 8)),
+    ]
 
 
 def test_the_graphs_that_were_not_used_for_longest_make_room(stages):
-    made = pipeline()
+    made, successor = pipeline(), pipeline()
     for width in (100, 101, 102, 103, 100, 104):
         ask(made, 72, width)
     assert [sizes.image[1] for sizes in made.sizes] == [102, 103, 100, 104]
     ask(made, 72, 101)
     assert [sizes.image[1] for sizes in stages.captured] == [100, 101, 102, 103, 104, 101]
-
-
-def test_a_successor_prepares_for_what_was_used_last_and_no_more(stages):
-    before, after = pipeline(), pipeline()
-    for width in (100, 101, 100):
-        ask(before, 72, width)
-    after.follow(before)
-    assert after.sizes == [Sizes((72, 100), (8, 8))]
+    successor.follow(made)  # prepares for what was used last
+    assert successor.sizes == [Sizes((72, 101), (8, 8))]
     pipeline().follow(pipeline())  # which has run nothing
 
 

@@ -1,7 +1,6 @@
 """What the network sees is the same wherever it is prepared: with OpenCV or on a device."""
 
 import numpy as np
-import pytest
 import torch
 
 from tiekd_ros.student.architecture import InputSize
@@ -29,40 +28,24 @@ def test_the_table_gives_what_the_arithmetic_gives():
     np.testing.assert_allclose(normalise_on_cpu(image), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        (96, 128),
-        (192, 256),
-        (480, 640),
-        (100, 131),
-        (97, 128),
-        (48, 64),
-        (96, 100),
-        (1, 1),
+def test_preprocessing_on_a_device_gives_what_opencv_gives():
+    for before in (
+        (96, 128), (192, 256), (480, 640), (100, 131), (97, 128), (48, 64), (96, 100), (1, 1),
         (60, 300),
-    ],
-    ids=str,
-)
-def test_preprocessing_on_a_device_gives_what_opencv_gives(before):
-    image = noise(*before)
-    assert DevicePreprocessing.can_resize(before, SIZE)
-    given = DevicePreprocessing(before, SIZE)(torch.from_numpy(image))
-    assert given.shape == (1, 3, 96, 128)
-    assert given.is_contiguous(memory_format=torch.channels_last)
-    expected = normalise_on_cpu(resize_image(image, SIZE))
-    np.testing.assert_allclose(given[0].permute(1, 2, 0), expected, atol=1.01 * ONE_VALUE)
-    assert np.abs(given[0].permute(1, 2, 0).numpy() - expected).mean() < 0.2 * ONE_VALUE
+    ):  # fmt: skip
+        image = noise(*before)
+        assert DevicePreprocessing.can_resize(before, SIZE)
+        given = DevicePreprocessing(before, SIZE)(torch.from_numpy(image))
+        assert given.shape == (1, 3, 96, 128)
+        assert given.is_contiguous(memory_format=torch.channels_last)
+        expected = normalise_on_cpu(resize_image(image, SIZE))
+        np.testing.assert_allclose(given[0].permute(1, 2, 0), expected, atol=1.01 * ONE_VALUE)
+        assert np.abs(given[0].permute(1, 2, 0).numpy() - expected).mean() < 0.2 * ONE_VALUE
+    assert not DevicePreprocessing.can_resize((200, 100), SIZE)  # OpenCV has its own way for it
 
 
-def test_what_opencv_resizes_in_a_way_of_its_own_is_left_to_opencv():
-    assert not DevicePreprocessing.can_resize((200, 100), SIZE)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "area"), [(7, 3, True), (3, 7, False), (640, 288, True)]
-)
-def test_resizing_keeps_a_constant(before, after, area):
-    matrix = resize_matrix(before, after, area=area)
-    assert matrix.shape == (after, before)
-    torch.testing.assert_close(matrix.sum(dim=1), torch.ones(after))
+def test_resizing_keeps_a_constant():
+    for before, after, area in ((7, 3, True), (3, 7, False), (640, 288, True)):
+        matrix = resize_matrix(before, after, area=area)
+        assert matrix.shape == (after, before)
+        torch.testing.assert_close(matrix.sum(dim=1), torch.ones(after))

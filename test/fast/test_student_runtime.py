@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.students import BINS, SIZE, small_student
+from helpers.students import BINS, SIZE, overflowing_student, small_student, with_statistics
 from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.student.bins import DepthBins, mark_out_of_range
-from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard
+from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard, TargetWidth
 from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.runtimes.base import Runtime, fuse_batch_norms
 from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime
@@ -23,14 +23,9 @@ IMAGE = RNG.integers(0, 256, (72, 96, 3), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def student() -> Student:
     """A student whose batch norms have statistics of their own, as a trained one's have."""
-    student = small_student()
-    student.network.train()
+    student = with_statistics(small_student())
     with torch.no_grad():
-        for seed in range(3):
-            torch.manual_seed(seed)
-            student.network(torch.randn(2, 3, SIZE.height, SIZE.width))
         student.network.head.weight.mul_(100)  # an answer that depends on the image
-    student.network.eval()
     return student
 
 
@@ -41,10 +36,16 @@ def runtime(request, student) -> Runtime:
     return request.param(student)
 
 
-def test_the_same_image_gives_the_same_depth(student, runtime):
+def test_the_same_image_gives_the_same_depth_and_the_student_stays_as_it_was(student, runtime):
+    before = copy.deepcopy(student.network.state_dict())
     once, again = runtime.predict(IMAGE), type(runtime)(student).predict(IMAGE)
     np.testing.assert_array_equal(once.depth, again.depth)
     np.testing.assert_array_equal(once.confidence, again.confidence)
+    after = student.network.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(ms > 0 for ms in once.times)
+    assert once.times._fields == ("preprocess", "network", "postprocess")
 
 
 def test_fused_batch_norms_change_nothing_but_rounding(student):
@@ -59,17 +60,8 @@ def test_fused_batch_norms_change_nothing_but_rounding(student):
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
 
 
-def test_making_a_runtime_leaves_the_student_as_it_was(student):
-    before = copy.deepcopy(student.network.state_dict())
-    TorchRuntime(student)
-    after = student.network.state_dict()
-    assert list(before) == list(after)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
+def test_any_image_gives_depth_of_its_size_inside_the_bins(runtime):
+    for image in (
         IMAGE,
         np.full((48, 64, 3), 128, np.uint8),
         np.zeros((480, 640, 3), np.uint8),
@@ -77,23 +69,25 @@ def test_making_a_runtime_leaves_the_student_as_it_was(student):
         RNG.integers(0, 256, (1, 1, 3), dtype=np.uint8),
         RNG.integers(0, 256, (1500, 2000, 3), dtype=np.uint8),
         np.asfortranarray(IMAGE)[::-1, ::-1],
-    ],
-    ids=["noise", "grey", "black", "flat", "pixel", "large", "strided"],
-)
-def test_any_image_gives_depth_of_its_size_inside_the_bins(runtime, image):
-    depth, confidence, _ = runtime.predict(image)
-    assert depth.shape == confidence.shape == image.shape[:2]
-    assert depth.dtype == confidence.dtype == np.float32
-    assert depth.min() >= BINS.min_depth_m
-    assert depth.max() <= BINS.max_depth_m
-    assert confidence.min() >= 0
-    assert confidence.max() <= 1
+    ):
+        depth, confidence, _ = runtime.predict(image)
+        assert depth.shape == confidence.shape == image.shape[:2]
+        assert depth.dtype == confidence.dtype == np.float32
+        assert BINS.min_depth_m <= depth.min() <= depth.max() <= BINS.max_depth_m
+        assert 0 <= confidence.min() <= confidence.max() <= 1
 
 
-def test_confidence_is_made_only_where_it_is_asked_for(runtime):
+def test_confidence_and_size_are_those_that_were_asked_for(runtime):
     both, alone = runtime.predict(IMAGE), runtime.predict(IMAGE, confidence=False)
     assert alone.confidence is None
     np.testing.assert_array_equal(alone.depth, both.depth)
+    for size in ((16, 24), (100, 50)):
+        assert runtime.predict(IMAGE, size).depth.shape == size
+    for image in (
+        IMAGE.astype(np.float32), IMAGE[..., 0], IMAGE[:0], np.zeros((4, 4, 4), np.uint8)
+    ):  # fmt: skip
+        with pytest.raises(BadImageError, match="RGB"):
+            runtime.predict(image)
 
 
 def test_what_a_prediction_returns_is_the_callers(runtime):
@@ -106,58 +100,31 @@ def test_what_a_prediction_returns_is_the_callers(runtime):
         np.testing.assert_array_equal(runtime.predict(IMAGE, asked).depth, kept)
 
 
-def test_a_prediction_says_where_its_time_went(runtime):
-    times = runtime.predict(IMAGE).times
-    assert all(ms > 0 for ms in times)
-    assert times._fields == ("preprocess", "network", "postprocess")
-
-
-def test_depth_comes_in_the_size_that_was_asked_for(runtime):
-    assert runtime.predict(IMAGE, (16, 24)).depth.shape == (16, 24)
-    assert runtime.predict(IMAGE, (100, 50)).depth.shape == (100, 50)
-
-
-@pytest.mark.parametrize(
-    "image", [IMAGE.astype(np.float32), IMAGE[..., 0], IMAGE[:0], np.zeros((4, 4, 4), np.uint8)]
-)
-def test_what_is_no_rgb_image_is_refused(runtime, image):
-    with pytest.raises(BadImageError, match="RGB"):
-        runtime.predict(image)
-
-
-def test_a_student_whose_finite_weights_give_no_number_is_refused(student):
-    bad = copy.deepcopy(student)
-    with torch.no_grad():
-        bad.network.head.weight.fill_(3e38)  # logits overflow; inf - inf is no number
+def test_a_student_whose_finite_weights_give_no_number_is_refused(runtime):
     with pytest.raises(CheckpointError, match="answers a probe image"):
-        TorchRuntime(bad)
+        type(runtime)(overflowing_student())
 
 
-def test_confidence_is_one_where_the_map_is_as_sharp_as_it_was_taught():
-    bins = DepthBins()
-    student = Student.fresh(StudentCard(bins, SIZE))
-    target = student.card.target
-    depth_m = 2.0
-    sigma = max(target.floor_m, target.relative * depth_m)
-    for factor in (1.0, 4.0):
-        with torch.no_grad():
-            student.network.head.weight.zero_()
-            spread = factor * sigma
-            student.network.head.bias.copy_(-((bins.centres() - depth_m) ** 2) / (2 * spread**2))
-        depth, confidence, _ = TorchRuntime(student).predict(IMAGE)
-        assert depth.mean() == pytest.approx(depth_m, abs=1e-3)
-        assert confidence.mean() == pytest.approx(1 / factor, rel=0.02)
-
-
-def test_coarse_bins_do_not_count_against_confidence():
-    bins = DepthBins(max_depth_m=80.0)  # half a bin, 0.16 m, is more than the target's floor
+def answering(bins: DepthBins, depth_m: float, sigma_m: float) -> Student:
+    """Return a student that answers with the same Gaussian in every pixel."""
     student = Student.fresh(StudentCard(bins, SIZE))
     with torch.no_grad():
         student.network.head.weight.zero_()
-        student.network.head.bias.copy_(
-            -((bins.centres() - 1.0) ** 2) / (2 * (0.5 * 79.9 / 257) ** 2)
-        )
-    assert TorchRuntime(student).predict(IMAGE).confidence.mean() > 0.9
+        student.network.head.bias.copy_(-((bins.centres() - depth_m) ** 2) / (2 * sigma_m**2))
+    return student
+
+
+def test_confidence_is_one_where_the_map_is_as_sharp_as_it_was_taught():
+    target, depth_m = TargetWidth(), 2.0
+    sigma_m = max(target.floor_m, target.relative * depth_m)
+    for factor in (1.0, 4.0):
+        student = answering(DepthBins(), depth_m, factor * sigma_m)
+        depth, confidence, _ = TorchRuntime(student).predict(IMAGE)
+        assert depth.mean() == pytest.approx(depth_m, abs=1e-3)
+        assert confidence.mean() == pytest.approx(1 / factor, rel=0.02)
+    # Coarse bins do not count against it: half of one, 0.16 m, is more than the target's floor.
+    coarse = answering(DepthBins(max_depth_m=80.0), 1.0, 0.5 * 79.9 / 257)
+    assert TorchRuntime(coarse).predict(IMAGE).confidence.mean() > 0.9
 
 
 def test_depth_at_the_ends_of_the_range_becomes_infinite():

@@ -28,7 +28,6 @@ def expectation(head: tuple[Tensor, Tensor], bins: DepthBins, feature: Tensor) -
     return logits.softmax(dim=1) @ bins.centres()
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.0, 1.37, 2.2])
 @pytest.mark.parametrize(
     "new",
     [
@@ -38,16 +37,17 @@ def expectation(head: tuple[Tensor, Tensor], bins: DepthBins, feature: Tensor) -
         DepthBins(count=257, min_depth_m=0.1, max_depth_m=80.0),
         DepthBins(count=129, min_depth_m=0.1, max_depth_m=20.0, spacing="log"),
     ],
-    ids=lambda b: f"{b.count}-{b.spacing}-to-{b.max_depth_m:g}m",
+    ids=str,
 )
-def test_depth_is_scaled_by_the_focal_length_whatever_the_bins(new: DepthBins, scale: float):
-    head = remap_head(*gaussian_head(OLD), OLD, new, scale)
-    low = max(OLD.min_depth_m * scale, new.min_depth_m) + 4 * WIDTH_M * scale
-    high = min(OLD.max_depth_m * scale, new.max_depth_m) - 4 * WIDTH_M * scale
-    wanted = torch.linspace(low, high, 300)
-    found = expectation(head, new, wanted / scale)
-    tolerance = 0.35 * new.width_at(wanted) + 0.01 * scale
-    assert ((found - wanted).abs() <= tolerance).all()
+def test_depth_is_scaled_by_the_focal_length_whatever_the_bins(new: DepthBins):
+    for scale in (0.5, 1.0, 1.37, 2.2):
+        head = remap_head(*gaussian_head(OLD), OLD, new, scale)
+        low = max(OLD.min_depth_m * scale, new.min_depth_m) + 4 * WIDTH_M * scale
+        high = min(OLD.max_depth_m * scale, new.max_depth_m) - 4 * WIDTH_M * scale
+        wanted = torch.linspace(low, high, 300)
+        found = expectation(head, new, wanted / scale)
+        tolerance = 0.35 * new.width_at(wanted) + 0.01 * scale
+        assert ((found - wanted).abs() <= tolerance).all()
 
 
 def test_the_same_bins_and_camera_give_the_same_head():

@@ -1,4 +1,4 @@
-"""The stream of batches: the same samples, in the same order, whoever reads them."""
+"""The stream of batches: the same samples, in the same order, whichever process reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiekd_ros.datasets import DatasetError, DepthItem
 from tiekd_ros.method.samples import AugmentSettings
 from tiekd_ros.method.stepping import TrainingError
 from tiekd_ros.student.architecture import InputSize
-from tiekd_ros.training.data import Batch, BatchPlan, Subset, TrainingSet, batches
+from tiekd_ros.training.data import Batch, BatchPlan, TrainingSet, batches
 from tiekd_ros.training.recipes import OwnPreparation
 
 SIZE = InputSize(64, 96)
@@ -62,6 +62,10 @@ def test_processes_share_each_batch_without_overlap():
     parts = [list(shared.parts(0, 5, rank)) for rank in (0, 1)]
     for step in range(5):
         assert parts[0][step] + parts[1][step] == whole.keys(step)
+    with pytest.raises(TrainingError, match="3 samples are too few for one batch of 4"):
+        BatchPlan(3, 4, 0)
+    with pytest.raises(TrainingError, match=r"2 devices cannot share a batch of 5 .*-size 4 would"):
+        BatchPlan(10, 5, 0, processes=2)
 
 
 def test_batches_do_not_depend_on_workers_nor_on_where_reading_starts():
@@ -80,30 +84,13 @@ def test_the_same_sample_is_varied_otherwise_in_another_epoch_and_with_another_s
     assert np.array_equal(first.image, samples()[0, 1].image)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_item_that_cannot_be_read_ends_the_training_by_its_name(workers):
+def test_an_item_that_cannot_be_read_ends_the_training_or_is_replaced_and_listed():
     plan = BatchPlan(10, 10, 0)
-    with pytest.raises(TrainingError, match=r"item7\.png is damaged \(--skip-bad"):
-        read(plan, (0, 1), items=Noise(bad=[7]), workers=workers)
-
-
-def test_bad_items_are_replaced_by_the_next_good_one_and_listed():
-    plan = BatchPlan(10, 10, 0)
+    for workers in (0, 1):
+        with pytest.raises(TrainingError, match=r"item7\.png is damaged \(--skip-bad"):
+            read(plan, (0, 1), items=Noise(bad=[7]), workers=workers)
     (batch,) = read(plan, (0, 1), items=Noise(bad=[7, 8]), skip_bad=True)
     assert batch.images.shape == (10, 64, 96, 3)
     assert batch.bad == {"item7": "item7.png is damaged", "item8": "item8.png is damaged"}
     with pytest.raises(TrainingError, match="none of the 10 items can be read"):
         read(plan, (0, 1), items=Noise(bad=range(10)), skip_bad=True)
-
-
-def test_too_few_samples_and_batches_that_cannot_be_shared_are_refused_with_numbers():
-    with pytest.raises(TrainingError, match="3 samples are too few for one batch of 4"):
-        BatchPlan(3, 4, 0)
-    with pytest.raises(TrainingError, match=r"2 devices cannot share a batch of 5 .*-size 4 would"):
-        BatchPlan(10, 5, 0, processes=2)
-
-
-def test_a_part_is_a_data_set_of_its_own():
-    part = Subset(Noise(), range(7, 10))
-    assert (len(part), part.names) == (3, ["item7", "item8", "item9"])
-    assert part.item(0).name == "item7"

@@ -6,11 +6,9 @@ import json
 import os
 
 import pytest
-from typer.testing import CliRunner
 
 from helpers.students import small_student
-from helpers.training import train_arguments, write_rgbd
-from tiekd_ros.cli.main import app
+from helpers.training import train, train_arguments
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.method.stepping import TrainingError
 from tiekd_ros.student import checkpoint
@@ -27,57 +25,56 @@ def write_curves(folder, steps: int) -> str:
     return text
 
 
-def test_continued_curves_end_at_the_snapshot(tmp_path):
-    text = write_curves(tmp_path, 5)
-    Curves(tmp_path, 3).close()
-    assert (tmp_path / METRICS).read_text() == "".join(text.splitlines(keepends=True)[:3])
-    assert {p.name for p in tmp_path.iterdir()} == {METRICS, "tensorboard"}
-
-
-def test_curves_are_not_lost_where_rewriting_them_is_cut_short(tmp_path, monkeypatch):
+def test_continued_curves_end_at_the_snapshot_and_are_not_lost_where_that_is_cut_short(
+    tmp_path, monkeypatch
+):
     text = write_curves(tmp_path, 5)
 
     def cut_short(path, data):
         path.write_bytes(data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_durably", cut_short)
-    with pytest.raises(TrainingError, match="No space left on device"):
-        Curves(tmp_path, 4)
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint, "write_durably", cut_short)
+        with pytest.raises(TrainingError, match="No space left on device"):
+            Curves(tmp_path, 4)
     assert (tmp_path / METRICS).read_text() == text
     assert [p.name for p in tmp_path.iterdir()] == [METRICS]
+    Curves(tmp_path, 3).close()
+    assert (tmp_path / METRICS).read_text() == "".join(text.splitlines(keepends=True)[:3])
+    assert {p.name for p in tmp_path.iterdir()} == {METRICS, "tensorboard"}
 
 
 def test_a_process_that_the_training_forked_does_not_hold_its_folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    (asks, told), (hears, says) = os.pipe(), os.pipe()
+    (ending, end), (running, started) = os.pipe(), os.pipe()
     with folder.opened({}, resume=True):
         child = os.fork()
         if child == 0:  # a reader that outlives a killed training
-            os.write(says, b"x")
-            os.read(asks, 1)
+            os.write(started, b"x")
+            os.read(ending, 1)
             os._exit(0)
-        os.read(hears, 1)  # it runs
+        os.read(running, 1)
         with pytest.raises(RunFolderError, match="another training is running"):
             folder.opened({}, resume=True).__enter__()
     try:
         with folder.opened({}, resume=True):
             pass
     finally:
-        os.write(told, b"x")
+        os.write(end, b"x")
         os.waitpid(child, 0)
-        for end in (asks, told, hears, says):
-            os.close(end)
+        for pipe in (ending, end, running, started):
+            os.close(pipe)
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_settings_of_a_training_that_wrote_nothing_else_do_not_count(tmp_path, resume):
+def test_settings_of_a_training_that_wrote_nothing_else_do_not_count(tmp_path):
     folder = RunFolder(tmp_path)
     with folder.opened({"seed": 0}, resume=False):
         (tmp_path / "snapshots" / ".writing-7").mkdir(parents=True)
         write_curves(tmp_path, 2)
-    with folder.opened({"seed": 1}, resume=resume):
-        assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
+    for seed, resume in ((1, False), (2, True)):
+        with folder.opened({"seed": seed}, resume=resume):
+            assert json.loads((tmp_path / "run.json").read_text()) == {"seed": seed}
 
 
 @pytest.mark.parametrize("written", ["snapshots/00000002", "students/00000002"])
@@ -91,27 +88,22 @@ def test_a_run_begins_with_its_first_snapshot_or_student(tmp_path, written):
         folder.opened({"seed": 1}, resume=True).__enter__()
 
 
-@pytest.mark.parametrize("text", ['{"laps": 3}', "[]", "Tuesday: 5 km"])
-def test_settings_of_another_program_are_not_replaced(tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
-    with pytest.raises(RunFolderError, match="holds a run already"):
-        RunFolder(tmp_path).opened({"seed": 1}, resume=False).__enter__()
-    assert (tmp_path / "run.json").read_text() == text
+def test_settings_of_another_program_are_not_replaced(tmp_path):
+    for text in ('{"laps": 3}', "[]", "Tuesday: 5 km"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(RunFolderError, match="holds a run already"):
+            RunFolder(tmp_path).opened({"seed": 1}, resume=False).__enter__()
+        assert (tmp_path / "run.json").read_text() == text
 
 
 @pytest.mark.parametrize("more", [[], ["--resume"]])
-def test_a_corrected_command_trains_where_the_wrong_one_was_refused(tmp_path, more):
-    data, output = write_rgbd(tmp_path / "data"), tmp_path / "out"
+def test_a_corrected_command_trains_where_the_wrong_one_was_refused(rgbd, tmp_path, more):
+    output = tmp_path / "out"
     with pytest.raises(TiekdError, match="too few for one batch of 11"):
-        start(data, output, "--batch-size", "11")
-    start(data, output, "--iterations", "1", *more)
+        train(*train_arguments(rgbd, output, "--batch-size", "11"))
+    train(*train_arguments(rgbd, output, "--iterations", "1", *more))
     assert json.loads((output / "run.json").read_text())["train"]["batch_size"] == 4
     assert (output / "student").is_dir()
-
-
-def start(data, output, *more: str) -> None:
-    arguments = train_arguments(data, output, *more)
-    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
 
 
 def test_the_disk_has_a_students_name_before_it_has_the_link_to_it(tmp_path, monkeypatch):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from helpers.frames import filled_state
-from helpers.training import COUNT, write_rgbd
+from helpers.training import COUNT
 from tiekd_ros.datasets import DatasetError
 from tiekd_ros.training.data import DataOptions, TrainingData, open_training_data
 from tiekd_ros.training.recipes import RecipeError, get_recipe
@@ -18,9 +18,9 @@ TRAIN, VALIDATE = ["0000", "0002", "0003"], ["0001", "0005"]
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(rgbd, tmp_path) -> Path:
     """An RGB-D folder with teacher maps of half the measured depth."""
-    root = write_rgbd(tmp_path / "rgbd")
+    root = shutil.copytree(rgbd, tmp_path / "rgbd")
     (root / "teacher").mkdir()
     for file in (root / "depth").iterdir():
         units = cv2.imread(str(file), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000 * 128
@@ -44,10 +44,10 @@ def test_split_files_say_what_trains_and_what_validates_in_folders(folder, kind)
 
 
 @pytest.mark.parametrize("kind", ["rgbd", "images"])
-@pytest.mark.parametrize("name", ["split", "val_split"])
-def test_a_split_file_that_is_not_there_is_refused(folder, kind, name):
-    with pytest.raises(DatasetError, match=r"there is no split file nowhere\.txt"):
-        opened(folder, kind, **{name: Path("nowhere.txt")})
+def test_a_split_file_that_is_not_there_is_refused(folder, kind):
+    for name in ("split", "val_split"):
+        with pytest.raises(DatasetError, match=r"there is no split file nowhere\.txt"):
+            opened(folder, kind, **{name: Path("nowhere.txt")})
 
 
 @pytest.mark.parametrize("kind", ["rgbd", "images"])
@@ -61,15 +61,12 @@ def test_without_a_training_split_a_folders_other_images_train(folder, kind):
 
 
 def test_without_a_validation_split_the_last_part_of_the_training_split_validates(folder):
-    (folder / "train.txt").write_text("\n".join(f"{k:04d}" for k in range(10)))
-    data = opened(folder, split=folder / "train.txt")
-    assert (len(data.train), data.validation.names) == (9, ["0009"])
-
-
-def test_images_that_train_and_validate_are_warned_about(folder):
     (folder / "val.txt").write_text("0000\n0001\n")
     data = opened(folder, split=folder / "train.txt", val_split=folder / "val.txt")
     assert "warning: 1 of the 2 images that validate are trained on as well" in data.describe()
+    (folder / "train.txt").write_text("\n".join(f"{k:04d}" for k in range(10)))
+    data = opened(folder, split=folder / "train.txt")
+    assert (len(data.train), data.validation.names) == (9, ["0009"])
 
 
 def test_validation_images_have_measured_depth_or_else_the_teachers(folder):
@@ -95,7 +92,6 @@ def test_what_is_left_out_of_both_parts_is_named(folder):
     assert "2 left out" in data.describe()
 
 
-def test_a_frame_log_has_its_own_split(tmp_path):
-    state = filled_state(tmp_path / "state")
+def test_a_frame_log_has_its_own_split(labelled, tmp_path):
     with pytest.raises(RecipeError, match="is a frame log: it has its own split"):
-        opened(state.root, "auto", split=tmp_path / "train.txt")
+        opened(labelled.root, "auto", split=tmp_path / "train.txt")

@@ -1,13 +1,14 @@
 """Students on a CUDA device: what a CPU gives, frame after frame, also while students change."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from helpers.children import wait_until
-from helpers.students import BINS, small_student, with_statistics
+from helpers.students import frames_while_exchanged, small_student, with_statistics
+from tiekd_ros.core.devices import choose_device
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.base_student import load_base
 from tiekd_ros.student.live import LiveStudent
 from tiekd_ros.student.registry import StudentRegistry
@@ -76,20 +77,13 @@ def test_without_graphs_the_depth_is_the_same_and_later_work_keeps_its_stream(ba
 
 def test_threads_may_capture_at_once(base):
     def load(number):
-        try:
-            runtime = TorchRuntime(base, "cuda")
-            for width in range(4):
-                runtime.predict(noise((64 + number, 96 + width)))
-            descriptions.append(runtime.description)
-        except Exception as error:
-            descriptions.append(repr(error))
+        runtime = TorchRuntime(base, "cuda")
+        for width in range(4):
+            runtime.predict(noise((64 + number, 96 + width)))
+        return runtime.description
 
-    descriptions = []
-    threads = [threading.Thread(target=load, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with ThreadPoolExecutor(4) as pool:
+        descriptions = list(pool.map(load, range(4), timeout=60))
     assert descriptions == ["torch, cuda, CUDA graph, float16"] * 4
 
 
@@ -103,19 +97,14 @@ def test_sizes_may_change_from_frame_to_frame(base):
             check_same(found.depth, on_cpu.predict(image, asked).depth)
 
 
-def test_answers_are_the_callers(base):
+def test_answers_are_the_callers_and_a_successor_is_ready_for_the_same_images(base):
     on_gpu = TorchRuntime(base, "cuda")
     first = on_gpu.predict(noise((480, 640)))
     kept = first.depth.copy()
     on_gpu.predict(noise((480, 640)))
     np.testing.assert_array_equal(first.depth, kept)
-
-
-def test_a_successor_is_ready_for_the_same_images(base):
-    before = TorchRuntime(base, "cuda")
-    before.predict(noise((480, 640)))
-    after = TorchRuntime(base, "cuda", like=before)
-    assert after._pipeline.sizes[-1] == before._pipeline.sizes[-1]
+    after = TorchRuntime(base, "cuda", like=on_gpu)
+    assert after._pipeline.sizes[-1] == on_gpu._pipeline.sizes[-1]
 
 
 def test_no_frame_fails_while_students_are_exchanged(tmp_path):
@@ -125,26 +114,8 @@ def test_no_frame_fails_while_students_are_exchanged(tmp_path):
     registry.promote("000001")
     live = LiveStudent(registry, RuntimeFactory(torch.device("cuda"), "torch"))
     live.load_pointer()
-    stop, faults, image = threading.Event(), [], noise((480, 640))
-
-    def stream():
-        while not stop.is_set():
-            try:
-                depth = live.runtime.predict(image).depth
-                assert BINS.min_depth_m <= depth.min() <= depth.max() <= BINS.max_depth_m
-            except Exception as error:
-                faults.append(error)
-
-    thread = threading.Thread(target=stream)
-    thread.start()
-    for number in range(10):
-        version = ("000002", "000003", "000001")[number % 3]
-        live.request(version)
-        wait_until(lambda wanted=version: live.state.version == wanted)
-    stop.set()
-    thread.join(30)
+    frames_while_exchanged(live, noise((480, 640)), 10)
     live.close()
-    assert faults == []
     assert live.state.error == ""
 
 
@@ -155,3 +126,10 @@ def test_onnxruntime_on_the_gpu_gives_the_depth_of_the_cpu(base):
     on_gpu, image = OnnxRuntime(base, "cuda"), noise((480, 640))
     assert on_gpu.description == "onnxruntime CUDAExecutionProvider"
     check_same(on_gpu.predict(image).depth, TorchRuntime(base).predict(image).depth)
+
+
+def test_a_gpu_beyond_the_last_is_refused():
+    count = torch.cuda.device_count()
+    assert choose_device(f"cuda:{count - 1}").index == count - 1
+    with pytest.raises(InvalidSettingError, match=f"torch sees {count} GPUs"):
+        choose_device(f"cuda:{count}")

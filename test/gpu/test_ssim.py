@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tiekd_ros.method.paper import published_ssim
+from tiekd_ros.method.paper.losses import published_ssim
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.canaries import JUDGED_WORSE, WATCHING, Tower
 from helpers.frames import filled_state
 from helpers.rounds import said
 from helpers.stores import labellers, open_log
 from helpers.students import small_student
+from helpers.training import write_rgbd
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore, Labeller
 from tiekd_ros.rounds import worker_process as following
@@ -67,6 +69,21 @@ def watch_over(state) -> Iterator[Callable[[], Tower]]:
 def judged_worse(monkeypatch) -> None:
     """Workers of a canary that only say that the student is worse."""
     monkeypatch.setattr(following, "spawn_worker", said(JUDGED_WORSE))
+
+
+@pytest.fixture(scope="session")
+def rgbd(tmp_path_factory) -> Path:
+    """An RGB-D folder of the synthetic world, not to be changed."""
+    return write_rgbd(tmp_path_factory.mktemp("data") / "rgbd")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch as the programs that are started here have it, so that results can be compared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

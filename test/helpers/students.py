@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from helpers.children import wait_until
+from tiekd_ros.core.images import RgbImage
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard
+from tiekd_ros.student.live import LiveStudent
 from tiekd_ros.student.registry import StudentRegistry
 
 BINS = DepthBins(count=33)
@@ -39,6 +44,33 @@ def with_statistics(student: Student, seed: int = 0) -> Student:
         student.network(torch.randn(2, 3, size.height, size.width))
     student.network.eval()
     return student
+
+
+def frames_while_exchanged(live: LiveStudent, image: RgbImage, swaps: int) -> list[str | None]:
+    """Exchange three students so often while another thread predicts depth of an image.
+
+    Returns:
+        The version that was live after each frame.
+    """
+    stop, frames = threading.Event(), []
+
+    def stream() -> None:
+        while not stop.is_set():
+            depth = live.runtime.predict(image).depth
+            assert BINS.min_depth_m <= depth.min() <= depth.max() <= BINS.max_depth_m
+            frames.append(live.state.version)
+
+    with ThreadPoolExecutor(1) as pool:
+        streaming = pool.submit(stream)
+        try:
+            for number in range(swaps):
+                version = ("000002", "000003", "000001")[number % 3]
+                live.request(version)
+                wait_until(lambda wanted=version: live.state.version == wanted)
+        finally:
+            stop.set()
+        streaming.result(30)
+    return frames
 
 
 def overflowing_student() -> Student:

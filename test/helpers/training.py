@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
+import torch
+from typer.testing import CliRunner
+
 from helpers import depth_data
+from helpers.children import start_python, wait_until
 from helpers.frames import HEIGHT, WIDTH, views
+from tiekd_ros.cli.main import app
+from tiekd_ros.student.checkpoint import load_student
 from tiekd_ros.worlds import IndoorWorld
 
 COUNT = 11
@@ -35,3 +42,43 @@ def train_arguments(data: Path, output: Path, *more: str, **groups: dict[str, An
         "--init", "random", "--batch-size", "4", "--iterations", "5", "--workers", "0",
         "--device", "cpu", "--settings", json.dumps(settings), *more,
     ]  # fmt: skip
+
+
+def train(*arguments: str) -> dict[str, Any]:
+    """Run `tiekd train` in this process and return what it says in JSON."""
+    result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def train_killed_and_continued(data: Path, output: Path, *more: str, **groups: Any) -> None:
+    """Kill a run after its second snapshot of five, and continue it."""
+    arguments = train_arguments(data, output, *more, housekeeping={"snapshot_every": 1}, **groups)
+    child = start_python("-m", "tiekd_ros.cli", *arguments)
+    wait_until(lambda: (output / "snapshots" / "00000002").exists())
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (output / "snapshots" / "00000005").exists(), "too late to be a test"
+    (output / "metrics.jsonl").open("a").write('{"step": 3, "kind": "tr')  # half a line
+    assert train(*arguments, "--resume")["step"] == 5
+
+
+def weights(output: Path, student: str = "student_last") -> dict[str, torch.Tensor]:
+    """Return the weights of a run's last student, or the best one (`student`)."""
+    return load_student(output / student).network.state_dict()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Say whether two state_dicts are equal."""
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def train_lines(output: Path) -> list[dict[str, float]]:
+    """Return what a run logged of each of its steps."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "train"]
+
+
+def losses(output: Path) -> list[float]:
+    """Return the loss of each step of a run."""
+    return [line["loss"] for line in train_lines(output)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,9 +13,8 @@ from typer.testing import CliRunner
 
 from helpers.children import run_python
 from helpers.depth_data import smooth_image, sparse_depth, write_kitti, write_nyu, write_png
-from helpers.frames import filled_state
 from helpers.official import hash_state, shapes_of
-from helpers.students import small_student
+from helpers.students import promote_small
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_depth_png
@@ -88,16 +88,19 @@ def in_whole_image(network, image) -> np.ndarray:
 def fast(tmp_path_factory) -> tuple[Student, StateFolder]:
     """A small fast student, live in a state folder."""
     state = StateFolder(tmp_path_factory.mktemp("state")).create()
-    registry = StudentRegistry(state.students)
-    card = registry.add(small_student(3))
-    registry.promote(card.version)
-    return registry.load(card.version), state
+    return StudentRegistry(state.students).load(promote_small(state)), state
 
 
-def test_kitti_is_evaluated_with_kb_and_garg_crop_and_flip(tmp_path, fast):
-    student, state = fast
+@pytest.fixture
+def asked(tmp_path, fast) -> list[object]:
+    """The arguments for the live student on the test's folder."""
+    return ["--data", tmp_path, "--student", "live", "--state", fast[1].root]
+
+
+def test_kitti_is_evaluated_with_kb_and_garg_crop_and_flip(tmp_path, fast, asked):
+    student, _ = fast
     write_kitti(tmp_path, 2)
-    result = run("--data", tmp_path, "--student", "live", "--state", state.root)
+    result = run(*asked)
     data, runtime = KittiDataset(tmp_path), TorchRuntime(student)
     expected = []
     for index in range(2):
@@ -121,29 +124,27 @@ def test_kitti_is_evaluated_with_kb_and_garg_crop_and_flip(tmp_path, fast):
     assert (protocol["crop"], protocol["kb_crop"], protocol["flip"]) == ("garg", True, True)
 
 
-def test_nyu_is_evaluated_in_its_window_and_range(tmp_path, fast):
-    student, state = fast
+def test_nyu_is_evaluated_in_its_window_and_range(tmp_path, fast, asked):
+    student, _ = fast
     write_nyu(tmp_path, 2)
-    arguments = ["--data", tmp_path, "--student", 1, "--state", state.root]
-    result = run(*arguments, "--no-flip", "--limit", 1)
+    result = run(*asked, "--student", 1, "--no-flip", "--limit", 1)
     item = NyuDataset(tmp_path).item(0)
     window = (slice(45, 471), slice(41, 601))
     predicted = TorchRuntime(student).predict(item.image).depth
     expected = errors(predicted[window], item.truth[window], 1e-3, 10.0)
     assert result["images"] == 1
     assert result["mean"] == pytest.approx(expected, rel=CLOSE)
-    whole = run(*arguments, "--no-flip", "--limit", 1, "--crop", "none")
+    whole = run(*asked, "--no-flip", "--limit", 1, "--crop", "none")
     assert whole["mean"] == pytest.approx(errors(predicted, item.truth, 1e-3, 10.0), rel=CLOSE)
 
 
-def test_agreement_with_the_teacher_counts_rows_from_110_on(tmp_path, fast):
-    student, state = fast
+def test_agreement_with_the_teacher_counts_rows_from_110_on(tmp_path, fast, asked):
+    student, _ = fast
     (written,) = write_kitti(tmp_path, 1)
     units = np.random.default_rng(5).integers(1, 60000, (352, 1216), dtype=np.uint16)
     units[200:210] = 0  # unknown
     write_png(tmp_path / "maps" / written.name.replace("/", "_"), units)
-    arguments = ["--data", tmp_path, "--student", "live", "--state", state.root]
-    result = run(*arguments, "--against", "both", "--teacher-maps", tmp_path / "maps")
+    result = run(*asked, "--against", "both", "--teacher-maps", tmp_path / "maps")
     runtime = TorchRuntime(student)
     image = KittiDataset(tmp_path).item(0).image
     predicted = flipped(lambda image: runtime.predict(image).depth, image)
@@ -153,7 +154,7 @@ def test_agreement_with_the_teacher_counts_rows_from_110_on(tmp_path, fast):
     for name in TEACHER_ERRORS:
         assert result["mean"][name] == pytest.approx(expected[name.removesuffix("_T")], rel=1e-4)
     with pytest.raises(DatasetError, match=r"no teacher file.*tiekd label"):
-        run(*arguments, "--against", "teacher")
+        run(*asked, "--against", "teacher")
 
 
 def write_folder(root, sizes=((72, 96),), depth_size=None) -> None:
@@ -167,10 +168,10 @@ def write_folder(root, sizes=((72, 96),), depth_size=None) -> None:
     (root / "meta.yaml").write_text("depth_units_per_m: 256\n")
 
 
-def test_a_folders_depth_may_have_another_size(tmp_path, fast):
-    student, state = fast
+def test_a_folders_depth_may_have_another_size(tmp_path, fast, asked):
+    student, _ = fast
     write_folder(tmp_path, depth_size=(36, 48))
-    result = run("--data", tmp_path, "--student", "live", "--state", state.root, "--no-flip")
+    result = run(*asked, "--no-flip")
     image = cv2.imread(str(tmp_path / "images" / "f0.png"))[..., ::-1]
     predicted = TorchRuntime(student).predict(np.ascontiguousarray(image)).depth
     predicted = cv2.resize(predicted, (48, 36), interpolation=cv2.INTER_LINEAR)
@@ -180,91 +181,77 @@ def test_a_folders_depth_may_have_another_size(tmp_path, fast):
     assert result["mean"] == pytest.approx(expected, rel=CLOSE)
 
 
-def test_a_split_of_a_folder_is_evaluated_alone(tmp_path, fast):
-    _, state = fast
+def test_a_split_of_a_folder_is_evaluated_alone(tmp_path, asked):
     write_folder(tmp_path, sizes=((72, 96),) * 3)
     (tmp_path / "test.txt").write_text("f2\nf0\n")
-    arguments = ["--data", tmp_path, "--student", "live", "--state", state.root]
-    result = run(*arguments, "--split", "test.txt")
+    result = run(*asked, "--split", "test.txt")
     assert [row["name"] for row in result["rows"]] == ["f0", "f2"]
     assert result["data"]["split"] == str(tmp_path / "test.txt")
     with pytest.raises(DatasetError, match=r"no split file other\.txt"):
-        run(*arguments, "--split", "other.txt")
+        run(*asked, "--split", "other.txt")
 
 
-def test_a_frame_log_is_compared_with_its_labels(tmp_path, fast):
-    _, live = fast
-    state = filled_state(tmp_path / "robot")
-    student = StudentRegistry(live.students).root / "000001"
-    result = run("--data", state.root, "--student", student, "--limit", 3)
+def test_a_frame_log_is_compared_with_its_labels(tmp_path, fast, labelled):
+    asked = ["--student", StudentRegistry(fast[1].students).root / "000001", "--data"]
+    result = run(*asked, labelled.root, "--limit", 3)
     assert result["data"]["kind"] == "frames"
     assert result["data"]["against"] == "teacher"
     assert list(result["mean"]) == TEACHER_ERRORS
     assert result["images"] == 3
-    with pytest.raises(DatasetError, match="frame log: it has a teacher's depth and no truth"):
-        run("--data", state.root, "--student", student, "--against", "truth")
-    with pytest.raises(DatasetError, match="has no split files: leave out --split"):
-        run("--data", state.root, "--student", student, "--split", "test.txt")
-    with pytest.raises(DatasetError, match="there is no frame log in"):
-        run("--data", tmp_path, "--kind", "frames", "--student", student)
+    for data, wrong, reason in (
+        (labelled.root, ["--against", "truth"], "frame log: it has a teacher's depth and no truth"),
+        (labelled.root, ["--split", "test.txt"], "has no split files: leave out --split"),
+        (tmp_path, ["--kind", "frames"], "there is no frame log in"),
+    ):
+        with pytest.raises(DatasetError, match=reason):
+            run(*asked, data, *wrong)
 
 
-def test_an_image_without_valid_truth_counts_for_nothing(tmp_path, fast):
-    _, state = fast
+def test_an_image_without_valid_truth_counts_for_nothing(tmp_path, asked):
     write_folder(tmp_path, sizes=((72, 96), (72, 96)))
-    arguments = ["--data", tmp_path, "--student", "live", "--state", state.root, "--no-flip"]
-    both = run(*arguments)
+    both = run(*asked, "--no-flip")
     empty = np.full((72, 96), np.nan, np.float32)
     (tmp_path / "depth" / "f1.png").write_bytes(encode_depth_png(empty))
-    result = run(*arguments)
+    result = run(*asked, "--no-flip")
     assert result["without_valid_truth"] == 1
     assert result["rows"][1]["abs_rel"] is None
     assert result["mean"]["abs_rel"] == both["rows"][0]["abs_rel"]
 
 
-def test_bad_items_end_the_run_or_are_counted_and_listed(tmp_path, fast):
-    _, state = fast
+def test_bad_items_end_the_run_or_are_counted_and_listed(tmp_path, asked):
     write_folder(tmp_path, sizes=((72, 96),) * 3)
     write_png(tmp_path / "depth" / "f1.png", np.ones((72, 96), np.uint8))
     (tmp_path / "depth" / "f2.png").unlink()
-    arguments = ["--data", tmp_path, "--student", "live", "--state", state.root]
     with pytest.raises(DatasetError, match=r"no depth in .* for f2;.*--skip-bad"):
-        run(*arguments)
+        run(*asked)
     output = tmp_path / "result.json"
-    result = run(*arguments, "--skip-bad", "--output", output)
+    result = run(*asked, "--skip-bad", "--output", output)
     assert result["images"] == 1
     assert set(result["skipped"]) == {"f1", "f2"}
     assert "16 bits" in result["skipped"]["f1"]
     assert json.loads(output.read_text()) == result
     (tmp_path / "depth" / "f0.png").write_bytes(b"junk")
     with pytest.raises(DatasetError, match="no image of the data set can be used"):
-        run(*arguments, "--skip-bad")
+        run(*asked, "--skip-bad")
     write_folder(tmp_path)
     with pytest.raises(TiekdError, match=r"cannot write .*nowhere"):
-        run(*arguments, "--skip-bad", "--output", tmp_path / "nowhere" / "result.json")
+        run(*asked, "--skip-bad", "--output", tmp_path / "nowhere" / "result.json")
 
 
-def test_what_cannot_be_meant_is_refused(tmp_path, fast):
-    _, state = fast
+def test_what_cannot_be_meant_is_refused(tmp_path, asked):
     write_folder(tmp_path)
-    data = ["--data", tmp_path]
-    live = ["--student", "live", "--state", state.root]
-    for wrong, reason in (
-        (["--crop", "gark"], "crop must be one of garg, eigen, nyu, none, got 'gark'"),
-        (["--against", "all"], "against must be one of truth, teacher, both, got 'all'"),
-        (["--device", "tpu"], "device must be auto, cpu, cuda"),
-    ):
-        with pytest.raises(InvalidSettingError, match=reason):
-            run(*data, *live, *wrong)
-    with pytest.raises(DatasetError, match="'nyu' is made for depth of 640x480, this is 96x72"):
-        run(*data, *live, "--crop", "nyu")
-    with pytest.raises(CheckpointError, match="no student '000009'; versions: 000001"):
-        run(*data, "--student", 9, "--state", state.root)
-    with pytest.raises(TiekdError, match="is no student's folder, and there is no registry"):
-        run(*data, "--student", "live", "--state", tmp_path)
     empty = StateFolder(tmp_path / "empty").create()
-    with pytest.raises(TiekdError, match=r"no student of .*empty is live"):
-        run(*data, "--student", "live", "--state", empty.root)
+    for wrong, error, reason in (
+        (["--crop", "gark"], InvalidSettingError, "of garg, eigen, nyu, none, got 'gark'"),
+        (["--against", "all"], InvalidSettingError, "one of truth, teacher, both, got 'all'"),
+        (["--device", "tpu"], InvalidSettingError, "device must be auto, cpu, cuda"),
+        (["--crop", "nyu"], DatasetError, "'nyu' is made for depth of 640x480, this is 96x72"),
+        (["--student", 9], CheckpointError, "no student '000009'; versions: 000001"),
+        (["--state", tmp_path], TiekdError, "is no student's folder, and there is no registry"),
+        (["--state", empty.root], TiekdError, r"no student of .*empty is live"),
+    ):
+        with pytest.raises(error, match=reason):
+            run(*asked, *wrong)
 
 
 def official(architecture: str, size: InputSize, **training) -> Student:
@@ -283,25 +270,22 @@ KITTI_SIZE, OTHER_SIZE = InputSize(352, 1216), InputSize(64, 96)
 @pytest.mark.parametrize("architecture", ["resnet18", "mobilenetv2-regression"])
 def test_published_students_run_at_the_images_own_size(tmp_path, architecture):
     student = official(architecture, KITTI_SIZE, **IMPORTED)
-    network = student.network
-    sizes = ((66, 98), (66, 98))  # no multiple of anything
-    write_folder(tmp_path, sizes)
+    write_folder(tmp_path, ((66, 98), (66, 98)))  # no multiple of anything
     data = open_dataset("rgbd", tmp_path)
-    result = evaluate_student(
-        data, Predictor(student, "cpu"), protocol_for("rgbd", student.card.bins)
-    )
+    protocol = protocol_for("rgbd", student.card.bins)
+    result = evaluate_student(data, Predictor(student, "cpu"), protocol)
     expected = []
     for index in range(len(data)):
         item = data.item(index)
-        predicted = flipped(lambda image: in_whole_image(network, image), item.image)
+        predicted = flipped(lambda image: in_whole_image(student.network, image), item.image)
         expected.append(errors(predicted, item.truth, 1e-3, 80.0))
     assert result.mean == pytest.approx(mean(expected), rel=1e-4)
     assert result.as_dict()["student"]["input"] == "the image's size"
 
 
-@pytest.mark.parametrize(
-    ("size", "training", "whole"),
-    [
+def test_only_students_for_the_published_size_run_on_the_whole_image():
+    student = official("resnet18", KITTI_SIZE)
+    for size, training, whole in (
         (KITTI_SIZE, IMPORTED, True),
         (KITTI_SIZE, {"recipe": "paper-kitti", "data": "kitti"}, True),
         (InputSize(480, 640), {"recipe": "paper-nyu", "data": "nyu"}, True),
@@ -309,11 +293,9 @@ def test_published_students_run_at_the_images_own_size(tmp_path, architecture):
         (OTHER_SIZE, {"recipe": "tiekd", "data": "kitti"}, False),
         (InputSize(480, 640), {"recipe": "tiekd", "data": "rgbd"}, False),
         (OTHER_SIZE, {}, False),
-    ],
-)
-def test_only_students_for_the_published_size_run_on_the_whole_image(size, training, whole):
-    student = official("resnet18", size, **training)
-    assert Predictor(student, "cpu").whole_image is whole
+    ):
+        card = replace(student.card, input_size=size, training=training)
+        assert Predictor(Student(card, student.network), "cpu").whole_image is whole
 
 
 def test_a_published_network_trained_for_another_size_runs_as_on_the_robot(tmp_path):
@@ -353,14 +335,10 @@ def test_an_imported_checkpoint_is_evaluated_on_kitti(tmp_path, monkeypatch):
     assert result["student"]["architecture"] == "resnet18"
 
 
-def test_the_table_names_every_error_and_where_it_comes_from(tmp_path, fast):
-    student, state = fast
+def test_the_table_names_every_error_and_where_it_comes_from(tmp_path, fast, asked):
     write_folder(tmp_path)
-    done = run_python(
-        "-m", "tiekd_ros.cli", "evaluate", "--data", str(tmp_path), "--student", "live",
-        "--state", str(state.root),
-    )  # fmt: skip
+    done = run_python("-m", "tiekd_ros.cli", "evaluate", *map(str, asked))
     assert done.returncode == 0, done.stderr
     for text in (*TRUTH_ERRORS, "1 images", "(rgbd)", "flip-averaged", "mobilenetv2-fast"):
         assert text in done.stdout
-    assert student.card.weights_sha256[:12] in done.stdout
+    assert fast[0].card.weights_sha256[:12] in done.stdout

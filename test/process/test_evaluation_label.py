@@ -14,16 +14,16 @@ from helpers.certificates import make_certificates
 from helpers.children import run_python, start_python, wait_until
 from helpers.depth_data import KITTI_SIZES, write_kitti, write_nyu
 from helpers.stores import EAGER, view
-from helpers.students import small_student
+from helpers.students import promote_small
 from helpers.teachers import METRIC, RELATIVE, StubBackend, picture, ramp, serving
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.core.launch_options import free_port
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import DatasetError, ImageFolder, KittiDataset, ReadOptions
 from tiekd_ros.evaluation.label import LabelFolderError, MapFolder
 from tiekd_ros.framelog import FrameStore, Observation
-from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.errors import (
     BackendRefusal,
@@ -57,6 +57,13 @@ def folder(tmp_path):
     return root
 
 
+@pytest.fixture
+def url():
+    """The address of a teacher that answers with `depth_of` the image."""
+    with serving(StubBackend(answer)) as url:
+        yield url
+
+
 def label(*arguments: object, status: int = 0) -> dict:
     """Run the command in this process and return its JSON."""
     texts = [str(argument) for argument in arguments]
@@ -71,13 +78,23 @@ def maps(root) -> dict[str, np.ndarray]:
 
 
 def test_a_server_labels_every_image_once_and_says_who_it_was(folder):
-    backend = StubBackend(answer)
+    (folder / "times.txt").write_text("\n".join(f"{index}.5" for index in range(COUNT)))
+    seen = []
+
+    def noting(image, request):
+        seen.append(image)
+        return answer(image, request)
+
+    backend = StubBackend(noting)
     with serving(backend) as url:
-        report = label("--data", folder, "--teacher", url)
+        report = label("--data", folder, "--teacher", url, "--in-flight", 1)
         assert report == {"labelled": COUNT, "kept": 0, "failed": {}}
         again = label("--data", folder, "--teacher", url)
     assert again == {"labelled": 0, "kept": COUNT, "failed": {}}
-    assert len(backend.requests) == COUNT
+    stamps = [request.stamp_ns for request in backend.requests]
+    assert stamps == [index * 10**9 + 5 * 10**8 for index in range(COUNT)]
+    assert backend.requests[2].intrinsics.as_tuple() == (60, 61, 31.5, 23.5)
+    np.testing.assert_array_equal(seen[2], picture(2))
     for index, depth in enumerate(maps(folder).values()):
         np.testing.assert_allclose(depth, depth_of(picture(index)), atol=2 * HALF_UNIT)
     assert json.loads((folder / "teacher" / "teacher.json").read_text()) == {
@@ -93,43 +110,22 @@ def test_a_closed_teacher_lets_in_who_has_certificate_and_token(folder, tmp_path
     token = tmp_path / "token"
     token.write_text("0123456789abcdef-robot")
     token.chmod(0o600)
-    closed = {"tls_cert": str(made.cert), "tls_key": str(made.key), "client_ca": str(made.ca)}
+    server = {"tls_cert": str(made.cert), "tls_key": str(made.key)}
     own = ("--tls", "--ca", made.ca, "--cert", made.client_cert, "--key", made.client_key)
-    with serving(StubBackend(answer), token_file=str(token), **closed) as url:
+    with serving(
+        StubBackend(answer), token_file=str(token), client_ca=str(made.ca), **server
+    ) as url:
         asked = ("--data", folder, "--teacher", url)
         with pytest.raises(TeacherDeniedError, match="does not let this robot in"):
             label(*asked, *own)
         with pytest.raises(TeacherUnreachableError, match="without TLS"):
             label(*asked, "--token-file", token)
         assert label(*asked, *own, "--token-file", token)["labelled"] == COUNT
-
-
-def test_tls_goes_by_the_authorities_of_the_system_where_no_other_is_named(folder, tmp_path):
-    made = make_certificates(tmp_path / "certificates")
-    with serving(StubBackend(answer), tls_cert=str(made.cert), tls_key=str(made.key)) as url:
+    with serving(StubBackend(answer), **server) as url:
         asked = ("--data", folder, "--teacher", url)
         with pytest.raises(TeacherDeniedError, match="no TLS connection"):
-            label(*asked, "--tls")
-        assert label(*asked, "--ca", made.ca)["labelled"] == COUNT
-
-
-def test_the_teacher_gets_the_picture_its_intrinsics_and_its_stamp(folder):
-    (folder / "times.txt").write_text("\n".join(f"{index}.5" for index in range(COUNT)))
-    seen = []
-
-    def noting(image, request):
-        seen.append(image)
-        return answer(image, request)
-
-    backend = StubBackend(noting)
-    with serving(backend) as url:
-        label("--data", folder, "--teacher", url, "--in-flight", 1)
-    request = backend.requests[2]
-    np.testing.assert_array_equal(seen[2], picture(2))
-    assert request.intrinsics.as_tuple() == (60, 61, 31.5, 23.5)
-    assert [r.stamp_ns for r in backend.requests] == [
-        index * 10**9 + 5 * 10**8 for index in range(COUNT)
-    ]
+            label(*asked, "--tls")  # by the authorities of the system
+        assert label(*asked, "--ca", made.ca)["kept"] == COUNT
 
 
 def test_a_backend_in_this_process_labels_too(folder, tmp_path):
@@ -146,11 +142,10 @@ def test_a_backend_in_this_process_labels_too(folder, tmp_path):
             assert stored.read_bytes() == (folder / "depth" / f"f{index}.png").read_bytes()
 
 
-def test_kitti_maps_are_stored_as_published(tmp_path):
+def test_kitti_maps_are_stored_as_published(tmp_path, url):
     write_kitti(tmp_path, len(KITTI_SIZES))
     (tmp_path / "kitti_eigen_test.txt").rename(tmp_path / "kitti_eigen_train.txt")
-    with serving(StubBackend(answer)) as url:
-        label("--data", tmp_path, "--teacher", url)  # what trains, where no split is given
+    label("--data", tmp_path, "--teacher", url)  # what trains, where no split is given
     data = KittiDataset(tmp_path, ReadOptions(subset="train", teacher=True))
     assert len(data) == len(KITTI_SIZES)
     for index in range(len(data)):
@@ -163,11 +158,17 @@ def test_kitti_maps_are_stored_as_published(tmp_path):
         np.testing.assert_allclose(item.teacher, sent, atol=80 / 65535 + 1e-4)
 
 
-def test_an_answer_of_another_size_is_brought_to_the_images_where_the_layout_wants_it(tmp_path):
+def test_an_answer_is_brought_to_what_the_layout_wants_or_is_no_label(tmp_path):
     write_nyu(tmp_path, 1)
-    small = np.tile(np.linspace(1, 5, 160, dtype=np.float32), (120, 1))
+    asked = ("--data", tmp_path, "--split", "nyu_test.txt", "--teacher")
+    far, small = (
+        np.tile(np.linspace(*ends, 160, dtype=np.float32), (120, 1)) for ends in ((20, 50), (1, 5))
+    )
+    with serving(StubBackend(far)) as url:
+        report = label(*asked, url, status=1)
+    assert "no depth between 0 and 10 m" in report["failed"]["kitchen_0000/rgb_00040.jpg"]
     with serving(StubBackend(small)) as url:
-        label("--data", tmp_path, "--teacher", url, "--split", "nyu_test.txt")
+        label(*asked, url)
     file = tmp_path / "teacher" / "data_nyu_kitchen_0000_rgb_00040.png"
     stored = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     assert stored.shape == (480, 640)
@@ -175,140 +176,95 @@ def test_an_answer_of_another_size_is_brought_to_the_images_where_the_layout_wan
 
 
 def test_refused_images_are_named_and_the_others_labelled(folder):
+    instead = {
+        picture(1).tobytes(): BackendRefusal("not this one"),
+        picture(2).tobytes(): DepthAnswer(np.full((48, 64), 3.0)),
+        picture(3).tobytes(): ValueError("broken"),
+    }
+
     def picky(image, request):
-        if np.array_equal(image, picture(1)):
-            return BackendRefusal("not this one")
-        return (
-            DepthAnswer(np.full((48, 64), 3.0))
-            if np.array_equal(image, picture(2))
-            else answer(image, request)
-        )
+        return instead.get(image.tobytes()) or answer(image, request)
 
     with serving(StubBackend(picky)) as url:
-        report = label("--data", folder, "--teacher", url, status=1)
-        assert report["labelled"] == COUNT - 2
+        asked = ("--data", folder, "--teacher", url, "--in-flight", 1)
+        report = label(*asked, status=1)
+        assert report["labelled"] == COUNT - 3
         assert "not this one" in report["failed"]["f1"]
         assert "nearly constant" in report["failed"]["f2"]
-        assert label("--data", folder, "--teacher", url, "--skip-bad")["kept"] == COUNT - 2
-
-
-def test_depth_that_the_layout_cannot_hold_is_no_label(tmp_path):
-    write_nyu(tmp_path, 1)
-    far = np.tile(np.linspace(20, 50, 64, dtype=np.float32), (48, 1))
-    with serving(StubBackend(far)) as url:
-        arguments = ("--data", tmp_path, "--teacher", url, "--split", "nyu_test.txt")
-        report = label(*arguments, status=1)
-    assert "no depth between 0 and 10 m" in report["failed"]["kitchen_0000/rgb_00040.jpg"]
-
-
-def test_an_unreadable_image_ends_the_run_or_is_listed(folder):
-    (folder / "images" / "f3.png").write_bytes(b"junk")
-    with serving(StubBackend(answer)) as url:
-        with pytest.raises(DatasetError, match=r"f3\.png: 4 bytes are no readable"):
-            label("--data", folder, "--teacher", url)
-        report = label("--data", folder, "--teacher", url, "--skip-bad")
-    assert list(report["failed"]) == ["f3"]
-    assert report["labelled"] + report["kept"] == COUNT - 1
-
-
-def test_a_damaged_map_is_made_anew(folder):
-    with serving(StubBackend(answer)) as url:
-        label("--data", folder, "--teacher", url)
-        first, second = (folder / "teacher" / f"f{index}.png" for index in (0, 1))
-        whole = first.read_bytes()
-        first.write_bytes(whole[: len(whole) // 2])
-        second.write_bytes(b"")
-        assert label("--data", folder, "--teacher", url)["labelled"] == 2
-    assert first.read_bytes() == whole
-
-
-def test_another_teachers_folder_is_refused_unless_overwritten(folder):
-    other = StubBackend(answer, TeacherIdentity("stub", "8", metric=True))
-    with serving(StubBackend(answer)) as url:
-        label("--data", folder, "--teacher", url)
-    with serving(other) as url:
-        with pytest.raises(LabelFolderError, match=r"maps of stub 7 .*not of stub 8.*--overwrite"):
-            label("--data", folder, "--teacher", url)
-        assert other.requests == []
-        assert label("--data", folder, "--teacher", url, "--overwrite")["labelled"] == COUNT
-        (folder / "teacher" / "teacher.json").write_text("{")
-        with pytest.raises(LabelFolderError, match=r"teacher\.json cannot be read"):
-            label("--data", folder, "--teacher", url)
-
-
-def test_overwriting_a_part_never_leaves_another_teachers_maps_beside(folder):
-    (folder / "some.txt").write_text("f0\nf1\n")
-    some = ["--split", folder / "some.txt", "--overwrite"]
-    with serving(StubBackend(answer)) as url:
-        label("--data", folder, "--teacher", url)
-        assert label("--data", folder, "--teacher", url, *some)["labelled"] == 2
-    before = {file.name: file.read_bytes() for file in (folder / "teacher").iterdir()}
-    with serving(StubBackend(answer, TeacherIdentity("stub", "8", metric=True))) as url:
-        with pytest.raises(LabelFolderError, match=r"4 maps of .* \(such as f2\.png\).*stub 7"):
-            label("--data", folder, "--teacher", url, *some)
-        after = {file.name: file.read_bytes() for file in (folder / "teacher").iterdir()}
-        assert after == before
-        (folder / "teacher" / "teacher.json").write_text("{")  # whose they are is not known
-        with pytest.raises(LabelFolderError, match="4 maps"):
-            label("--data", folder, "--teacher", url, *some)
-        assert label("--data", folder, "--teacher", url, "--overwrite")["labelled"] == COUNT
-
-
-def test_maps_of_nobody_knows_whom_are_not_mixed_with_new_ones(folder):
-    with serving(StubBackend(answer)) as url:
-        label("--data", folder, "--teacher", url)
-        (folder / "teacher" / "teacher.json").unlink()
-        (folder / "teacher" / "f0.png").unlink()
-        (folder / "some.txt").write_text("f0\n")
-        with pytest.raises(LabelFolderError, match=r"holds files like f1\.png"):
-            label("--data", folder, "--teacher", url, "--split", folder / "some.txt")
-
-
-def test_a_split_of_a_folder_is_labelled_alone(folder):
-    (folder / "some.txt").write_text("f1\nf4\n")
-    with serving(StubBackend(answer)) as url:
-        report = label("--data", folder, "--teacher", url, "--split", folder / "some.txt")
-    assert report["labelled"] == 2
-    assert sorted(file.name for file in (folder / "teacher").glob("f*")) == ["f1.png", "f4.png"]
-
-
-def test_files_that_may_be_no_labels_are_never_overwritten(folder):
-    before = (folder / "images" / "f0.png").read_bytes()
-    with serving(StubBackend(answer)) as url, pytest.raises(LabelFolderError, match="holds files"):
-        label("--data", folder, "--teacher", url, "--output", folder / "images", "--overwrite")
-    assert (folder / "images" / "f0.png").read_bytes() == before
-
-
-def test_one_process_at_a_time_labels_into_a_folder(folder):
-    source = ImageFolder(folder)
-    output = MapFolder(folder / "teacher", source.map_format)
-    with (
-        output.exclusive(),
-        serving(StubBackend(answer)) as url,
-        pytest.raises(LabelFolderError, match="another process is labelling into"),
-    ):
-        label("--data", folder, "--teacher", url)
-
-
-def test_a_teacher_that_is_away_is_named_before_anything_is_made(folder):
-    address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(TeacherUnreachableError, match=address):
-        label("--data", folder, "--teacher", address)
-    assert not (folder / "teacher").exists()
-
-
-def test_a_teacher_that_breaks_on_all_images_ends_the_run_and_on_one_does_not(folder):
-    def breaks_once(image, request):
-        return ValueError("broken") if np.array_equal(image, picture(1)) else answer(image, request)
-
-    with serving(StubBackend(breaks_once)) as url:
-        report = label("--data", folder, "--teacher", url, "--in-flight", 1, status=1)
-        assert list(report["failed"]) == ["f1"]
+        assert list(report["failed"]) == ["f1", "f2", "f3"]
+        instead.popitem()  # the last one is answered from now on
+        assert label(*asked, "--skip-bad")["kept"] == COUNT - 3
     with (
         serving(StubBackend(ValueError("broken"), TeacherIdentity("s", "9", metric=True))) as url,
         pytest.raises(TeacherUnreachableError, match=r"0 images were labelled.*run the same"),
     ):
         label("--data", folder, "--teacher", url, "--output", folder / "more")
+
+
+def test_an_unreadable_image_ends_the_run_or_is_listed(folder, url):
+    (folder / "images" / "f3.png").write_bytes(b"junk")
+    with pytest.raises(DatasetError, match=r"f3\.png: 4 bytes are no readable"):
+        label("--data", folder, "--teacher", url)
+    report = label("--data", folder, "--teacher", url, "--skip-bad")
+    assert list(report["failed"]) == ["f3"]
+    assert report["labelled"] + report["kept"] == COUNT - 1
+
+
+def test_a_damaged_map_is_made_anew(folder, url):
+    label("--data", folder, "--teacher", url)
+    first, second = (folder / "teacher" / f"f{index}.png" for index in (0, 1))
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    second.write_bytes(b"")
+    assert label("--data", folder, "--teacher", url)["labelled"] == 2
+    assert first.read_bytes() == whole
+
+
+def test_a_split_of_a_folder_is_labelled_alone_and_one_folder_holds_one_teachers_maps(folder, url):
+    def files() -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in (folder / "teacher").glob("*.png")}
+
+    note = folder / "teacher" / "teacher.json"
+    (folder / "some.txt").write_text("f0\nf1\n")
+    some = ["--split", folder / "some.txt"]
+    mine = ["--data", folder, "--teacher", url]
+    assert label(*mine, *some)["labelled"] == 2
+    assert set(files()) == {"f0.png", "f1.png"}
+    assert label(*mine)["labelled"] == COUNT - 2
+    assert label(*mine, *some, "--overwrite")["labelled"] == 2
+    before = files()
+    other = StubBackend(answer, TeacherIdentity("stub", "8", metric=True))
+    with serving(other) as others:
+        theirs = ["--data", folder, "--teacher", others]
+        with pytest.raises(LabelFolderError, match=r"maps of stub 7 .*not of stub 8.*--overwrite"):
+            label(*theirs)
+        with pytest.raises(LabelFolderError, match=r"4 maps of .* \(such as f2\.png\).*stub 7"):
+            label(*theirs, *some, "--overwrite")
+        note.write_text("{")  # whose they are is not known
+        with pytest.raises(LabelFolderError, match=r"teacher\.json cannot be read"):
+            label(*theirs)
+        with pytest.raises(LabelFolderError, match="4 maps"):
+            label(*theirs, *some, "--overwrite")
+        assert (files(), other.requests) == (before, [])
+        assert label(*theirs, "--overwrite")["labelled"] == COUNT
+    note.unlink()
+    (folder / "teacher" / "f0.png").unlink()
+    with pytest.raises(LabelFolderError, match=r"holds files like f1\.png"):
+        label(*mine, *some)
+    image = (folder / "images" / "f0.png").read_bytes()
+    with pytest.raises(LabelFolderError, match="holds files"):  # which may be no labels
+        label(*mine, "--output", folder / "images", "--overwrite")
+    assert (folder / "images" / "f0.png").read_bytes() == image
+
+
+def test_a_teacher_that_is_away_is_named_before_anything_is_made(folder, url):
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(TeacherUnreachableError, match=address):
+        label("--data", folder, "--teacher", address)
+    assert not (folder / "teacher").exists()
+    output = MapFolder(folder / "teacher", ImageFolder(folder).map_format)
+    with output.exclusive(), pytest.raises(LabelFolderError, match="another process is labelling"):
+        label("--data", folder, "--teacher", url)
 
 
 def test_a_teacher_that_changes_on_the_way_ends_the_run(folder):
@@ -332,14 +288,21 @@ def test_what_is_no_metric_teacher_or_not_one_teacher_is_refused(folder):
         label("--data", folder, "--backend", "magic")
 
 
-def logged(folder, count: int) -> list[int]:
-    """Log so many views, a second apart; return their ids."""
-    with FrameStore(folder / "frames.sqlite3", EAGER) as store:
-        return [store.add(Observation(view(s), s * 10**9, "cam")).frame_id for s in range(count)]
+@pytest.fixture
+def logged(tmp_path):
+    """A function that logs so many views, a second apart, and returns their ids."""
+
+    def log(count: int) -> list[int]:
+        with FrameStore(tmp_path / "frames.sqlite3", EAGER) as store:
+            return [
+                store.add(Observation(view(s), s * 10**9, "cam")).frame_id for s in range(count)
+            ]
+
+    return log
 
 
-def test_the_waiting_frames_of_a_frame_log_are_labelled(tmp_path):
-    ids = logged(tmp_path, 5)
+def test_the_waiting_frames_of_a_frame_log_are_labelled(tmp_path, logged):
+    ids = logged(5)
 
     def picky(image, request):
         return BackendRefusal("no") if request.stamp_ns == 3 * 10**9 else answer(image, request)
@@ -361,9 +324,9 @@ def test_the_waiting_frames_of_a_frame_log_are_labelled(tmp_path):
 
 
 def test_a_teacher_gets_the_bytes_that_were_logged_and_labels_of_a_students_size_are_kept(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, logged
 ):
-    logged(tmp_path, 3)
+    logged(3)
     with FrameStore(tmp_path / "frames.sqlite3", EAGER) as store:
         jpegs = [frame.jpeg for frame in store.unlabelled(9)]
     sent = []
@@ -382,12 +345,11 @@ def test_a_teacher_gets_the_bytes_that_were_logged_and_labels_of_a_students_size
     assert sizes == {(288, 384)}
 
 
-def test_labels_of_a_frame_log_are_judged_as_the_companion_judges_them(tmp_path):
-    ids = logged(tmp_path, 10)
-    scale = {9 * 10**9: 100.0}
+def test_labels_of_a_frame_log_are_judged_as_the_companion_judges_them(tmp_path, logged):
+    ids = logged(10)
 
     def jumping(image, request):
-        return ramp(160, 120) * np.float32(scale.get(request.stamp_ns, 1.0))
+        return ramp(160, 120) * np.float32(100 if request.stamp_ns == 9 * 10**9 else 1)
 
     with serving(StubBackend(jumping)) as url:
         report = label("--data", tmp_path, "--teacher", url, "--in-flight", 1, status=1)
@@ -397,8 +359,8 @@ def test_labels_of_a_frame_log_are_judged_as_the_companion_judges_them(tmp_path)
         assert store.stats().rejected == {"label_scale_jump": 1}
 
 
-def test_a_teacher_of_which_nothing_is_believed_costs_few_frames_of_a_frame_log(tmp_path):
-    logged(tmp_path, 8)
+def test_a_teacher_of_which_nothing_is_believed_costs_few_frames_of_a_frame_log(tmp_path, logged):
+    logged(8)
     with (
         serving(StubBackend(np.full((120, 160), 2, np.float32))) as url,
         pytest.raises(TeacherUnreachableError, match=r"stub 7 is suspect.*constant.*0 images"),
@@ -409,10 +371,9 @@ def test_a_teacher_of_which_nothing_is_believed_costs_few_frames_of_a_frame_log(
         assert len(store.unlabelled(9)) == 3
 
 
-def test_labels_of_a_frame_log_are_compared_with_the_live_student(tmp_path):
-    registry = StudentRegistry(tmp_path / "students")
-    registry.promote(registry.add(small_student()).version, force=True)
-    logged(tmp_path, 9)
+def test_labels_of_a_frame_log_are_compared_with_the_live_student(tmp_path, logged):
+    promote_small(StateFolder(tmp_path))
+    logged(9)
 
     def far_off_at_last(image, request):
         return ramp(160, 120) * np.float32(150 if request.stamp_ns == 8 * 10**9 else 1)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from helpers.children import child_environment, start_python
+from helpers.children import start_python
 from helpers.students import small_student
 from tiekd_ros.student.registry import LiveChangedError, StudentRegistry
 
@@ -134,17 +134,16 @@ def test_a_writer_killed_in_mid_write_leaves_whole_versions_only(tmp_path):
 
 
 def test_cleaning_removes_the_leftovers_of_dead_writers_only(registry):
-    done = subprocess.Popen([sys.executable, "-c", ""], env=child_environment())
+    done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    dead_folder = registry.root / f".writing-{done.pid}-aa"
-    dead_folder.mkdir()
-    (dead_folder / "student.safetensors").write_bytes(b"half")
-    dead_file = registry.root / f".writing-{done.pid}-bb"
-    dead_file.write_text("half")
-    alive = registry.root / f".writing-{os.getpid()}-cc"
+    folder, file, alive = (
+        registry.root / f".writing-{pid}-{name}"
+        for pid, name in ((done.pid, "aa"), (done.pid, "bb"), (os.getpid(), "cc"))
+    )
+    folder.mkdir()
+    (folder / "student.safetensors").write_bytes(b"half")
+    file.write_text("half")
     alive.mkdir()
     registry.clean()
-    assert not dead_folder.exists()
-    assert not dead_file.exists()
-    assert alive.exists()
+    assert [path.exists() for path in (folder, file, alive)] == [False, False, True]
     assert registry.versions() == ["000001", "000002", "000003"]

@@ -17,7 +17,7 @@ from reference.networks import hash_input, load_hash_weights
 from reference.training import check_train_step, objective_of
 
 from helpers.children import child_environment
-from tiekd_ros.method import paper
+from tiekd_ros.method.paper import losses
 from tiekd_ros.student.networks import build_network
 from tiekd_ros.student.networks.official import KITTI_BINS
 
@@ -185,7 +185,7 @@ def test_a_step_of_a_regression_student_agrees_with_plain_torch(tmp_path):
     key, shape = "train_input/shared/mobilenetv2", (2, 3, 64, 64)
     teacher = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1)) * 70 + 2
     depth = network.output(network(hash_input(key, shape))).depth
-    loss = paper.ssim_si_loss(depth, teacher)
+    loss = losses.ssim_si_loss(depth, teacher)
     loss.backward()
     parameters = dict(network.named_parameters())
     before = {name: p.detach().clone() for name, p in parameters.items()}

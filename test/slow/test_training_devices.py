@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,12 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from helpers.children import PATIENCE_S, child_environment, run_python, start_python, wait_until
 from helpers.devices import add_up, fail_in_second, some_loss
-from helpers.training import COUNT, train_arguments, write_rgbd
-from tiekd_ros.cli.main import app
+from helpers.training import COUNT, train, train_arguments, train_lines
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.student.checkpoint import load_student
 from tiekd_ros.training.data import BatchPlan
@@ -26,9 +25,9 @@ NAMES = ("loss", "kl", "ssim", "gradient_norm")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(rgbd, tmp_path_factory) -> Path:
     """An RGB-D folder where much of the depth is unknown, in each image another share."""
-    folder = write_rgbd(tmp_path_factory.mktemp("data") / "rgbd")
+    folder = shutil.copytree(rgbd, tmp_path_factory.mktemp("data") / "rgbd")
     for number, path in enumerate(sorted((folder / "depth").iterdir())):
         depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         depth[: number * 7] = 0  # the last ones have next to nothing
@@ -40,8 +39,7 @@ def data(tmp_path_factory) -> Path:
 def alone(data, tmp_path_factory) -> Path:
     """The folder of a run in one process."""
     output = tmp_path_factory.mktemp("run") / "alone"
-    result = CliRunner().invoke(app, train_arguments(data, output), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    train(*train_arguments(data, output))
     return output
 
 
@@ -53,8 +51,7 @@ def _helpers_found(monkeypatch):
 
 def curves(output: Path) -> np.ndarray:
     """Return what was logged of each training step, (steps, values)."""
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return np.array([[line[n] for n in NAMES] for line in lines if line["kind"] == "train"])
+    return np.array([[line[name] for name in NAMES] for line in train_lines(output)])
 
 
 def scores(output: Path) -> dict[str, float]:
@@ -87,8 +84,8 @@ def test_two_processes_stopped_and_continued_have_the_loss_curve_of_one(data, al
     assert scores(output) == pytest.approx(scores(alone), rel=1e-3)
 
 
-def test_what_any_process_passes_over_is_listed(tmp_path):
-    data = write_rgbd(tmp_path / "rgbd")
+def test_what_any_process_passes_over_is_listed(rgbd, tmp_path):
+    data = shutil.copytree(rgbd, tmp_path / "rgbd")
     seen = BatchPlan(COUNT - 1, 4, 0, processes=2)
     first, second = ({k for part in seen.parts(0, 2, rank) for _, k in part} for rank in (0, 1))
     bad = f"{min(second - first):04d}"  # only the second process meets it

@@ -103,7 +103,11 @@ class MapFolder:
                 is off or would leave some of them; or nothing says whose they are.
         """
         note = self.path / TEACHER_NOTE
-        wanted = self._note_of(teacher)
+        wanted = {
+            "teacher": teacher.name,
+            "version": teacher.version,
+            "units": self.map_format.units,
+        }
         names, there = set(files), self._maps()
         if there and not note.exists():
             raise LabelFolderError(  # never overwritten: they may be images, or measured depth
@@ -111,7 +115,9 @@ class MapFolder:
                 "they are; give another folder with --output, or move them away"
             )
         if overwrite:
-            found = self._read_note_or_nothing(note)
+            found = None
+            with contextlib.suppress(LabelFolderError):
+                found = self._read_note(note)
             others = [name for name in there if name not in names]
             if others and found != wanted:
                 raise LabelFolderError(
@@ -154,23 +160,11 @@ class MapFolder:
             )
         self._write(self.path / name, self.map_format.encode(depth))
 
-    def _note_of(self, teacher: TeacherIdentity) -> dict[str, str]:
-        return {
-            "teacher": teacher.name,
-            "version": teacher.version,
-            "units": self.map_format.units,
-        }
-
     def _maps(self) -> list[str]:
         """Return the names of all files that may be maps, of whatever images."""
         return sorted(
             path.name for path in self.path.glob("*.png") if not path.name.startswith(".")
         )
-
-    def _read_note_or_nothing(self, path: Path) -> dict[str, str] | None:
-        with contextlib.suppress(LabelFolderError):
-            return self._read_note(path)
-        return None
 
     def _read_note(self, path: Path) -> dict[str, str] | None:
         try:
@@ -201,7 +195,7 @@ class MapFolder:
 
 def _named(note: dict[str, str] | None) -> str:
     if note is None:
-        return "nobody knows whom"
+        return "an unknown teacher"
     return f"{note.get('teacher')} {note.get('version')} ({note.get('units')})"
 
 
@@ -491,11 +485,7 @@ class ImageQueue:
         self._remove(frame_id)
 
     def reject(self, frame_id: int, reason: str) -> None:
-        """Leave an image without a map.
-
-        Raises:
-            DatasetError: it cannot be read, and `skip_bad` is off.
-        """
+        """Leave an image without a map; DatasetError if it is unreadable and `skip_bad` is off."""
         if reason == UNREADABLE and not self._skip_bad:
             self._data.view(frame_id)  # says once more why
         self._remove(frame_id)

@@ -77,11 +77,7 @@ def protocol_for(kind: str, bins: DepthBins, crop: str | None = None) -> Protoco
 
 
 def crop_mask(crop: str, height: int, width: int) -> BoolArray:
-    """Return where a crop lets truth count, (height, width).
-
-    Raises:
-        InvalidSettingError: there is no such crop.
-    """
+    """Return where a crop lets truth count, (height, width); InvalidSettingError for others."""
     if crop in _SHARES:
         up, down, left, right = _SHARES[crop]
         bounds = (int(up * height), int(down * height), int(left * width), int(right * width))
@@ -161,11 +157,7 @@ def score_image(
 
 
 def mean_score(scores: Sequence[ImageScore]) -> MeanScore:
-    """Return the plain mean over images, leaving out those that have no value.
-
-    Raises:
-        BadDepthError: there is no image.
-    """
+    """Return the plain mean over images that have a value; BadDepthError without any image."""
     if not scores:
         raise BadDepthError("there is no image to take the mean of")
     rows = [score.as_row() for score in scores]
@@ -178,10 +170,7 @@ def mean_score(scores: Sequence[ImageScore]) -> MeanScore:
 def flip_averaged(predict: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     """Return the mean of the image's prediction and its mirror image's, mirrored back.
 
-    Args:
-        predict: turns images (B, 3, H, W) into maps (B, 1, H, W), such as a student network's
-            `predict_depth`.
-        image: (B, 3, H, W).
+    `predict` turns images (B, 3, H, W) into maps (B, 1, H, W).
     """
     mirrored = predict(image.flip(-1)).flip(-1)
     return 0.5 * (predict(image) + mirrored)

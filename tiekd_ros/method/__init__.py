@@ -1,1 +1,1 @@
-"""The method: depth probability maps, losses, metrics, trainer, gate and worker."""
+"""The method: depth probability maps, losses, metrics and the comparison of two students."""

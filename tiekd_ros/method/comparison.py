@@ -111,11 +111,7 @@ def compare(
 def mean_errors(
     predictor: DepthPredictor, frames: Iterable[Sample], bins: DepthBins
 ) -> DepthMetrics:
-    """Return a predictor's mean errors on frames, within the range of `bins`.
-
-    Raises:
-        BadDepthError: as `compare`, or no frame has a valid pixel.
-    """
+    """Return a predictor's mean errors within the range of `bins`; BadDepthError as `compare`."""
     low, high = bins.min_depth_m, bins.max_depth_m
     each = (depth_metrics(predictor(f.image), f.depth, low, high) for f in frames)
     return mean_metrics([errors for errors in each if errors is not None])

@@ -219,8 +219,8 @@ def make_objective(bins: DepthBins, settings: LossSettings, *, has_dpm: bool = T
     if name.startswith("paper"):
         return _Paper(bins, settings)
     if name == "si":
-        return _Response(partial(si_loss, weight=settings.si_weight))
-    return _Response(RESPONSE_LOSSES[name])
+        return _response(partial(si_loss, weight=settings.si_weight))
+    return _response(RESPONSE_LOSSES[name])
 
 
 def describe_unknown(objective: str, depths: Sequence[DepthMap]) -> str:
@@ -259,13 +259,12 @@ class _Paper:
         return LossParts(terms[self._term], divergence, 1 - dissimilarity)
 
 
-class _Response:
-    """A response-based loss: compares depth with depth."""
+def _response(loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:
+    """Return a response-based loss, which compares depth with depth, as an objective."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self._loss = loss
-
-    def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
-        total = self._loss(output.depth, depth)
+    def compare(output: StudentOutput, depth: Tensor) -> LossParts:
+        total = loss(output.depth, depth)
         nothing = torch.zeros_like(total)
         return LossParts(total, nothing, nothing)
+
+    return compare

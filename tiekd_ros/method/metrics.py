@@ -154,11 +154,7 @@ def depth_errors(p: npt.NDArray[np.float64], t: npt.NDArray[np.float64]) -> Dept
 
 
 def mean_metrics(each: Sequence[DepthMetrics]) -> DepthMetrics:
-    """Return the plain mean over images, as the published evaluations do.
-
-    Raises:
-        BadDepthError: there is nothing to average.
-    """
+    """Return the plain mean over images, as published; BadDepthError where there is none."""
     if not each:
         raise BadDepthError("no image had a valid pixel to compare")
     names = [f.name for f in fields(DepthMetrics)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -68,10 +69,11 @@ class Step(NamedTuple):
     gradient_norm: Tensor  # before clipping
 
 
+@dataclass
 class Stepper:
     """Does optimiser steps on a network in place.
 
-    Args:
+    Attributes:
         network: what is called with a batch; it may wrap the network for several processes.
         optimizer: its learning rate is set at every step.
         loss: takes the network's raw output and the teacher's depth.
@@ -81,22 +83,13 @@ class Stepper:
             batch; they have to do or skip a step together.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        loss: Callable[[Tensor, Tensor], LossParts],
-        *,
-        clip_norm: float,
-        frozen: bool,
-        everywhere: Callable[[Tensor], bool] = bool,
-    ) -> None:
-        self._network = network
-        self._optimizer = optimizer
-        self._loss = loss
-        self._clip_norm = clip_norm
-        self._frozen = frozen
-        self._everywhere = everywhere
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Tensor, Tensor], LossParts]
+    _: KW_ONLY
+    clip_norm: float
+    frozen: bool
+    everywhere: Callable[[Tensor], bool] = bool
 
     def step(self, images: Tensor, depth: Tensor, rate: float) -> Step | None:
         """Do one step, or nothing where loss or gradient is not finite.
@@ -108,23 +101,23 @@ class Stepper:
             depth: metres at the network's output size, (B, 1, h, w), NaN = unknown.
             rate: learning rate.
         """
-        self._network.train()
-        if self._frozen:
-            freeze_batch_norms(self._network)
-        for group in self._optimizer.param_groups:
+        self.network.train()
+        if self.frozen:
+            freeze_batch_norms(self.network)
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
-        statistics = [] if self._frozen else norm_statistics(self._network)
-        parts = self._loss(self._network(images), depth)  # in here they change
-        if not self._everywhere(torch.isfinite(parts.total)):
+        self.optimizer.zero_grad(set_to_none=True)
+        statistics = [] if self.frozen else norm_statistics(self.network)
+        parts = self.loss(self.network(images), depth)  # in here they change
+        if not self.everywhere(torch.isfinite(parts.total)):
             restore_norms(statistics)
             return None
         parts.total.backward()
-        norm = nn.utils.clip_grad_norm_(self._network.parameters(), self._clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         if not bool(torch.isfinite(norm)):  # gradients are the same in all processes by now
             restore_norms(statistics)
             return None
-        self._optimizer.step()
+        self.optimizer.step()
         return Step(LossParts(*(part.detach() for part in parts)), norm.detach())
 
 
@@ -140,23 +133,19 @@ def make_optimizer(network: nn.Module, rate: float, weight_decay: float) -> torc
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay)
 
 
+@dataclass
 class BadSteps:
     """Counts the steps that were skipped and ends a training that does nothing else."""
 
-    def __init__(self, total: int = 0, in_a_row: int = 0) -> None:
-        self.total = total
-        self.in_a_row = in_a_row
+    total: int = 0
+    in_a_row: int = 0
 
     def good(self) -> None:
         """Note a step that was done."""
         self.in_a_row = 0
 
     def bad(self, step: int) -> None:
-        """Note that step number `step` was skipped.
-
-        Raises:
-            TrainingError: so were several before it.
-        """
+        """Note that step number `step` was skipped; TrainingError if so were several before it."""
         self.total += 1
         self.in_a_row += 1
         if self.in_a_row >= _BAD_STEPS_IN_A_ROW:

@@ -5,11 +5,9 @@ it. Here a bin's probability is the Gaussian's mass inside the bin, renormalised
 depth range. Cutting the Gaussian at the range's ends moves the expectation inwards, so the
 Gaussian is centred at mu(d), not at d, where mu is chosen such that the expectation is d.
 
-Shapes: B batch, C bins, h and w the map; n pixels and K bins around each of them (see
-`bands`). Depth in metres, NaN = unknown.
-
-Shapes: C bins; n pixels; K bins of a band, the same number for all n; P numbers that describe
-a pixel's target. Depth in metres.
+Shapes: B batch, C bins, h and w the map; n pixels; K bins of a band around each of them (see
+`bands`), the same number for all n; P numbers that describe a pixel's target. Depth in metres,
+NaN = unknown.
 """
 
 from __future__ import annotations
@@ -94,16 +92,14 @@ class DepthTarget:
         return (depth >= self.bins.min_depth_m) & (depth <= self.bins.max_depth_m)
 
     def probabilities(self, depth: Tensor) -> Tensor:
-        """Return the target distribution.
+        """Return the target distribution, (B, C, h, w).
+
+        Its expectation is `depth` (at the very ends of the range: within half a bin or 5 % at the
+        near one, whichever is more, and within 1.5 % at the far one).
 
         Args:
             depth: metres, (B, 1, h, w); what is unknown or out of range gets some valid
                 distribution, to be masked by `valid`.
-
-        Returns:
-            Probabilities that sum to 1 over the bins, (B, C, h, w), with expectation `depth`
-            (at the very ends of the range: within half a bin or 5 % at the near one, whichever
-            is more, and within 1.5 % at the far one).
         """
         numbers = self.bands(depth.flatten()).numbers
         everywhere = torch.zeros_like(numbers[0], dtype=torch.int64)

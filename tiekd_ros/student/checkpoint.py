@@ -191,11 +191,7 @@ def save_student(folder: Path, student: Student) -> StudentCard:
 
 
 def load_card(folder: Path) -> StudentCard:
-    """Read the card in `folder`.
-
-    Raises:
-        CheckpointError: it is missing or invalid.
-    """
+    """Read the card in `folder`; CheckpointError where it is missing or invalid."""
     path = folder / CARD
     try:
         text = path.read_text()

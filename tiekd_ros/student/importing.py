@@ -60,7 +60,7 @@ _META_KEPT = ("exp_name", "epoch", "iter", "time", "mmcv_version")
 def import_student(
     path: Path, architecture: str, *, bins: str = "", input_size: InputSize | None = None
 ) -> Student:
-    """Read a published checkpoint as a student that has been judged by nobody yet.
+    """Read a published checkpoint as a student that has not been judged yet.
 
     Args:
         path: a `.pth` file, `{'meta', 'state_dict', 'optimizer'}` or a bare state_dict.
@@ -90,7 +90,7 @@ def import_student(
         input_size=input_size or dataset.input_size,
         architecture=architecture,
         target=PUBLISHED_WIDTH,
-        reason=f"imported from {path.name}; judged by nobody here",
+        reason=f"imported from {path.name}; not judged yet",
         training={"imported": _origin(content, path)},
     )
     student = Student.fresh(card)
@@ -177,7 +177,7 @@ def _what_it_asks_for(error: str) -> str:
     return (
         f"loading it would call {found[1]}, which is no tensor and no plain value and could run "
         "code. A checkpoint holds {'state_dict': tensors by name, 'meta': texts and numbers}; "
-        "ask whoever made it for one that does"
+        "ask its author for one that does"
     )
 
 

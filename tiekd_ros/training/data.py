@@ -9,7 +9,7 @@ Shapes: B the process's part of a batch, Hn and Wn the network's input.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +35,7 @@ from tiekd_ros.datasets import (
 from tiekd_ros.datasets.items import TEACHER_FOLDER
 from tiekd_ros.evaluation.frame_log_dataset import FRAMES, FrameLogDataset, frame_log_file
 from tiekd_ros.evaluation.frame_log_dataset import open_data as open_any
+from tiekd_ros.framelog.records import Split
 from tiekd_ros.method.stepping import TrainingError
 from tiekd_ros.training.recipes import (
     DepthArray,
@@ -181,7 +182,8 @@ def open_training_data(
         return open_any(kind, options.path, wanted)
 
     data = read(options.split, truth=truth, teacher=teacher)
-    labels = _teacher_name(options) if teacher else MEASURED
+    maps = options.teacher_dir or Path(TEACHER_FOLDER)
+    labels = f"teacher maps in {maps.name or maps}" if teacher else MEASURED
     if options.val_split is not None:
         without_truth = kind == "images"
         other = read(options.val_split, truth=not without_truth, teacher=without_truth)
@@ -228,20 +230,15 @@ def _wants_teacher(options: DataOptions, kind: str, recipe: Recipe) -> bool:
     return asked or there or kind == "images" or recipe.needs_teacher
 
 
-def _teacher_name(options: DataOptions) -> str:
-    folder = options.teacher_dir or Path(TEACHER_FOLDER)
-    return f"teacher maps in {folder.name or folder}"
-
-
 def _open_frames(options: DataOptions) -> TrainingData:
     if options.split or options.val_split or options.teacher_dir or options.labels == TRUTH:
         raise RecipeError(
             f"{options.path} is a frame log: it has its own split and its teacher's labels, so "
             "--split, --val-split, --teacher-dir and --labels truth do not apply"
         )
-    train = _LoggedFrames(lambda: FrameLogDataset(options.path, "train"))
+    train = _LoggedFrames(options.path, "train")
     try:
-        validation: Items = _LoggedFrames(lambda: FrameLogDataset(options.path, "held_out"))
+        validation: Items = _LoggedFrames(options.path, "held_out")
     except DatasetError:
         validation = Subset(train, range(0))
     return TrainingData(FRAMES, "the frame log's teacher", train, validation)
@@ -253,13 +250,13 @@ class _LoggedFrames:
     SQLite's connections must not cross a fork, so each process opens its own.
     """
 
-    def __init__(self, opening: Callable[[], FrameLogDataset]) -> None:
-        self._opening = opening
+    def __init__(self, path: Path, split: Split) -> None:
+        self._path, self._split = path, split
         self._open()
         self.names: Sequence[str] = list(self._log.names)
 
     def _open(self) -> None:
-        self._log = self._opening()
+        self._log = FrameLogDataset(self._path, self._split)
         self._pid = os.getpid()
         self._index = {name: index for index, name in enumerate(self._log.names)}
 
@@ -396,21 +393,6 @@ def stack(samples: Sequence[TrainingSample | UnreadableItem]) -> Batch | Unreada
     return Batch(images, depth, bad)
 
 
-class _Parts:
-    """A batch sampler for DataLoader: batches of keys from one step to another."""
-
-    def __init__(self, plan: BatchPlan, first: int, last: int, rank: int) -> None:
-        self._range = (first, last)
-        self._plan = plan
-        self._rank = rank
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self._plan.parts(*self._range, self._rank)
-
-    def __len__(self) -> int:
-        return self._range[1] - self._range[0]
-
-
 def batches(
     samples: TrainingSet, plan: BatchPlan, steps: tuple[int, int], rank: int, workers: int
 ) -> Iterator[Batch]:
@@ -428,7 +410,7 @@ def batches(
     """
     loader: DataLoader[TrainingSample | UnreadableItem] = DataLoader(
         samples,
-        batch_sampler=_Parts(plan, *steps, rank),
+        batch_sampler=plan.parts(*steps, rank),
         num_workers=workers,
         collate_fn=stack,
         worker_init_fn=_start_worker,

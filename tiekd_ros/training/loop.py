@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +54,7 @@ class StopSignals:
             signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give them back."""
         self._give_back()
 
@@ -128,7 +123,7 @@ class Curves:
         step: the last step that counts, 0 at the start.
 
     Raises:
-        TrainingError: the folder cannot be written to.
+        TrainingError: the folder cannot be written to; also by all that write.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -149,11 +144,7 @@ class Curves:
             self._file.close()
 
     def values(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Write values of a step; `kind` (train, validation) groups them.
-
-        Raises:
-            TrainingError: the disk refuses.
-        """
+        """Write values of a step; `kind` (train, validation) groups them."""
         with self._disk_errors_named():
             self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
             self._file.flush()
@@ -282,15 +273,14 @@ class OfflineTraining:
         self._report = report
         self._note = note
         train = job.plan.train
-        self._batches = BatchPlan(
-            len(job.samples.items), train.batch_size, train.seed, processes.count
-        )
+        samples = len(job.samples.items)
+        self._batches = BatchPlan(samples, train.batch_size, train.seed, processes.count)
         self.steps = train.iterations or train.epochs * self._batches.steps_per_epoch
         self._card = student.card
         self.network = student.network.to(processes.device)
         to_channels_last(self.network)
         if job.recipe.synchronises_norms(job.plan.student.architecture):
-            processes.synchronise_norms(self.network)  # in place: the network itself is no norm
+            processes.synchronise_norms(self.network)
         self._optimizer = make_optimizer(self.network, train)
         self._snapshots = Snapshots(job.folder.snapshots, job.housekeeping.keep_snapshots)
         self.state, problems = self._snapshots.load_latest(self.network, self._optimizer)

@@ -19,7 +19,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -206,15 +205,13 @@ class Processes:
         """Whether this is the one that writes and reports."""
         return self.rank == 0
 
-    def synchronise_norms(self, network: nn.Module) -> nn.Module:
-        """Return the network with batch norms of the whole batch, where there are several GPUs.
+    def synchronise_norms(self, network: nn.Module) -> None:
+        """Give a network batch norms of the whole batch, in place, where there are several GPUs.
 
         On CPUs torch has none: there each process norms its own part.
         """
         if self.count > 1 and self.device.type == "cuda":
-            converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-            return converted
-        return network
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return what to call in training: it averages gradients over the processes."""
@@ -260,12 +257,7 @@ class Processes:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leave the group; after an error without the farewell that others would wait for."""
         if self.count > 1 and kind is None:
             dist.destroy_process_group()

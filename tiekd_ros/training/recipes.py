@@ -17,9 +17,11 @@ from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, TiekdError
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.settings import SettingGroups
 from tiekd_ros.datasets import DepthItem
-from tiekd_ros.method import paper
 from tiekd_ros.method.first_student import StudentSettings
 from tiekd_ros.method.losses import LossSettings
+from tiekd_ros.method.paper import pipeline
+from tiekd_ros.method.paper.losses import LOSS_WEIGHT, loss_numbers
+from tiekd_ros.method.paper.target import PUBLISHED_SIGMA_M
 from tiekd_ros.method.samples import AugmentSettings, augment, fit_sample
 from tiekd_ros.method.stepping import warm_up_then_cosine
 from tiekd_ros.student.architecture import InputSize
@@ -78,7 +80,7 @@ class Recipe:
     plan: TrainingPlan
     rate: Callable[[int, int, float], float]
     kind: str | None = None
-    augmentation: paper.Augmentation | None = None
+    augmentation: pipeline.Augmentation | None = None
     input_size: InputSize | None = None
     flip_test: bool = False
     average_norms: bool = True
@@ -102,14 +104,13 @@ class Recipe:
             InvalidSettingError: a change is not valid.
         """
         plan = self.plan.changed(changes)
+        own: dict[str, Mapping[str, Any]]
         if self.kind is None:
-            return plan.changed(
-                {"train": _not_in(changes, "train", FROM_BASE if from_base else {})}
-            )
-        numbers = paper.loss_numbers(
-            self.kind, plan.loss.objective, plan.student.architecture, baseline=baseline
-        )
-        return plan.changed({"loss": _not_in(changes, "loss", numbers)})
+            own = {"train": FROM_BASE if from_base else {}}
+        else:
+            objective, architecture = plan.loss.objective, plan.student.architecture
+            own = {"loss": loss_numbers(self.kind, objective, architecture, baseline=baseline)}
+        return self.plan.changed(own).changed(changes)
 
     def synchronises_norms(self, architecture: str) -> bool:
         """Return whether batch norms are of the whole batch; published ResNets' are not."""
@@ -121,14 +122,6 @@ class Recipe:
             return OwnPreparation(size, plan.augment)
         crop_size = (size.height, size.width)
         return PublishedPreparation(replace(self.augmentation, crop_size=crop_size))
-
-
-def _not_in(
-    changes: Mapping[str, Mapping[str, Any]], group: str, values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the values that no change of this group gives."""
-    given = changes.get(group, {})
-    return {name: value for name, value in values.items() if name not in given}
 
 
 @dataclass(frozen=True)
@@ -149,12 +142,12 @@ class OwnPreparation:
 class PublishedPreparation:
     """The published augmentation; the training crop is what the network sees."""
 
-    numbers: paper.Augmentation
+    numbers: pipeline.Augmentation
 
     def __call__(self, item: DepthItem, rng: np.random.Generator) -> tuple[ImageArray, DepthArray]:
         """Return normalised float32 (Hn, Wn, 3) and metres (Hn, Wn)."""
         legacy = np.random.RandomState(rng.integers(2**32, dtype=np.uint32))
-        view = paper.augment(item.image, item.truth, item.teacher, self.numbers, legacy)
+        view = pipeline.augment(item.image, item.truth, item.teacher, self.numbers, legacy)
         depth = view.truth if view.teacher is None else view.teacher
         if depth is None:
             raise no_label(item)
@@ -163,11 +156,7 @@ class PublishedPreparation:
 
 
 def label_of(item: DepthItem) -> DepthMap:
-    """Return what a student is to learn from an item: the teacher's depth, else the truth.
-
-    Raises:
-        BadDepthError: it has neither.
-    """
+    """Return the label of an item: the teacher's depth, else the truth, else BadDepthError."""
     label = item.truth if item.teacher is None else item.teacher
     if label is None:
         raise no_label(item)
@@ -240,7 +229,7 @@ def _published_rates(steps: int, peak: float) -> list[float]:
 
 
 def _published(
-    kind: str, bins: DepthBins, augmentation: paper.Augmentation, input_size: InputSize
+    kind: str, bins: DepthBins, augmentation: pipeline.Augmentation, input_size: InputSize
 ) -> Recipe:
     """Return how one data set's published students were trained, whichever the network."""
     plan = TrainingPlan(
@@ -262,8 +251,8 @@ def _published(
         ),
         loss=LossSettings(
             objective="paper",
-            paper_weight=paper.LOSS_WEIGHT,
-            paper_sigma_m=paper.PUBLISHED_SIGMA_M,
+            paper_weight=LOSS_WEIGHT,
+            paper_sigma_m=PUBLISHED_SIGMA_M,
         ),
     )
     return Recipe(
@@ -283,19 +272,15 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("tiekd", TrainingPlan(), _own_rate),
-        _published("kitti", KITTI_BINS, paper.KITTI_AUGMENTATION, InputSize(352, 1216)),
-        _published("nyu", NYU_BINS, paper.NYU_AUGMENTATION, InputSize(480, 640)),
+        _published("kitti", KITTI_BINS, pipeline.KITTI_AUGMENTATION, InputSize(352, 1216)),
+        _published("nyu", NYU_BINS, pipeline.NYU_AUGMENTATION, InputSize(480, 640)),
     )
 }
 """Recipe by name."""
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return the recipe of this name.
-
-    Raises:
-        RecipeError: there is none.
-    """
+    """Return the recipe of this name; RecipeError where there is none."""
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe {name!r}: known are {', '.join(RECIPES)}")
     return RECIPES[name]

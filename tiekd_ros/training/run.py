@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tiekd_ros.core import Closing
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.evaluation.protocol import protocol_for
 from tiekd_ros.method.first_student import BASE_START, RANDOM_START
@@ -46,10 +46,10 @@ from tiekd_ros.training.start import (
 )
 from tiekd_ros.training.validation import EpochEvaluator, Validator
 
-_LINE_EVERY_S = 30.0  # where nobody looks at a live bar
+_LINE_EVERY_S = 30.0  # where no terminal shows a bar
 
 
-class ProgressDisplay:
+class ProgressDisplay(Closing):
     """A bar on a terminal, now and then a line elsewhere, nothing where it is not shown."""
 
     def __init__(self, shown: bool) -> None:
@@ -64,18 +64,9 @@ class ProgressDisplay:
         )
         self._task = self._bar.add_task("starting", total=None)
         self._said_at = 0.0
-
-    def __enter__(self) -> ProgressDisplay:
-        """Begin to show."""
         self._bar.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """End the bar."""
         self._bar.stop()
 

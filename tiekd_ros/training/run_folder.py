@@ -44,6 +44,7 @@ FORMAT = 1
 _TENSORS, _VALUES = "state.safetensors", "state.json"
 _WRITING = ".writing-"
 _NETWORK, _OPTIMIZER = "network.", "optimizer."
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError)
 _held: set[IO[str]] = set()
 
 
@@ -123,7 +124,12 @@ class RunFolder:
                 f"{self.root} is not empty (it holds {', '.join(others[:3])}) and no run of "
                 "tiekd train; give an empty or new folder with --output"
             )
-        self._write(SETTINGS, json.dumps(settings, indent=2) + "\n")
+        try:
+            replace_durably(path, (json.dumps(settings, indent=2) + "\n").encode())
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {path}: {error.strerror}; give another --output"
+            ) from error
 
     def _is_leftover(self, path: Path, settings: Mapping[str, Any]) -> bool:
         """Return whether a file of settings is ours, of a training that wrote nothing else."""
@@ -189,14 +195,6 @@ class RunFolder:
         for folder in students.iterdir():
             if folder.resolve() not in used:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _write(self, name: str, text: str) -> None:
-        try:
-            replace_durably(self.root / name, text.encode())
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write {self.root / name}: {error.strerror}; give another --output"
-            ) from error
 
 
 def _has_numbers(folder: Path) -> bool:
@@ -303,9 +301,7 @@ class Snapshots:
                 state, tensors = _read(folder)
                 _restore(network, optimizer, tensors)
                 return state, problems
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                problems.append(f"{folder} is passed over: {error}")
-            except safetensors.SafetensorError as error:
+            except (*_DAMAGED, RuntimeError) as error:
                 problems.append(f"{folder} is passed over: {error}")
         if problems:
             raise TrainingError(
@@ -318,7 +314,7 @@ class Snapshots:
 def _is_whole(folder: Path) -> bool:
     try:
         _read(folder)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+    except _DAMAGED:
         return False
     return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -123,18 +124,17 @@ def first_student(
     """
     torch.manual_seed(plan.train.seed)
     samples = [fit_sample(i.image, label_of(i), i.intrinsics, size) for i in sampled]
-    focal = median_focal(samples)
     name = plan.student.architecture
+    card_of = partial(
+        StudentCard,
+        input_size=size,
+        architecture=name,
+        target=plan.loss.target_width,
+        focal_px=median_focal(samples),
+    )
     if init in STARTS or Path(init).is_file():
         labels = [sample.depth for sample in samples]
-        bins = first_bins(labels, plan.student)
-        card = StudentCard(
-            bins=bins,
-            input_size=size,
-            architecture=name,
-            target=plan.loss.target_width,
-            focal_px=focal,
-        )
+        card = card_of(first_bins(labels, plan.student))
         network = _new_network(init, card)
         if histogram and init != BASE_START:
             start_from_label_histogram(network, labels)
@@ -150,16 +150,7 @@ def first_student(
             f"{init} holds a {start.card.architecture!r} student, --arch asks for {name!r}; "
             f"give --arch {start.card.architecture}"
         )
-    parent = start.card.version or str(init)
-    card = StudentCard(
-        bins=start.card.bins,
-        input_size=size,
-        architecture=name,
-        target=plan.loss.target_width,
-        focal_px=focal,
-        parent=parent,
-    )
-    return Student(card, start.network)
+    return Student(card_of(start.card.bins, parent=start.card.version or init), start.network)
 
 
 def _new_network(init: str, card: StudentCard) -> StudentNetwork:

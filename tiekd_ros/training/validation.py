@@ -43,10 +43,11 @@ class Validation(NamedTuple):
     """Items that could not be read and were passed over, with the reason."""
 
 
+@dataclass(frozen=True)
 class Validator:
     """Scores networks on the same items, each process its share of them.
 
-    Args:
+    Attributes:
         items: validation data; scored against the truth, and against the teacher where known.
         size: what images are scaled to.
         protocol: which pixels count.
@@ -54,24 +55,11 @@ class Validator:
         skip_bad: pass over items that cannot be read, and list them.
     """
 
-    def __init__(
-        self,
-        items: Items,
-        size: InputSize,
-        protocol: Protocol,
-        *,
-        flip: bool,
-        skip_bad: bool,
-    ) -> None:
-        self._items = items
-        self._size = size
-        self._protocol = protocol
-        self._flip = flip
-        self._skip_bad = skip_bad
-
-    def __len__(self) -> int:
-        """Return how many images are scored."""
-        return len(self._items)
+    items: Items
+    size: InputSize
+    protocol: Protocol
+    flip: bool
+    skip_bad: bool
 
     def score(self, network: StudentNetwork, processes: Processes) -> Validation:
         """Return the mean scores over all items, the same in all processes.
@@ -82,13 +70,13 @@ class Validator:
         network.eval()
         mine: list[ImageScore] = []
         bad: list[tuple[str, str]] = []
-        for index in range(processes.rank, len(self._items), processes.count):
+        for index in range(processes.rank, len(self.items), processes.count):
             try:
-                item = self._items.item(index)
+                item = self.items.item(index)
             except TiekdError as error:
-                if not self._skip_bad:
+                if not self.skip_bad:
                     raise
-                bad.append((self._items.names[index], str(error)))
+                bad.append((self.items.names[index], str(error)))
                 continue
             mine.append(self._score_one(network, item, processes.device))
         scores, bad = processes.gather(mine), processes.gather(bad)
@@ -99,7 +87,7 @@ class Validator:
                 f" ({len(bad)} cannot be read, such as {bad[0][0]}: {bad[0][1]})" if bad else ""
             )
             raise TrainingError(
-                f"none of the {len(self._items)} validation images has depth to compare with"
+                f"none of the {len(self.items)} validation images has depth to compare with"
                 f"{unread}; give another --val-split"
             )
         return Validation(known, dict(bad))
@@ -114,7 +102,7 @@ class Validator:
             teacher = None if truth is not None else teacher
         if truth is None and teacher is not None and teacher.shape != predicted.shape:
             predicted = self._predict(network, item, teacher.shape[:2], device)
-        return score_image(predicted, truth, self._protocol, teacher)
+        return score_image(predicted, truth, self.protocol, teacher)
 
     @torch.inference_mode()
     def _predict(
@@ -124,11 +112,9 @@ class Validator:
         shape: tuple[int, int],
         device: torch.device,
     ) -> DepthMap:
-        image = torch.from_numpy(resize_image(item.image, self._size)).to(device)[None]
+        image = torch.from_numpy(resize_image(item.image, self.size)).to(device)[None]
         x = normalise(image)  # (1, 3, Hn, Wn)
-        depth: Tensor = (
-            flip_averaged(network.predict_depth, x) if self._flip else (network.predict_depth(x))
-        )
+        depth = flip_averaged(network.predict_depth, x) if self.flip else network.predict_depth(x)
         if tuple(depth.shape[2:]) != shape:
             depth = functional.interpolate(depth, shape, mode="bilinear")
         predicted: DepthMap = depth[0, 0].float().cpu().numpy()
@@ -179,7 +165,10 @@ class EpochEvaluator:
     ) -> EpochResult:
         """Score a network in all processes; `best` are the best scores until now."""
         bad: dict[str, str] = {}
-        exported = self._exported_copy(network, processes.device, bad)
+        exported = copy.deepcopy(network)
+        if self.plain is not None:
+            average_batch_norms(exported, self._plain_batches(self.plain, processes.device, bad))
+        exported.eval()
         if self.validator is None:
             return EpochResult(exported, {}, is_best=True, bad=bad)
         scores, unread = self.validator.score(exported, processes)
@@ -194,15 +183,6 @@ class EpochEvaluator:
         scores = {"validation": result.scores} if result.scores else {}
         new = replace(card, scores=scores, training={**self.training, **done})
         return Student(new, result.network)
-
-    def _exported_copy(
-        self, network: StudentNetwork, device: torch.device, bad: dict[str, str]
-    ) -> StudentNetwork:
-        """Return a copy in eval mode, its batch norms averaged over training samples."""
-        exported = copy.deepcopy(network)
-        if self.plain is not None:
-            average_batch_norms(exported, self._plain_batches(self.plain, device, bad))
-        return exported.eval()
 
     def _plain_batches(
         self, plain: TrainingSet, device: torch.device, bad: dict[str, str]

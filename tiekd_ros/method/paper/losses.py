@@ -330,14 +330,10 @@ class PublishedDpmLoss:
 
     def __call__(self, logits: Tensor, depth: Tensor) -> Tensor:
         """Compare logits (B, C, h, w) with teacher depth (B, 1, h, w); a scalar."""
-        return self.map(logits, depth).mean()
-
-    def map(self, logits: Tensor, depth: Tensor) -> Tensor:
-        """Return the divergence of every pixel that is left by the crop, (B, 1, h', w)."""
-        return self.compare(logits, depth).divergence
+        return self.compare(logits, depth).divergence.mean()
 
     def compare(self, logits: Tensor, depth: Tensor) -> DpmComparison:
-        """Return the map and the student's depth, both as the crop leaves them."""
+        """Return divergence and student depth of the pixels that the crop leaves, (B, 1, h', w)."""
         _check(logits, depth, self.bins)
         top = _cropped_rows(logits, self.crop)
         maps = compare_dpm(logits, unknown_as_zero(depth), PublishedDivergence(self.target), top)

@@ -74,12 +74,8 @@ class PublishedTarget:
             )
         self.bins = bins
         self.sigma_m = sigma_m
+        self.window_m = window_m(sigma_m)
         self._centres = bins.centres()
-
-    @property
-    def window_m(self) -> float:
-        """Half width of the window in metres."""
-        return window_m(self.sigma_m)
 
     def probabilities(self, depth: Tensor) -> Tensor:
         """Return the target distribution q, (B, C, h, w), for depth in metres, (B, 1, h, w)."""

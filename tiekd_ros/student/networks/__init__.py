@@ -74,20 +74,20 @@ def meta_network(architecture: str, bins: DepthBins) -> StudentNetwork:
     return network
 
 
-def materialise(hollow: StudentNetwork, state: Mapping[str, Tensor]) -> StudentNetwork:
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def materialise(hollow: _M, state: Mapping[str, Tensor], prefix: str = "") -> _M:
     """Return a copy of a hollow network with the weights of a state_dict that fits it.
 
     To build a network and draw its random weights takes ten times as long, all of it in Python:
     time that a robot's frames would have to wait while a new student is loaded.
+
+    Args:
+        hollow: of `meta_network`, or a part of it.
+        state: the weights by name.
+        prefix: of the part's names in the state_dict.
     """
-    return _filled(hollow, state, "")
-
-
-_M = TypeVar("_M", bound=nn.Module)
-
-
-def _filled(hollow: _M, state: Mapping[str, Tensor], prefix: str) -> _M:
-    """Return a copy of a tree of modules, with its weights of the names that begin so."""
     copied = hollow.__new__(type(hollow))
     for name, value in hollow.__dict__.items():
         copied.__dict__[name] = value.copy() if isinstance(value, dict | set) else value
@@ -100,7 +100,7 @@ def _filled(hollow: _M, state: Mapping[str, Tensor], prefix: str) -> _M:
             copied._buffers[name] = state[prefix + name].to(buffer.dtype)
     for name, child in hollow._modules.items():
         if child is not None:
-            copied._modules[name] = _filled(child, state, f"{prefix}{name}.")
+            copied._modules[name] = materialise(child, state, f"{prefix}{name}.")
     return copied
 
 

@@ -288,11 +288,7 @@ class OfficialDpmStudent(DpmNetwork):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the DPM's logits, (B, C, H, W), H and W rounded up to `input_multiple`.
-
-        Args:
-            x: normalised RGB, (B, 3, H, W), of any size.
-        """
+        """Return logits (B, C, H, W), sizes rounded up to `input_multiple`, for (B, 3, H, W)."""
         logits: Tensor = self.decode_head.conv_out(self.decode_head(self.backbone(x)))
         return logits
 
@@ -320,10 +316,6 @@ class OfficialRegressionStudent(RegressionNetwork):
         return self.decode_head.conv_depth
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return depth before the sigmoid, (B, 1, H, W), sizes rounded up as the DPM head's.
-
-        Args:
-            x: normalised RGB, (B, 3, H, W), of any size.
-        """
+        """Return depth before the sigmoid, (B, 1, H, W), sizes rounded up as the DPM head's."""
         raw: Tensor = self.decode_head.conv_depth(self.decode_head(self.backbone(x)))
         return raw

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.student.architecture import SHIFT, DpmNetwork, InputSize, Moments, StudentNetwork
@@ -31,25 +31,11 @@ def fuse_batch_norms(network: StudentNetwork) -> StudentNetwork:
     All networks here register a batch norm right behind the convolution that feeds it.
     """
     for parent in list(network.modules()):
-        for (_, before), (name, norm) in itertools.pairwise(parent.named_children()):
+        for (name, before), (behind, norm) in itertools.pairwise(parent.named_children()):
             if isinstance(before, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fuse(before, norm)
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, fuse_conv_bn_eval(before, norm))
+                setattr(parent, behind, nn.Identity())
     return network
-
-
-def _fuse(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    convolution.weight, convolution.bias = fuse_conv_bn_weights(
-        convolution.weight,
-        convolution.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
-    )
 
 
 @torch.no_grad()

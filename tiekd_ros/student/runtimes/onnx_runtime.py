@@ -3,13 +3,11 @@
 On a GPU it takes its CUDA provider and not TensorRT's: that builds an engine, for minutes, for
 every set of weights, and weights change while the robot drives.
 
-Shapes: H and W the image, Hn and Wn the network's input, h and w its raw output.
-
 Tracing a network takes 0.3 to 0.5 s and holds Python's lock meanwhile: on a robot, a stutter in
 the stream with every new student. So the graph is kept without the weights; another student of
 the same kind brings its own, by name.
 
-Shapes: C bins, Hn and Wn the network's input, h and w its raw output.
+Shapes: C bins, H and W the image, Hn and Wn the network's input, h and w its raw output.
 """
 
 from __future__ import annotations
