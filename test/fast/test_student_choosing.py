@@ -144,7 +144,7 @@ def test_a_failing_export_or_another_depth_leaves_auto_with_torch_and_the_reason
         for seed in range(2):
             assert isinstance(factory.make(small_student(seed)), TorchRuntime)
     assert caplog.text.count("TypeError: no such operator") == 1  # it is not tried again
-    monkeypatch.setattr(choosing, "agree", lambda first, second, size: False)
+    monkeypatch.setattr(choosing, "same_depth", lambda one, other: False)
     assert isinstance(RuntimeFactory(CPU).make(small_student()), TorchRuntime)
     assert "gives another depth" in caplog.text
 

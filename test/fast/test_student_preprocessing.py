@@ -10,7 +10,6 @@ from tiekd_ros.student.preprocessing import (
     normalise,
     normalise_on_cpu,
     resize_image,
-    resize_matrix,
 )
 
 RNG = np.random.default_rng(0)
@@ -42,10 +41,3 @@ def test_preprocessing_on_a_device_gives_what_opencv_gives():
         np.testing.assert_allclose(given[0].permute(1, 2, 0), expected, atol=1.01 * ONE_VALUE)
         assert np.abs(given[0].permute(1, 2, 0).numpy() - expected).mean() < 0.2 * ONE_VALUE
     assert not DevicePreprocessing.can_resize((200, 100), SIZE)  # OpenCV has its own way for it
-
-
-def test_resizing_keeps_a_constant():
-    for before, after, area in ((7, 3, True), (3, 7, False), (640, 288, True)):
-        matrix = resize_matrix(before, after, area=area)
-        assert matrix.shape == (after, before)
-        torch.testing.assert_close(matrix.sum(dim=1), torch.ones(after))

@@ -146,6 +146,27 @@ def test_other_settings_data_or_a_folder_in_use_are_refused(rgbd, finished, tmp_
         assert "another training is running" in refusal(rgbd, finished, "--resume")
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--recipe", "best"], "unknown recipe 'best': known are tiekd, paper-kitti, paper-nyu"),
+        (["--recipe", "paper-kitti"], "recipe paper-kitti is for kitti data"),
+        (["--arch", "resnet99"], "student.architecture must be one of 'mobilenetv2-fast', "),
+        (["--arch", "resnet18-regression"], "a regression student does not have; take one of"),
+        (["--arch", "resnet18", "--init", "base"], "no base student ships for 'resnet18'"),
+        (["--init", "nowhere"], "--init nowhere: neither 'random' nor 'base'"),
+        (["--input-size", "65x96"], "height must be a multiple of 32, got 65; 64 would do"),
+        (["--input-size", "big"], "--input-size must be HEIGHTxWIDTH"),
+        (["--batch-size", "11"], "10 samples are too few for one batch of 11"),
+        (["--objective", "magic"], "objective must be one of"),
+        (["--labels", "teacher"], "tiekd label"),
+        (["--labels", "best"], "labels must be one of auto, teacher, truth, got 'best'"),
+        (["--device", "gpu"], "device must be one of 'auto', 'cpu', 'cuda', got 'gpu'"),
+        (["--settings", "{"], "settings must be JSON"),
+        (["--settings", '{"trian": {}}'], "'trian': known are train, student, loss, augment, "),
+        (["--settings", '{"train": {"momentum": 1}}'], "unknown setting 'momentum'"),
+    ],
+)
 def test_what_cannot_work_is_refused_before_anything_is_written(rgbd, tmp_path, more, says):
     assert says in refusal(rgbd, tmp_path / "out", *more)
     assert not (tmp_path / "out" / "snapshots").exists()

@@ -118,7 +118,6 @@ class MeanScore:
     """The mean over images."""
 
     values: dict[str, float]  # by published name; NaN where no image had a value
-    images: int
     without_truth: int  # images that counted for nothing against the truth
 
 
@@ -164,7 +163,7 @@ def mean_score(scores: Sequence[ImageScore]) -> MeanScore:
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     known = {name: column[~np.isnan(column)] for name, column in columns.items()}
     values = {name: float(c.mean()) if c.size else float("nan") for name, c in known.items()}
-    return MeanScore(values, len(scores), sum(score.truth is None for score in scores))
+    return MeanScore(values, sum(score.truth is None for score in scores))
 
 
 def flip_averaged(predict: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:

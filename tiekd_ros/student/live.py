@@ -103,7 +103,9 @@ class LiveStudent:
                 self._on_start()
             problem = self._attempt(version)
             if problem:
-                self._fail(problem)
+                self._state = replace(
+                    self._state, error=problem, swap_ended=time.monotonic(), loading=False
+                )
             with contextlib.suppress(Exception):
                 self._on_change(self._state)
 
@@ -125,6 +127,3 @@ class LiveStudent:
         self.runtime = runtime
         swaps = old.swaps + (old.version is not None)
         self._state = LiveState(version, "", swaps, started, time.monotonic(), False)
-
-    def _fail(self, error: str) -> None:
-        self._state = replace(self._state, error=error, swap_ended=time.monotonic(), loading=False)

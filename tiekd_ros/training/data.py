@@ -130,11 +130,6 @@ class TrainingData:
         """Items that cannot be used, by name, as known when the data was opened, and why."""
         return {name: why for report in self.reports for name, why in report.bad.items()}
 
-    @property
-    def in_both(self) -> int:
-        """How many items train and validate."""
-        return len(set(self.train.names) & set(self.validation.names))
-
     def describe(self) -> str:
         """Say what there is, and what of it makes no sense."""
         left_out = f", {len(self.left_out)} left out" if self.left_out else ""
@@ -142,9 +137,10 @@ class TrainingData:
             f"{self.kind}: {len(self.train)} images to train on, {len(self.validation)} to "
             f"validate{left_out}; labels: {self.labels}"
         )
-        if self.in_both:
+        in_both = len(set(self.train.names) & set(self.validation.names))
+        if in_both:
             text += (
-                f"\nwarning: {self.in_both} of the {len(self.validation)} images that validate are "
+                f"\nwarning: {in_both} of the {len(self.validation)} images that validate are "
                 "trained on as well, so the scores say little; give other images with --val-split"
             )
         return text

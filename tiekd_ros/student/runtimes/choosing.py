@@ -54,8 +54,15 @@ class RuntimeFactory:
         self._graphs: GraphCache = {}
         self._faster: dict[_Kind, str] = {}
         self._without_onnxruntime = kind == TORCH
-        if not self._without_onnxruntime:
-            self._look_for_onnxruntime()
+        if self._without_onnxruntime:
+            return
+        try:
+            execution_providers(device)
+        except InvalidSettingError as error:
+            if kind == ONNXRUNTIME:
+                raise
+            self._without_onnxruntime = True
+            _log.info("runtime auto takes torch: %s", error)
 
     def make(self, student: Student, like: Runtime | None = None) -> Runtime:
         """Return a student ready to run: checked, proved with a probe image and warmed.
@@ -82,15 +89,6 @@ class RuntimeFactory:
             return self._compare(student, kind, like)
         return TorchRuntime(student, self.device, owned=True, like=like)
 
-    def _look_for_onnxruntime(self) -> None:
-        try:
-            execution_providers(self.device)
-        except InvalidSettingError as error:
-            if self.kind == ONNXRUNTIME:
-                raise
-            self._without_onnxruntime = True
-            _log.info("runtime auto takes torch: %s", error)
-
     def _make_onnx(self, student: Student) -> OnnxRuntime:
         return OnnxRuntime(student, self.device, self.threads, graphs=self._graphs, owned=True)
 
@@ -108,7 +106,8 @@ class RuntimeFactory:
             self._refuse_onnx(kind, f"cannot run it ({type(error).__name__}: {error})")
             return in_torch
         size = student.card.input_size
-        if not agree(in_torch, in_onnx, size):
+        one, other = (each.predict(probe_image(size)).depth for each in (in_torch, in_onnx))
+        if not same_depth(one, other):
             self._refuse_onnx(kind, "gives another depth")
             return in_torch
         self._faster[kind] = min(self.measured, key=self.measured.__getitem__)
@@ -136,9 +135,3 @@ def measure(runtimes: dict[str, Runtime]) -> dict[str, float]:
         if time.perf_counter() - started > _LONGEST_S:
             break
     return {name: median(each) for name, each in taken.items()}
-
-
-def agree(first: Runtime, second: Runtime, size: InputSize) -> bool:
-    """Say whether two runtimes give the same depth of a probe image, within 1 cm or 0.5 %."""
-    one, other = (runtime.predict(probe_image(size)).depth for runtime in (first, second))
-    return same_depth(one, other)

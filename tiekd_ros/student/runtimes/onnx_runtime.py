@@ -247,7 +247,11 @@ class OnnxRuntime:
         self._open(graphs[kind], providers, threads)
         used = str(self._session.get_providers()[0])
         if torch.device(device).type == "cuda" and used != _CUDA:
-            raise _no_start(device, used)
+            raise InvalidSettingError(  # onnxruntime only warns of it
+                f"onnxruntime would run on {used}: its {_CUDA} does not start on {device}; install "
+                "the CUDA and cuDNN libraries that onnxruntime-gpu asks for, or set runtime to "
+                "auto or torch"
+            )
         self.description = f"onnxruntime {used}" + (
             f", {in_threads(threads)}" if used.startswith("CPU") else ""
         )
@@ -302,14 +306,6 @@ class OnnxRuntime:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_external_initializers(list(graph.names), values)
         self._session = onnxruntime.InferenceSession(graph.model, options, providers=providers)
-
-
-def _no_start(device: torch.device | str, used: str) -> InvalidSettingError:
-    """Return the error for a GPU that onnxruntime leaves aside, which it only warns of."""
-    return InvalidSettingError(
-        f"onnxruntime would run on {used}: its {_CUDA} does not start on {device}; install the "
-        "CUDA and cuDNN libraries that onnxruntime-gpu asks for, or set runtime to auto or torch"
-    )
 
 
 def execution_providers(device: torch.device) -> list[Any]:
