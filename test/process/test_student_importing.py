@@ -54,7 +54,7 @@ def test_a_checkpoint_of_the_published_keys_comes_in_exactly_and_stays_so(tmp_pa
     origin = card.training["imported"]
     assert origin["file"] == "r18.pth"
     assert origin["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (origin["epoch"], origin["exp_name"]) == (24, "TIE-KD_adabins_r18_KITTI.py")
+    assert (origin["epoch"], origin["mmcv_version"]) == (24, "1.5.0")
     depth, confidence, _ = TorchRuntime(student).predict(IMAGE)
     assert depth.shape == confidence.shape == (72, 96)
     assert np.isfinite(depth).all()
@@ -149,7 +149,7 @@ def test_a_mistake_in_the_command_ends_with_one_line_and_leaves_no_trace(tmp_pat
     assert line.startswith("error: ")
     assert "no torch zip archive" in line
     assert not (tmp_path / "state").exists()
-    for size, message in (("big", "HEIGHTxWIDTH like 352x1216, got 'big'"), ("100x96", "96 would")):
+    for size, message in (("big", "HEIGHTxWIDTH like 224x320, got 'big'"), ("100x96", "96 would")):
         with pytest.raises(InvalidSettingError, match=message):
             CliRunner().invoke(
                 app, ["students", *asked, "--input-size", size], catch_exceptions=False
