@@ -149,7 +149,7 @@ def test_a_mistake_in_the_command_ends_with_one_line_and_leaves_no_trace(tmp_pat
     assert line.startswith("error: ")
     assert "no torch zip archive" in line
     assert not (tmp_path / "state").exists()
-    for size, message in (("big", "HEIGHTxWIDTH like 224x320, got 'big'"), ("100x96", "96 would")):
+    for size, message in (("big", "HEIGHTxWIDTH like 352x1216, got 'big'"), ("100x96", "96 would")):
         with pytest.raises(InvalidSettingError, match=message):
             CliRunner().invoke(
                 app, ["students", *asked, "--input-size", size], catch_exceptions=False
