@@ -11,8 +11,9 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.method.stepping import freeze_batch_norms
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks import ARCHITECTURES, build_network
 from tiekd_ros.student.networks.mobilenetv2 import ConvNormAct, FastStudent
+from tiekd_ros.student.runtimes.base import fuse_batch_norms
 
 FOLDED = 1e-4  # relative difference: float32 over fifty layers
 
@@ -132,3 +133,19 @@ def test_an_input_size_near_a_number_of_pixels_keeps_the_aspect():
             assert abs(size.width - size.height * aspect) <= 16 or size.width == 64
             assert abs(size.height - (pixels / aspect) ** 0.5) <= 16 or size.height == 64
     assert InputSize.near(480, 640, 71680) == InputSize(224, 288)  # the default's
+
+
+def test_every_architecture_is_what_a_round_and_the_runtimes_count_on():
+    for name, spec in ARCHITECTURES.items():
+        network = build_network(name, BINS).eval()
+        with torch.inference_mode():
+            raw = network(torch.zeros(1, 3, 64, 96))
+            moments = network.moments(raw.clone())
+        height, width = 64 // network.output_scale, 96 // network.output_scale
+        assert raw.shape == (1, BINS.count if network.has_dpm else 1, height, width)
+        assert moments.mean.shape == moments.std.shape == (1, 1, height, width)
+        assert network.has_dpm == spec.has_dpm
+        assert list(network.get_submodule("backbone").parameters())
+        network.start_from_histogram(torch.ones(BINS.count))
+        modules = fuse_batch_norms(network).modules()
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)

@@ -308,7 +308,8 @@ def train(
     arch: Annotated[
         str,
         typer.Option(
-            help="mobilenetv2-fast, mobilenetv2, resnet18, resnet50, or these with -regression.",
+            help="The network, such as mobilenetv2-fast or resnet18-regression; any other word is "
+            "answered with all there are.",
             show_default="the recipe's",
         ),
     ] = "",
@@ -334,7 +335,7 @@ def train(
             help="base (ships), random, a student's folder, or a file of ImageNet weights for "
             "the backbone.",
             metavar="START",
-            show_default="base for mobilenetv2-fast, else random",
+            show_default="base where one ships, else random",
         ),
     ] = "auto",
     resume: Annotated[

@@ -81,6 +81,11 @@ class Moments(NamedTuple):
 class StudentNetwork(nn.Module, abc.ABC):
     """Base of all students.
 
+    One has a submodule `backbone`, its encoder: `train.decoder_first` lets it rest, and files of
+    ImageNet weights are for it. Each of its batch norms is registered right behind the convolution
+    that feeds it, so that runtimes can fuse them. It takes inputs down to 64x64 whose sides are
+    multiples of `STRIDE`.
+
     Attributes:
         bins: the depth range and, for a DPM head, its bins.
         input_multiple: training sizes are multiples of this; then raw output and input fit
