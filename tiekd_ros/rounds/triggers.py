@@ -29,7 +29,11 @@ class TriggerFacts:
 
 
 class RoundTrigger(Protocol):
-    """Decides when a round starts by itself; asked about once a second."""
+    """Decides when a round starts by itself; subclass it.
+
+    It is asked about once a second, also while a round runs and after one was refused; a reason
+    that cannot start a round is dropped, and may be given again.
+    """
 
     def due(self, facts: TriggerFacts) -> str | None:
         """Return why a round has to start now, None where it has not.
@@ -39,10 +43,10 @@ class RoundTrigger(Protocol):
         """
 
     def on_start(self, now_s: float) -> None:
-        """Note that a round started, for whatever reason."""
+        """Note that a round started, for whatever reason; nothing to do where none is noted."""
 
 
-class PeriodTrigger:
+class PeriodTrigger(RoundTrigger):
     """Starts a round each `distill.period_s` where there are enough new labels.
 
     A period that ends without them begins anew.

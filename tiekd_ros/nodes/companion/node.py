@@ -219,9 +219,11 @@ class CompanionNode(ManagedNode):
         try:
             reason = due_reason(self._triggers, facts)
         except TiekdError as error:
-            self.get_logger().warning(str(error))
+            self.get_logger().warning(str(error), throttle_duration_sec=60.0)
             return
         if reason is not None and not resources.runner.busy:
             started, message = self._start_round(reason)
             if not started:
-                self.get_logger().warning(f"no round though one is due ({reason}): {message}")
+                self.get_logger().warning(
+                    f"no round though one is due ({reason}): {message}", throttle_duration_sec=60.0
+                )
