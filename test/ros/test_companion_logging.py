@@ -82,8 +82,9 @@ def test_frames_are_logged_and_labelled_and_the_counts_are_in_diagnostics(
         assert values["labelled held out"] == "2"
         assert values["labels new since last round"] == "4"
         assert values["waiting for labels"] == "0"
-        peer.await_above(NODE, "image rate [Hz]")
-        peer.await_diagnosis(NODE, "logging frames", DiagnosticStatus.OK)
+        last, info = picture(5), camera_info()  # shown on: a camera that stops is a finding
+        peer.await_above(NODE, "image rate [Hz]", 0, last, info)
+        peer.await_diagnosis(NODE, "logging frames", DiagnosticStatus.OK, last, info)
     (request,) = (r for r in backend.requests if r.stamp_ns == FIRST_NS + 3 * STEP_NS)
     assert request.frame_id == FRAME_ID
     assert request.intrinsics.as_tuple() == (60.0, 61.0, 47.5, 35.5)

@@ -21,7 +21,8 @@ from helpers.teachers import (
     ramp,
     serving,
 )
-from ros_helpers.companion import await_frames, log_pictures, logging_companion, stats
+from ros_helpers.companion import STEP_NS, await_frames, log_pictures, logging_companion, stats
+from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer
 from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
@@ -43,6 +44,12 @@ def companion(peer: Peer, state: StateFolder, port: int) -> Iterator[None]:
         yield
 
 
+def await_logging(peer: Peer, last: int) -> None:
+    """Wait until all is well, showing the last picture, since a camera that stops is a finding."""
+    image = image_message(last, step_ns=STEP_NS)
+    peer.await_diagnosis(NODE, "logging frames", DiagnosticStatus.OK, image, camera_info())
+
+
 @contextmanager
 def labelled(peer: Peer, state: StateFolder, port: int, count: int) -> Iterator[StubBackend]:
     """Serve a teacher that has labelled the first frames."""
@@ -62,7 +69,7 @@ def test_frames_wait_for_a_teacher_that_is_away_and_are_labelled_when_it_comes(
     peer.await_value(NODE, "waiting for labels", "3")
     with serving(StubBackend(), port=port):
         await_frames(state, "labelled", 3)
-        peer.await_diagnosis(NODE, "logging frames", DiagnosticStatus.OK)
+        await_logging(peer, 2)
 
 
 @pytest.mark.usefixtures("companion")
@@ -144,7 +151,7 @@ def test_labels_of_a_wrong_scale_are_refused_until_the_scale_is_right_again(
         backend.answer = ramp()
         log_pictures(peer, state, [11])
         await_frames(state, "labelled", 9)
-        peer.await_diagnosis(NODE, "logging frames", DiagnosticStatus.OK)
+        await_logging(peer, 11)
 
 
 @pytest.mark.usefixtures("companion")

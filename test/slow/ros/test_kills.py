@@ -124,7 +124,8 @@ def test_frames_outlive_a_killed_teacher_and_are_labelled_by_its_successor(
         teacher()
         await_frames(state, "labelled", 8)
         assert frame_ids(state) == before
-        peer.await_diagnosis(COMPANION, "logging frames", DiagnosticStatus.OK)
+        last = image_message(28, step_ns=STEP_NS)  # shown on: a camera that stops is a finding
+        peer.await_diagnosis(COMPANION, "logging frames", DiagnosticStatus.OK, last, info)
 
 
 def test_a_killed_depth_node_starts_again_with_the_live_student(
