@@ -76,24 +76,23 @@ def test_images_and_truth_are_cropped_alike_and_sorted_by_name(tmp_path, images,
         assert item.teacher is None
 
 
-def test_lines_without_depth_are_dropped_and_counted(root):
+def test_lines_without_depth_are_dropped_and_counted_and_truth_needed_only_on_request(root):
     report = KittiDataset(root).report
     assert report.without_truth == [f"{DAY}/{DAY}_drive_0009_sync/image_02/data/0000000001.png"]
     assert report.bad == {}
+    depth_file(root, FIRST).unlink()
+    assert KittiDataset(root, ReadOptions(truth=False)).item(0).truth is None
 
 
-def test_intrinsics_come_from_the_calibration_and_move_with_the_crop(root):
+def test_intrinsics_come_from_the_calibration_and_move_with_the_crop(tmp_path, root):
     found = KittiDataset(root).item(0).intrinsics
     assert found.as_tuple() == pytest.approx((KITTI_FOCAL, KITTI_FOCAL, CX - LEFT, CY - TOP))
     whole = KittiDataset(root, ReadOptions(crop=False)).item(0)
     assert whole.image.shape == (375, 1242, 3)
     assert whole.truth.shape == (375, 1242)
     assert whole.intrinsics.as_tuple() == pytest.approx((KITTI_FOCAL, KITTI_FOCAL, CX, CY))
-
-
-def test_without_a_calibration_the_splits_focal_length_counts(tmp_path):
-    write_kitti(tmp_path, calibrated=False)
-    found = KittiDataset(tmp_path).item(0).intrinsics
+    write_kitti(tmp_path / "other", calibrated=False)  # the split's focal length counts
+    found = KittiDataset(tmp_path / "other").item(0).intrinsics
     assert found.as_tuple() == pytest.approx((KITTI_FOCAL, KITTI_FOCAL, 620.5 - LEFT, 187 - TOP))
 
 
@@ -111,11 +110,8 @@ def test_teacher_maps_are_read_as_published_and_placed_in_the_whole_image(root):
     whole = KittiDataset(root, ReadOptions(truth=False, teacher=True, crop=False)).item(0)
     np.testing.assert_array_equal(whole.teacher[TOP:, LEFT : LEFT + 1216], item.teacher)
     assert np.isnan(whole.teacher[:TOP]).all()
-
-
-def test_truth_is_not_needed_where_it_is_not_asked_for(root):
-    depth_file(root, FIRST).unlink()
-    assert KittiDataset(root, ReadOptions(truth=False)).item(0).truth is None
+    write_png(root / "teacher" / FIRST.replace("/", "_"), np.ones((375, 1242), np.uint16))
+    refused(root, "expected 1216x352", index=0, options=wanted)
 
 
 def test_another_layout_is_refused_with_what_is_there_and_what_was_expected(root):
@@ -160,12 +156,6 @@ def test_files_that_do_not_fit_are_refused_when_read_or_passed_over(root):
     assert "expected 1242x375" in data.report.bad[FIRST]
 
 
-def test_a_teacher_map_of_another_size_is_refused(root):
-    for name in (FIRST, SECOND):
-        write_png(root / "teacher" / name.replace("/", "_"), np.ones((375, 1242), np.uint16))
-    refused(root, "expected 1216x352", index=0, options=ReadOptions(teacher=True))
-
-
 def test_the_kb_crop_is_the_bottom_centre():
     rows, columns = np.mgrid[:375, :1242]
     assert kb_crop(rows).shape == KB_SIZE
@@ -195,9 +185,8 @@ def test_a_calibration_that_does_not_fit_is_refused(root):
     refused(root, "principal point must lie inside", index=0)
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
+def test_a_split_file_that_cannot_be_meant_is_refused(root):
+    for text, reason in (
         ("", "is empty"),
         ("one\n", "line 1 has 1 words"),
         ("a b c d\n", "line 1 has 4 words"),
@@ -206,11 +195,9 @@ def test_a_calibration_that_does_not_fit_is_refused(root):
         ("a b 1\na c 1\n", "line 2 names a again"),
         ("../a b 1\n", "'../a' is no path inside the data set"),
         ("a None 1\n", "every line says None"),
-    ],
-)
-def test_a_split_file_that_cannot_be_meant_is_refused(root, text, reason):
-    (root / "kitti_eigen_test.txt").write_text(text)
-    refused(root, reason)
+    ):
+        (root / "kitti_eigen_test.txt").write_text(text)
+        refused(root, reason)
 
 
 def test_the_split_file_is_found_named_or_asked_for(root):

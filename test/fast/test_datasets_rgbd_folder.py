@@ -55,36 +55,28 @@ def test_images_depth_and_intrinsics_are_read(folder):
     assert depth[1, 1] == pytest.approx(1.502)
 
 
-def test_meta_yaml_sets_the_units(folder):
+def test_meta_yaml_sets_the_units_and_one_that_cannot_be_meant_is_refused(folder):
     (folder / "meta.yaml").write_text("depth_units_per_m: 256\n")
     assert RgbdFolder(folder).depth(0)[1, 1] == pytest.approx(1500 / 256)
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
+    for text, reason in (
         ("depth_unit: 256", "unknown key 'depth_unit'"),
         ("depth_units_per_m: mm", "got 'mm'"),
         ("depth_units_per_m: 0", "got 0"),
         ("depth_units_per_m: true", "got True"),
         ("- 1", "got list"),
         ("a: [", "no readable YAML"),
-    ],
-)
-def test_a_meta_yaml_that_cannot_be_meant_is_refused(folder, text, reason):
-    (folder / "meta.yaml").write_text(text)
-    refused(folder, "meta.yaml", reason)
+    ):
+        (folder / "meta.yaml").write_text(text)
+        refused(folder, "meta.yaml", reason)
 
 
-def test_an_image_without_depth_is_refused_by_name_or_skipped_on_request(folder):
+def test_images_without_depth_are_refused_by_name_or_some_of_them_skipped(folder):
     (folder / "depth" / "f1.png").unlink()
     refused(folder, "for f1;", "--skip-bad")
     frames = RgbdFolder(folder, SKIPPING)
     assert (frames.names, list(frames.report.bad)) == (["f0", "f2"], ["f1"])
     assert frames.depth(1)[1, 1] == pytest.approx(1.502)
-
-
-def test_a_folder_without_any_depth_is_refused_even_when_skipping(folder):
+    assert frames.stamps_ns(10.0) == [0, 200_000_000]  # by their places among all images
     for file in (folder / "depth").iterdir():
         file.unlink()
     refused(folder, "no depth in", "f0, f1, f2", options=SKIPPING)
@@ -99,36 +91,26 @@ def test_a_missing_or_empty_folder_is_refused(tmp_path):
     refused(tmp_path / "file", "is a file, not a folder")
 
 
-def test_an_8_bit_depth_map_is_refused_at_once(folder):
-    write_depth(folder / "depth" / "f0.png", 100, dtype=np.uint8)
-    refused(folder, "f0.png", "16 bits", "uint8", "save it as uint16")
-
-
-def test_depth_of_another_resolution_is_read_and_of_another_aspect_refused(folder):
+def test_depth_of_another_resolution_is_read_and_of_another_aspect_or_8_bits_refused(folder):
     write_depth(folder / "depth" / "f1.png", 700, size=(WIDTH // 2, HEIGHT // 2))
     write_depth(folder / "depth" / "f2.png", 700, size=(HEIGHT, HEIGHT))
     frames = RgbdFolder(folder)
     assert frames.depth(1).shape == (HEIGHT // 2, WIDTH // 2)
     with pytest.raises(DatasetError, match=r"f2\.png is 30x30, its image 40x30"):
         frames.depth(2)
-
-
-def test_an_image_of_another_size_is_refused(folder):
     cv2.imwrite(str(folder / "images" / "f1.jpg"), np.zeros((10, 10, 3), np.uint8))
     with pytest.raises(DatasetError, match=r"f1\.jpg is 10x10, the first image is 40x30"):
-        RgbdFolder(folder).image(1)
+        frames.image(1)
+    write_depth(folder / "depth" / "f0.png", 100, dtype=np.uint8)
+    refused(folder, "f0.png", "16 bits", "uint8", "save it as uint16")  # at once
 
 
-def test_missing_intrinsics_are_an_error_only_where_they_are_asked_for(folder):
+def test_a_k_txt_that_is_missing_or_no_camera_matrix_of_these_images_is_refused(folder):
     (folder / "K.txt").unlink()
     frames = RgbdFolder(folder)
     with pytest.raises(DatasetError, match=r"K\.txt is missing: write the camera matrix"):
-        _ = frames.intrinsics
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
+        _ = frames.intrinsics  # only where they are asked for
+    for text, reason in (
         ("50 0 19.5\n0 51 14.5\n", "rows of [3, 3]"),
         ("50 0 19.5 0\n0 51 14.5 0\n0 0 1 0\n", "rows of [4, 4, 4]"),
         ("fx 0 cx\n0 fy cy\n0 0 1\n", "3 rows of 3 numbers"),
@@ -137,11 +119,9 @@ def test_missing_intrinsics_are_an_error_only_where_they_are_asked_for(folder):
         ("50 0 19.5\n0 51 14.5\n19 14 1\n", "last row"),
         ("0.5 0 19.5\n0 0.5 14.5\n0 0 1\n", "focal lengths"),
         ("", "rows of []"),
-    ],
-)
-def test_a_k_txt_that_is_no_camera_matrix_of_these_images_is_refused(folder, text, reason):
-    (folder / "K.txt").write_text(text)
-    refused(folder, "K.txt", reason)
+    ):
+        (folder / "K.txt").write_text(text)
+        refused(folder, "K.txt", reason)
 
 
 def test_a_file_damaged_later_is_named(folder):

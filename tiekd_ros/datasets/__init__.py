@@ -14,6 +14,7 @@ from tiekd_ros.datasets.items import (
     MapFormat,
     ReadOptions,
     SkipReport,
+    check_folder,
     readable_items,
 )
 from tiekd_ros.datasets.rgbd_folder import RgbdFolder
@@ -42,6 +43,10 @@ __all__ = [
 DATASET_KINDS = ("kitti", "nyu", "rgbd", "images")
 AUTO = "auto"
 
+_SPLIT_KINDS: dict[str, type[KittiDataset | NyuDataset | ImageFolder]] = {
+    "kitti": KittiDataset,
+    "nyu": NyuDataset,
+}
 _DAY = re.compile(r"20\d\d_\d\d_\d\d")
 _KITTI_FOLDERS = ("gt_depth", "data_depth_annotated", "input")
 _NYU_FOLDERS = ("official_splits", "sync")
@@ -58,12 +63,8 @@ def open_dataset(kind: str, path: str | Path, options: ReadOptions | None = None
     """
     options = options or ReadOptions()
     kind = _kind(kind, path)
-    if kind == "kitti":
-        return KittiDataset(path, options)
-    if kind == "nyu":
-        return NyuDataset(path, options)
-    if not options.truth:
-        return ImageFolder(path, options)
+    if kind in _SPLIT_KINDS or not options.truth:
+        return _SPLIT_KINDS.get(kind, ImageFolder)(path, options)
     return RgbdFolder(path, options)  # names what is missing where there is no depth
 
 
@@ -74,12 +75,7 @@ def open_images(kind: str, path: str | Path, options: ReadOptions | None = None)
         DatasetError: as `open_dataset`.
     """
     options = options or ReadOptions(truth=False)
-    kind = _kind(kind, path)
-    if kind == "kitti":
-        return KittiDataset(path, options)
-    if kind == "nyu":
-        return NyuDataset(path, options)
-    return ImageFolder(path, options)
+    return _SPLIT_KINDS.get(_kind(kind, path), ImageFolder)(path, options)
 
 
 def detect_kind(path: str | Path) -> str:
@@ -89,9 +85,7 @@ def detect_kind(path: str | Path) -> str:
         DatasetError: the folder is missing, looks like none, or like more than one.
     """
     path = Path(path).expanduser()
-    if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "does not exist"
-        raise DatasetError(f"{path} {what}; give the folder of a data set")
+    check_folder(path, "the folder of a data set")
     inside = sorted(child.name for child in path.iterdir())
     folders = {name for name in inside if (path / name).is_dir()}
     has_images = bool(folders & set(IMAGE_SUBFOLDERS)) or any(

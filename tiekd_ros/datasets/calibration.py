@@ -27,11 +27,9 @@ def find_intrinsics(folder: Path, image_size: tuple[int, int]) -> Intrinsics | N
     Raises:
         DatasetError: a file is there and does not describe a camera of this image size.
     """
-    if (folder / K_FILE).exists():
-        return _read_k(folder / K_FILE, image_size)
-    for name in CAMERA_FILES:
+    for name in (K_FILE, *CAMERA_FILES):
         if (folder / name).exists():
-            return _read_camera_yaml(folder / name, image_size)
+            return read_intrinsics(folder / name, image_size)
     return None
 
 

@@ -12,10 +12,18 @@ from pathlib import Path
 from statistics import median
 
 from tiekd_ros.core.camera import Intrinsics, same_shape
-from tiekd_ros.core.errors import BadImageError, DatasetError
+from tiekd_ros.core.errors import DatasetError
 from tiekd_ros.core.images import DepthMap, RgbImage, decode_image
 from tiekd_ros.datasets.calibration import find_intrinsics
-from tiekd_ros.datasets.items import FOLDER_MAPS, TEACHER_FOLDER, DepthItem, ReadOptions, SkipReport
+from tiekd_ros.datasets.items import (
+    FOLDER_MAPS,
+    TEACHER_FOLDER,
+    DepthItem,
+    ReadOptions,
+    SkipReport,
+    check_folder,
+    read_file,
+)
 from tiekd_ros.datasets.split_dataset import find_split, read_names
 
 TIMES_FILES = ("times.txt", "timestamps.txt")
@@ -61,23 +69,16 @@ def _read_times(path: Path, count: int) -> list[int]:
         raise DatasetError(
             f"{path} has {len(words)} stamps for {count} images; it needs one line an image"
         )
-    try:
-        times = [Decimal(word) for word in words]
-    except InvalidOperation as error:
-        bad = next(word for word in words if not _is_number(word))
-        raise DatasetError(f"{path}: {bad!r} is no stamp in seconds or nanoseconds") from error
+    times = []
+    for word in words:
+        try:
+            times.append(Decimal(word))
+        except InvalidOperation as error:
+            raise DatasetError(f"{path}: {word!r} is no stamp in seconds or nanoseconds") from error
     if not all(time.is_finite() for time in times):
         raise DatasetError(f"{path}: a stamp must be a finite number")
     scale = 1 if _are_nanoseconds(words, times) else 1_000_000_000
     return [int(time * scale) for time in times]
-
-
-def _is_number(word: str) -> bool:
-    try:
-        Decimal(word)
-    except InvalidOperation:
-        return False
-    return True
 
 
 def _are_nanoseconds(words: list[str], times: list[Decimal]) -> bool:
@@ -89,11 +90,11 @@ def _are_nanoseconds(words: list[str], times: list[Decimal]) -> bool:
 
 
 def _check_rising(stamps: list[int], names: list[str], where: str) -> None:
-    for i in range(1, len(stamps)):
-        if stamps[i] <= stamps[i - 1]:
+    for (one, name), (two, other) in itertools.pairwise(zip(stamps, names, strict=True)):
+        if two <= one:
             raise DatasetError(
-                f"{where}: the stamp of {names[i]} ({stamps[i]} ns) is not after that of "
-                f"{names[i - 1]} ({stamps[i - 1]} ns); stamps must rise in the images' order"
+                f"{where}: the stamp of {other} ({two} ns) is not after that of {name} ({one} "
+                "ns); stamps must rise in the images' order"
             )
 
 
@@ -136,11 +137,16 @@ class ImageFolder:
             self.split = find_split(self.path, self.options.split, ())
         self._files = self._with_teacher(self._in_split(self._listed))
         first = self._first_image()
+        self._numbered = self._files  # for stamps that are made
         self.names: list[str] = [file.stem for file in self._files]
         self.image_size: tuple[int, int] = (first.shape[1], first.shape[0])
         """(width, height) of every image, in pixels."""
-        self.intrinsics: Intrinsics | None = find_intrinsics(self.path, self.image_size)
+        self._intrinsics = find_intrinsics(self.path, self.image_size)
+
+    @property
+    def intrinsics(self) -> Intrinsics | None:
         """The camera's intrinsics in pixels, or None where the folder records none."""
+        return self._intrinsics
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -168,7 +174,7 @@ class ImageFolder:
 
     def view(self, index: int) -> tuple[RgbImage, Intrinsics | None]:
         """Read one image and the camera's intrinsics, as a teacher gets them."""
-        return self.image(index), self.intrinsics
+        return self.image(index), self._intrinsics
 
     def item(self, index: int) -> DepthItem:
         """Read one image, with its teacher map if they are asked for.
@@ -177,7 +183,7 @@ class ImageFolder:
             DatasetError: a file cannot be read, or shows another view than the first image.
         """
         teacher = self.teacher(index) if self.options.teacher else None
-        return DepthItem(self.names[index], self.image(index), None, teacher, self.intrinsics)
+        return DepthItem(self.names[index], self.image(index), None, teacher, self._intrinsics)
 
     def teacher_file(self, index: int) -> str:
         """Return the name of an image's map in a folder of teacher maps."""
@@ -210,13 +216,14 @@ class ImageFolder:
         """
         recorded = self._recorded_stamps
         if recorded is not None:
-            by_file = dict(zip(self._listed, recorded, strict=True))
-            return [by_file[file] for file in self._files]
-        if not (math.isfinite(rate_hz) and rate_hz > 0):
+            stamps = dict(zip(self._listed, recorded, strict=True))
+        elif math.isfinite(rate_hz) and rate_hz > 0:
+            stamps = {file: round(i * 1e9 / rate_hz) for i, file in enumerate(self._numbered)}
+        else:
             raise DatasetError(
                 f"the rate must be a positive number of images a second, got {rate_hz}"
             )
-        return [round(index * 1e9 / rate_hz) for index in range(len(self))]
+        return [stamps[file] for file in self._files]
 
     @property
     def has_stamps(self) -> bool:
@@ -272,13 +279,7 @@ class ImageFolder:
                 self.report.add(self._files.pop(0).stem, str(error))
 
     def _decode(self, index: int) -> RgbImage:
-        file = self._files[index]
-        try:
-            return decode_image(file.read_bytes())
-        except OSError as error:
-            raise DatasetError(f"cannot read {file}: {error.strerror}") from error
-        except BadImageError as error:
-            raise DatasetError(f"{file}: {error}; replace or remove the file") from error
+        return read_file(self._files[index], decode_image, hint="; replace or remove the file")
 
 
 def short_list(names: Sequence[str], most: int = 8) -> str:
@@ -298,9 +299,7 @@ def check_same_view(path: Path, depth: DepthMap, image_size: tuple[int, int]) ->
 
 
 def _list_images(path: Path) -> list[Path]:
-    if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "does not exist"
-        raise DatasetError(f"{path} {what}; give a folder of {', '.join(IMAGE_SUFFIXES)} images")
+    check_folder(path, f"a folder of {', '.join(IMAGE_SUFFIXES)} images")
     for folder in (*(path / name for name in IMAGE_SUBFOLDERS), path):
         files = _images_in(folder)
         if files:

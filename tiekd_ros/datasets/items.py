@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from tiekd_ros.core.camera import Intrinsics
-from tiekd_ros.core.errors import BadDepthError, DatasetError
+from tiekd_ros.core.errors import BadDepthError, BadImageError, DatasetError
 from tiekd_ros.core.images import (
     DEPTH_UNITS_PER_M,
     DepthMap,
@@ -23,6 +23,34 @@ TEACHER_FOLDER = "teacher"
 """Default folder of a data set's teacher maps."""
 TEACHER_NOTE = "teacher.json"
 """The file beside the maps that says who made them, and in which unit."""
+
+_Decoded = TypeVar("_Decoded")
+
+
+def read_file(path: Path, decode: Callable[[bytes], _Decoded], *, hint: str = "") -> _Decoded:
+    """Read a file of a data set and decode it.
+
+    Args:
+        path: the file.
+        decode: raises BadImageError or BadDepthError.
+        hint: the way out where it is damaged, for the message.
+
+    Raises:
+        DatasetError: it cannot be read or decoded; the message names it.
+    """
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+    except (BadImageError, BadDepthError) as error:
+        raise DatasetError(f"{path}: {error}{hint}") from error
+
+
+def check_folder(path: Path, wanted: str) -> None:
+    """Raise DatasetError unless `path` is a folder; the message asks for a folder of `wanted`."""
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise DatasetError(f"{path} {what}; give {wanted}")
 
 
 @dataclass(frozen=True)

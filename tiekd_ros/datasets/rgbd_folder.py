@@ -6,25 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from tiekd_ros.core.camera import Intrinsics
-from tiekd_ros.core.errors import BadDepthError, DatasetError
-from tiekd_ros.core.images import DepthMap, RgbImage, decode_depth_png
+from tiekd_ros.core.errors import DatasetError
+from tiekd_ros.core.images import DepthMap, decode_depth_png
 from tiekd_ros.datasets.calibration import K_FILE, read_yaml
 from tiekd_ros.datasets.image_folder import ImageFolder, check_same_view, short_list
-from tiekd_ros.datasets.items import DepthItem, ReadOptions
+from tiekd_ros.datasets.items import DepthItem, ReadOptions, read_file
 
 META_FILE = "meta.yaml"
 MILLIMETRES_PER_M = 1000.0
 
 
-class RgbdFolder:
+class RgbdFolder(ImageFolder):
     """Images and depth maps of one camera.
 
     `images/<stem>.png|jpg|jpeg` (or `color/`, `rgb/`), `depth/<stem>.png` (uint16, 0 =
     unknown, millimetres unless `meta.yaml` says `depth_units_per_m: 256` or the like) and
     `K.txt` (3x3, in pixels of the image). A depth map may have another resolution than its
     image where both have the same aspect ratio within 1 %.
-
-    Teacher maps and split files, where they are asked for: see `ImageFolder`.
 
     Raises:
         DatasetError: something is missing or wrong; the first frame is read at once, the
@@ -39,37 +37,25 @@ class RgbdFolder:
         Of `options`, `split`, `teacher`, `teacher_maps` and `skip_bad` count here: images without
         depth or teacher map are left out and named in `report`, or refused.
         """
-        self.options = options or ReadOptions()
-        self._images = ImageFolder(path, self.options)
-        self.report = self._images.report
-        self.path = self._images.path
-        self.split = self._images.split
-        """The split file that was asked for, where it was found."""
+        super().__init__(path, options or ReadOptions())
         self.depth_units_per_m = _read_units(self.path / META_FILE)
         """Scale of the depth files: stored number = metres * this."""
-        depths = self.path / "depth"
-        stems = self._images.names
-        self._indices = [i for i, name in enumerate(stems) if (depths / f"{name}.png").is_file()]
-        missing = sorted(set(stems) - {stems[i] for i in self._indices})
+        self._depths = self.path / "depth"
+        self._files = [file for file in self._files if self._depth_file(file).is_file()]
+        found = [file.stem for file in self._files]
+        missing = sorted(set(self.names) - set(found))
         for name in missing:
-            self.report.add(name, f"no depth map {depths / name}.png")
-        if not self._indices or (missing and not self.options.skip_bad):
-            raise DatasetError(_missing_depth(depths, missing, bool(self._indices)))
-        self.names: list[str] = [stems[i] for i in self._indices]
-        self.image_size: tuple[int, int] = self._images.image_size
-        """(width, height) of every image, in pixels."""
+            self.report.add(name, f"no depth map {self._depths / name}.png")
+        if not found or (missing and not self.options.skip_bad):
+            raise DatasetError(_missing_depth(self._depths, missing, bool(found)))
+        self.names = found
         if not self.options.skip_bad:
             self.depth(0)
-
-    def __len__(self) -> int:
-        """Return the number of frames that have image and depth."""
-        return len(self._indices)
 
     @property
     def files(self) -> list[Path]:
         """The files that are read: of each frame image and depth, K.txt and meta.yaml if there."""
-        found = [self._images.file(index) for index in self._indices]
-        found += [self.path / "depth" / f"{name}.png" for name in self.names]
+        found = [*self._files, *map(self._depth_file, self._files)]
         return found + [file for name in (K_FILE, META_FILE) if (file := self.path / name).exists()]
 
     @property
@@ -79,21 +65,12 @@ class RgbdFolder:
         Raises:
             DatasetError: the folder has none.
         """
-        found = self._images.intrinsics
-        if found is None:
+        if self._intrinsics is None:
             raise DatasetError(
                 f"{self.path / K_FILE} is missing: write the camera matrix there, three rows "
                 "of three numbers: fx 0 cx / 0 fy cy / 0 0 1, in pixels"
             )
-        return found
-
-    def image(self, index: int) -> RgbImage:
-        """Read one image, uint8 RGB of shape (H, W, 3).
-
-        Raises:
-            DatasetError: the file cannot be read or differs in size from the first one.
-        """
-        return self._images.image(self._indices[index])
+        return self._intrinsics
 
     def depth(self, index: int) -> DepthMap:
         """Read one depth map, float32 (H, W) in metres, NaN = unknown.
@@ -101,29 +78,10 @@ class RgbdFolder:
         Raises:
             DatasetError: the file is no 16-bit PNG or shows another view than the image.
         """
-        path = self.path / "depth" / f"{self.names[index]}.png"
-        try:
-            depth = decode_depth_png(path.read_bytes(), self.depth_units_per_m)
-        except OSError as error:
-            raise DatasetError(f"cannot read {path}: {error.strerror}") from error
-        except BadDepthError as error:
-            raise DatasetError(f"{path}: {error}") from error
+        path = self._depth_file(self._files[index])
+        depth = read_file(path, lambda data: decode_depth_png(data, self.depth_units_per_m))
         check_same_view(path, depth, self.image_size)
         return depth
-
-    @property
-    def recorded_stamps(self) -> bool:
-        """Whether stamps are recorded with the images."""
-        return self._images.has_stamps
-
-    def stamps_ns(self, rate_hz: float) -> list[int]:
-        """Return one stamp a frame in nanoseconds: recorded ones, else index / rate.
-
-        Raises:
-            DatasetError: as `ImageFolder.stamps_ns`.
-        """
-        stamps = self._images.stamps_ns(rate_hz)
-        return [stamps[index] for index in self._indices]
 
     def item(self, index: int) -> DepthItem:
         """Read one frame, with its teacher map if they are asked for.
@@ -131,8 +89,10 @@ class RgbdFolder:
         Raises:
             DatasetError: a file cannot be read, or shows another view than the image.
         """
-        frame = self._images.item(self._indices[index])
-        return replace(frame, truth=self.depth(index))
+        return replace(super().item(index), truth=self.depth(index))
+
+    def _depth_file(self, image: Path) -> Path:
+        return self._depths / f"{image.stem}.png"
 
 
 def _missing_depth(folder: Path, missing: list[str], some: bool) -> str:

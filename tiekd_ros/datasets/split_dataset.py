@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from tiekd_ros.core.camera import Intrinsics
-from tiekd_ros.core.errors import BadDepthError, BadImageError, DatasetError
+from tiekd_ros.core.errors import BadImageError, DatasetError
 from tiekd_ros.core.images import (
     DEPTH_UNITS_PER_M,
     KB_SIZE,
@@ -33,6 +33,8 @@ from tiekd_ros.datasets.items import (
     MapFormat,
     ReadOptions,
     SkipReport,
+    check_folder,
+    read_file,
 )
 
 SPLIT_FOLDERS = (".", "split", "splits")
@@ -190,9 +192,7 @@ class SplitDataset:
         self.path = Path(path).expanduser()
         self.options = options or ReadOptions()
         self.report = SkipReport()
-        if not self.path.is_dir():
-            what = "is a file, not a folder" if self.path.exists() else "does not exist"
-            raise DatasetError(f"{self.path} {what}; give the folder of a {self.kind} data set")
+        check_folder(self.path, f"the folder of a {self.kind} data set")
         usual = self.layout.splits[self.options.subset]
         self.split = find_split(self.path, self.options.split, usual)
         self._roots = {
@@ -281,21 +281,11 @@ class SplitDataset:
         return plausible(f"{self.split}, focal of {files.entry.image}", matrix, size)
 
     def _image(self, files: EntryFiles) -> tuple[RgbImage, Intrinsics]:
-        try:
-            image = decode_image(files.image.read_bytes())
-        except OSError as error:
-            raise DatasetError(f"cannot read {files.image}: {error.strerror}") from error
-        except BadImageError as error:
-            raise DatasetError(f"{files.image}: {error}; replace the file") from error
+        image = read_file(files.image, decode_image, hint="; replace the file")
         return image, self._intrinsics(files, (image.shape[1], image.shape[0]))
 
     def _truth(self, path: Path, image: Path, size: tuple[int, ...]) -> DepthMap:
-        try:
-            truth = decode_depth_png(path.read_bytes(), self.layout.depth_units_per_m)
-        except OSError as error:
-            raise DatasetError(f"cannot read {path}: {error.strerror}") from error
-        except BadDepthError as error:
-            raise DatasetError(f"{path}: {error}") from error
+        truth = read_file(path, lambda d: decode_depth_png(d, self.layout.depth_units_per_m))
         if truth.shape != size:
             raise _size_error(path, truth.shape, image, size)
         return truth
@@ -304,10 +294,8 @@ class SplitDataset:
         return [folder for folder in (self.path / name for name in names) if folder.is_dir()]
 
     def _find(self, what: str, relative: str) -> Path | None:
-        for root in self._roots[what]:
-            if (root / relative).is_file():
-                return root / relative
-        return None
+        files = (root / relative for root in self._roots[what])
+        return next((file for file in files if file.is_file()), None)
 
     def _resolve(self, entries: Sequence[SplitEntry]) -> list[EntryFiles]:
         found: list[EntryFiles] = []
@@ -333,17 +321,17 @@ class SplitDataset:
         teacher = None
         if image is None:
             missing["image"].append(entry.image)
-        elif self.options.truth and truth is None:
+            return None
+        if self.options.truth and truth is None:
             missing["depth"].append(entry.depth)
-        elif self.options.teacher:
+            return None
+        if self.options.teacher:
             names = self._teacher_names(entry)
             maps = [self.teacher_folder / name for name in names]
             teacher = next((path for path in maps if path.is_file()), None)
             if teacher is None:
                 missing["teacher"].append(names[0])
-        wanted_teacher = self.options.teacher and teacher is None
-        if image is None or (self.options.truth and truth is None) or wanted_teacher:
-            return None
+                return None
         return EntryFiles(entry, image, truth, teacher)
 
     @property
