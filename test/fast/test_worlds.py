@@ -18,7 +18,6 @@ SECOND = 1_000_000_000
 PERIOD = 60 * SECOND
 SEEDS = (0, 1)
 DEPTH_TOLERANCE = 2e-7  # relative: one rounding to float32, and what the caster itself rounds
-EDGE_SHARE = 2e-4  # share of rays that may meet an edge so closely that rounding decides
 MIN_DEPTH_M = 0.2
 MIN_CLEARANCE_M = 0.3
 MAX_DEPTH_M = 14.0
@@ -39,19 +38,23 @@ def digest(view: WorldView) -> str:
 def cast(
     room: IndoorWorld, pose: npt.NDArray[np.float64], camera: Intrinsics, size: tuple[int, int]
 ) -> npt.NDArray[np.float64]:
-    """Return depth (H, W) by meeting every pixel's ray with every rectangle, plane by plane."""
+    """Return depth (H, W) by meeting every pixel's ray with every rectangle, plane by plane.
+
+    Where a ray meets an edge closely, rounding may decide otherwise than in the world.
+    """
     width, height = size
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     rays = np.stack([(x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones(x.shape)])
     rays = pose[:3, :3] @ rays.reshape(3, -1)  # (3, rays), depth 1 along the optical axis
     nearest = np.full(rays.shape[1], np.inf)
-    for corners in room._scene.corners():
-        right, down = corners[1] - corners[0], corners[3] - corners[0]
+    scene = room._scene
+    widths, heights = scene.right * scene.size[:, :1], scene.down * scene.size[:, 1:]
+    for origin, right, down in zip(scene.origin, widths, heights, strict=True):
         towards = np.cross(down, right)
         slope = towards @ rays
         with np.errstate(divide="ignore", invalid="ignore"):
-            depth = towards @ (corners[0] - pose[:3, 3]) / slope
-            spot = pose[:3, 3] + depth[:, None] * rays.T - corners[0]
+            depth = towards @ (origin - pose[:3, 3]) / slope
+            spot = pose[:3, 3] + depth[:, None] * rays.T - origin
             u, v = spot @ right / (right @ right), spot @ down / (down @ down)
         inside = (u >= -1e-9) & (u <= 1 + 1e-9) & (v >= -1e-9) & (v <= 1 + 1e-9)
         hit = inside & (slope < 0) & (depth > 0)
@@ -61,22 +64,16 @@ def cast(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_depth_equals_that_of_an_independent_ray_caster(seed: int) -> None:
-    size = (60, 45)
-    camera = IndoorWorld.default_intrinsics(*size)
-    for share in (0.07, 0.33):
-        time_ns = int(share * PERIOD)
-        view = world(seed).render(time_ns, *size)
+    default = IndoorWorld.default_intrinsics(60, 45)
+    for share, size, camera, most in (
+        (0.07, (60, 45), default, 0),
+        (0.33, (60, 45), default, 0),
+        (0.08, (80, 40), Intrinsics(61.0, 47.0, 30.2, 24.7), 1),
+    ):
+        view = world(seed).render(int(share * PERIOD), *size, camera)
         truth = cast(world(seed), view.pose, camera, size)
         error = np.abs(view.depth - truth) / truth
-        assert (error > DEPTH_TOLERANCE).mean() <= EDGE_SHARE
-
-
-def test_depth_obeys_the_intrinsics_given() -> None:
-    size, camera = (80, 40), Intrinsics(61.0, 47.0, 30.2, 24.7)
-    view = world(0).render(5 * SECOND, *size, camera)
-    truth = cast(world(0), view.pose, camera, size)
-    error = np.abs(view.depth - truth) / truth
-    assert (error > DEPTH_TOLERANCE).mean() <= 1 / error.size
+        assert (error > DEPTH_TOLERANCE).sum() <= most
 
 
 def test_a_view_has_the_shapes_and_types_promised() -> None:
@@ -191,7 +188,10 @@ def test_a_larger_picture_shows_the_same_scene() -> None:
     assert np.abs(mean - small.image).mean() < 6
 
 
-def test_a_size_that_cannot_be_drawn_and_settings_out_of_range_are_refused() -> None:
+def test_one_pixel_can_be_drawn_and_what_cannot_is_refused() -> None:
+    view = world(0).render(0, 1, 1)
+    assert view.depth.shape == (1, 1)
+    assert view.depth[0, 0] > MIN_DEPTH_M
     for size in ((0, 48), (64, -1), (64, 4097), (64.0, 48), (True, 48)):
         with pytest.raises(InvalidSettingError, match="between 1 and 4096, got"):
             world(0).render(0, *size)
@@ -200,9 +200,3 @@ def test_a_size_that_cannot_be_drawn_and_settings_out_of_range_are_refused() -> 
     for values in ({"seed": -1}, {"period_s": 0.0}, {"noise": -1.0}):
         with pytest.raises(InvalidSettingError, match=next(iter(values))):
             WorldSettings.from_mapping(values)
-
-
-def test_one_pixel_can_be_drawn() -> None:
-    view = world(0).render(0, 1, 1)
-    assert view.depth.shape == (1, 1)
-    assert view.depth[0, 0] > MIN_DEPTH_M

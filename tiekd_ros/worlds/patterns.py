@@ -180,11 +180,8 @@ def ceiling_grid(rng: np.random.Generator, colour: Colour, size: int = 256) -> P
     return coloured(colour, tone.astype(np.float32))
 
 
-Canvas = npt.NDArray[np.uint8]
-
-
-def _blank(height: int, width: int, colour: Colour) -> Canvas:
-    canvas: Canvas = np.empty((height, width, 3), np.uint8)
+def _blank(height: int, width: int, colour: Colour) -> Picture:
+    canvas: Picture = np.empty((height, width, 3), np.uint8)
     canvas[:] = np.array(colour, np.uint8)
     return canvas
 
@@ -282,7 +279,7 @@ def book_row(rng: np.random.Generator) -> Picture:
 
 def panelled(rng: np.random.Generator, base: Picture, rows: int, cols: int) -> Picture:
     """Doors or drawers on a base picture: bevelled panels with handles."""
-    canvas: Canvas = cv2.resize(base, (256, 256)).astype(np.uint8)
+    canvas: Picture = cv2.resize(base, (256, 256)).astype(np.uint8)
     height, width = 256 // rows, 256 // cols
     for r in range(rows):
         for c in range(cols):
@@ -333,7 +330,7 @@ def cardboard(rng: np.random.Generator) -> Picture:
 
 def crate(rng: np.random.Generator, base: Picture) -> Picture:
     """A slatted wooden crate with a frame and a diagonal."""
-    canvas: Canvas = cv2.resize(base, (256, 256)).astype(np.uint8)
+    canvas: Picture = cv2.resize(base, (256, 256)).astype(np.uint8)
     for i in range(5):
         cv2.line(canvas, (0, 51 * i), (255, 51 * i), (34, 26, 18), 5)
     frame = finish(canvas[::-1].astype(np.float32) * rng.uniform(1.05, 1.2))

@@ -38,12 +38,6 @@ class Scene:
     textures: TextureAtlas
     light: LightAtlas
 
-    def corners(self) -> Floats:
-        """Return the corners (N, 4, 3) in order around each rectangle."""
-        u, v = self.right * self.size[:, :1], self.down * self.size[:, 1:]
-        o = self.origin
-        return np.stack([o, o + u, o + u + v, o + v], axis=1)
-
 
 def assemble(
     plan: FloorPlan,
