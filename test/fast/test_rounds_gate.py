@@ -108,87 +108,60 @@ def test_frames_without_a_known_pixel_are_passed_over_but_not_all_of_them():
 # The frames that are judged by, and what a first student is.
 
 
-def test_all_frames_are_taken_while_they_are_few():
-    assert choose_frames([3, 1, 2], 3, seed=0) == [3, 1, 2]
-
-
-@pytest.mark.parametrize("limit", [1, 2, 9, 10])
-def test_half_the_places_go_to_the_newest_and_the_rest_to_a_draw_of_the_older(limit):
+def test_half_the_places_go_to_the_newest_and_the_rest_to_a_draw_of_the_older():
+    assert choose_frames([3, 1, 2], 3, seed=0) == [3, 1, 2]  # all, while they are few
     ids = list(range(100, 200))
-    chosen = choose_frames(ids, limit, seed=1)
-    newest = (limit + 1) // 2
-    assert len(set(chosen)) == limit
-    assert chosen[-newest:] == ids[-newest:]
-    assert all(i in ids[:-newest] for i in chosen[:-newest])
-    assert chosen == choose_frames(ids, limit, seed=1)
+    for limit in (1, 2, 9, 10):
+        chosen = choose_frames(ids, limit, seed=1)
+        newest = (limit + 1) // 2
+        assert len(set(chosen)) == limit
+        assert chosen[-newest:] == ids[-newest:]
+        assert all(i in ids[:-newest] for i in chosen[:-newest])
+        assert chosen == choose_frames(ids, limit, seed=1)
+    assert choose_frames(ids, 50, seed=1) != choose_frames(ids, 50, seed=2)
 
 
-def test_another_seed_draws_other_old_frames():
-    ids = list(range(1000))
-    assert choose_frames(ids, 100, seed=1) != choose_frames(ids, 100, seed=2)
-
-
-@pytest.mark.parametrize(("train", "held_out"), [(39, 4), (40, 3), (0, 0)])
-def test_too_few_frames_are_refused_with_the_numbers(train, held_out):
-    with pytest.raises(RoundRefusedError) as refused:
-        check_enough(train, held_out, RoundSettings())
-    assert f"{train} for training (need 40)" in str(refused.value)
-    assert f"{held_out} held out (need 4)" in str(refused.value)
+def test_too_few_frames_are_refused_with_the_numbers():
+    for train, held_out in ((39, 4), (40, 3), (0, 0)):
+        with pytest.raises(RoundRefusedError) as refused:
+            check_enough(train, held_out, RoundSettings())
+        assert f"{train} for training (need 40)" in str(refused.value)
+        assert f"{held_out} held out (need 4)" in str(refused.value)
     check_enough(40, 4, RoundSettings())
 
 
-@pytest.mark.parametrize(
-    ("deepest", "far"), [(2.0, 10.0), (10.0, 10.0), (15.0, 20.0), (75.0, 80.0), (250.0, 200.0)]
-)
-def test_the_first_range_holds_the_labels(deepest, far):
-    depth = np.linspace(0.5, deepest, 64 * 64, dtype=np.float32).reshape(64, 64)
-    depth[0] = np.nan
-    assert first_bins([depth], StudentSettings()).max_depth_m == far
-
-
-def test_a_few_stray_labels_do_not_stretch_the_range():
-    depth = np.full((64, 640), 4.0, np.float32)
-    depth[0, :100] = 150.0  # 0.2 %
-    assert first_bins([depth], StudentSettings()).max_depth_m == 10.0
-
-
-def test_a_range_that_was_given_is_taken():
-    settings = StudentSettings(max_depth_m=33.0, min_depth_m=0.3, bins=65)
-    bins = first_bins([np.full((8, 8), np.nan, np.float32)], settings)
+def test_the_first_range_holds_the_labels_or_is_taken_as_given():
+    for deepest, far in ((2.0, 10.0), (10.0, 10.0), (15.0, 20.0), (75.0, 80.0), (250.0, 200.0)):
+        depth = np.linspace(0.5, deepest, 64 * 64, dtype=np.float32).reshape(64, 64)
+        depth[0] = np.nan
+        assert first_bins([depth], StudentSettings()).max_depth_m == far
+    stray = np.full((64, 640), 4.0, np.float32)
+    stray[0, :100] = 150.0  # 0.2 % do not stretch it
+    assert first_bins([stray], StudentSettings()).max_depth_m == 10.0
+    unknown = [np.full((8, 8), np.nan, np.float32)]
+    bins = first_bins(unknown, StudentSettings(max_depth_m=33.0, min_depth_m=0.3, bins=65))
     assert (bins.count, bins.min_depth_m, bins.max_depth_m) == (65, 0.3, 33.0)
+    for depths in ([], unknown):
+        with pytest.raises(RoundRefusedError, match="look at the teacher"):
+            first_bins(depths, StudentSettings())
 
 
-@pytest.mark.parametrize("depths", [[], [np.full((8, 8), np.nan, np.float32)]])
-def test_labels_without_any_known_depth_are_refused(depths):
-    with pytest.raises(RoundRefusedError, match="look at the teacher"):
-        first_bins(depths, StudentSettings())
-
-
-def test_the_first_input_has_the_cameras_aspect():
+def test_input_and_focal_length_of_a_first_student_are_the_cameras():
     assert first_input_size(480, 640, StudentSettings(pixels=4096)) == InputSize(64, 96)
-
-
-def test_the_focal_length_of_a_student_is_the_median_of_its_frames():
     image, depth = np.zeros((64, 96, 3), np.uint8), np.ones((64, 96), np.float32)
     seen = [Sample(image, depth, Intrinsics(f, 2 * f, 1, 1)) for f in (50.0, 60.0, 900.0)]
     assert median_focal([*seen, Sample(image, depth)]) == (60.0, 120.0)
     assert median_focal([Sample(image, depth)]) is None
 
 
-def test_a_plan_survives_its_way_to_the_worker_and_back():
+def test_a_plan_survives_its_way_to_the_worker_and_a_mistake_is_refused_by_name():
     plan = RoundPlan.from_mapping({"train": {"iterations": 7}, "gate": {"min_gain": 0.5}})
     assert plan.train.iterations == 7
     assert RoundPlan.from_mapping(plan.as_dict()) == plan
-
-
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
+    for groups, message in (
         ({"trian": {}}, "unknown group of settings 'trian': known are distill, student, train"),
         ({"train": {"iteration": 1}}, "unknown setting 'iteration'"),
         ({"train": {"iterations": 0}}, "iterations must be between 1"),
-    ],
-)
-def test_a_plan_with_a_mistake_is_refused_by_name(groups, message):
-    with pytest.raises(InvalidSettingError, match=message):
-        RoundPlan.from_mapping(groups)
+    ):
+        with pytest.raises(InvalidSettingError, match=message):
+            RoundPlan.from_mapping(groups)

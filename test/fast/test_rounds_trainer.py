@@ -1,7 +1,9 @@
 """The trainer: it learns, it keeps to its budget, and a bad step changes nothing."""
 
 import copy
+import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from helpers.frames import samples
 from tiekd_ros.method.losses import LossSettings, make_objective
 from tiekd_ros.method.samples import AugmentSettings, Sample
 from tiekd_ros.method.stepping import Stepper, TrainingError, make_optimizer
-from tiekd_ros.rounds.trainer import Trainer, TrainSettings
+from tiekd_ros.rounds.trainer import DecoderStage, Trainer, TrainResult, TrainSettings, hold_back
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.networks.mobilenetv2 import FastStudent
 from tiekd_ros.student.preprocessing import normalise
@@ -34,12 +36,7 @@ def small(count: int = 2) -> list[Sample]:
 def trainer_for(
     student: FastStudent, data: list[Sample], *, has_parent: bool = False, **settings
 ) -> Trainer:
-    defaults = {
-        "iterations": 3,
-        "batch_size": 2,
-        "learning_rate": 2e-3,
-        "threads": 1,
-    }
+    defaults = {"iterations": 3, "batch_size": 2, "learning_rate": 2e-3, "threads": 1}
     return Trainer(
         student,
         data,
@@ -54,8 +51,10 @@ def state_of(student: FastStudent) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in student.state_dict().items()}
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
+def changed(student: FastStudent, before: dict[str, torch.Tensor]) -> set[str]:
+    """Return the parts of a network, by their first name, in which something changed."""
+    after = student.state_dict()
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
 def ignore(progress):
@@ -63,17 +62,13 @@ def ignore(progress):
 
 
 def test_two_samples_are_learnt_by_heart():
-    result = trainer_for(network(), small(), iterations=40).run(ignore)
-    assert result.steps == 40
-    assert result.skipped == 0
+    student, seen = network(), []
+    result = trainer_for(student, small(), iterations=40).run(seen.append)
+    assert (result.steps, result.skipped) == (40, 0)
     assert result.last_loss < 0.75 * result.first_loss
-
-
-def test_progress_counts_steps_and_names_both_terms():
-    seen = []
-    trainer_for(network(), small(), iterations=3).run(seen.append)
-    assert [p.step for p in seen] == [1, 2, 3]
-    assert {p.steps for p in seen} == {3}
+    assert not student.training  # ready to be judged
+    assert [p.step for p in seen] == list(range(1, 41))
+    assert {p.steps for p in seen} == {40}
     for p in seen:
         assert p.loss == pytest.approx(p.kl + 1 - p.ssim, rel=1e-4)
         assert p.seconds > 0
@@ -88,9 +83,10 @@ def test_the_first_answer_is_the_distribution_of_the_labels():
     nearest = int((BINS.centres() - 2.0).abs().argmin())
     assert int(probability.argmax()) == nearest
     assert probability[nearest] > 0.9
-
-
-def test_without_a_frame_there_is_no_training():
+    trained = network()
+    before = trained.head.bias.detach().clone()
+    trainer_for(trained, data, has_parent=True)
+    assert torch.equal(trained.head.bias, before)
     with pytest.raises(TrainingError, match="no frame"):
         trainer_for(network(), [])
 
@@ -108,7 +104,7 @@ def test_steps_that_are_not_finite_change_nothing_and_end_the_training_after_fiv
     with pytest.raises(TrainingError, match=r"5 steps in a row \(step 5\); lower learning_rate"):
         trainer.run(seen.append)
     assert seen == []
-    assert same(before, state_of(student))
+    assert not changed(student, before)
 
 
 def test_a_single_bad_step_is_skipped_and_the_training_goes_on():
@@ -124,9 +120,11 @@ def test_a_single_bad_step_is_skipped_and_the_training_goes_on():
     student.head.bias.register_hook(spoil_third)
     result = trainer.run(ignore)
     assert (result.steps, result.skipped) == (6, 1)
-    assert not same(states[1], states[2])  # the second step changed something,
-    assert same(states[2], states[3])  # the third nothing,
-    assert not same(states[3], states[4])  # the fourth again
+    differ = [
+        any(not torch.equal(one[name], two[name]) for name in one)
+        for one, two in itertools.pairwise(states)
+    ]
+    assert differ == [True, True, False, True, True]  # of the third step nothing
     assert all(torch.isfinite(v).all() for v in student.state_dict().values())
 
 
@@ -148,7 +146,7 @@ def test_a_skipped_step_leaves_batch_norms_as_they_were(poison):
     else:
         student.head.bias.register_hook(lambda gradient: gradient * math.inf)
     assert stepper.step(images, depth, 1e-3) is None
-    assert same(before, state_of(student))
+    assert not changed(student, before)
 
 
 def test_samples_without_any_known_depth_change_only_by_weight_decay():
@@ -158,7 +156,7 @@ def test_samples_without_any_known_depth_change_only_by_weight_decay():
     trainer = trainer_for(student, data, weight_decay=0.0, batch_norm="frozen", iterations=2)
     before = state_of(student)
     trainer.run(ignore)
-    assert same(before, state_of(student))
+    assert not changed(student, before)
 
 
 def test_the_seconds_end_the_training():
@@ -200,7 +198,7 @@ def test_without_rests_the_same_is_trained_as_with_them():
     students = [network(), network()]
     for student, rest in zip(students, (lambda: 0.0, lambda: 1e-3), strict=True):
         trainer_for(student, small(), iterations=2).run(ignore, rest)
-    assert same(*map(state_of, students))
+    assert not changed(students[0], state_of(students[1]))
 
 
 def test_the_optimiser_is_adamw_with_all_parameters_in_one_go_or_not():
@@ -231,15 +229,7 @@ def test_frozen_batch_norms_keep_their_statistics():
     statistics = [name for name in before if "running" in name or "tracked" in name]
     assert len(statistics) > 100
     assert all(torch.equal(before[name], after[name]) for name in statistics)
-    assert not same(before, after)
-
-
-def test_a_head_that_was_trained_is_not_replaced_by_the_labels_histogram():
-    for has_parent in (True, False):
-        student = network()
-        before = student.head.bias.detach().clone()
-        trainer_for(student, small(), has_parent=has_parent)
-        assert torch.equal(student.head.bias, before) == has_parent
+    assert changed(student, before)
 
 
 def test_averaged_statistics_are_those_of_the_training_frames():
@@ -276,16 +266,106 @@ def test_averaged_statistics_are_those_of_the_training_frames():
         torch.testing.assert_close(one.running_var, other.running_var, rtol=1e-3, atol=1e-3)
 
 
-def test_the_same_seed_gives_the_same_student():
+@pytest.mark.parametrize("settings", [{}, {"has_parent": True, "decoder_first": 0.5}])
+def test_the_same_seed_gives_the_same_student(settings):
     students = [network() for _ in range(3)]
     for student, seed in zip(students, (5, 5, 6), strict=True):
-        trainer_for(student, small(4), seed=seed).run(ignore)
-    one, two, other = map(state_of, students)
-    assert same(one, two)
-    assert not same(one, other)
+        trainer_for(student, small(8), seed=seed, **settings).run(ignore)
+    assert not changed(students[0], state_of(students[1]))
+    assert changed(students[0], state_of(students[2]))
 
 
-def test_the_trained_student_is_left_ready_to_judge():
+# The decoder's stage.
+
+
+def train_decoder(student: FastStudent, count: int = 8, **settings: object) -> TrainResult:
+    values = {"has_parent": True, "iterations": 8, "decoder_first": 1.0, "decoder_gain": 0.0}
+    return trainer_for(student, small(count), **{**values, **settings}).run(ignore)
+
+
+@pytest.mark.parametrize(("steps", "gain"), [(8, 0.0), (1, 0.01)])  # with and without a look
+def test_the_decoder_alone_leaves_the_backbone_bitwise_as_it_was(steps, gain):
     student = network()
-    trainer_for(student, small(), iterations=1).run(ignore)
-    assert not student.training
+    before = state_of(student)
+    result = train_decoder(student, iterations=steps, decoder_gain=gain)
+    assert (result.steps, result.decoder_steps) == (steps, steps)
+    assert changed(student, before) == {"neck", "up", "skip", "refine", "head"}
+    assert all(p.requires_grad for p in student.parameters())
+
+
+def test_looks_leave_frozen_batch_norms_as_they_were():
+    student = network()
+    assert student.training  # as it comes from the base student
+    before = {name: value for name, value in state_of(student).items() if "running_" in name}
+    train_decoder(student, decoder_gain=0.01)
+    assert len(before) > 100
+    assert not changed(student, before)
+
+
+def test_after_its_share_or_where_it_does_not_pay_the_whole_network_is_trained():
+    student = network()
+    before = state_of(student)
+    result = train_decoder(student, decoder_first=0.5)
+    assert (result.steps, result.decoder_steps) == (8, 4)
+    assert "backbone" in changed(student, before)
+    # No loss falls by all of itself: looks are a twentieth of 40 steps apart.
+    result = train_decoder(network(), iterations=40, decoder_gain=1.0)
+    assert (result.steps, result.decoder_steps) == (40, 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "settings"),
+    [
+        (8, {"has_parent": False}),  # random weights: the backbone has everything to learn
+        (8, {"batch_norm": "batch"}),
+        (7, {"decoder_gain": 0.01}),  # too few to hold one back
+        (8, {"decoder_first": 0.0}),
+    ],
+)
+def test_where_it_cannot_be_there_is_no_such_stage(count, settings):
+    assert train_decoder(network(), count, iterations=2, **settings).decoder_steps == 0
+
+
+def stage_with(student: FastStudent, losses: Sequence[float]) -> DecoderStage:
+    return DecoderStage(student, 0.9, 0.01, iter(losses).__next__)
+
+
+@pytest.mark.parametrize(
+    ("losses", "looks"),
+    [
+        ([1.0, 0.98, 0.96, 0.955], 4),  # the last gain is too small
+        ([1.0, 1.1], 2),
+        ([1.0, 0.9, 0.95], 3),  # compared with the lowest
+        ([math.inf, 1.0, 1.0], 3),
+    ],
+)
+def test_it_ends_where_the_held_back_loss_falls_no_more(losses, looks):
+    student = network()
+    with stage_with(student, losses) as stage:
+        for look in range(looks):
+            assert stage.running
+            assert not any(p.requires_grad for p in student.backbone.parameters())
+            stage.follow(0.06 * look)
+            stage.follow(0.06 * look + 0.01)  # between looks nothing is measured
+        assert not stage.running
+        assert all(p.requires_grad for p in student.backbone.parameters())
+        stage.follow(0.8)  # looks no more
+
+
+def test_a_training_that_fails_leaves_the_backbone_trainable():
+    student = network()
+    frozen_before = student.backbone.conv1.conv.weight
+    frozen_before.requires_grad_(False)  # as its user wants it
+    with pytest.raises(RuntimeError, match="broken"), stage_with(student, [1.0]):
+        raise RuntimeError("broken")
+    frozen = [p for p in student.backbone.parameters() if not p.requires_grad]
+    assert [p is frozen_before for p in frozen] == [True]
+
+
+def test_a_few_frames_spread_over_all_are_held_back():
+    for count, few in ((7, 0), (8, 1), (64, 8), (400, 8)):
+        trained, held = hold_back(range(count))
+        assert len(held) == few
+        assert sorted([*trained, *held]) == list(range(count))
+        gaps = {b - a for a, b in itertools.pairwise(held)} or {0}
+        assert max(gaps) - min(gaps) <= 1

@@ -11,7 +11,7 @@ import torch
 
 from helpers.canaries import JUDGED_WORSE, WATCHING, Tower
 from helpers.frames import filled_state
-from helpers.rounds import said
+from helpers.rounds import SHORT, House, said
 from helpers.stores import labellers, open_log
 from helpers.students import small_student
 from helpers.training import write_rgbd
@@ -49,6 +49,21 @@ def labeller_of(store: FrameStore) -> Iterator[Callable[..., Labeller]]:
     """A function that starts a labeller of that log; all are stopped afterwards."""
     with labellers(store) as start:
         yield start
+
+
+@pytest.fixture
+def enter(state) -> Iterator[Callable[..., House]]:
+    """A function that opens a runner of rounds on the state folder, with a plan."""
+    houses: list[House] = []
+
+    def enter(plan: RoundPlan = SHORT) -> House:
+        houses.append(House(state, plan))
+        return houses[-1]
+
+    yield enter
+    for house in houses:
+        house.runner.stop()
+        house.store.close()
 
 
 @pytest.fixture

@@ -41,6 +41,13 @@ class House(OpenState):
         super().__init__(state)
         self.runner = RoundRunner(state, self.store, plan, self.seen.append)
 
+    def run(self) -> RoundRecord:
+        """Run a round to its end; return its record."""
+        self.runner.start()
+        self.runner.wait()
+        assert self.runner.record is not None
+        return self.runner.record
+
     def in_training(self) -> bool:
         return any(record.step > 0 for record in self.seen)
 

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.canaries import (
-    FRAMES,
-    KNOWN,
-    WATCHING,
-    promote_bad,
-    promote_good,
-)
+from helpers.canaries import FRAMES, KNOWN, WATCHING, promote_bad, promote_good
 from helpers.frames import fill_store, more_views, small_plan
 from helpers.rounds import worker_pids
 from tiekd_ros.core.errors import TiekdError
@@ -68,33 +62,24 @@ def test_it_waits_for_frames_that_came_after_the_promotion(state, watch_over):
     assert tower.told() == ["judging", "rolled back"]
 
 
-def test_it_judges_on_nothing_that_a_round_knew(state):
+def test_it_judges_on_nothing_that_a_round_knew_and_pauses_between_frames(state):
     promote_bad(state)
     events: list[dict[str, Any]] = []
-    plan = small_plan(canary={"frames": 24 - KNOWN})
-    evaluate_canary(state, plan.canary, 2, events.append)
-    assert events[-1]["frames"] == 24 - KNOWN
-    events.clear()
-    evaluate_canary(state, CanarySettings(frames=24 - KNOWN + 1), 2, events.append)
-    assert events == [{"event": "result", "frames": 24 - KNOWN}]
+    pauses: list[int] = []
+    since = 24 - KNOWN
 
-
-def test_it_rests_between_frames(state):
-    promote_bad(state)
-    rests: list[int] = []
-
-    def rest() -> float:
-        rests.append(1)
+    def pause() -> float:
+        pauses.append(1)
         return 0.0
 
-    evaluate_canary(state, WATCHING.canary, 2, lambda event: None, rest)
-    assert len(rests) == FRAMES
-
-
-def test_without_a_watch_in_the_log_there_is_nothing_to_judge(state):
+    evaluate_canary(state, CanarySettings(frames=since), 2, events.append, pause)
+    assert (events[-1]["frames"], len(pauses)) == (since, since)
+    events.clear()
+    evaluate_canary(state, CanarySettings(frames=since + 1), 2, events.append)
+    assert events == [{"event": "result", "frames": since}]
     RoundLog(state.rounds).save(RoundRecord(1, state="promoted", version="000001"))
     with pytest.raises(TiekdError, match="round 1 has no student to be evaluated"):
-        evaluate_canary(state, WATCHING.canary, 1, lambda event: None)
+        evaluate_canary(state, WATCHING.canary, 1, events.append)
 
 
 def test_switched_off_it_does_nothing_and_goes_on_where_it_is_switched_on(
@@ -113,8 +98,9 @@ def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, watch_
     promote_bad(state, after_id=24 - FRAMES)
     tower = watch_over()
     damaged = tower.store.labelled_ids(after_id=24 - FRAMES)[-3:]
-    for frame_id in damaged[:2]:
-        spoil(state, frame_id)
+    with closing(sqlite3.connect(state.frames)) as connection, connection:
+        broken = "UPDATE images SET jpeg = x'00' WHERE frame_id IN (?, ?)"
+        connection.execute(broken, damaged[:2])
     unknown = np.full((72, 96), 99.0, np.float32)  # beyond the student's range
     tower.store.put_label(damaged[2], unknown, "exact", "1")
     tower.look()
@@ -127,8 +113,3 @@ def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, watch_
         fill_store(state.frames, more_views(1, first=30 + count), first=30 + count)
     tower.look()
     assert tower.told()[2:] == ["judging", "rolled back"]
-
-
-def spoil(state, frame_id: int) -> None:
-    with closing(sqlite3.connect(state.frames)) as connection, connection:
-        connection.execute("UPDATE images SET jpeg = x'00' WHERE frame_id = ?", (frame_id,))

@@ -1,4 +1,4 @@
-"""Where watches begin and end, and what is written down of them."""
+"""Where canary evaluations begin and end, and what is written down of them and of rounds."""
 
 from __future__ import annotations
 
@@ -6,52 +6,38 @@ import dataclasses
 import json
 import os
 
-import pytest
-
 from helpers.canaries import WATCHING, promote_bad
 from helpers.frames import small_plan
-from helpers.rounds import House, said, verdict
+from helpers.rounds import said, verdict
 from helpers.students import small_student
-from tiekd_ros.rounds import worker_process as following
+from tiekd_ros.rounds import worker_process
 from tiekd_ros.rounds.round_log import CanaryRecord, RoundLog, RoundRecord
 
 
-def promote_by_rounds(state, monkeypatch, parents: list[str | None]) -> House:
-    """Have rounds promote students one over the other."""
-    house = House(state, small_plan())
-    for number, parent in enumerate(parents, start=1):
+def test_a_promotion_over_another_is_evaluated_and_ends_the_evaluation_before(
+    enter, monkeypatch, watch_over
+):
+    house = enter(small_plan())
+    for number, parent in enumerate((None, "000001", "000002"), start=1):
         card = house.registry.add(small_student(number, round=number, parent=parent)).version
-        monkeypatch.setattr(following, "spawn_worker", said(verdict(card, parent, [1])))
-        house.runner.start()
-        house.runner.wait()
-    house.store.close()
-    return house
-
-
-def test_a_first_student_is_not_watched_and_the_next_one_is(state, monkeypatch, watch_over):
-    house = promote_by_rounds(state, monkeypatch, [None, "000001"])
-    first, second = house.log.records()
-    assert first.canary is None
-    assert second.canary == CanaryRecord("000001", after_id=24)
+        monkeypatch.setattr(worker_process, "spawn_worker", said(verdict(card, parent, [1])))
+        house.run()
+    first, second, third = house.log.records()
+    assert first.canary is None  # there is no student to go back to
+    assert second.canary.state == "superseded"
+    assert second.canary.reason == "student 000003 was promoted in its place"
+    assert third.canary == CanaryRecord("000002", after_id=24)
     tower = watch_over()
     tower.look()
-    assert (tower.canary.record, tower.told()) == (second, [])
+    assert (tower.canary.record, tower.told()) == (third, [])
 
 
-def test_a_promotion_ends_the_watch_over_the_one_before(state, monkeypatch):
-    house = promote_by_rounds(state, monkeypatch, [None, "000001", "000002"])
-    states = [r.canary and (r.canary.state, r.canary.reason) for r in house.log.records()]
-    ended = ("superseded", "student 000003 was promoted in its place")
-    assert states == [None, ended, ("waiting", "")]
-
-
-def test_an_adopted_candidate_is_watched_too(state):
-    house = House(state, small_plan())
+def test_an_adopted_candidate_is_evaluated_too(enter):
+    house = enter(small_plan())
     house.registry.promote(house.registry.add(small_student(1)).version)
     house.registry.add(small_student(2, round=4, status="accepted", parent="000001"))
     house.log.save(RoundRecord(4))
     assert house.runner.resume_interrupted().canary == CanaryRecord("000001", after_id=24)
-    house.store.close()
 
 
 def test_several_promotions_in_a_row_that_did_not_last_are_a_reason_for_distrust(
@@ -89,20 +75,19 @@ def test_a_change_within_the_same_tick_of_the_file_systems_clock_is_seen(state, 
     assert tower.canary.record == RoundRecord(3, state="promoted", version="000002")
 
 
-def test_a_watch_survives_its_file_and_a_record_without_one_can_be_read(tmp_path):
+def test_a_record_survives_its_file_and_one_without_a_canary_can_be_read(tmp_path):
     log = RoundLog(tmp_path)
     record = RoundRecord(1, canary=CanaryRecord("000001", 5, before={"rmse": 1.0}))
+    for step in (0, 9):
+        log.save(dataclasses.replace(record, step=step))
+        assert list(log.records()) == [dataclasses.replace(record, step=step)]
+    assert [p.name for p in tmp_path.iterdir()] == ["000001.json"]
     log.save(record)
-    assert log.record(1) == record
     values = json.loads((tmp_path / "000001.json").read_text())
     del values["canary"]
     (tmp_path / "000001.json").write_text(json.dumps(values))
     assert log.record(1) == RoundRecord(1)
     assert log.record(2) is None
-
-
-@pytest.mark.parametrize("canary", ["5", "[]", '{"unknown": 1}', '"text"'])
-def test_a_record_with_a_damaged_watch_is_passed_over(tmp_path, canary):
-    log = RoundLog(tmp_path)
-    (tmp_path / "000001.json").write_text(f'{{"number": 1, "canary": {canary}}}')
-    assert list(log.records()) == []
+    for canary in ("5", "[]", '{"unknown": 1}', '"text"'):  # damaged: passed over
+        (tmp_path / "000001.json").write_text(f'{{"number": 1, "canary": {canary}}}')
+        assert list(log.records()) == []

@@ -1,4 +1,4 @@
-"""The canary of a promoted student when it is killed, when others meddle, and over rounds."""
+"""The canary of a promoted student when it is killed, beside others, and over rounds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from typer.testing import CliRunner
 from helpers.canaries import promote_bad, promote_watched
 from helpers.children import start_python, wait_until
 from helpers.frames import small_plan
-from helpers.rounds import House, said, worker_pids
+from helpers.rounds import said, worker_pids
 from helpers.students import small_student
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import RoundRefusedError
-from tiekd_ros.rounds import canary_monitor as watching
-from tiekd_ros.rounds import worker_process as following
+from tiekd_ros.rounds import canary_monitor, worker_process
 from tiekd_ros.rounds.round import run_round
 from tiekd_ros.rounds.round_log import RoundLog
 from tiekd_ros.student.registry import StudentRegistry
@@ -41,7 +40,7 @@ tower.canary.wait()
 
 
 def test_a_killed_worker_is_told_and_judging_begins_anew(state, watch_over, monkeypatch):
-    monkeypatch.setattr(watching, "_RETRY_S", 0.0)
+    monkeypatch.setattr(canary_monitor, "_RETRY_S", 0.0)
     promote_bad(state)
     tower = watch_over()
     tower.canary.check()
@@ -58,24 +57,16 @@ def test_a_killed_worker_is_told_and_judging_begins_anew(state, watch_over, monk
     assert tower.canary.trouble == ""
 
 
-def test_what_fails_is_not_tried_again_at_once(state, watch_over, monkeypatch):
-    monkeypatch.setattr(following, "spawn_worker", said({"event": "error", "message": "no"}))
-    promote_bad(state)
-    tower = watch_over()
-    tower.look()
-    assert (tower.canary.trouble, tower.told()) == ("no", ["judging", "waiting"])
-    tower.look()
-    assert len(tower.seen) == 2
-
-
-def test_however_often_it_failed_it_is_tried_again(state, watch_over, monkeypatch):
-    monkeypatch.setattr(following, "spawn_worker", said({"event": "error", "message": "no"}))
-    monkeypatch.setattr(watching, "_RETRY_S", 0.0)
+def test_what_fails_is_tried_again_later_however_often_it_failed(state, watch_over, monkeypatch):
+    monkeypatch.setattr(worker_process, "spawn_worker", said({"event": "error", "message": "no"}))
     promote_bad(state)
     tower = watch_over()
     for count in range(1, 4):
-        tower.look()
-        assert (len(tower.seen), tower.canary.busy) == (2 * count, False)
+        for _ in range(2):  # not at once
+            tower.look()
+            assert (tower.canary.trouble, tower.canary.busy) == ("no", False)
+            assert tower.told() == ["judging", "waiting"] * count
+        monkeypatch.setattr(tower.canary, "_retry_at_s", 0.0)
 
 
 def test_a_watch_whose_companion_was_killed_is_taken_up(state, watch_over, judged_worse):
@@ -109,9 +100,8 @@ def test_a_verdict_of_a_killed_process_is_carried_out(state, watch_over):
     tower.look()
     assert tower.told() == ["rolled back"]  # without judging again
     assert tower.registry.live() == "000001"
-    assert tower.registry.card("000002").reason.startswith(
-        "rolled back by the canary evaluation: much worse"
-    )
+    reason = tower.registry.card("000002").reason
+    assert reason.startswith("rolled back by the canary evaluation: much worse")
 
 
 def test_a_process_killed_between_going_back_and_writing_it_down_did_it_once(state, watch_over):
@@ -127,7 +117,7 @@ def test_a_process_killed_between_going_back_and_writing_it_down_did_it_once(sta
     assert registry.card("000003").status == "rolled back"
 
 
-def test_a_verdict_of_a_killed_process_gives_way_to_someones_wish(state, watch_over):
+def test_a_verdict_of_a_killed_process_gives_way_to_a_promotion_by_hand(state, watch_over):
     promote_bad(state)
     decide(state)
     tower = watch_over()
@@ -180,53 +170,41 @@ def test_a_rollback_by_hand_ends_the_watch_without_judging(state, watch_over):
     assert tower.registry.live() == "000001"
 
 
-def test_no_round_while_it_judges_and_no_judging_while_a_round_runs(state, watch_over):
+def test_no_round_while_it_judges_and_no_judging_while_a_round_runs(state, watch_over, enter):
     promote_bad(state)
-    tower, house = watch_over(), House(state, small_plan())
+    tower, house = watch_over(), enter()
     with tower.log.lock():
         tower.look()
         assert tower.told() == []
         assert tower.canary.trouble == ""
     tower.canary.check()
     wait_until(tower.pause_in_judging)
-    with pytest.raises(
-        RoundRefusedError, match="busy: the canary evaluation of student 000002 is judging"
-    ):
+    busy = "busy: the canary evaluation of student 000002 is judging"
+    with pytest.raises(RoundRefusedError, match=busy):
         house.runner.start()
     tower.canary.resume()
     tower.canary.wait()
     assert tower.result().state == "rolled back"
     tower.log.lock().close()
-    house.store.close()
 
 
-def test_the_next_round_starts_from_what_is_live_after_a_rollback(state, watch_over, judged_worse):
-    promote_bad(state)
-    watch_over().look()
-    events: list[dict[str, Any]] = []
-    run_round(state, small_plan(train={"iterations": 1}), 3, events.append)
-    assert events[-1]["parent"] == "000001"
-
-
-def test_a_version_that_was_rolled_back_can_be_promoted_by_name_and_is_left_alone(
+def test_after_a_rollback_its_predecessor_goes_on_unless_it_is_promoted_by_name(
     state, watch_over, judged_worse
 ):
     promote_bad(state)
     tower = watch_over()
     tower.look()
-    tower.registry.promote("000002")
-    tower.look()
-    assert len(tower.seen) == 2
-    assert tower.registry.live() == "000002"
-
-
-def test_the_list_of_students_says_what_was_rolled_back(state, watch_over, judged_worse):
-    promote_bad(state)
-    watch_over().look()
     listed = CliRunner().invoke(app, ["students", "list", "--json", "--state", str(state.root)])
     one, other = json.loads(listed.output)
     assert (one["live"], other["live"], other["status"]) == (True, False, "rolled back")
     assert other["reason"].startswith("rolled back by the canary evaluation: much worse")
+    events: list[dict[str, Any]] = []
+    run_round(state, small_plan(train={"iterations": 1}), 3, events.append)
+    assert events[-1]["parent"] == "000001"
+    tower.registry.promote("000002")
+    tower.look()
+    assert len(tower.seen) == 2  # it is left alone
+    assert tower.registry.live() == "000002"
 
 
 def test_a_predecessor_that_is_gone_leaves_the_student_live_and_is_told(
@@ -260,9 +238,7 @@ def test_a_pointer_that_cannot_be_read_is_told_until_it_can(state, watch_over, j
     assert tower.registry.live() == "000001"
 
 
-def test_a_listener_that_raises_does_not_break_the_watch(
-    state, watch_over, judged_worse, monkeypatch
-):
+def test_a_subscriber_that_raises_breaks_nothing(state, watch_over, judged_worse, monkeypatch):
     promote_bad(state)
     tower = watch_over()
     monkeypatch.setattr(tower, "seen", None)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
 from helpers.children import start_python, wait_until
 from helpers.frames import small_plan
-from helpers.rounds import ENDLESS, SHORT, House
+from helpers.rounds import ENDLESS, SHORT, House, worker_pids
 from helpers.students import small_student
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 
 HOLD_LOCK = """
@@ -29,18 +28,12 @@ sys.stdin.readline()
 
 
 @pytest.fixture
-def enter(state):
-    """Return a function that opens a house on the state folder with a plan."""
-    houses = []
-
-    def enter(plan: RoundPlan) -> House:
-        houses.append(House(state, plan))
-        return houses[-1]
-
-    yield enter
-    for house in houses:
-        house.runner.stop()
-        house.store.close()
+def training(enter) -> House:
+    """A house whose round is in mid-training."""
+    house = enter(ENDLESS)
+    house.runner.start()
+    wait_until(house.in_training)
+    return house
 
 
 def leave_record(state: StateFolder, number: int, word: str = "running") -> None:
@@ -67,14 +60,6 @@ def test_an_accepted_round_goes_live_and_its_frames_count_as_used(enter):
     assert stages == ["starting", "loading", "training", "judging", "done"]
 
 
-def test_a_round_with_too_few_frames_is_refused_and_leaves_no_record(enter):
-    house = enter(small_plan(distill={"min_frames": 13}))
-    with pytest.raises(RoundRefusedError, match="12 for training"):
-        house.runner.start()
-    assert house.log.numbers() == []
-    assert not house.runner.busy
-
-
 def test_a_round_of_another_process_is_respected(state, enter):
     other = start_python("-c", HOLD_LOCK, str(state.rounds), stdin=subprocess.PIPE)
     assert other.stdout.readline() == "locked\n"
@@ -89,10 +74,8 @@ def test_a_round_of_another_process_is_respected(state, enter):
     house.log.lock().close()  # the dead hold no lock
 
 
-def test_a_killed_worker_fails_its_round_and_the_next_one_works(enter):
-    house = enter(ENDLESS)
-    house.runner.start()
-    wait_until(house.in_training)
+def test_a_killed_worker_fails_its_round_and_the_next_one_works(training):
+    house = training
     os.kill(house.worker_pid(), signal.SIGKILL)
     house.runner.wait()
     assert house.runner.record.state == "failed"
@@ -100,19 +83,17 @@ def test_a_killed_worker_fails_its_round_and_the_next_one_works(enter):
     assert house.registry.versions() == []
     assert house.store.stats().new_labels == 12
     house.runner.set_plan(SHORT)
-    assert house.runner.start().number == 2
-    house.runner.wait()
+    assert house.run().number == 2
     assert house.states() == ["failed", "refused"]
     assert "at most 0.05 is asked" in house.runner.record.reason
     assert house.registry.versions() == ["000001"]
     assert house.registry.live() is None
 
 
-def test_a_round_that_was_stopped_is_taken_up_again(state, enter):
+def test_a_round_that_was_stopped_is_taken_up_again(enter):
     house = enter(ENDLESS)
     house.runner.start()
-    wait_until(house.in_training)
-    house.runner.stop()
+    house.runner.stop()  # before its worker runs
     assert not house.runner.busy
     assert house.states() == ["running"]  # as a killed process would leave it
     house = enter(SHORT)
@@ -121,10 +102,8 @@ def test_a_round_that_was_stopped_is_taken_up_again(state, enter):
     assert house.states() == ["interrupted", "refused"]
 
 
-def test_a_round_that_a_person_stopped_is_remembered_as_interrupted(state, enter):
-    house = enter(ENDLESS)
-    house.runner.start()
-    wait_until(house.in_training)
+def test_a_round_that_a_person_stopped_is_remembered_as_interrupted(training):
+    house = training
     house.runner.stop(resumable=False)
     assert house.states() == ["interrupted"]
     assert house.seen[-1] == house.runner.record
@@ -135,18 +114,41 @@ def test_a_round_that_a_person_stopped_is_remembered_as_interrupted(state, enter
 def test_labels_that_a_round_could_have_drawn_are_not_new_after_it(enter):
     house = enter(small_plan(train={"iterations": 1}, distill={"max_frames": 6}))
     assert house.store.stats().new_labels == 12
-    house.runner.start()
-    house.runner.wait()
-    assert house.runner.record.train_frames == 6
+    assert house.run().train_frames == 6
     assert house.store.stats().new_labels == 0
 
 
-def test_a_round_can_be_stopped_before_its_worker_runs(enter):
-    house = enter(ENDLESS)
-    house.runner.start()
-    house.runner.stop()
-    assert not house.runner.busy
-    assert house.states() == ["running"]
+def test_a_round_is_paused_says_so_is_resumed_and_can_be_stopped_paused(training, state):
+    training.runner.pause()
+    wait_until(lambda: training.runner.record.paused)
+    assert training.runner.busy
+    step = training.runner.record.step
+    training.runner.pause()  # twice does no harm
+    time.sleep(0.05)  # pauses are told in hundredths of a second
+    training.runner.resume()
+    wait_until(lambda: not training.runner.record.paused)
+    wait_until(lambda: training.runner.record.step > step)
+    assert training.runner.record.paused_seconds > 0
+    assert [r.step for r in training.seen if r.paused] == [step]
+    training.runner.pause()
+    wait_until(lambda: training.runner.record.paused)
+    training.runner.stop()
+    assert not training.runner.busy
+    assert training.states() == ["running"]  # as a killed process would leave it
+    assert worker_pids(state) == []
+
+
+def test_a_pause_ends_with_its_round(training):
+    training.runner.pause()
+    wait_until(lambda: training.runner.record.paused)
+    os.kill(training.worker_pid(), signal.SIGKILL)
+    training.runner.wait()
+    assert (training.runner.record.state, training.runner.record.paused) == ("failed", False)
+    training.runner.resume()  # there is no worker
+    training.runner.pause()
+    training.seen.clear()
+    training.runner.start()
+    wait_until(training.in_training)
 
 
 def test_an_accepted_candidate_of_a_killed_process_is_adopted_and_goes_live(state, enter):
@@ -165,6 +167,7 @@ def test_an_accepted_candidate_of_a_killed_process_is_adopted_and_goes_live(stat
 
 def test_a_refused_candidate_of_a_killed_process_is_adopted_as_refused(state, enter):
     house = enter(SHORT)
+    assert house.runner.resume_interrupted() is None  # nothing was left
     leave_record(state, 1)
     house.registry.add(small_student(round=1, status="refused", reason="worse"))
     assert house.runner.resume_interrupted().state == "refused"
@@ -181,24 +184,13 @@ def test_a_round_that_keeps_being_interrupted_is_not_started_for_ever(state, ent
     assert house.runner.resume_interrupted() is None
 
 
-def test_nothing_is_taken_up_where_nothing_was_left(enter):
-    assert enter(SHORT).runner.resume_interrupted() is None
-
-
 def test_a_damaged_record_is_passed_over_and_its_number_not_used_again(state, enter):
     leave_record(state, 1, "refused")
     (state.rounds / "000002.json").write_text('{"number": 2, "sta')
     house = enter(small_plan(distill={"min_frames": 13}))
     assert house.runner.resume_interrupted() is None
-    assert house.log.numbers() == [1, 2]
+    with pytest.raises(RoundRefusedError, match="12 for training"):
+        house.runner.start()
+    assert not house.runner.busy
+    assert house.log.numbers() == [1, 2]  # a refused round leaves no record
     assert [r.number for r in house.log.records()] == [1]
-
-
-def test_a_record_survives_its_file(tmp_path):
-    log = RoundLog(tmp_path)
-    record = RoundRecord(7, state="promoted", loss=1.5, before={"rmse": 2.0}, version="000003")
-    log.save(record)
-    assert list(log.records()) == [record]
-    log.save(dataclasses.replace(record, step=9))
-    assert [r.step for r in log.records()] == [9]
-    assert [p.name for p in tmp_path.iterdir()] == ["000007.json"]

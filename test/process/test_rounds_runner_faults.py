@@ -1,4 +1,4 @@
-"""Rounds when others misbehave: listeners, workers, terminals, and people with wishes."""
+"""Rounds when others misbehave: subscribers, workers, terminals, and people with wishes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,8 @@ from helpers.children import child_environment, wait_until
 from helpers.rounds import ENDLESS, SHORT, House, said, verdict, worker_pids
 from helpers.students import small_student
 from tiekd_ros.cli import students as offline
-from tiekd_ros.rounds import worker_process as following
-from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.rounds import worker_process
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 from tiekd_ros.rounds.runner import RoundRunner
 
@@ -41,18 +43,13 @@ print(*house.states(), flush=True)
 
 
 @pytest.fixture
-def enter(state):
-    """Return a function that opens a house on the state folder with a plan."""
-    houses = []
+def answering(monkeypatch) -> Callable[..., None]:
+    """A function that has workers print these lines and end."""
 
-    def enter(plan: RoundPlan = SHORT) -> House:
-        houses.append(House(state, plan))
-        return houses[-1]
+    def answer(*events: dict[str, Any] | str) -> None:
+        monkeypatch.setattr(worker_process, "spawn_worker", said(*events))
 
-    yield enter
-    for house in houses:
-        house.runner.stop()
-        house.store.close()
+    return answer
 
 
 def with_students(house: House) -> None:
@@ -62,14 +59,16 @@ def with_students(house: House) -> None:
     house.registry.promote("000001")
 
 
-def test_a_live_student_that_changed_during_a_round_stays_live(enter, monkeypatch):
+def test_a_live_student_that_changed_during_a_round_stays_live(enter, answering):
     house = enter()
     with_students(house)
+    answering(verdict("000002", None, [1]))  # a first student, when it began
+    assert "changed from none to 000001" in house.run().reason
+    assert house.registry.live() == "000001"
     house.registry.add(small_student(status="accepted"))
     house.registry.promote("000003")  # a person's wish, while the worker was judging
-    monkeypatch.setattr(following, "spawn_worker", said(verdict("000002", "000001", [1])))
-    house.runner.start()
-    house.runner.wait()
+    answering(verdict("000002", "000001", [1]))
+    house.run()
     assert house.runner.record.state == "refused"
     assert "changed from 000001 to 000003 meanwhile" in house.runner.record.reason
     assert "much better" in house.runner.record.reason
@@ -77,16 +76,6 @@ def test_a_live_student_that_changed_during_a_round_stays_live(enter, monkeypatc
     assert house.registry.history() == ["000001"]
     assert house.registry.card("000002").status == "accepted"
     assert house.store.stats().new_labels == 0
-
-
-def test_a_first_student_does_not_displace_one_that_came_meanwhile(enter, monkeypatch):
-    house = enter()
-    with_students(house)
-    monkeypatch.setattr(following, "spawn_worker", said(verdict("000002", None, [1])))
-    house.runner.start()
-    house.runner.wait()
-    assert "changed from none to 000001" in house.runner.record.reason
-    assert house.registry.live() == "000001"
 
 
 def test_an_adopted_candidate_does_not_displace_another_live_student(state, enter):
@@ -101,74 +90,50 @@ def test_an_adopted_candidate_does_not_displace_another_live_student(state, ente
     assert house.registry.live() == "000003"
 
 
-@pytest.mark.parametrize("noise", ["5", "[]", "null", '"text"', "{}", '{"event": "st', "a warning"])
-def test_lines_that_are_no_events_are_passed_over(enter, monkeypatch, noise):
+def test_lines_that_are_no_events_are_passed_over_and_warnings_logged(enter, answering, caplog):
     house = enter()
     with_students(house)
-    spawn = said(noise, {"event": "stage", "stage": "judging"}, verdict("000002", "000001", [1]))
-    monkeypatch.setattr(following, "spawn_worker", spawn)
-    house.runner.start()
-    house.runner.wait()
+    noise = ("5", "[]", "null", '"text"', "{}", '{"event": "st', "a warning")
+    warning = {"event": "warning", "message": "much is unknown"}
+    stage = {"event": "stage", "stage": "judging"}
+    answering(*noise, warning, stage, verdict("000002", "000001", [1]))
+    house.run()
     assert house.states() == ["promoted"], house.runner.record.reason
     assert house.registry.live() == "000002"
-
-
-def test_a_workers_warning_is_logged_and_changes_nothing(enter, monkeypatch, caplog):
-    house = enter()
-    with_students(house)
-    warning = {"event": "warning", "message": "much is unknown"}
-    monkeypatch.setattr(following, "spawn_worker", said(warning, verdict("000002", "000001", [1])))
-    house.runner.start()
-    house.runner.wait()
-    assert house.states() == ["promoted"], house.runner.record.reason
     assert "round 1: much is unknown" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "event", [{"event": "progress"}, {"event": "result"}, {"event": "error"}, {"event": 5}]
-)
-def test_an_event_that_makes_no_sense_fails_the_round_and_says_so(enter, monkeypatch, event):
+def test_an_event_that_makes_no_sense_or_no_worker_fails_the_round(enter, answering, monkeypatch):
     house = enter()
-    monkeypatch.setattr(following, "spawn_worker", said(event))
-    house.runner.start()
-    house.runner.wait()
-    assert not house.runner.busy
-    assert house.states() == ["failed"]
-    assert house.runner.record.reason.startswith("KeyError: ")
-    assert house.seen[-1].stage == "done"
-
-
-def test_a_worker_that_cannot_be_started_fails_the_round(enter, monkeypatch):
-    house = enter()
+    for event in ({"event": "progress"}, {"event": "result"}, {"event": "error"}, {"event": 5}):
+        answering(event)
+        assert house.run().reason.startswith("KeyError: ")
+        assert not house.runner.busy
+        assert house.seen[-1].stage == "done"
 
     def spawn(*_: object) -> subprocess.Popen[str]:
         raise OSError("too many open files")
 
-    monkeypatch.setattr(following, "spawn_worker", spawn)
-    house.runner.start()
-    house.runner.wait()
-    assert house.states() == ["failed"]
-    assert "OSError: too many open files" in house.runner.record.reason
+    monkeypatch.setattr(worker_process, "spawn_worker", spawn)
+    assert "OSError: too many open files" in house.run().reason
+    assert house.states() == ["failed"] * 5
 
 
-def test_a_listener_that_raises_does_not_break_the_round(enter, monkeypatch):
+def test_a_subscriber_that_raises_does_not_break_the_round(enter, answering, monkeypatch):
     house = enter()
     with_students(house)
-    monkeypatch.setattr(following, "spawn_worker", said(verdict("000002", "000001", [1])))
-
-    def raise_it(record: RoundRecord) -> None:
-        raise RuntimeError("the publisher is gone")
-
-    monkeypatch.setattr(house, "seen", type("Deaf", (), {"append": staticmethod(raise_it)}))
-    house.runner.start()
-    house.runner.wait()
+    answering(verdict("000002", "000001", [1]))
+    monkeypatch.setattr(house, "seen", None)
+    house.run()
     assert house.states() == ["promoted"]
     assert not house.runner.busy
 
 
-def test_a_client_may_start_the_next_round_as_soon_as_it_hears_of_the_end(enter, monkeypatch):
+def test_a_client_may_start_the_next_round_as_soon_as_it_is_told_of_the_end(
+    enter, answering, monkeypatch
+):
     house = enter()
-    monkeypatch.setattr(following, "spawn_worker", said({"event": "error", "message": "no"}))
+    answering({"event": "error", "message": "no"})
     hear, answers = house.hear, []
 
     def call_again(record: RoundRecord) -> None:
@@ -186,15 +151,21 @@ def test_a_client_may_start_the_next_round_as_soon_as_it_hears_of_the_end(enter,
     assert told == [(n, stage) for n in (1, 2, 3, 4) for stage in ("starting", "done")]
 
 
-def test_ctrl_c_reaches_the_worker_through_its_parent_only(state):
+def start_companion(state: StateFolder) -> subprocess.Popen[str]:
+    """Start a companion in a session of its own, as in a terminal; its round is in training."""
     companion = subprocess.Popen(
         [sys.executable, "-c", COMPANION, str(state.root)],
         stdout=subprocess.PIPE,
         env=child_environment(),
         text=True,
-        start_new_session=True,  # a terminal of its own
+        start_new_session=True,
     )
     assert companion.stdout.readline() == "training\n"
+    return companion
+
+
+def test_ctrl_c_reaches_the_worker_through_its_parent_only(state):
+    companion = start_companion(state)
     os.killpg(companion.pid, signal.SIGINT)
     output, _ = companion.communicate(timeout=60)
     assert output.splitlines() == ["busy", "running"]  # the next start takes it up
@@ -202,13 +173,7 @@ def test_ctrl_c_reaches_the_worker_through_its_parent_only(state):
 
 
 def test_a_worker_ends_with_a_parent_that_was_killed(state):
-    companion = subprocess.Popen(
-        [sys.executable, "-c", COMPANION, str(state.root)],
-        stdout=subprocess.PIPE,
-        env=child_environment(),
-        text=True,
-    )
-    assert companion.stdout.readline() == "training\n"
+    companion = start_companion(state)
     companion.kill()
     companion.communicate()
     wait_until(lambda: not worker_pids(state))
@@ -238,8 +203,7 @@ def test_a_damaged_frame_is_rejected_and_the_round_goes_on(state, enter):
     with closing(sqlite3.connect(state.frames)) as connection, connection:
         connection.execute("UPDATE images SET jpeg = x'00' WHERE frame_id = ?", (first,))
         connection.execute("UPDATE labels SET depth = x'00' WHERE frame_id = ?", (held_out,))
-    house.runner.start()
-    house.runner.wait()
+    house.run()
     assert house.states() == ["refused"], house.runner.record.reason
     assert (house.runner.record.train_frames, house.runner.record.held_out_frames) == (11, 11)
     assert house.store.stats().rejected == {"undecodable": 2}

@@ -55,36 +55,21 @@ def test_a_round_comes_to_a_verdict_and_stores_its_candidate(state):
     assert TorchRuntime(student).predict(views()[0].image).depth.shape == (72, 96)
 
 
-def test_too_few_frames_end_with_one_error_line(tmp_path):
-    state = StateFolder(tmp_path).create()
-    fill_store(state.frames, views()[:4])
-    process = start_worker(state, small_settings())
-    events = events_of(process)
-    assert process.returncode == 2
-    assert events[-1]["event"] == "error"
-    assert "too few labelled frames: 3 for training (need 8), 1 held out" in events[-1]["message"]
-    assert StudentRegistry(state.students).versions() == []
-
-
-@pytest.mark.parametrize(
-    ("plan", "message"),
-    [('{"x": {}}', "'x'")],
-)
-def test_settings_with_a_mistake_end_with_one_error_line(tmp_path, plan, message):
-    process = start_worker(StateFolder(tmp_path), plan)
-    (event,) = events_of(process)
-    assert process.returncode == 2
-    assert event["event"] == "error"
-    assert message in event["message"]
-
-
-def test_a_damaged_frame_log_ends_with_one_error_line(state):
-    state.frames.write_bytes(b"no database at all" * 100)
-    process = start_worker(state, small_settings())
-    events = events_of(process)
-    assert process.returncode == 2
-    assert events[-1]["event"] == "error"
-    assert "frames.sqlite3" in events[-1]["message"]
+def test_what_cannot_be_ends_with_one_error_line(tmp_path):
+    few, damaged = (StateFolder(tmp_path / name).create() for name in ("few", "damaged"))
+    fill_store(few.frames, views()[:4])
+    damaged.frames.write_bytes(b"no database at all" * 100)
+    for state, plan, message in (
+        (few, "{}", "too few labelled frames: 3 for training (need 40), 1 held out"),
+        (few, '{"x": {}}', "'x'"),
+        (damaged, "{}", "frames.sqlite3"),
+    ):
+        process = start_worker(state, plan)
+        events = events_of(process)
+        assert process.returncode == 2
+        assert events[-1]["event"] == "error"
+        assert message in events[-1]["message"]
+        assert StudentRegistry(state.students).versions() == []
 
 
 def test_it_ends_with_its_parent_and_leaves_nothing(state):

@@ -1,4 +1,4 @@
-"""Training beside inference: the worker's priority, and its rests, over real pipes."""
+"""Training beside inference: the worker's priority, and its pauses, over real pipes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ import pytest
 
 from helpers.children import PATIENCE_S, wait_until
 from helpers.frames import small_plan, small_settings
-from helpers.rounds import (
-    ENDLESS_RUN,
-    events_of,
-    start_worker,
-    tell_worker,
-    wait_for_event,
-)
+from helpers.rounds import ENDLESS_RUN, events_of, start_worker, tell_worker, wait_for_event
 from tiekd_ros.core.devices import cores, half_the_cores
 from tiekd_ros.rounds.limits import default_threads
 from tiekd_ros.rounds.round import run_round
@@ -29,8 +23,8 @@ FAR_LONGER_THAN_THE_BUDGET_S = 5.0
 
 
 @pytest.fixture
-def resting(state):
-    """A worker that rests in the middle of an endless training."""
+def paused(state):
+    """A worker that is paused in the middle of an endless training."""
     process = start_worker(state, small_settings(train=ENDLESS_RUN), "--with-parent")
     wait_for_event(process, "progress")
     tell_worker(process, "pause\n")
@@ -52,59 +46,57 @@ def test_all_that_computes_gives_way_and_so_does_its_session(state, scheduling):
         else:  # gets nothing of cores that are busy
             wait_until(lambda: os.sched_getscheduler(process.pid) == policy)
             wait_until(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == niceness)
-        threads = [int(t) for t in os.listdir(f"/proc/{process.pid}/task")]
-        gave_way = [
-            t
-            for t in threads
-            if (os.sched_getscheduler(t), os.getpriority(os.PRIO_PROCESS, t)) == (policy, niceness)
-        ]
+        threads = {
+            t: (os.sched_getscheduler(t), os.getpriority(os.PRIO_PROCESS, t))
+            for t in map(int, os.listdir(f"/proc/{process.pid}/task"))
+        }
         assert os.getsid(process.pid) == process.pid
         autogroup = Path(f"/proc/{process.pid}/autogroup")
         if autogroup.exists():
             assert autogroup.read_text().endswith(f"nice {niceness}\n")
         process.kill()
+    gave_way = [thread for thread, found in threads.items() if found == (policy, niceness)]
     assert process.pid in gave_way
-    assert len(threads) - len(gave_way) <= 1  # who listens to the parent may hurry
+    assert len(threads) - len(gave_way) <= 1  # the one that reads from the parent may hurry
 
 
-def test_no_step_is_done_from_pause_to_resume(resting):
-    readable, _, _ = select.select([resting.stdout], [], [], 1.5)  # progress comes twice a second
+def test_no_step_is_done_from_pause_to_resume(paused):
+    readable, _, _ = select.select([paused.stdout], [], [], 1.5)  # progress comes twice a second
     assert not readable
     for piece in ("resumes\nno\n\nre", "sume", "\n"):  # as a pipe may cut it
-        tell_worker(resting, piece)
-    over = wait_for_event(resting, "paused")
+        tell_worker(paused, piece)
+    over = wait_for_event(paused, "paused")
     assert not over["paused"]
     assert over["seconds"] >= 1.5
-    first = wait_for_event(resting, "progress")["step"]
-    assert wait_for_event(resting, "progress")["step"] > first
+    first = wait_for_event(paused, "progress")["step"]
+    assert wait_for_event(paused, "progress")["step"] > first
 
 
-def test_rests_do_not_count_as_training_time(state):
+def test_pauses_do_not_count_as_training_time(state):
     train = {**ENDLESS_RUN, "seconds": 0.3}
     process = start_worker(state, small_settings(train=train), "--with-parent")
-    tell_worker(process, "pause\n")  # it rests before its first step
+    tell_worker(process, "pause\n")  # it is paused before its first step
     wait_for_event(process, "paused")
     select.select([process.stdout], [], [], FAR_LONGER_THAN_THE_BUDGET_S)
     tell_worker(process, "resume\n")
     events = [json.loads(line) for line in process.stdout]
     assert events_of(process) == []  # closes its standard input, at which it would end
     assert process.returncode == 0
-    (rested,) = (e["seconds"] for e in events if e["event"] == "paused")
-    assert rested >= FAR_LONGER_THAN_THE_BUDGET_S
-    assert events[-1]["train_seconds"] < rested  # counted, the rest would be a part of them
+    (seconds,) = (e["seconds"] for e in events if e["event"] == "paused")
+    assert seconds >= FAR_LONGER_THAN_THE_BUDGET_S
+    assert events[-1]["train_seconds"] < seconds  # counted, the pause would be a part of them
 
 
-def test_a_resting_worker_ends_with_its_parent(resting):
-    resting.stdin.close()
-    assert resting.wait(PATIENCE_S) == 3
+@pytest.mark.parametrize("status", [3, -signal.SIGTERM])
+def test_a_paused_worker_ends_with_its_parent_or_when_it_is_terminated(paused, status):
+    if status == 3:
+        paused.stdin.close()
+    else:
+        paused.terminate()
+    assert paused.wait(PATIENCE_S) == status
 
 
-def test_a_resting_worker_can_be_terminated(resting):
-    resting.terminate()
-    assert resting.wait(PATIENCE_S) == -signal.SIGTERM
-
-
-def test_without_a_parent_nobody_makes_it_rest(state):
+def test_without_a_parent_nothing_pauses_it(state):
     process = start_worker(state, small_settings(train={"iterations": 2}))
     tell_worker(process, "pause\n")
     events = events_of(process)
@@ -112,21 +104,17 @@ def test_without_a_parent_nobody_makes_it_rest(state):
     assert "paused" not in {e["event"] for e in events}
 
 
-def test_a_round_rests_between_steps_and_between_judged_frames(state):
-    stages: list[str] = []
-    rests: list[str] = []
+def test_a_round_can_pause_between_steps_and_between_judged_frames(state):
+    seen: list[str] = []
 
-    def emit(event):
-        if event["event"] == "stage":
-            stages.append(event["stage"])
-
-    def rest() -> float:
-        rests.append(stages[-1])
+    def pause() -> float:
+        seen.append("pause")
         return 0.0
 
-    run_round(state, small_plan(train={"iterations": 3}), 1, emit, rest)
-    assert rests.count("training") == 3
-    assert rests.count("judging") == 12
+    plan = small_plan(train={"iterations": 3})
+    run_round(state, plan, 1, lambda event: seen.append(event.get("stage", "")), pause)
+    judging = seen.index("judging")
+    assert (seen[:judging].count("pause"), seen[judging:].count("pause")) == (3, 12)
 
 
 def test_training_leaves_half_of_the_cores_to_inference_and_takes_all_where_there_is_none():

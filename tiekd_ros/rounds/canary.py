@@ -7,7 +7,7 @@ was trained on them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -17,10 +17,10 @@ from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
 from tiekd_ros.method.comparison import PairedErrors, compare, student_predictor
 from tiekd_ros.method.metrics import DepthMetrics
+from tiekd_ros.rounds import Emit, WorkerEvent
 from tiekd_ros.rounds.data import FrameReader
 from tiekd_ros.rounds.round_log import RoundLog
 from tiekd_ros.rounds.trainer import Pause, no_pause
-from tiekd_ros.rounds.worker import Emit, WorkerEvent
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
@@ -91,11 +91,7 @@ def judge_canary(errors: PairedErrors, settings: CanarySettings) -> CanaryVerdic
 
 
 def evaluate_canary(
-    state: StateFolder,
-    settings: CanarySettings,
-    number: int,
-    emit: Emit,
-    pause: Pause = no_pause,
+    state: StateFolder, settings: CanarySettings, number: int, emit: Emit, pause: Pause = no_pause
 ) -> None:
     """Judge the student that a round promoted, and its predecessor, on the newest frames since.
 
@@ -136,14 +132,4 @@ def evaluate_canary(
     if len(errors) < settings.frames:
         emit({"event": WorkerEvent.RESULT, "frames": len(errors)})
         return
-    verdict = judge_canary(errors, settings)
-    emit(
-        {
-            "event": WorkerEvent.RESULT,
-            "frames": verdict.frames,
-            "worse": verdict.worse,
-            "reason": verdict.reason,
-            "before": verdict.before.as_dict(),
-            "after": verdict.after.as_dict(),
-        }
-    )
+    emit({"event": WorkerEvent.RESULT, **asdict(judge_canary(errors, settings))})

@@ -19,9 +19,9 @@ from typing import IO, Any
 from tiekd_ros.core.errors import RoundRefusedError, TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
+from tiekd_ros.rounds import WorkerEvent
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord
-from tiekd_ros.rounds.worker import WorkerEvent
 from tiekd_ros.rounds.worker_process import WorkerSupervisor
 from tiekd_ros.student.checkpoint import StudentStatus
 from tiekd_ros.student.registry import LiveChangedError
@@ -86,7 +86,7 @@ class CanaryMonitor(WorkerSupervisor):
 
         Takes some milliseconds; the work is done in a thread and a worker process.
         """
-        if self._busy or self._worker.stopping:
+        if self._busy or self._stopping:
             return
         obstacle = ""
         try:
@@ -148,7 +148,7 @@ class CanaryMonitor(WorkerSupervisor):
                 _LOG.exception("canary evaluation of round %d", number)
                 self._fail(f"{type(error).__name__}: {error}")
             record = done or self._log.record(number)
-        if record is not None and not self._worker.stopping:
+        if record is not None and not self._stopping:
             self._change(record)
         self._known_ns = _UNKNOWN_NS
         self._busy = False
@@ -157,7 +157,7 @@ class CanaryMonitor(WorkerSupervisor):
         self._failure, self._retry_s, self._retry_at_s = "", _RETRY_S, -math.inf
 
     def _fail(self, reason: str) -> None:
-        if self._worker.stopping:
+        if self._stopping:
             return
         self._failure = reason
         self._retry_at_s = time.monotonic() + self._retry_s

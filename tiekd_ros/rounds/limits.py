@@ -209,8 +209,7 @@ class LatencyGuard:
         budget, p95 = self.budget_ms, self.p95_ms
         if budget is None or p95 is None or self.state in (GuardState.OFF, GuardState.UNKNOWN):
             return str(self.state)
-        numbers = f"p95 {p95:.1f} ms, budget {budget:.1f} ms"
-        return f"{self.state}: {numbers}"
+        return f"{self.state}: p95 {p95:.1f} ms, budget {budget:.1f} ms"
 
     def _note(self, now_s: float, training: bool) -> None:
         """Follow what changes without a reading: rounds, settings, the node's silence."""

@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.state import StateFolder
@@ -15,11 +14,11 @@ from tiekd_ros.method.comparison import compare, constant_predictor, student_pre
 from tiekd_ros.method.first_student import RANDOM_START, first_student, median_focal
 from tiekd_ros.method.losses import describe_unknown
 from tiekd_ros.method.samples import Sample
+from tiekd_ros.rounds import Emit, WorkerEvent
 from tiekd_ros.rounds.data import FrameReader
 from tiekd_ros.rounds.gate import GateVerdict, judge_against_incumbent, judge_first
 from tiekd_ros.rounds.plan import RoundPlan, check_enough, choose_frames
-from tiekd_ros.rounds.trainer import Pause, Progress, Trainer, TrainResult, no_pause
-from tiekd_ros.rounds.worker import Emit, WorkerEvent
+from tiekd_ros.rounds.trainer import Pause, Trainer, TrainResult, no_pause
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.checkpoint import Student, StudentCard, StudentStatus
 from tiekd_ros.student.registry import StudentRegistry
@@ -69,10 +68,21 @@ def run_round(
     result = _train(student, data, plan, emit, pause)
     emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": len(data.held_out)})
     verdict = _judge(student, incumbent, data.held_out, plan, emit, pause)
-    card = registry.add(
-        Student(_final_card(student.card, number, data, result, verdict), student.network)
+    final = _final_card(student.card, number, data, result, verdict)
+    card = registry.add(Student(final, student.network))
+    emit(
+        {
+            "event": WorkerEvent.RESULT,
+            "version": card.version,
+            "parent": card.parent,
+            **asdict(verdict),
+            "train_frames": len(data.train),
+            "held_out_frames": len(data.held_out),
+            "train_ids": data.train_ids,
+            "steps": result.steps,
+            "train_seconds": round(result.seconds, 2),
+        }
     )
-    emit(_round_result(card, verdict, data, result))
 
 
 def _load(state: StateFolder, plan: RoundPlan, incumbent: Student | None, emit: Emit) -> RoundData:
@@ -142,11 +152,7 @@ def _train(
         message = f"{warning}; loss.objective tiekd leaves it out"
         emit({"event": WorkerEvent.WARNING, "message": message})
     report = _ThrottledProgress(emit, "training")
-
-    def on_step(progress: Progress) -> None:
-        report(**asdict(progress))
-
-    return trainer.run(on_step, pause)
+    return trainer.run(lambda progress: report(**asdict(progress)), pause)
 
 
 def _judge(
@@ -191,26 +197,6 @@ class _ThrottledProgress:
             self._emit({**event, "step": step, "steps": steps, **values})
 
 
-def _round_result(
-    card: StudentCard, verdict: GateVerdict, data: RoundData, result: TrainResult
-) -> dict[str, Any]:
-    return {
-        "event": WorkerEvent.RESULT,
-        "version": card.version,
-        "parent": card.parent,
-        "accepted": verdict.accepted,
-        "reason": verdict.reason,
-        "baseline": verdict.baseline,
-        "before": verdict.before.as_dict(),
-        "after": verdict.after.as_dict(),
-        "train_frames": len(data.train),
-        "held_out_frames": len(data.held_out),
-        "train_ids": data.train_ids,
-        "steps": result.steps,
-        "train_seconds": round(result.seconds, 2),
-    }
-
-
 def _final_card(
     card: StudentCard, number: int, data: RoundData, result: TrainResult, verdict: GateVerdict
 ) -> StudentCard:
@@ -230,9 +216,5 @@ def _final_card(
             "before": verdict.before.as_dict(),
             "after": verdict.after.as_dict(),
         },
-        training={
-            "start": card.training["start"],
-            **asdict(result),
-            "frame_ids": data.train_ids,
-        },
+        training={"start": card.training["start"], **asdict(result), "frame_ids": data.train_ids},
     )

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from tiekd_ros.core.errors import RoundRefusedError, TiekdError
 from tiekd_ros.core.settings import TextEnum
-from tiekd_ros.rounds.worker import WorkerEvent
+from tiekd_ros.rounds import WorkerEvent
 from tiekd_ros.student.checkpoint import replace_durably
 
 

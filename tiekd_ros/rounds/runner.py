@@ -17,10 +17,10 @@ from typing import IO, Any
 from tiekd_ros.core.errors import RoundRefusedError, TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
+from tiekd_ros.rounds import WorkerEvent
 from tiekd_ros.rounds.plan import RoundPlan, check_enough
 from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
 from tiekd_ros.rounds.triggers import CALLED
-from tiekd_ros.rounds.worker import WorkerEvent
 from tiekd_ros.rounds.worker_process import WorkerSupervisor
 from tiekd_ros.student.checkpoint import StudentStatus
 from tiekd_ros.student.registry import LiveChangedError
@@ -79,7 +79,7 @@ class RoundRunner(WorkerSupervisor):
             except TiekdError:
                 lock.close()
                 raise
-            self._worker.stopping = False
+            self._stopping = False
             self._busy = True
             self.record = record
             arguments = (record, lock, self._thread)
@@ -130,12 +130,11 @@ class RoundRunner(WorkerSupervisor):
         done = None
         with lock:
             record = self._outcome(record)
-            stopped = self._worker.stopping
+            stopped = self._stopping
             if stopped and not self._resumable and record.state == RoundState.FAILED:
                 record = replace(record, state=RoundState.INTERRUPTED, reason="stopped by hand")
-            if not (
-                stopped and record.state == RoundState.FAILED
-            ):  # else `resume_interrupted` takes it up
+            # Else `resume_interrupted` takes it up.
+            if not stopped or record.state != RoundState.FAILED:
                 seconds = round(time.monotonic() - start, 2)
                 done = replace(record, stage="done", paused=False, seconds=seconds)
                 with contextlib.suppress(TiekdError):

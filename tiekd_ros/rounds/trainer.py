@@ -1,7 +1,7 @@
 """Fine-tuning a student within a budget of iterations and seconds.
 
 From trained weights, most of what a new place asks for can be learnt behind the backbone.
-While the backbone rests, no gradient flows through it, nor is anything kept for one, which
+While the backbone is frozen, no gradient flows through it, nor is anything kept for one, which
 is the larger part of a step. What it cannot give shows in frames that are not trained on: once
 their loss falls no more, the backbone is trained as well.
 """
@@ -12,13 +12,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tiekd_ros.core import Closing
 from tiekd_ros.core.devices import choose_device
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.method.first_student import start_from_label_histogram
@@ -42,7 +42,7 @@ _LOOK_EVERY = 0.05  # of the budget
 _HELD_BACK, _MOST_HELD_BACK = 8, 8  # one frame in so many, and at most so many
 
 
-class DecoderStage:
+class DecoderStage(Closing):
     """Keeps a network's backbone out of training, until the stage's share is spent or earlier.
 
     A context manager: on leaving, the backbone can be trained again, whatever happened.
@@ -59,7 +59,7 @@ class DecoderStage:
         self, network: nn.Module, share: float, least_gain: float, loss: Callable[[], float]
     ) -> None:
         backbone = network.get_submodule("backbone")
-        self._resting = [p for p in backbone.parameters() if p.requires_grad]
+        self._frozen = [p for p in backbone.parameters() if p.requires_grad]
         self._share = share
         self._least_gain = least_gain
         self._loss = loss
@@ -70,17 +70,9 @@ class DecoderStage:
     def __enter__(self) -> DecoderStage:
         if self._share > 0:
             self.running = True
-            for parameter in self._resting:
+            for parameter in self._frozen:
                 parameter.requires_grad_(False)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
 
     def follow(self, done: float) -> None:
         """End the stage where it is time to; call it before each step.
@@ -91,21 +83,19 @@ class DecoderStage:
         if not self.running:
             return
         if done >= self._share:
-            self._end()
+            self.close()
         elif self._least_gain > 0 and done >= self._next_look:
             self._next_look = done + _LOOK_EVERY
-            self._look()
+            loss = self._loss()
+            if loss > (1 - self._least_gain) * self._best:
+                self.close()
+            self._best = min(self._best, loss)
 
-    def _look(self) -> None:
-        loss = self._loss()
-        if loss > (1 - self._least_gain) * self._best:
-            self._end()
-        self._best = min(self._best, loss)
-
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End the stage."""
         if self.running:
             self.running = False
-            for parameter in self._resting:
+            for parameter in self._frozen:
                 parameter.requires_grad_(True)
 
 
@@ -130,10 +120,7 @@ class TrainSettings(Settings):
         8e-3, "peak learning rate from random weights", minimum=1e-7, maximum=1.0
     )
     fine_tune_rate: float = setting(
-        2e-3,
-        "peak learning rate from a parent or the base student",
-        minimum=1e-7,
-        maximum=1.0,
+        2e-3, "peak learning rate from a parent or the base student", minimum=1e-7, maximum=1.0
     )
     weight_decay: float = setting(0.01, "AdamW's weight decay", minimum=0.0, maximum=1.0)
     clip_norm: float = setting(10.0, "gradients are clipped to this norm", minimum=0.0, maximum=1e6)
@@ -168,11 +155,11 @@ class TrainSettings(Settings):
 
 
 Pause = Callable[[], float]
-"""Called between steps: blocks while training has to rest; returns the seconds that it did."""
+"""Called between steps: blocks while training is paused; returns the seconds that it did."""
 
 
 def no_pause() -> float:
-    """Never rest."""
+    """Never pause."""
     return 0.0
 
 
@@ -238,12 +225,9 @@ class Trainer:
         self._decoder_share = settings.decoder_first if has_parent and self._frozen else 0.0
         optimizer = make_optimizer(network, self._peak, settings.weight_decay)
         self._objective = make_objective(network.bins, loss, has_dpm=network.has_dpm)
+        clip = settings.clip_norm
         self._stepper = Stepper(
-            self.network,
-            optimizer,
-            self._loss,
-            clip_norm=settings.clip_norm,
-            frozen=self._frozen,
+            self.network, optimizer, self._loss, clip_norm=clip, frozen=self._frozen
         )
         if not has_parent:
             start_from_label_histogram(network, [s.depth for s in samples])
@@ -262,23 +246,25 @@ class Trainer:
         """
         start = time.monotonic()
         losses: list[float] = []
-        step, decoder_steps, elapsed, rested = 0, 0, 0.0, 0.0
+        step, decoder_steps, elapsed, paused_s = 0, 0, 0.0, 0.0
         bad = BadSteps()
         with self._decoder_stage() as stage:
             while (done := self._share_done(step, elapsed)) < 1.0:
-                rested += pause()
+                paused_s += pause()
                 stage.follow(done)
                 rate = warm_up_then_cosine(self._peak, done)
                 did = self._stepper.step(*self._draw_batch(stage.running), rate)
                 step += 1
                 decoder_steps += stage.running
-                elapsed = time.monotonic() - start - rested
+                elapsed = time.monotonic() - start - paused_s
                 if did is None:
                     bad.bad(step)
                     continue
                 bad.good()
-                losses.append(did.parts.total.item())
-                report(self._progress(step, elapsed, did.parts))
+                loss, kl, ssim = (part.item() for part in did.parts)
+                losses.append(loss)
+                steps = self._expected_steps(step, elapsed)
+                report(Progress(step, steps, loss, kl, ssim, elapsed))
         if not losses:
             raise TrainingError("the budget ended before one step was done; give more seconds")
         if not self._frozen:
@@ -286,18 +272,15 @@ class Trainer:
         self.network.eval()
         few = max(1, len(losses) // 20)
         first, last = float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
-        seconds = time.monotonic() - start - rested
+        seconds = time.monotonic() - start - paused_s
         return TrainResult(step, decoder_steps, bad.total, seconds, first, last)
-
-    def _progress(self, step: int, elapsed: float, parts: LossParts) -> Progress:
-        loss, kl, ssim = (part.item() for part in parts)
-        return Progress(step, self._expected_steps(step, elapsed), loss, kl, ssim, elapsed)
 
     def _decoder_stage(self) -> DecoderStage:
         gain = self.settings.decoder_gain
-        everything: tuple[list[Sample], list[Sample]] = (list(self._samples), [])
-        trained, held_back = hold_back(self._samples) if gain > 0 else everything
-        self._decoder_samples = trained
+        held_back: list[Sample] = []
+        self._decoder_samples = list(self._samples)
+        if gain > 0:
+            self._decoder_samples, held_back = hold_back(self._samples)
 
         def loss() -> float:
             images, depth = self._tensors(held_back)

@@ -15,13 +15,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.settings import TextEnum
 from tiekd_ros.core.state import StateFolder
+from tiekd_ros.rounds import Emit, WorkerEvent
 from tiekd_ros.rounds.limits import (
     ResourceSettings,
     default_threads,
@@ -30,27 +30,11 @@ from tiekd_ros.rounds.limits import (
 )
 
 
-class WorkerEvent(TextEnum):
-    """Kinds of a worker's events: the value of `event` in each line that it writes."""
-
-    STAGE = "stage"
-    PROGRESS = "progress"
-    PAUSED = "paused"
-    UNDECODABLE = "undecodable"
-    WARNING = "warning"
-    RESULT = "result"
-    ERROR = "error"
-
-
 class WorkerCommand(TextEnum):
     """What a worker obeys, one a line on its standard input."""
 
     PAUSE = "pause"
     RESUME = "resume"
-
-
-Emit = Callable[[dict[str, Any]], None]
-"""Takes an event: its kind as `event`, and plain values."""
 
 
 class StdinControl:

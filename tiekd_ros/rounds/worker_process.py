@@ -19,9 +19,10 @@ from typing import Any
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
+from tiekd_ros.rounds import Emit, WorkerEvent
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
-from tiekd_ros.rounds.worker import WorkerCommand, WorkerEvent
+from tiekd_ros.rounds.worker import WorkerCommand
 from tiekd_ros.student.registry import StudentRegistry
 
 UNDECODABLE = "undecodable"
@@ -74,57 +75,6 @@ def spawn_worker(
         )
 
 
-class WorkerProcess:
-    """At most one worker at a time: one thread runs it, any other may send it a command."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self.stopping = False
-        """Whether it was asked to end; `run` does not reset this."""
-
-    def run(
-        self,
-        spawn: Callable[[], subprocess.Popen[str]],
-        on_event: Callable[[dict[str, Any]], None],
-    ) -> int:
-        """Start a worker, pass its events on until it ends, and return its exit status.
-
-        Raises:
-            OSError: it cannot be started.
-        """
-        try:
-            with spawn() as process:
-                self._process = process
-                if self.stopping:  # asked while the process was being made
-                    process.terminate()
-                assert process.stdout is not None
-                for event in read_events(process.stdout):
-                    on_event(event)
-        finally:
-            self._process = None
-        return process.returncode
-
-    def send(self, command: WorkerCommand) -> None:
-        """Send a command; without effect where there is no worker, or it is dead."""
-        if (process := self._process) is not None:
-            assert process.stdin is not None
-            with contextlib.suppress(OSError, ValueError):  # a broken pipe, a closed one
-                process.stdin.write(f"{command}\n")
-                process.stdin.flush()
-
-    def stop(self, thread: threading.Thread | None, timeout_s: float) -> None:
-        """End it, and the `thread` that runs it; kill it where it takes longer than this."""
-        self.stopping = True
-        if (process := self._process) is not None:
-            process.terminate()
-        if thread is not None:
-            thread.join(timeout_s)
-            # again, since it may have been made meanwhile
-            if thread.is_alive() and (process := self._process) is not None:
-                process.kill()
-                thread.join(timeout_s)
-
-
 def read_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield the events among a worker's lines; a kill cuts one short, a library may print one."""
     for line in lines:
@@ -164,7 +114,8 @@ class WorkerSupervisor:
         self._on_change = on_change
         self._registry = StudentRegistry(state.students)
         self._log = RoundLog(state.rounds)
-        self._worker = WorkerProcess()
+        self._process: subprocess.Popen[str] | None = None
+        self._stopping = False  # whether the worker was asked to end
         self._thread: threading.Thread | None = None
         self._busy = False
         self.record: RoundRecord | None = None
@@ -180,11 +131,11 @@ class WorkerSupervisor:
 
     def pause(self) -> None:
         """Pause the worker, if any, between two steps until `resume`."""
-        self._worker.send(WorkerCommand.PAUSE)
+        self._send(WorkerCommand.PAUSE)
 
     def resume(self) -> None:
         """End the worker's pause, if any."""
-        self._worker.send(WorkerCommand.RESUME)
+        self._send(WorkerCommand.RESUME)
 
     def wait(self) -> None:
         """Wait until what is under way, if anything, is over and announced."""
@@ -197,11 +148,24 @@ class WorkerSupervisor:
         Args:
             timeout_s: how long it may take to end before it is killed.
         """
-        self._worker.stop(self._thread, timeout_s)
+        self._stopping = True
+        if (process := self._process) is not None:
+            process.terminate()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            # again, since it may have been made meanwhile
+            if self._thread.is_alive() and (process := self._process) is not None:
+                process.kill()
+                self._thread.join(timeout_s)
 
-    def _run_worker(
-        self, number: int, on_event: Callable[[dict[str, Any]], None], *options: str
-    ) -> dict[str, Any]:
+    def _send(self, command: WorkerCommand) -> None:
+        if (process := self._process) is not None:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError, ValueError):  # a broken pipe, a closed one
+                process.stdin.write(f"{command}\n")
+                process.stdin.flush()
+
+    def _run_worker(self, number: int, on_event: Emit, *options: str) -> dict[str, Any]:
         """Have a worker do its work for a round, and return its result event.
 
         Args:
@@ -215,23 +179,26 @@ class WorkerSupervisor:
         """
         result: dict[str, Any] = {}
         error = ""
-        plan = self._plan
-
-        def sort(event: dict[str, Any]) -> None:
-            nonlocal error, result
-            kind = event["event"]
-            if kind == WorkerEvent.RESULT:
-                result = event
-            elif kind == WorkerEvent.ERROR:
-                error = event["message"]
-            elif kind == WorkerEvent.UNDECODABLE:
-                self._reject(event["ids"])
-            else:
-                on_event(event)
-
-        code = self._worker.run(lambda: spawn_worker(self._state, plan, number, *options), sort)
+        try:
+            with spawn_worker(self._state, self._plan, number, *options) as process:
+                self._process = process
+                if self._stopping:  # asked while the process was being made
+                    process.terminate()
+                assert process.stdout is not None
+                for event in read_events(process.stdout):
+                    kind = event["event"]
+                    if kind == WorkerEvent.RESULT:
+                        result = event
+                    elif kind == WorkerEvent.ERROR:
+                        error = event["message"]
+                    elif kind == WorkerEvent.UNDECODABLE:
+                        self._reject(event["ids"])
+                    else:
+                        on_event(event)
+        finally:
+            self._process = None
         if not result:
-            raise TiekdError(error or cause_of_death(code, worker_log(self._state)))
+            raise TiekdError(error or cause_of_death(process.returncode, worker_log(self._state)))
         return result
 
     def _reject(self, ids: list[int]) -> None:
