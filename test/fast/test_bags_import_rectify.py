@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -119,27 +117,33 @@ def test_distortion_and_missing_calibration_are_said(tmp_path, state):
     assert stored(StateFolder(tmp_path / "c"))[0].intrinsics is None
 
 
-def test_a_calibration_for_another_shape_is_not_used(tmp_path, state):
+def test_a_calibration_for_another_shape_is_not_used_and_faint_distortion_no_warning(
+    tmp_path, state
+):
     topics = camera_topics(1)
     topics["/cam/camera_info"][0].height = 2 * HEIGHT
     found = report(state, write_bag(tmp_path / "bag", topics))
     assert any("camera_info is for images of another shape" in note for note in found["notes"])
     assert stored(state)[0].intrinsics is None
-
-
-def test_a_distortion_that_nobody_sees_is_no_warning(tmp_path, state):
-    topics = camera_topics(1)
     topics["/cam/camera_info"] = [info(0, d=(0.001, 0, 0, 0, 0))]
-    assert report(state, write_bag(tmp_path / "bag", topics))["warnings"] == []
+    faint = report(StateFolder(tmp_path / "b"), write_bag(tmp_path / "faint", topics))
+    assert faint["warnings"] == []
 
 
-def test_a_model_that_is_not_known_is_warned_of_and_cannot_be_taken_out(tmp_path, state):
+def test_what_is_not_known_cannot_be_taken_out(tmp_path, state):
     path = write_bag(tmp_path / "bag", bent_topics(1, model="thin_prism"))
     (warning,) = report(state, path)["warnings"]
     assert "'thin_prism' is not known" in warning
     other = StateFolder(tmp_path / "other")
     with pytest.raises(BagError, match=r"'thin_prism' is not known.*, or leave out --rectify"):
         run(other, path, "--rectify")
+    path = write_bag(tmp_path / "none", {"/image": [image(0)]})
+    with pytest.raises(BagError, match=r"--rectify needs .*none for /image.*--camera-info"):
+        run(other, path, "--rectify")
+    for name in ("images", "depth"):
+        (tmp_path / "rgbd" / name).mkdir(parents=True)
+    with pytest.raises(InvalidSettingError, match=r"--rectify is for bags"):
+        run(other, write_bag(tmp_path / "good", bent_topics(1)), tmp_path / "rgbd", "--rectify")
     assert not other.root.exists()
 
 
@@ -151,13 +155,6 @@ def test_a_calibration_file_says_what_the_lens_does(tmp_path, state):
     assert_rectified(state)
     bent = report(StateFolder(tmp_path / "b"), path, *KEEP_ALL, *given)
     assert bent["warnings"][0].startswith("3 images")
-
-
-def test_without_a_calibration_nothing_can_be_rectified(tmp_path, state):
-    path = write_bag(tmp_path / "bag", {"/image": [image(0)]})
-    with pytest.raises(BagError, match=r"--rectify needs .*none for /image.*--camera-info"):
-        run(state, path, "--rectify")
-    assert not state.root.exists()
 
 
 def test_a_topic_that_is_rectified_by_its_name_stays_as_it_is(tmp_path, state):
@@ -177,12 +174,3 @@ def test_a_calibration_that_goes_bad_leaves_its_images_out(tmp_path, state):
     found = report(state, write_bag(tmp_path / "bag", topics), *KEEP_ALL, "--rectify")
     assert (found["kept"], found["left_out"]) == (2, {"unreadable": 1})
     assert any("cannot be rectified" in note for note in found["notes"])
-
-
-def test_a_folder_with_measured_depth_is_not_rectified(tmp_path, state):
-    for name in ("images", "depth"):
-        (tmp_path / "rgbd" / name).mkdir(parents=True)
-    bag = write_bag(tmp_path / "bag", bent_topics(1))
-    with pytest.raises(InvalidSettingError, match=r"--rectify is for bags"):
-        run(state, bag, Path(tmp_path / "rgbd"), "--rectify")
-    assert not state.root.exists()

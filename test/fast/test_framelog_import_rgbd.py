@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -11,17 +9,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from helpers.teachers import picture
+pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros[bags]"')
+
+from rosbags.highlevel import AnyReader
+
+from helpers.bags import HEIGHT, WIDTH, report, shown, stored
 from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import decode_depth_png, decode_image, encode_depth_png
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import DatasetError, RgbdFolder
 from tiekd_ros.framelog import FrameStore
-from tiekd_ros.framelog.rows import StoredFrame, StoredFrames
 
 HOLOLENS = Path(__file__).resolve().parents[3] / "shared" / "data" / "hololens"
-WIDTH, HEIGHT = 64, 48
 KEEP_ALL = ("--min-interval", "0", "--guard-share", "0", "--min-sharpness", "0")
 
 
@@ -33,11 +33,7 @@ def state(tmp_path) -> StateFolder:
 def write_frame(folder: Path, number: int, depth_mm: np.ndarray | None = None) -> None:
     for name in ("images", "depth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    mixed = cv2.addWeighted(
-        picture(number, WIDTH, HEIGHT), 0.3, noise.repeat(4, 0).repeat(4, 1), 0.7, 0
-    )
-    cv2.imwrite(str(folder / "images" / f"{number:03}.png"), mixed)
+    cv2.imwrite(str(folder / "images" / f"{number:03}.png"), shown(number))
     if depth_mm is None:
         depth_mm = np.linspace(1000 + number, 4000, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)
     cv2.imwrite(str(folder / "depth" / f"{number:03}.png"), depth_mm.astype(np.uint16))
@@ -49,20 +45,6 @@ def folder(tmp_path) -> Path:
     for number in range(6):
         write_frame(tmp_path / "rgbd", number)
     return tmp_path / "rgbd"
-
-
-def report(state: StateFolder, *arguments: object) -> dict:
-    words = ["frames", "import", *map(str, arguments), "--state", str(state.root), "--json"]
-    result = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    (one,) = json.loads(result.output)
-    return one
-
-
-def stored(state: StateFolder) -> list[StoredFrame]:
-    frames = StoredFrames(state.frames)
-    with closing(frames):
-        return list(frames)
 
 
 def test_images_are_logged_with_their_depth_as_label(folder, state):
@@ -82,8 +64,8 @@ def test_images_are_logged_with_their_depth_as_label(folder, state):
 def test_recorded_stamps_are_taken(folder, state):
     (folder / "times.txt").write_text("".join(f"{100 + n}.5\n" for n in range(6)))
     report(state, folder, *KEEP_ALL)
-    assert [frame.stamp_ns for frame in stored(state)] == [100_500_000_000 + n * 10**9 for n in
-                                                          range(6)]  # fmt: skip
+    stamps = [frame.stamp_ns for frame in stored(state)]
+    assert stamps == [100_500_000_000 + n * 10**9 for n in range(6)]
 
 
 def test_a_second_import_adds_nothing_and_a_grown_folder_what_is_new(folder, state):
@@ -132,13 +114,12 @@ def test_a_full_log_is_said_and_the_import_goes_on_with_more_room(tmp_path, stat
 
 @pytest.mark.skipif(not HOLOLENS.is_dir(), reason=f"the real frames are not at {HOLOLENS}")
 def test_the_hololens_frames_become_a_bag_that_rosbags_reads_back_equal(tmp_path, state):
-    highlevel = pytest.importorskip("rosbags.highlevel")
     assert report(state, HOLOLENS)["kept"] == 45
     words = ["frames", "export", str(tmp_path / "bag"), "--state", str(state.root)]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     frames = stored(state)
     found: dict[str, list] = {}
-    with highlevel.AnyReader([tmp_path / "bag"]) as reader:
+    with AnyReader([tmp_path / "bag"]) as reader:
         for connection, _, data in reader.messages():
             message = reader.deserialize(data, connection.msgtype)
             found.setdefault(connection.topic, []).append(message)

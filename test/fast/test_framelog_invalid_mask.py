@@ -43,43 +43,28 @@ def tables(path: Path) -> set[str]:
         return {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
 
 
-def test_a_mask_comes_back_as_it_was_and_is_small() -> None:
+def test_a_label_of_any_size_is_unknown_where_the_camera_saw_nothing(path: Path) -> None:
+    with FrameStore(path, EAGER) as store:
+        seen, bare = add(store, 1, mask()), add(store, 2)
+        for scale in (4, 2, 1):
+            for frame_id in (seen, bare):  # a later label too
+                store.put_label(frame_id, DEPTH[::scale, ::scale], "t", "1")
+            assert (np.isnan(store.load(seen).depth) == mask()[::scale, ::scale]).all()
+            assert np.isfinite(store.load(bare).depth).all()
+        masked = Observation(view(3), 3 * S, "cam", invalid_mask=mask())
+        frame_id = store.add(masked, Label(DEPTH, "t", "1")).frame_id
+        assert (np.isnan(store.load(frame_id).depth) == mask()).all()
+
+
+def test_without_a_known_depth_or_a_sound_mask_there_is_no_label(path: Path) -> None:
     data = encode_mask_png(mask())
     assert (decode_mask_png(data) == mask()).all()
     assert len(data) < 200
-
-
-@pytest.mark.parametrize("scale", [1, 2, 4])
-def test_a_label_of_any_size_is_unknown_where_the_camera_saw_nothing(
-    path: Path, scale: int
-) -> None:
-    with FrameStore(path, EAGER) as store:
-        seen, bare = add(store, 1, mask()), add(store, 2)
-        for frame_id in (seen, bare):
-            store.put_label(frame_id, DEPTH[::scale, ::scale], "t", "1")
-        assert (np.isnan(store.load(seen).depth) == mask()[::scale, ::scale]).all()
-        assert np.isfinite(store.load(bare).depth).all()
-        store.put_label(seen, DEPTH * 2, "t", "2")  # a later label too
-        assert (np.isnan(store.load(seen).depth) == mask()).all()
-
-
-def test_a_label_that_comes_with_its_frame_is_masked_too(path: Path) -> None:
-    with FrameStore(path, EAGER) as store:
-        store.add(Observation(view(1), S, "cam", invalid_mask=mask()), Label(DEPTH, "t", "1"))
-        assert (np.isnan(store.load(1).depth) == mask()).all()
-
-
-def test_a_label_that_knows_only_what_was_not_seen_is_refused(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         frame_id = add(store, 1, mask())
         with pytest.raises(BadDepthError, match="at least one known depth"):
             store.put_label(frame_id, np.where(mask(), DEPTH, np.nan), "t", "1")
         assert [frame.id for frame in store.unlabelled(9)] == [frame_id]
-
-
-def test_a_damaged_mask_gives_no_label_instead_of_a_wrong_one(path: Path) -> None:
-    with FrameStore(path, EAGER) as store:
-        frame_id = add(store, 1, mask())
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("UPDATE blind_parts SET mask = x'00'")
         with pytest.raises(BadDepthError, match="mask"):

@@ -12,8 +12,6 @@ from tiekd_ros.framelog import (
     FrameStore,
     Observation,
     Recorder,
-    StoreCorruptError,
-    StoreFullError,
     StoreLockedError,
 )
 
@@ -31,7 +29,7 @@ def store(tmp_path: Path) -> Iterator[FrameStore]:
         yield opened
 
 
-def test_images_are_stored_counted_and_announced(store: FrameStore) -> None:
+def test_images_are_stored_counted_and_announced_unless_it_is_paused(store: FrameStore) -> None:
     announced: list[int] = []
     recorder = Recorder(store, on_kept=announced.append)
     for number in (0, 1, 2, 2):
@@ -40,28 +38,16 @@ def test_images_are_stored_counted_and_announced(store: FrameStore) -> None:
     assert (found.offered, found.kept, found.not_kept) == (4, 3, {"too_soon": 1})
     assert announced == [1, 2, 3]
     assert store.stats().total == 3
-
-
-def test_a_paused_recorder_stores_nothing_until_resumed(store: FrameStore) -> None:
-    recorder = Recorder(store)
     recorder.pause()
-    recorder.record(seen(0))
+    recorder.record(seen(3))
     assert recorder.snapshot().paused
-    assert recorder.snapshot().offered == 0
+    assert recorder.snapshot().offered == 4
     recorder.resume()
-    recorder.record(seen(1))
-    assert store.unlabelled(9)[0].stamp_ns == S
+    recorder.record(seen(4))
+    assert store.unlabelled(9)[-1].stamp_ns == 4 * S
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        StoreLockedError("held by another program"),
-        StoreFullError("no space left"),
-        StoreCorruptError("move it away"),
-        RuntimeError("a bug"),
-    ],
-)
+@pytest.mark.parametrize("fault", [StoreLockedError("held"), RuntimeError("a bug")])
 def test_logging_goes_on_when_a_fault_is_over(store, monkeypatch, fault) -> None:
     def add(observation: Observation) -> AddResult:
         raise fault
@@ -74,14 +60,8 @@ def test_logging_goes_on_when_a_fault_is_over(store, monkeypatch, fault) -> None
     found = recorder.snapshot()
     assert (found.errors, found.healthy) == (2, False)
     assert str(fault) in found.last_error
-    recorder.record(seen(5))
-    found = recorder.snapshot()
-    assert (found.errors, found.healthy, found.kept) == (2, True, 1)
-
-
-def test_an_array_that_is_no_image_is_counted_not_fatal(store: FrameStore) -> None:
-    recorder = Recorder(store)
     recorder.record(Observation(np.zeros((3, 3), np.float32), 0, "cam"))  # type: ignore[arg-type]
     assert "expected a non-empty RGB image" in recorder.snapshot().last_error
-    recorder.record(seen(1))
-    assert (recorder.snapshot().errors, recorder.snapshot().kept) == (1, 1)
+    recorder.record(seen(5))
+    found = recorder.snapshot()
+    assert (found.errors, found.healthy, found.kept) == (3, True, 1)

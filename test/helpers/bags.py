@@ -1,10 +1,9 @@
-"""Bags that tests write with rosbags, of pictures that `picture` makes, and their import."""
+"""Bags that tests write with rosbags, of pictures that `shown` makes, and their import."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +179,5 @@ def report(state: StateFolder, *arguments: object) -> dict:
 
 def stored(state: StateFolder) -> list[StoredFrame]:
     """Return the frames of a state folder."""
-    frames = StoredFrames(state.frames)
-    with closing(frames):
+    with StoredFrames(state.frames) as frames:
         return list(frames)

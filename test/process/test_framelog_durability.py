@@ -41,33 +41,40 @@ def held_by_another_program(path: Path) -> Iterator[None]:
         process.communicate("")
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_garbage_is_refused_and_left_as_it_is(tmp_path: Path, read_only: bool) -> None:
-    path = tmp_path / "frames.sqlite3"
-    garbage = np.random.default_rng(0).bytes(50_000)
-    path.write_bytes(garbage)
-    with pytest.raises(StoreCorruptError, match="move it away"):
-        FrameStore(path, read_only=read_only)
-    assert path.read_bytes() == garbage
-    assert [p.name for p in tmp_path.iterdir()] == ["frames.sqlite3"]
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "frames.sqlite3"
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_truncated_file_is_refused_and_left_as_it_is(tmp_path: Path, share: float) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_what_is_no_whole_frame_log_is_refused_and_left_as_it_is(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         for k in range(20):
             add(store, k)
     whole = path.read_bytes()
-    cut = whole[: int(share * len(whole))]
-    path.write_bytes(cut)
-    with pytest.raises(StoreCorruptError, match="Nothing in it was changed"):
-        FrameStore(path)
-    assert path.read_bytes() == cut
+    garbage = np.random.default_rng(0).bytes(50_000)
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE songs (name TEXT)")
+        connection.commit()
+    for content, message in (
+        (path.read_bytes(), "another program's"),
+        (garbage, "not a database"),
+        *(
+            (whole[: int(share * len(whole))], "cannot be read as a frame log")
+            for share in (0.1, 0.5, 0.99)
+        ),
+    ):
+        path.write_bytes(content)
+        for read_only in (False, True):
+            with pytest.raises(StoreCorruptError, match=message) as refused:
+                FrameStore(path, read_only=read_only)
+            assert "Nothing in it was changed: move it away" in str(refused.value)
+        assert path.read_bytes() == content
+        if content == garbage:
+            assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_damaged_page_is_reported_when_it_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_a_damaged_page_is_reported_when_it_is_read(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         for k in range(20):
             add(store, k)
@@ -77,30 +84,14 @@ def test_a_damaged_page_is_reported_when_it_is_read(tmp_path: Path) -> None:
         file.write(b"\xff" * (path.stat().st_size - 4096))
     damaged = path.read_bytes()
     with FrameStore(path, EAGER) as store:
-        for call in (
-            store.stats,
-            store.labelled_ids,
-            lambda: store.load(3),
-            lambda: add(store, 99),
-        ):
+        calls = (store.stats, store.labelled_ids, lambda: store.load(3), lambda: add(store, 99))
+        for call in calls:
             with pytest.raises(StoreCorruptError):
                 call()
     assert path.read_bytes() == damaged
 
 
-def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE songs (name TEXT)")
-        connection.commit()
-    before = path.read_bytes()
-    with pytest.raises(StoreCorruptError, match="another program's"):
-        FrameStore(path)
-    assert path.read_bytes() == before
-
-
-def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_a_newer_schema_is_left_alone(path: Path) -> None:
     FrameStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -108,8 +99,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
         FrameStore(path)
 
 
-def test_a_held_lock_is_reported_soon_and_logging_goes_on_afterwards(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_a_held_lock_is_reported_soon_and_logging_goes_on_afterwards(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         assert add(store, 0) == 1
         with held_by_another_program(path):
@@ -117,14 +107,13 @@ def test_a_held_lock_is_reported_soon_and_logging_goes_on_afterwards(tmp_path: P
                 add(store, 1)
             with pytest.raises(StoreLockedError):
                 store.put_label(1, DEPTH, "t", "1")
-            assert store.stats().total == 1  # readers wait for nobody
+            assert store.stats().total == 1  # readers never wait
         assert add(store, 1) == 2
         store.put_label(1, DEPTH, "t", "1")
         assert add(store, 1) is None
 
 
-def test_a_full_disk_is_reported_loses_nothing_and_logging_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_a_full_disk_is_reported_loses_nothing_and_logging_goes_on(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         for k in range(5):
             add(store, k)
@@ -149,10 +138,9 @@ def test_a_full_disk_is_reported_loses_nothing_and_logging_goes_on(tmp_path: Pat
     assert set(check_whole(path)) == {1, 2, 3, 4, 5, 6, 7}
 
 
-def test_a_file_that_was_moved_away_gets_no_more_frames(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_a_file_that_was_moved_away_gets_no_more_frames(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         add(store, 0)
-        path.rename(tmp_path / "kept.sqlite3")
+        path.rename(path.with_name("kept.sqlite3"))
         with pytest.raises(FrameStoreError, match="moved or deleted"):
             add(store, 1)

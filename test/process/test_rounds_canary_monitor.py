@@ -241,7 +241,7 @@ def test_a_pointer_that_cannot_be_read_is_told_until_it_can(state, watch_over, j
 def test_a_subscriber_that_raises_breaks_nothing(state, watch_over, judged_worse, monkeypatch):
     promote_bad(state)
     tower = watch_over()
-    monkeypatch.setattr(tower, "seen", None)
+    monkeypatch.setattr(tower.canary, "_on_change", None)
     tower.look()
     assert tower.result().state == "rolled back"
     assert not tower.canary.busy

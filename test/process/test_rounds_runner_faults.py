@@ -123,7 +123,7 @@ def test_a_subscriber_that_raises_does_not_break_the_round(enter, answering, mon
     house = enter()
     with_students(house)
     answering(verdict("000002", "000001", [1]))
-    monkeypatch.setattr(house, "seen", None)
+    monkeypatch.setattr(house.runner, "_on_change", None)
     house.run()
     assert house.states() == ["promoted"]
     assert not house.runner.busy
@@ -134,10 +134,10 @@ def test_a_client_may_start_the_next_round_as_soon_as_it_is_told_of_the_end(
 ):
     house = enter()
     answering({"event": "error", "message": "no"})
-    hear, answers = house.hear, []
+    answers = []
 
     def call_again(record: RoundRecord) -> None:
-        hear(record)
+        house.seen.append(record)
         if record.stage == "done" and record.number < 4:
             answers.append(house.runner.start().number)
 

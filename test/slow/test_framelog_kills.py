@@ -7,14 +7,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from helpers.stores import DEPTH, EAGER, add, check_whole, start_child
 from tiekd_ros.framelog import FrameLogSettings, FrameStore
 
 
-def test_a_killed_process_leaves_whole_frames_and_all_that_it_said_were_stored(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "frames.sqlite3"
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "frames.sqlite3"
+
+
+def test_a_killed_process_leaves_whole_frames_and_all_that_it_said_were_stored(path: Path) -> None:
     chance = random.Random(7)
     promised: dict[str, set[int]] = {"added": set(), "labelled": set()}
     for run in range(5):
@@ -35,8 +39,7 @@ def test_a_killed_process_leaves_whole_frames_and_all_that_it_said_were_stored(
         assert add(store, 12345) is not None
 
 
-def test_a_process_killed_while_it_evicts_leaves_whole_frames_too(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_a_process_killed_while_it_evicts_leaves_whole_frames_too(path: Path) -> None:
     for run in range(3):
         child = start_child(path, run, 100_000, megabytes=1)
         time.sleep(0.8 + 0.1 * run)
@@ -47,8 +50,7 @@ def test_a_process_killed_while_it_evicts_leaves_whole_frames_too(tmp_path: Path
         assert store.stats().bytes <= 1_000_000
 
 
-def test_two_processes_log_into_one_file_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"  # made by whichever is faster
+def test_two_processes_log_into_one_file_at_once(path: Path) -> None:  # made by whichever is faster
     children = [start_child(path, seed, 40) for seed in (1, 2)]
     outputs = [child.communicate()[0] for child in children]
     assert [child.returncode for child in children] == [0, 0]
@@ -74,8 +76,7 @@ def test_many_programs_make_the_same_new_file_at_once(tmp_path: Path) -> None:
                 opened.result()
 
 
-def test_frames_of_another_process_count_for_novelty_and_eviction(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_frames_of_another_process_count_for_novelty_and_eviction(path: Path) -> None:
     with FrameStore(path, EAGER) as one, FrameStore(path, EAGER) as other:
         assert add(one, 1) == 1
         assert add(other, 1) is None
@@ -85,8 +86,7 @@ def test_frames_of_another_process_count_for_novelty_and_eviction(tmp_path: Path
         assert other.labelled_ids() == [2]
 
 
-def test_a_training_process_reads_while_this_one_writes(tmp_path: Path) -> None:
-    path = tmp_path / "frames.sqlite3"
+def test_a_training_process_reads_while_this_one_writes(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         add(store, 0)
         child = start_child(path, 1, 30)

@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,10 +67,6 @@ class ExportReport:
     """Frames that are damaged in the log, and were left out."""
     teachers: list[str] = field(default_factory=list)
     """Names of the teachers of the depth."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name, fit for JSON."""
-        return asdict(self)
 
 
 def export_bag(

@@ -102,16 +102,10 @@ def _decodable(bag: Bag, topic: Topic) -> Topic:
 
 def _by_camera(topics: Iterable[Topic]) -> list[Topic]:
     """Return one topic for each camera."""
-    chosen: dict[str, Topic] = {}
+    cameras: dict[str, list[Topic]] = {}
     for topic in topics:
-        other = chosen.get(_base(topic))
-        better = other is None or (topic.count, topic.type == IMAGE) > (
-            other.count,
-            other.type == IMAGE,
-        )
-        if better:
-            chosen[_base(topic)] = topic
-    return list(chosen.values())
+        cameras.setdefault(_base(topic), []).append(topic)
+    return [max(each, key=lambda t: (t.count, t.type == IMAGE)) for each in cameras.values()]
 
 
 def _base(topic: Topic) -> str:

@@ -303,10 +303,10 @@ class SoundStorage:
         reader.open()
         self._connections = list(reader.connections)
         self.span_ns = self._span(reader)
-        found: dict[tuple[str, str, str], int] = {}
+        found: Counter[tuple[str, str, str]] = Counter()
         for each in self._connections:
             key = (each.topic, full_type(each.msgtype), encoding or each.ext.serialization_format)
-            found[key] = found.get(key, 0) + each.msgcount
+            found[key] += each.msgcount
             if key[1] != each.msgtype:
                 self.notes.append(f"{each.topic} has type {each.msgtype}: read as {key[1]}")
         self.topics = [Topic(*key, count) for key, count in found.items()]
@@ -325,20 +325,15 @@ class SoundStorage:
         if not wanted:
             return
         count = 0
-        reading = self._reader.messages(wanted)
-        while True:
-            try:
-                connection, log_ns, data = next(reading)
-            except StopIteration:
-                return
-            except Exception as error:  # a damaged file can raise anything
-                self.notes.append(
-                    f"{self._name} is damaged after {count} messages ({error}): the rest of it "
-                    "was left out"
-                )
-                return
-            count += 1
-            yield Message(connection.topic, log_ns, bytes(data))
+        try:
+            for connection, log_ns, data in self._reader.messages(wanted):
+                count += 1
+                yield Message(connection.topic, log_ns, bytes(data))
+        except Exception as error:  # a damaged file can raise anything
+            self.notes.append(
+                f"{self._name} is damaged after {count} messages ({error}): the rest of it was "
+                "left out"
+            )
 
     def close(self) -> None:
         """Close the file."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -226,7 +227,7 @@ def frames_export(
         options = ExportOptions(form, compressed, namespace)
         report = export_bag(stored, output, options, track(len(stored)))
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2))
+        typer.echo(json.dumps(asdict(report), indent=2))
         return
     _show_export(report)
 
@@ -287,7 +288,7 @@ def _run_imports(
         if reports[-1].stopped:
             break
     if as_json:
-        typer.echo(json.dumps([report.as_dict() for report in reports], indent=2))
+        typer.echo(json.dumps([asdict(report) for report in reports], indent=2))
     else:
         with FrameStore(log, read_only=True) as store:
             stats, rule = store.stats(), store.rule
@@ -368,7 +369,7 @@ class RgbdImport(Recording[int]):
         self._intrinsics: Intrinsics | None = self._folder.intrinsics
         if options.calibration is not None:
             self._intrinsics = options.calibration(size).intrinsics(*size)
-        recorded = self._folder.recorded_stamps
+        recorded = self._folder.has_stamps
         self._stamps_ns = self._folder.stamps_ns(_RATE_HZ)
         self._id = _recording_id(self._folder)
         report = ImportReport(str(path), "images with depth", "", len(self._folder))

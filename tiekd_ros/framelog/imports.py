@@ -6,8 +6,8 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from tiekd_ros.core import Closing
 from tiekd_ros.core.camera import CameraModel
@@ -39,7 +39,7 @@ class ImportOptions:
     every: int = 1
     """Only one image in so many."""
     again: bool = False
-    """ImageStats at images anew that an earlier import has looked at."""
+    """Look again at images that an earlier import has looked at."""
     rectify: bool = False
     """Remove the lens's distortion."""
 
@@ -67,10 +67,6 @@ class ImportReport:
     """Oddities of the recording, for people."""
     warnings: list[str] = field(default_factory=list)
     """Faults that students will learn."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name, fit for JSON."""
-        return asdict(self)
 
 
 class Recording(Closing, Generic[_Image]):

@@ -210,7 +210,7 @@ class Labeller:
         self._retry = RetryState(self._settings)
         self._is_empty = False  # nothing waits, and nothing is in flight
         self._queue_fault: Exception | None = None
-        self._labelled = self._refused = 0
+        self._labelled = 0
         self._refusals: Counter[str] = Counter()
         self._refused_in_a_row = 0
         self._refused_of: Counter[str] = Counter()  # in a row, by teacher
@@ -301,7 +301,7 @@ class Labeller:
             return LabellerSnapshot(
                 link=self._retry.state,
                 labelled=self._labelled,
-                refused=self._refused,
+                refused=self._refusals.total(),
                 failed=self._retry.failed,
                 in_flight=len(self._in_flight),
                 last_error=self._retry.last_error,
@@ -405,7 +405,6 @@ class Labeller:
         self._queue.reject(frame_id, rejection.reason)
         with self._wake:
             self._failing.pop(frame_id, None)
-            self._refused += 1
             self._refusals[rejection.reason] += 1
         self._on_result(frame_id, rejection)
 
@@ -424,12 +423,7 @@ class Labeller:
                     self._note_queue_fault(error)
                     if self._stopping:
                         return
-                    self._pause(self._retry.delay_s(attempt))
-
-    def _pause(self, delay_s: float) -> None:
-        until = time.monotonic() + delay_s
-        while not self._stopping and (left := until - time.monotonic()) > 0:
-            self._wake.wait(left)
+                    self._wake.wait_for(lambda: self._stopping, self._retry.delay_s(attempt))
 
     def _answered(self) -> None:
         with self._wake:

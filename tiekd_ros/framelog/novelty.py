@@ -2,18 +2,11 @@
 
 Shapes: N stored frames, P = 768 pixels of a thumbnail.
 
-A frame's redundancy is its distance to the nearest other stored frame. Finding that for all
-frames costs N^2, so it is kept up to date instead: a new frame is compared with the N others
-once (10 ms at N = 30 000), and a removed one makes only those search again whose nearest it
-was. The frame log stores the results, so that opening it costs no search either.
-
-Eviction: rejected frames go first; then labelled training frames that a round trained on; then
-the rest, from the split that has more than its share (1 / held_out_every for held-out): no
-student could be judged without held-out frames, nor trained without the others. Within a
-class the most redundant goes first: the one whose nearest other frame is nearest.
-
-Another process may add or evict frames in the same file. The file therefore counts those
-changes ('index_version'), and the index reads again what is not known here.
+A frame's redundancy, its distance to the nearest other stored frame, is kept up to date: a new
+frame is compared with the N others once (10 ms at N = 30 000), and a removed one makes only those
+search again whose nearest it was. Eviction: rejected frames go first; then labelled training
+frames that a round trained on; then the rest, from the split that has more than its share; within
+a class the most redundant. The file counts changes by other processes ('index_version').
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
 """Rules of a frame log: which images it keeps, by time and quality, and in which split.
 
-The split is by time block, so that neighbours in time (which show nearly the same view)
-never straddle it, counted from the store's first frame: stamps may be wall time or start
-at 0. Of each `held_out_every` blocks the second is held out, so that a short recording has
-both splits. Two rules keep the splits apart where time does not: nothing is kept right
-after a border, and a view that is stored already brings its split with it.
-
-How a log is split is noted in it, and holds for the companion, imports, and all after them: with
-blocks of another length, neighbours would lie in both splits, and students would be judged by
-frames that they were trained on.
+The split is by time block, counted from the store's first frame, so that neighbours in time never
+straddle it. Of each `held_out_every` blocks the second is held out, so that a short recording has
+both splits. Nothing is kept right after a border, and a view that is stored already brings its
+split with it. How a log is split is noted in it and holds for all that write to it later: else
+students would be judged by frames that they were trained on.
 """
 
 from __future__ import annotations

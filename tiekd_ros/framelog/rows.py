@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tiekd_ros.core import Closing
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import encode_jpeg, encode_mask_png
 from tiekd_ros.core.labels import Label
@@ -319,7 +320,7 @@ class StoredFrame:
     """Name and version of its teacher; '' where it has no label."""
 
 
-class StoredFrames:
+class StoredFrames(Closing):
     """The frames of a log that were not rejected, oldest first.
 
     Args:

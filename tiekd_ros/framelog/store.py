@@ -7,13 +7,14 @@ object serves all threads of a process; other processes open the same file besid
 
 from __future__ import annotations
 
+import copy
 import logging
 import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -283,19 +284,19 @@ class FrameStore(Closing):
         return AddResult(frame_id, policy.KEPT)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RecorderSnapshot:
     """The recorder at one moment, for the diagnostics. Counts are since the start."""
 
-    paused: bool
-    offered: int
-    kept: int
-    not_kept: dict[str, int]
+    paused: bool = False
+    offered: int = 0
+    kept: int = 0
+    not_kept: Counter[str] = field(default_factory=Counter)
     """Images that the policy refused, by reason."""
-    errors: int
-    last_error: str
+    errors: int = 0
+    last_error: str = ""
     """The last fault's message; it stays after the fault is over."""
-    healthy: bool
+    healthy: bool = True
     """Whether the last image met no fault."""
 
 
@@ -314,24 +315,20 @@ class Recorder:
     def __init__(self, store: FrameStore, on_kept: Callable[[int], None] | None = None) -> None:
         self._store = store
         self._on_kept = on_kept
-        self._lock = threading.Lock()  # guards all below
-        self._paused = False
-        self._offered = self._kept = self._errors = 0
-        self._not_kept: Counter[str] = Counter()
-        self._last_error = ""
-        self._healthy = True
+        self._lock = threading.Lock()
+        self._now = RecorderSnapshot()  # guarded by the lock
 
     @property
     def paused(self) -> bool:
         """Whether no images are stored at present."""
-        return self._paused
+        return self._now.paused
 
     def record(self, observation: Observation) -> None:
         """Store an image if it is worth keeping; a fault is counted and logged, not raised."""
         with self._lock:
-            if self._paused:
+            if self._now.paused:
                 return
-            self._offered += 1
+            self._now.offered += 1
         try:
             self._add(observation)
         except Exception as error:  # the next image may do better
@@ -340,42 +337,34 @@ class Recorder:
     def pause(self) -> None:
         """Store no more images; one that is being stored is finished."""
         with self._lock:
-            self._paused = True
+            self._now.paused = True
 
     def resume(self) -> None:
         """Store images again."""
         with self._lock:
-            self._paused = False
+            self._now.paused = False
 
     def snapshot(self) -> RecorderSnapshot:
         """Return the present state."""
         with self._lock:
-            return RecorderSnapshot(
-                paused=self._paused,
-                offered=self._offered,
-                kept=self._kept,
-                not_kept=dict(self._not_kept),
-                errors=self._errors,
-                last_error=self._last_error,
-                healthy=self._healthy,
-            )
+            return copy.deepcopy(self._now)
 
     def _add(self, observation: Observation) -> None:
         verdict = self._store.add(observation)
         with self._lock:
-            self._healthy = True
+            self._now.healthy = True
             if verdict.frame_id is None:
-                self._not_kept[verdict.reason] += 1
+                self._now.not_kept[verdict.reason] += 1
                 return
-            self._kept += 1
+            self._now.kept += 1
         if self._on_kept is not None:
             self._on_kept(verdict.frame_id)
 
     def _note(self, error: Exception) -> None:
         text = str(error) if isinstance(error, TiekdError) else f"{type(error).__name__}: {error}"
         with self._lock:
-            self._errors += 1
-            self._healthy = False
-            is_new, self._last_error = text != self._last_error, text
+            self._now.errors += 1
+            self._now.healthy = False
+            is_new, self._now.last_error = text != self._now.last_error, text
         if is_new:  # the same fault again and again is logged once
             _LOG.warning("frame log: %s", text)
