@@ -20,7 +20,7 @@ from tiekd_ros.core.supervisor import (
     prepare_environment,
     stop_children,
 )
-from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Label, Observation
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import start_from_base
 from tiekd_ros.student.bins import DepthBins
@@ -121,7 +121,7 @@ def fill_frame_log(
             view = world.render(stamp, *size, camera)
             kept = store.add(Observation(view.image, stamp, "camera", camera))
             if kept.frame_id is not None:
-                store.put_label(kept.frame_id, view.depth, "exact", "1")
+                store.put_label(kept.frame_id, Label(view.depth, "exact", "1"))
             if len(store.labelled_ids("train")) == train_frames:
                 break
         return len(store.labelled_ids("held_out"))

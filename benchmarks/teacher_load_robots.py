@@ -16,8 +16,6 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from harness import Remote, cpu_seconds, memory_mib
 from teacher_load_models import (
     CAMERA,
@@ -32,7 +30,6 @@ from teacher_load_models import (
 )
 
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.core.images import DepthMap
 from tiekd_ros.framelog import Label, Labeller, LabellerSettings, LoggedFrame
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.label_source import TeacherLabelSource
@@ -126,16 +123,9 @@ class FrameLog:
             free = sorted(self._waiting.difference(skip))
         return [self._frame(number) for number in free[:count]]
 
-    def put_label(
-        self,
-        frame_id: int,
-        depth: DepthMap,
-        teacher_name: str,
-        teacher_version: str,
-        confidence: npt.NDArray[np.floating[Any]] | None = None,
-    ) -> None:
+    def put_label(self, frame_id: int, label: Label) -> None:
         with self._lock:
-            self.marks[read_mark(depth)] += 1
+            self.marks[read_mark(label.depth)] += 1
             self._settle(frame_id)
 
     def reject(self, frame_id: int, reason: str) -> None:

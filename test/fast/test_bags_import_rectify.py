@@ -26,7 +26,7 @@ from tiekd_ros.core.camera import CameraModel, Rectifier
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import decode_image
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameStore
+from tiekd_ros.framelog import FrameStore, Label
 
 BENT = (-0.3, 0.08, 0.001, -0.001, 0.0)
 WIDE = (40.0, 0.0, 31.5, 0.0, 0.0, 40.0, 23.5, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -75,7 +75,7 @@ def test_images_are_rectified_and_labels_know_nothing_of_what_was_not_seen(tmp_p
     assert "of a rectified image is what the camera did not see: labels are unknown" in said
     assert_rectified(state)
     with FrameStore(state.frames) as store:
-        store.put_label(1, np.full((HEIGHT, WIDTH), 2, np.float32), "t", "1")
+        store.put_label(1, Label(np.full((HEIGHT, WIDTH), 2, np.float32), "t", "1"))
         depth = store.load(1).depth
     invalid_mask = expected(0)[1]
     assert np.isnan(depth[invalid_mask]).all()

@@ -8,6 +8,7 @@ from teacher_load import account_goal, soak_goal, throughput_goal
 from teacher_load_robots import FrameLog
 
 from tiekd_ros.core.images import shrink_map
+from tiekd_ros.framelog import Label
 
 LABELS = {"frames": 9, "lost": 0, "twice": 0, "foreign": 0, "rejected": 0}
 
@@ -26,16 +27,16 @@ def test_a_mark_survives_the_wire_and_a_smaller_label():
 
 
 def test_other_labels_second_ones_and_refusals_are_told_apart():
-    def label(robot: int, frame: int) -> np.ndarray:
+    def label(robot: int, frame: int) -> Label:
         depth = models.ramp(1.0, 9.0)
         models.write_mark(depth, models.stamp_of(robot, frame))
-        return depth
+        return Label(depth, "teacher", "1")
 
     frames = FrameLog(robot=5, images=[b""], window=4)
     frames.stop_logging()
-    frames.put_label(1, label(5, 1), "teacher", "1")
-    frames.put_label(2, label(5, 1), "teacher", "1")  # frame 2 got the label of frame 1
-    frames.put_label(3, label(4, 3), "teacher", "1")  # and frame 3 that of another robot
+    frames.put_label(1, label(5, 1))
+    frames.put_label(2, label(5, 1))  # frame 2 got the label of frame 1
+    frames.put_label(3, label(4, 3))  # and frame 3 that of another robot
     assert not frames.is_done()
     frames.reject(4, "teacher_refused")
     assert frames.is_done()

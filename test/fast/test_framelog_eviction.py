@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation, StoreFullError, policy
+from tiekd_ros.framelog import (
+    FrameLogSettings,
+    FrameStore,
+    Label,
+    Observation,
+    StoreFullError,
+    policy,
+)
 
 S = 1_000_000_000
 SMALL = FrameLogSettings(max_bytes_mb=1, min_interval_s=0.0, guard_share=0.0)
@@ -68,7 +75,7 @@ def test_a_label_makes_room_for_itself_too(store) -> None:
         put(store, view(k), 0.1 * k)
     newest = max(stored_ids(store))
     before = store.stats().total
-    store.put_label(newest, grain, "t", "1")
+    store.put_label(newest, Label(grain, "t", "1"))
     assert store.labelled_ids() == [newest]
     assert store.stats().total < before
     assert store.stats().bytes <= 1_000_000
@@ -88,8 +95,8 @@ def test_rejected_then_used_frames_go_before_unlabelled_ones(store) -> None:
     twins = [put(store, view(50), 0.0), put(store, like(50, 4), 0.1)]  # unlabelled
     rejected, used, fresh = (put(store, view(k), 1.0 + k) for k in range(3))
     store.reject(rejected, "bad")
-    store.put_label(used, DEPTH, "t", "1")
-    store.put_label(fresh, DEPTH, "t", "1")
+    store.put_label(used, Label(DEPTH, "t", "1"))
+    store.put_label(fresh, Label(DEPTH, "t", "1"))
     store.mark_round_finished([used], 1)
     fill(store, 100)
     assert store.stats().rejected == {}
@@ -103,8 +110,8 @@ def test_rejected_then_used_frames_go_before_unlabelled_ones(store) -> None:
 
 def test_frames_that_a_round_passed_over_do_not_count_as_used(store) -> None:
     used, passed_over = (put(store, view(k), 1.0 + k) for k in range(2))
-    store.put_label(used, DEPTH, "t", "1")
-    store.put_label(passed_over, DEPTH, "t", "1")
+    store.put_label(used, Label(DEPTH, "t", "1"))
+    store.put_label(passed_over, Label(DEPTH, "t", "1"))
     store.mark_round_started()
     store.mark_round_finished([used], 1)
     fill(store, 300, 15.0)
@@ -116,7 +123,7 @@ def test_the_held_out_split_keeps_its_share(tmp_path: Path) -> None:
     with FrameStore(tmp_path / "f.sqlite3", settings) as store:
         for k in range(100):
             frame_id = put(store, view(k), 0.1 * k)
-            store.put_label(frame_id, DEPTH, "t", "1")
+            store.put_label(frame_id, Label(DEPTH, "t", "1"))
             if k >= 15:  # once there has been a held-out block
                 total = store.stats().total
                 held_out = len(store.labelled_ids("held_out"))
@@ -136,7 +143,7 @@ def test_a_frame_that_alone_is_too_large_is_refused(store) -> None:
     assert verdict.reason == policy.NO_ROOM
     assert stored_ids(store) == {1}
     with pytest.raises(StoreFullError, match="raise it"):
-        store.put_label(1, label, "t", "1")
+        store.put_label(1, Label(label, "t", "1"))
     assert [frame.id for frame in store.unlabelled(9)] == [1]
     assert put(store, view(1), 6.0) == 2
 

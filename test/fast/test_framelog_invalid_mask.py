@@ -48,7 +48,7 @@ def test_a_label_of_any_size_is_unknown_where_the_camera_saw_nothing(path: Path)
         seen, bare = add(store, 1, mask()), add(store, 2)
         for scale in (4, 2, 1):
             for frame_id in (seen, bare):  # a later label too
-                store.put_label(frame_id, DEPTH[::scale, ::scale], "t", "1")
+                store.put_label(frame_id, Label(DEPTH[::scale, ::scale], "t", "1"))
             assert (np.isnan(store.load(seen).depth) == mask()[::scale, ::scale]).all()
             assert np.isfinite(store.load(bare).depth).all()
         masked = Observation(view(3), 3 * S, "cam", invalid_mask=mask())
@@ -63,18 +63,18 @@ def test_without_a_known_depth_or_a_sound_mask_there_is_no_label(path: Path) -> 
     with FrameStore(path, EAGER) as store:
         frame_id = add(store, 1, mask())
         with pytest.raises(BadDepthError, match="at least one known depth"):
-            store.put_label(frame_id, np.where(mask(), DEPTH, np.nan), "t", "1")
+            store.put_label(frame_id, Label(np.where(mask(), DEPTH, np.nan), "t", "1"))
         assert [frame.id for frame in store.unlabelled(9)] == [frame_id]
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("UPDATE blind_parts SET mask = x'00'")
         with pytest.raises(BadDepthError, match="mask"):
-            store.put_label(frame_id, DEPTH, "t", "1")
+            store.put_label(frame_id, Label(DEPTH, "t", "1"))
 
 
 def test_a_log_of_an_earlier_version_goes_on_and_loses_nothing(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         waiting, labelled = add(store, 1), add(store, 2)
-        store.put_label(labelled, DEPTH, "t", "1")
+        store.put_label(labelled, Label(DEPTH, "t", "1"))
     assert "blind_parts" not in tables(path)  # it is one, as earlier versions made it
     with FrameStore(path, read_only=True) as store:
         assert [frame.invalid_mask_png for frame in store.unlabelled(9)] == [None]
@@ -82,7 +82,7 @@ def test_a_log_of_an_earlier_version_goes_on_and_loses_nothing(path: Path) -> No
         seen = add(store, 3, mask())
         assert [frame.id for frame in store.unlabelled(9)] == [waiting, seen]
         for frame_id in (waiting, seen):
-            store.put_label(frame_id, DEPTH, "t", "1")
+            store.put_label(frame_id, Label(DEPTH, "t", "1"))
         known = [int(np.isfinite(store.load(i).depth).sum()) for i in store.labelled_ids()]
     assert known == [DEPTH.size, DEPTH.size, int((~mask()).sum())]
 
@@ -109,7 +109,7 @@ def test_another_program_that_has_the_log_open_sees_the_first_mask(path: Path) -
         assert len(other.unlabelled(9)) == 1
         seen = add(one, 2, mask())
         assert other.unlabelled(9)[1].invalid_mask_png is not None
-        other.put_label(seen, DEPTH, "t", "1")
+        other.put_label(seen, Label(DEPTH, "t", "1"))
         assert (np.isnan(one.load(seen).depth) == mask()).all()
 
 

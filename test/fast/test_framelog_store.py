@@ -16,6 +16,7 @@ from tiekd_ros.framelog import (
     FrameLogSettings,
     FrameStore,
     FrameStoreError,
+    Label,
     Observation,
     UndecodableFrameError,
     UnknownFrameError,
@@ -54,7 +55,7 @@ def test_a_frame_is_logged_labelled_used_and_loaded(path: Path) -> None:
         assert decode_image(frame.jpeg).shape == (120, 160, 3)
 
         confidence = np.array([[0.0, 0.5], [1.0, np.nan]], np.float32)
-        store.put_label(frame.id, DEPTH, "metric3d", "2", confidence)
+        store.put_label(frame.id, Label(DEPTH, "metric3d", "2", confidence))
         assert store.unlabelled(10) == []
         assert store.labelled_ids() == store.labelled_ids("train") == [frame.id]
         assert store.labelled_ids("held_out") == []
@@ -75,7 +76,7 @@ def test_everything_is_there_after_the_file_is_opened_again(path: Path) -> None:
     with FrameStore(path) as store:
         for k in range(4):
             store.add(seen(k, k))
-        store.put_label(1, DEPTH, "t", "1")
+        store.put_label(1, Label(DEPTH, "t", "1"))
     with FrameStore(path) as store:
         assert [frame.id for frame in store.unlabelled(2)] == [2, 3]  # oldest first
         assert [frame.id for frame in store.unlabelled(2, skip={3})] == [2, 4]
@@ -88,9 +89,9 @@ def test_everything_is_there_after_the_file_is_opened_again(path: Path) -> None:
 def test_a_new_label_replaces_the_old_one_and_a_rejected_frame_loses_its_label(path: Path) -> None:
     with FrameStore(path) as store:
         store.add(seen(0, 0))
-        store.put_label(1, DEPTH, "t", "1")
+        store.put_label(1, Label(DEPTH, "t", "1"))
         store.mark_round_finished([1], 1)
-        store.put_label(1, DEPTH * 2, "t", "2")
+        store.put_label(1, Label(DEPTH * 2, "t", "2"))
         assert store.load(1).depth[0, 0] == 2
         assert store.stats().new_labels == 1  # as a new one
         assert store.stats().teachers == {"t 2": 1}
@@ -109,7 +110,7 @@ def test_one_damaged_frame_is_told_from_a_damaged_file(path: Path, table: str, c
     with FrameStore(path) as store:
         for k in range(2):
             store.add(seen(k, k))
-            store.put_label(k + 1, DEPTH, "t", "1", np.ones((2, 2), np.float32))
+            store.put_label(k + 1, Label(DEPTH, "t", "1", np.ones((2, 2), np.float32)))
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(f"UPDATE {table} SET {column} = x'ffd8ff' WHERE frame_id = 1")
         with pytest.raises(UndecodableFrameError, match=r"frame 1 .*is damaged"):
@@ -123,11 +124,11 @@ def test_unusable_labels_and_frames_are_refused_before_anything_changes(path: Pa
     with FrameStore(path) as store:
         store.add(seen(0, 0))
         with pytest.raises(BadDepthError, match="at least one known depth"):
-            store.put_label(1, np.full((2, 2), np.nan, np.float32), "t", "1")
+            store.put_label(1, Label(np.full((2, 2), np.nan, np.float32), "t", "1"))
         with pytest.raises(BadDepthError, match="confidence has shape"):
-            store.put_label(1, DEPTH, "t", "1", np.ones((3, 3), np.float32))
+            store.put_label(1, Label(DEPTH, "t", "1", np.ones((3, 3), np.float32)))
         with pytest.raises(UnknownFrameError):
-            store.put_label(99, DEPTH, "t", "1")
+            store.put_label(99, Label(DEPTH, "t", "1"))
         with pytest.raises(UnknownFrameError):
             store.reject(99, "gone")
         with pytest.raises(BadImageError):
@@ -140,7 +141,7 @@ def test_statistics_count_states_splits_and_refusals_and_fit_json(path: Path) ->
         for k in range(4):
             store.add(seen(k, 0.6 * k + 0.2))
         store.add(seen(9, 2.1))
-        store.put_label(1, DEPTH, "t", "1")
+        store.put_label(1, Label(DEPTH, "t", "1"))
         stats = store.stats()
         assert stats.frames["logged"] == {"train": 1, "held_out": 2}
         assert stats.frames["labelled"] == {"train": 1, "held_out": 0}
@@ -171,7 +172,7 @@ def test_looped_duplicates_share_their_split_where_they_are_kept(path: Path) -> 
     with FrameStore(path, settings) as store:
         for k in range(35):  # seven views, shown again in other blocks each time
             verdict = store.add(Observation(noisy(view(k % 7), k), NOW + k * S, "cam"))
-            store.put_label(verdict.frame_id, DEPTH, "t", "1")
+            store.put_label(verdict.frame_id, Label(DEPTH, "t", "1"))
             splits.setdefault(k % 7, set()).add(store.load(verdict.frame_id).split)
     assert all(len(found) == 1 for found in splits.values())
     assert set.union(*splits.values()) == {"train", "held_out"}
@@ -241,13 +242,13 @@ def test_labels_that_came_before_a_round_are_not_new_after_its_end(path: Path) -
         for k in range(4):
             add(store, k)
         for k in (1, 2):
-            store.put_label(k, DEPTH, "t", "1")
+            store.put_label(k, Label(DEPTH, "t", "1"))
         store.mark_round_started()
-        store.put_label(3, DEPTH, "t", "1")  # while the round is under way
+        store.put_label(3, Label(DEPTH, "t", "1"))  # while the round is under way
         assert store.stats().new_labels == 3
         store.mark_round_finished([2], 1)
         assert store.stats().new_labels == 1
-        store.put_label(1, DEPTH, "t", "2")
+        store.put_label(1, Label(DEPTH, "t", "2"))
         store.mark_round_started()  # and is killed: it has seen nothing
     with FrameStore(path, EAGER) as store:
         assert store.stats().new_labels == 2

@@ -20,7 +20,13 @@ from tiekd_ros.core.errors import BadImageError
 from tiekd_ros.core.images import decode_image, encode_jpeg, encode_mask_png, shrink_map
 from tiekd_ros.core.labels import StudentDepth
 from tiekd_ros.core.launch_options import free_port
-from tiekd_ros.framelog import LabellerSettings, LabelRejected, LoggedFrame, TeacherUnavailable
+from tiekd_ros.framelog import (
+    Label,
+    LabellerSettings,
+    LabelRejected,
+    LoggedFrame,
+    TeacherUnavailable,
+)
 from tiekd_ros.teacher.client import ClientSettings, TeacherClient
 from tiekd_ros.teacher.errors import (
     BackendRefusal,
@@ -278,7 +284,8 @@ def test_a_sick_teacher_costs_a_few_frames_and_the_next_one_labels_the_rest(
 def test_labels_of_the_last_run_are_read_back_oldest_first(store):
     log(store, *range(1, 5))
     for frame_id in (1, 3, 4):
-        store.put_label(frame_id, LABEL * np.float32(frame_id), "stub", str(frame_id))
+        label = Label(LABEL * np.float32(frame_id), "stub", str(frame_id))
+        store.put_label(frame_id, label)
     labels = store.newest_labels(2)
     assert [(label.teacher_name, label.teacher_version) for label in labels] == [
         ("stub", "3"), ("stub", "4"),

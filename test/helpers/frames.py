@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Label, Observation
 from tiekd_ros.method.samples import Sample, fit_sample
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.student.architecture import InputSize
@@ -56,7 +56,7 @@ def fill_store(path: Path, seen: Sequence[WorldView] | None = None, first: int =
             seen_at = (number + 1) * _STEP_NS
             frame_id = store.add(Observation(view.image, seen_at, "camera", camera)).frame_id
             assert frame_id is not None
-            store.put_label(frame_id, view.depth, "exact", "1")
+            store.put_label(frame_id, Label(view.depth, "exact", "1"))
 
 
 def filled_state(root: Path) -> StateFolder:

@@ -32,7 +32,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
-from tiekd_ros.framelog import FrameLogSettings, FrameStore, Observation
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Label, Observation
 path, seed, count, megabytes = Path(sys.argv[1]), *map(int, sys.argv[2:])
 settings = FrameLogSettings(
     min_interval_s=0.0, guard_share=0.0, max_bytes_mb=megabytes, lock_timeout_s=10.0
@@ -44,7 +44,7 @@ for k in range(count):
     image = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8).repeat(5, 0).repeat(5, 1)
     frame_id = store.add(Observation(image, k * 10**8, "cam")).frame_id
     print("added", frame_id, flush=True)
-    store.put_label(frame_id, depth, "teacher", str(seed))
+    store.put_label(frame_id, Label(depth, "teacher", str(seed)))
     print("labelled", frame_id, flush=True)
 """
 

@@ -26,7 +26,7 @@ from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import decode_depth_png, decode_image
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameStore, Observation
+from tiekd_ros.framelog import FrameStore, Label, Observation
 from tiekd_ros.framelog.rows import StoredFrame
 
 IMAGE, INFO = "/camera/image_raw", "/camera/camera_info"
@@ -42,7 +42,7 @@ def log(tmp_path_factory) -> StateFolder:
     fill_store(state.frames, views()[:10])
     with FrameStore(state.frames) as store:
         ids = store.labelled_ids()
-        store.put_label(ids[1], views()[1].depth[::2, ::2], "exact", "half")
+        store.put_label(ids[1], Label(views()[1].depth[::2, ::2], "exact", "half"))
         store.reject(ids[9], "bad_label")
         extra = Observation(views()[20].image, 10**12, "")
         assert store.add(extra).kept

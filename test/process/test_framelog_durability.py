@@ -14,6 +14,7 @@ from helpers.stores import DEPTH, EAGER, add, check_whole
 from tiekd_ros.framelog import (
     FrameStore,
     FrameStoreError,
+    Label,
     StoreCorruptError,
     StoreFullError,
     StoreLockedError,
@@ -78,7 +79,7 @@ def test_a_damaged_page_is_reported_when_it_is_read(path: Path) -> None:
     with FrameStore(path, EAGER) as store:
         for k in range(20):
             add(store, k)
-            store.put_label(k + 1, DEPTH, "t", "1")
+            store.put_label(k + 1, Label(DEPTH, "t", "1"))
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
@@ -106,10 +107,10 @@ def test_a_held_lock_is_reported_soon_and_logging_goes_on_afterwards(path: Path)
             with pytest.raises(StoreLockedError, match="held by another program"):
                 add(store, 1)
             with pytest.raises(StoreLockedError):
-                store.put_label(1, DEPTH, "t", "1")
+                store.put_label(1, Label(DEPTH, "t", "1"))
             assert store.stats().total == 1  # readers never wait
         assert add(store, 1) == 2
-        store.put_label(1, DEPTH, "t", "1")
+        store.put_label(1, Label(DEPTH, "t", "1"))
         assert add(store, 1) is None
 
 
@@ -127,14 +128,14 @@ def test_a_full_disk_is_reported_loses_nothing_and_logging_goes_on(path: Path) -
                 add(store, 50)
         noise = np.random.default_rng(0).uniform(1, 9, (200, 200)).astype(np.float32)
         with pytest.raises(StoreFullError):
-            store.put_label(1, noise, "t", "1")
+            store.put_label(1, Label(noise, "t", "1"))
         assert [frame.id for frame in store.unlabelled(9)] == [1, 2, 3, 4, 5]
 
         writer.execute("PRAGMA max_page_count = 1000000")
         assert add(store, 51) == 6  # takes the id that was rolled back, with another view
         assert add(store, 50) == 7
         assert add(store, 51) is None
-        store.put_label(1, DEPTH, "t", "1")
+        store.put_label(1, Label(DEPTH, "t", "1"))
     assert set(check_whole(path)) == {1, 2, 3, 4, 5, 6, 7}
 
 

@@ -13,6 +13,7 @@ from helpers.canaries import FRAMES, KNOWN, WATCHING, promote_bad, promote_good
 from helpers.frames import fill_store, more_views, small_plan
 from helpers.rounds import worker_pids
 from tiekd_ros.core.errors import TiekdError
+from tiekd_ros.framelog import Label
 from tiekd_ros.rounds.canary import CanarySettings, evaluate_canary
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 
@@ -102,7 +103,7 @@ def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, watch_
         broken = "UPDATE images SET jpeg = x'00' WHERE frame_id IN (?, ?)"
         connection.execute(broken, damaged[:2])
     unknown = np.full((72, 96), 99.0, np.float32)  # beyond the student's range
-    tower.store.put_label(damaged[2], unknown, "exact", "1")
+    tower.store.put_label(damaged[2], Label(unknown, "exact", "1"))
     tower.look()
     assert tower.told() == ["judging", "waiting"]
     assert tower.store.stats().rejected == {"undecodable": 2}

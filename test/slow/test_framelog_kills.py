@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.stores import DEPTH, EAGER, add, check_whole, start_child
-from tiekd_ros.framelog import FrameLogSettings, FrameStore
+from tiekd_ros.framelog import FrameLogSettings, FrameStore, Label
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_frames_of_another_process_count_for_novelty_and_eviction(path: Path) ->
         assert add(other, 1) is None
         assert add(other, 2) == 2
         assert add(one, 2) is None
-        one.put_label(2, DEPTH, "t", "1")
+        one.put_label(2, Label(DEPTH, "t", "1"))
         assert other.labelled_ids() == [2]
 
 

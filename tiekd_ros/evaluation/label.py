@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, BadImageError, InvalidSettingError, TiekdError
 from tiekd_ros.core.images import DepthMap, RgbImage, encode_png, resize_depth
-from tiekd_ros.core.labels import LabelRejected, TeacherUnavailable
+from tiekd_ros.core.labels import Label, LabelRejected, TeacherUnavailable
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.datasets import AUTO, DatasetError, LabelSource, MapFormat, ReadOptions, open_images
 from tiekd_ros.datasets.items import TEACHER_FOLDER, TEACHER_NOTE
@@ -456,14 +455,7 @@ class ImageQueue:
             self._asked.update((image.id, image) for image in images)
             return images
 
-    def put_label(
-        self,
-        frame_id: int,
-        depth: DepthMap,
-        teacher_name: str,
-        teacher_version: str,
-        confidence: npt.NDArray[np.floating] | None = None,
-    ) -> None:
+    def put_label(self, frame_id: int, label: Label) -> None:
         """Write a map.
 
         Raises:
@@ -471,12 +463,12 @@ class ImageQueue:
             BadDepthError: the layout cannot hold such depth.
             LabelFolderError: the disk refuses.
         """
-        known = self._teacher
-        if (teacher_name, teacher_version) != (known.name, known.version):
+        known, depth = self._teacher, label.depth
+        if (label.teacher_name, label.teacher_version) != (known.name, known.version):
             raise TeacherChangedError(
-                f"the teacher is now {teacher_name} {teacher_version}, it was {known.name} "
-                f"{known.version}: labels of two teachers are not mixed; start anew with --output "
-                "or --overwrite"
+                f"the teacher is now {label.teacher_name} {label.teacher_version}, it was "
+                f"{known.name} {known.version}: labels of two teachers are not mixed; start anew "
+                "with --output or --overwrite"
             )
         if self._folder.map_format.at_image_size:
             height, width = self._asked[frame_id].view[0].shape[:2]

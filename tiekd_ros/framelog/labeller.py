@@ -21,11 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from tiekd_ros.core.errors import BadDepthError, TiekdError
-from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.labels import FrameToLabel, Label, LabelRejected, TeacherUnavailable
 from tiekd_ros.framelog.schema import UnknownFrameError
 from tiekd_ros.framelog.settings import LabellerSettings
@@ -40,14 +36,7 @@ class LabelQueue(Protocol):
         """Return up to `limit` waiting frames, oldest first, without those of `skip`."""
         ...
 
-    def put_label(
-        self,
-        frame_id: int,
-        depth: DepthMap,
-        teacher_name: str,
-        teacher_version: str,
-        confidence: npt.NDArray[np.floating] | None = None,
-    ) -> None:
+    def put_label(self, frame_id: int, label: Label) -> None:
         """Keep a label. Raises BadDepthError where it cannot be kept: the frame is rejected."""
         ...
 
@@ -372,10 +361,9 @@ class Labeller:
             self._save(lambda: self._put(frame, label))
 
     def _put(self, frame: FrameToLabel, label: Label) -> None:
-        name, version = label.teacher_name, label.teacher_version
-        teacher = f"{name} {version}"
+        teacher = f"{label.teacher_name} {label.teacher_version}"
         try:
-            self._queue.put_label(frame.id, label.depth, name, version, label.confidence)
+            self._queue.put_label(frame.id, label)
         except BadDepthError as error:
             self._refuse(frame, LabelRejected("bad_label", str(error), teacher=teacher))
             return

@@ -17,12 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import BadDepthError, BadImageError, BadIntrinsicsError, TiekdError
-from tiekd_ros.core.images import DepthMap, decode_depth_png, decode_image
+from tiekd_ros.core.images import decode_depth_png, decode_image
 from tiekd_ros.core.labels import Label
 from tiekd_ros.framelog import policy
 from tiekd_ros.framelog.labels import decode_confidence, encode_label, read_invalid_masks
@@ -133,19 +130,11 @@ class FrameStore(Closing):
         with self._db.read() as connection:
             return read_waiting(connection, limit, skip)
 
-    def put_label(
-        self,
-        frame_id: int,
-        depth: DepthMap,
-        teacher_name: str,
-        teacher_version: str,
-        confidence: npt.NDArray[np.floating] | None = None,
-    ) -> None:
+    def put_label(self, frame_id: int, label: Label) -> None:
         """Store what a teacher said of a frame; an earlier label is replaced.
 
-        `depth` is float (h, w) in metres, NaN = unknown; its size may differ from the
-        image's, its view must not. It is kept to 1/256 m, up to 255 m, and unknown where the
-        image shows what the camera did not see. `confidence` is (h, w) in 0..1.
+        The depth's size may differ from the image's, its view must not. It is kept to 1/256 m, up
+        to 255 m, and unknown where the image shows what the camera did not see.
 
         Raises:
             UnknownFrameError: the frame was evicted meanwhile.
@@ -155,9 +144,9 @@ class FrameStore(Closing):
         frame_id = int(frame_id)
         with self._db.read() as connection:
             invalid_mask_png = read_invalid_masks(connection, [frame_id]).get(frame_id)
-        depth_png, confidence_png = encode_label(depth, confidence, invalid_mask_png)
+        depth_png, confidence_png = encode_label(label.depth, label.confidence, invalid_mask_png)
         with self._change() as connection:
-            teacher = (teacher_name, teacher_version)
+            teacher = (label.teacher_name, label.teacher_version)
             write_label(connection, frame_id, depth_png, confidence_png, teacher)
             try:
                 self._novelty.make_room(connection, keep=frame_id)
