@@ -1,4 +1,4 @@
-"""Folders of images: order, intrinsics, stamps."""
+"""Folders of images: order, intrinsics, stamps; calibration files that are wrong are refused."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from tiekd_ros.datasets import DatasetError, ImageFolder, ReadOptions
+from tiekd_ros.datasets.calibration import read_camera_model
 
 WIDTH, HEIGHT = 40, 30
 CAMERA_YAML = """
@@ -162,3 +164,43 @@ def test_a_split_file_that_does_not_fit_is_refused_or_what_is_missing_listed(tmp
     (folder / "some.txt").write_text("y\nz\n")
     with pytest.raises(DatasetError, match="names y, z"):
         part(folder, folder / "some.txt", skip_bad=True)
+
+
+GOOD = {
+    "image_width": 64,
+    "image_height": 48,
+    "distortion_model": "plumb_bob",
+    "camera_matrix": {"data": [60, 0, 31.5, 0, 61, 23.5, 0, 0, 1]},
+    "distortion_coefficients": {"data": [0.1, 0, 0, 0, 0]},
+    "rectification_matrix": {"data": [1, 0, 0, 0, 1, 0, 0, 0, 1]},
+    "projection_matrix": {"data": [50, 0, 31, 0, 0, 51, 23, 0, 0, 0, 1, 0]},
+}
+
+
+def read(tmp_path, **changes):
+    (tmp_path / "camera.yaml").write_text(yaml.safe_dump({**GOOD, **changes}))
+    return read_camera_model(tmp_path / "camera.yaml", (64, 48))
+
+
+def test_a_whole_calibration_is_read(tmp_path):
+    model = read(tmp_path)
+    assert (model.d[0], model.k[0], model.p[0]) == (0.1, 60.0, 50.0)
+    assert read(tmp_path, projection_matrix=None).p[0] == 60.0
+
+
+def test_what_is_malformed_is_refused_with_the_files_name(tmp_path):
+    for changes in (
+        {"projection_matrix": [1, 2, 3]},
+        {"projection_matrix": "none"},
+        {"projection_matrix": {"rows": 3}},
+        {"projection_matrix": {"data": ["a"] * 12}},
+        {"projection_matrix": {"data": [float("nan")] * 12}},
+        {"distortion_coefficients": {"data": [float("inf")] * 5}},
+        {"distortion_coefficients": {"data": None}},
+        {"rectification_matrix": {"data": [float("nan")] * 9}},
+        {"rectification_matrix": {"data": [1, 2]}},
+        {"image_width": float("inf")},
+        {"camera_matrix": {"data": [60] * 8}},
+    ):
+        with pytest.raises(DatasetError, match=r"camera\.yaml"):
+            read(tmp_path, **changes)

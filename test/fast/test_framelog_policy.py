@@ -1,15 +1,20 @@
-"""Which frames are kept, and in which split; the split of a log holds for all who open it."""
+"""Which frames are kept, and in which split; the split of a log holds for all that open it."""
+
+from __future__ import annotations
 
 import itertools
 import logging
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from helpers.frames import filled_state, views
 from tiekd_ros.core.errors import BadImageError, InvalidSettingError
+from tiekd_ros.core.images import decode_image, encode_jpeg
 from tiekd_ros.framelog import FrameLogSettings, FrameStore, ImportSettings, Observation, policy
 from tiekd_ros.framelog.policy import (
     Neighbours,
@@ -163,3 +168,52 @@ def test_an_import_takes_the_logs_rule_and_refuses_another():
         ImportSettings(block_s=5.0).for_recording(10.0, (4.0, 2))
     with pytest.raises(InvalidSettingError, match="block_s must be between"):
         ImportSettings(block_s=0.1).for_recording(10.0)
+
+
+# The default thresholds on real indoor frames.
+
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "hololens" / "images"
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    if not FOLDER.is_dir():
+        pytest.skip(f"the HoloLens frames are not at {FOLDER}")
+    found = [decode_image(path.read_bytes()) for path in sorted(FOLDER.glob("*.png"))]
+    assert len(found) == 45
+    return found
+
+
+def offer(store: FrameStore, image: np.ndarray, k: int) -> str:
+    return store.add(Observation(image, k * S // 10, "cam")).reason
+
+
+def test_consecutive_frames_are_kept_and_not_again_with_small_changes_or_blurred(
+    tmp_path: Path, images
+) -> None:
+    rng = np.random.default_rng(0)
+    settings = FrameLogSettings(min_interval_s=0.0, guard_share=0.0)
+    with FrameStore(tmp_path / "frames.sqlite3", settings) as store:
+        assert {offer(store, image, k) for k, image in enumerate(images)} == {policy.KEPT}
+        for k, image in enumerate(images):
+            noise = rng.normal(1.0, 4.0, image.shape)
+            noisy = np.clip(image + noise, 0, 255).astype(np.uint8)
+            for again in (image, decode_image(encode_jpeg(image, 50)), noisy):
+                assert offer(store, again, 100 + k) == policy.NOT_NOVEL
+        assert store.stats().total == 45
+        blurred = [cv2.GaussianBlur(image, (0, 0), 3.0) for image in images]
+        reasons = [offer(store, image, 200 + k) for k, image in enumerate(blurred)]
+        assert reasons.count(policy.BLURRED) >= 44
+
+
+def test_a_recording_at_10_hz_has_both_splits_apart(tmp_path: Path, images) -> None:
+    settings = FrameLogSettings(block_s=1.0)
+    with FrameStore(tmp_path / "frames.sqlite3", settings) as store:
+        for loop in range(3):  # played three times, the clock going on
+            for k, image in enumerate(images):
+                offer(store, image, loop * 45 + k)
+        stats = store.stats()
+        assert stats.frames["logged"]["train"] >= 6
+        assert stats.frames["logged"]["held_out"] >= 2
+        assert stats.total <= 45
+        assert stats.not_kept[policy.NOT_NOVEL] > 0

@@ -1,4 +1,6 @@
-"""The life of a frame in a real file."""
+"""The life of a frame in a real file, and the recorder that stores a stream in one."""
+
+from __future__ import annotations
 
 import json
 import sqlite3
@@ -11,13 +13,16 @@ import pytest
 from helpers.stores import EAGER, add, view
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, BadImageError
-from tiekd_ros.core.images import decode_image, thumbnail, thumbnail_distances
+from tiekd_ros.core.images import decode_image, thumbnail_distances
 from tiekd_ros.framelog import (
+    AddResult,
     FrameLogSettings,
     FrameStore,
     FrameStoreError,
     Label,
     Observation,
+    Recorder,
+    StoreLockedError,
     UndecodableFrameError,
     UnknownFrameError,
     policy,
@@ -187,22 +192,17 @@ def test_stamps_that_go_back_do_not_stop_logging(path: Path) -> None:
         assert store.unlabelled(9)[-1].intrinsics is None  # its camera is not calibrated
 
 
-def test_the_index_measures_what_the_shared_distance_measures() -> None:
-    index = ThumbnailIndex()
-    thumbs = np.stack([thumbnail(view(k)) for k in range(300)])
-    for k, thumb in enumerate(thumbs):
-        distances = index.distances(thumb)
-        np.testing.assert_allclose(distances, thumbnail_distances(thumb, thumbs[:k]), rtol=1e-6)
-        index.add(k, thumb, "train", distances)
-
-
-def test_nearest_frames_stay_right_while_frames_come_and_go() -> None:
+def test_distances_and_nearest_frames_stay_right_while_frames_come_and_go() -> None:
     rng = np.random.default_rng(1)
     index, thumbs, links = ThumbnailIndex(), {}, {}
-    for k in range(120):
+    for k in range(300):
         thumb = rng.integers(0, 256, (24, 32)).astype(np.float32)
+        distances = index.distances(thumb)
+        if thumbs:  # the index has an order of its own
+            true = thumbnail_distances(thumb, np.stack(list(thumbs.values())))
+            np.testing.assert_allclose(np.sort(distances), np.sort(true), rtol=1e-6)
         thumbs[k] = thumb
-        changed = index.add(k, thumb, "train", index.distances(thumb))
+        changed = index.add(k, thumb, "train", distances)
         if k % 3 == 2:
             gone = int(rng.choice(list(thumbs)))
             del thumbs[gone]
@@ -255,3 +255,41 @@ def test_labels_that_came_before_a_round_are_not_new_after_its_end(path: Path) -
         store.mark_round_started()
         store.mark_round_finished([], 2)
         assert store.stats().new_labels == 0
+
+
+def test_images_are_stored_counted_and_announced_unless_it_is_paused(store: FrameStore) -> None:
+    announced: list[int] = []
+    recorder = Recorder(store, on_kept=announced.append)
+    for number in (0, 1, 2, 2):
+        recorder.record(seen(number, number))
+    found = recorder.snapshot()
+    assert (found.offered, found.kept, found.not_kept) == (4, 3, {"too_soon": 1})
+    assert announced == [1, 2, 3]
+    assert store.stats().total == 3
+    recorder.pause()
+    recorder.record(seen(3, 3))
+    assert recorder.snapshot().paused
+    assert recorder.snapshot().offered == 4
+    recorder.resume()
+    recorder.record(seen(4, 4))
+    assert store.unlabelled(9)[-1].stamp_ns == NOW + 4 * S
+
+
+@pytest.mark.parametrize("fault", [StoreLockedError("held"), RuntimeError("a bug")])
+def test_logging_goes_on_when_a_fault_is_over(store, monkeypatch, fault) -> None:
+    def add(observation: Observation) -> AddResult:
+        raise fault
+
+    recorder = Recorder(store)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "add", add)
+        for number in range(2):
+            recorder.record(seen(number, number))
+    found = recorder.snapshot()
+    assert (found.errors, found.healthy) == (2, False)
+    assert str(fault) in found.last_error
+    recorder.record(Observation(np.zeros((3, 3), np.float32), NOW, "cam"))  # type: ignore[arg-type]
+    assert "expected a non-empty RGB image" in recorder.snapshot().last_error
+    recorder.record(seen(5, 5))
+    found = recorder.snapshot()
+    assert (found.errors, found.healthy, found.kept) == (3, True, 1)

@@ -179,7 +179,7 @@ class Clock:
         return seconds
 
 
-def test_rests_count_neither_as_training_time_nor_in_the_schedule(monkeypatch):
+def test_pauses_count_neither_as_training_time_nor_in_the_schedule(monkeypatch):
     clock, seen = Clock(), []
     monkeypatch.setattr("tiekd_ros.rounds.trainer.time", clock)
 
@@ -194,10 +194,10 @@ def test_rests_count_neither_as_training_time_nor_in_the_schedule(monkeypatch):
     assert result.seconds == pytest.approx(6.0)
 
 
-def test_without_rests_the_same_is_trained_as_with_them():
+def test_without_pauses_the_same_is_trained_as_with_them():
     students = [network(), network()]
-    for student, rest in zip(students, (lambda: 0.0, lambda: 1e-3), strict=True):
-        trainer_for(student, small(), iterations=2).run(ignore, rest)
+    for student, pause in zip(students, (lambda: 0.0, lambda: 1e-3), strict=True):
+        trainer_for(student, small(), iterations=2).run(ignore, pause)
     assert not changed(students[0], state_of(students[1]))
 
 
@@ -235,30 +235,14 @@ def test_frozen_batch_norms_keep_their_statistics():
 def test_averaged_statistics_are_those_of_the_training_frames():
     student, data = network(), small(8)
     trainer_for(student, data, iterations=2).run(ignore)
-    measured = {}
-
-    def note(module, inputs):
-        measured[module] = inputs[0]
-
-    # The statistics of the first norm depend on no other norm: on the first convolution only.
-    norm = student.backbone.conv1.bn
-    handle = norm.register_forward_pre_hook(note)
-    student.eval()
-    with torch.no_grad():
-        images = normalise(torch.from_numpy(np.stack([s.image for s in data])))
-        student(images)
-    handle.remove()
-    activations = measured[norm].transpose(0, 1).flatten(1)
-    torch.testing.assert_close(norm.running_mean, activations.mean(1), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(norm.running_var, activations.var(1), rtol=1e-3, atol=1e-4)
-    # All the others: in train mode a forward over the same frames must find the same again.
+    # In train mode a forward over the same frames must find the same again.
     copied = copy.deepcopy(student)
     for other in norms_of(copied):
         other.reset_running_stats()
         other.momentum = None
     copied.train()
     with torch.no_grad():
-        copied(images)
+        copied(normalise(torch.from_numpy(np.stack([s.image for s in data]))))
     for one, other in zip(norms_of(student), norms_of(copied), strict=True):
         assert one.momentum == 0.1
         # The frames come in another order: float32 noise, grown over fifty norms.

@@ -19,7 +19,7 @@ from tiekd_ros.student.checkpoint import Student, StudentStatus
 from tiekd_ros.student.registry import StudentRegistry
 
 FRAMES = 8
-WATCHING = small_plan(canary={"frames": FRAMES})
+CANARY_PLAN = small_plan(canary={"frames": FRAMES})
 KNOWN = 12
 """Of the 24 frames, those that were labelled before the promotion."""
 
@@ -61,7 +61,7 @@ def blind_student(**card: object) -> Student:
     return student
 
 
-def promote_watched(
+def promote_over(
     state: StateFolder, predecessor: Student, promoted: Student, after_id: int = KNOWN
 ) -> None:
     """Leave a folder as a round leaves it that promoted a student over another."""
@@ -82,23 +82,23 @@ def promote_watched(
 
 
 def promote_bad(state: StateFolder, after_id: int = KNOWN) -> None:
-    """As `promote_watched`, of a student that is much worse than its predecessor."""
+    """As `promote_over`, of a student that is much worse than its predecessor."""
     bad = blind_student(
         round=2, status=StudentStatus.ACCEPTED, parent="000001", reason="better at the gate"
     )
-    promote_watched(state, seeing_student(round=1, status=StudentStatus.ACCEPTED), bad, after_id)
+    promote_over(state, seeing_student(round=1, status=StudentStatus.ACCEPTED), bad, after_id)
 
 
 def promote_good(state: StateFolder) -> None:
-    """As `promote_watched`, of a student that is much better than its predecessor."""
+    """As `promote_over`, of a student that is much better than its predecessor."""
     good = seeing_student(round=2, status=StudentStatus.ACCEPTED, parent="000001")
-    promote_watched(state, blind_student(round=1, status=StudentStatus.ACCEPTED), good)
+    promote_over(state, blind_student(round=1, status=StudentStatus.ACCEPTED), good)
 
 
 class Tower(OpenState):
     """A canary on an open state."""
 
-    def __init__(self, state: StateFolder, plan: RoundPlan = WATCHING) -> None:
+    def __init__(self, state: StateFolder, plan: RoundPlan = CANARY_PLAN) -> None:
         super().__init__(state)
         self.canary = CanaryMonitor(state, self.store, plan, self.seen.append)
 
@@ -108,7 +108,7 @@ class Tower(OpenState):
         self.canary.wait()
 
     def pause_in_judging(self) -> bool:
-        """Have the worker rest; say whether it does."""
+        """Have the worker pause; say whether it does."""
         self.canary.pause()
         assert self.canary.busy, self.canary.trouble or self.seen
         return any(record.paused for record in self.seen)

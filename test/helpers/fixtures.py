@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.canaries import JUDGED_WORSE, WATCHING, Tower
+from helpers.canaries import CANARY_PLAN, JUDGED_WORSE, Tower
 from helpers.frames import filled_state
 from helpers.rounds import SHORT, House, said
 from helpers.stores import labellers, open_log
@@ -67,15 +67,15 @@ def enter(state) -> Iterator[Callable[..., House]]:
 
 
 @pytest.fixture
-def watch_over(state) -> Iterator[Callable[[], Tower]]:
+def open_canary(state) -> Iterator[Callable[[], Tower]]:
     """A function that opens a canary on the state folder, with a plan."""
     towers: list[Tower] = []
 
-    def watch_over(plan: RoundPlan = WATCHING) -> Tower:
+    def open_canary(plan: RoundPlan = CANARY_PLAN) -> Tower:
         towers.append(Tower(state, plan))
         return towers[-1]
 
-    yield watch_over
+    yield open_canary
     for tower in towers:
         tower.close()
 

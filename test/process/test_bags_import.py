@@ -304,7 +304,7 @@ def test_a_full_log_takes_nothing_more_and_loses_nothing(tmp_path, state):
     assert run(state, bag, *KEEP_ALL, "--max-bytes-mb", 1).count("looked at by an earlier import")
 
 
-def test_a_log_is_split_by_one_rule_whoever_writes_to_it(tmp_path, state):
+def test_a_log_is_split_by_one_rule_for_all_that_write_to_it(tmp_path, state):
     state.create()
     own = FrameLogSettings(block_s=4.0, held_out_every=2, guard_share=0.0)
     with FrameStore(state.frames, own) as companion:

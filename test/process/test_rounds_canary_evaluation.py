@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.canaries import FRAMES, KNOWN, WATCHING, promote_bad, promote_good
+from helpers.canaries import CANARY_PLAN, FRAMES, KNOWN, promote_bad, promote_good
 from helpers.frames import fill_store, more_views, small_plan
 from helpers.rounds import worker_pids
 from tiekd_ros.core.errors import TiekdError
@@ -18,9 +18,9 @@ from tiekd_ros.rounds.canary import CanarySettings, evaluate_canary
 from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 
 
-def test_a_student_that_is_clearly_worse_is_rolled_back_and_marked(state, watch_over):
+def test_a_student_that_is_clearly_worse_is_rolled_back_and_marked(state, open_canary):
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     assert tower.told() == ["judging", "rolled back"], tower.canary.trouble
     assert tower.registry.live() == "000001"
@@ -38,9 +38,9 @@ def test_a_student_that_is_clearly_worse_is_rolled_back_and_marked(state, watch_
     assert worker_pids(state) == []
 
 
-def test_a_good_student_stays_and_is_judged_once(state, watch_over):
+def test_a_good_student_stays_and_is_judged_once(state, open_canary):
     promote_good(state)
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     assert tower.told() == ["judging", "kept"], tower.canary.trouble
     assert tower.registry.live() == "000002"
@@ -51,9 +51,9 @@ def test_a_good_student_stays_and_is_judged_once(state, watch_over):
     assert len(tower.seen) == 2
 
 
-def test_it_waits_for_frames_that_came_after_the_promotion(state, watch_over):
+def test_it_waits_for_frames_that_came_after_the_promotion(state, open_canary):
     promote_bad(state, after_id=24)
-    tower = watch_over()
+    tower = open_canary()
     for count in range(FRAMES):
         tower.look()
         assert tower.canary.labels_since == count
@@ -80,24 +80,24 @@ def test_it_judges_on_nothing_that_a_round_knew_and_pauses_between_frames(state)
     assert events == [{"event": "result", "frames": since}]
     RoundLog(state.rounds).save(RoundRecord(1, state="promoted", version="000001"))
     with pytest.raises(TiekdError, match="round 1 has no student to be evaluated"):
-        evaluate_canary(state, WATCHING.canary, 1, events.append)
+        evaluate_canary(state, CANARY_PLAN.canary, 1, events.append)
 
 
 def test_switched_off_it_does_nothing_and_goes_on_where_it_is_switched_on(
-    state, watch_over, judged_worse
+    state, open_canary, judged_worse
 ):
     promote_bad(state)
-    tower = watch_over(small_plan(canary={"frames": FRAMES, "enabled": False}))
+    tower = open_canary(small_plan(canary={"frames": FRAMES, "enabled": False}))
     tower.look()
     assert (tower.told(), tower.registry.live()) == ([], "000002")
-    tower.canary.set_plan(WATCHING)
+    tower.canary.set_plan(CANARY_PLAN)
     tower.look()
     assert tower.registry.live() == "000001"
 
 
-def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, watch_over):
+def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, open_canary):
     promote_bad(state, after_id=24 - FRAMES)
-    tower = watch_over()
+    tower = open_canary()
     damaged = tower.store.labelled_ids(after_id=24 - FRAMES)[-3:]
     with closing(sqlite3.connect(state.frames)) as connection, connection:
         broken = "UPDATE images SET jpeg = x'00' WHERE frame_id IN (?, ?)"

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 
-from helpers.canaries import WATCHING, promote_bad
+from helpers.canaries import CANARY_PLAN, promote_bad
 from helpers.frames import small_plan
 from helpers.rounds import said, verdict
 from helpers.students import small_student
@@ -15,7 +15,7 @@ from tiekd_ros.rounds.round_log import CanaryRecord, RoundLog, RoundRecord
 
 
 def test_a_promotion_over_another_is_evaluated_and_ends_the_evaluation_before(
-    enter, monkeypatch, watch_over
+    enter, monkeypatch, open_canary
 ):
     house = enter(small_plan())
     for number, parent in enumerate((None, "000001", "000002"), start=1):
@@ -27,7 +27,7 @@ def test_a_promotion_over_another_is_evaluated_and_ends_the_evaluation_before(
     assert second.canary.state == "superseded"
     assert second.canary.reason == "student 000003 was promoted in its place"
     assert third.canary == CanaryRecord("000002", after_id=24)
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     assert (tower.canary.record, tower.told()) == (third, [])
 
@@ -41,11 +41,11 @@ def test_an_adopted_candidate_is_evaluated_too(enter):
 
 
 def test_several_promotions_in_a_row_that_did_not_last_are_a_reason_for_distrust(
-    state, watch_over, judged_worse, monkeypatch
+    state, open_canary, judged_worse, monkeypatch
 ):
     promote_bad(state)
     log = RoundLog(state.rounds)
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     assert tower.canary.rolled_back_in_a_row == 0  # as of the last look
     tower.look()
@@ -58,15 +58,15 @@ def test_several_promotions_in_a_row_that_did_not_last_are_a_reason_for_distrust
     assert tower.canary.distrusts_rounds
     tower.canary.set_plan(small_plan(canary={"enabled": False}))
     assert not tower.canary.distrusts_rounds
-    tower.canary.set_plan(WATCHING)
+    tower.canary.set_plan(CANARY_PLAN)
     log.save(RoundRecord(6, state="promoted", version="000001"))
     tower.look()
     assert not tower.canary.distrusts_rounds
 
 
-def test_a_change_within_the_same_tick_of_the_file_systems_clock_is_seen(state, watch_over):
+def test_a_change_within_the_same_tick_of_the_file_systems_clock_is_seen(state, open_canary):
     promote_bad(state, after_id=24)
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     now_ns = tower.log.changed_ns()
     tower.log.save(RoundRecord(3, state="promoted", version="000002"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from helpers.canaries import promote_bad, promote_watched
+from helpers.canaries import promote_bad, promote_over
 from helpers.children import start_python, wait_until
 from helpers.frames import small_plan
 from helpers.rounds import said, worker_pids
@@ -39,10 +39,10 @@ tower.canary.wait()
 # Kills.
 
 
-def test_a_killed_worker_is_told_and_judging_begins_anew(state, watch_over, monkeypatch):
+def test_a_killed_worker_is_told_and_judging_begins_anew(state, open_canary, monkeypatch):
     monkeypatch.setattr(canary_monitor, "_RETRY_S", 0.0)
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     tower.canary.check()
     wait_until(tower.pause_in_judging)
     assert tower.canary.busy
@@ -57,10 +57,10 @@ def test_a_killed_worker_is_told_and_judging_begins_anew(state, watch_over, monk
     assert tower.canary.trouble == ""
 
 
-def test_what_fails_is_tried_again_later_however_often_it_failed(state, watch_over, monkeypatch):
+def test_what_fails_is_tried_again_later_however_often_it_failed(state, open_canary, monkeypatch):
     monkeypatch.setattr(worker_process, "spawn_worker", said({"event": "error", "message": "no"}))
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     for count in range(1, 4):
         for _ in range(2):  # not at once
             tower.look()
@@ -69,11 +69,11 @@ def test_what_fails_is_tried_again_later_however_often_it_failed(state, watch_ov
         monkeypatch.setattr(tower.canary, "_retry_at_s", 0.0)
 
 
-def test_a_watch_whose_companion_was_killed_is_taken_up(state, watch_over, judged_worse):
+def test_an_evaluation_whose_companion_was_killed_is_taken_up(state, open_canary, judged_worse):
     promote_bad(state)
     companion = start_python("-c", COMPANION, str(state.root))
     assert companion.stdout.readline() == "judging\n", companion.stderr.read()
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     assert tower.told() == []  # the other one is at it
     companion.send_signal(signal.SIGKILL)
@@ -93,10 +93,10 @@ def decide(state) -> None:
     log.save(dataclasses.replace(record, canary=canary))
 
 
-def test_a_verdict_of_a_killed_process_is_carried_out(state, watch_over):
+def test_a_verdict_of_a_killed_process_is_carried_out(state, open_canary):
     promote_bad(state)
     decide(state)
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     assert tower.told() == ["rolled back"]  # without judging again
     assert tower.registry.live() == "000001"
@@ -104,34 +104,34 @@ def test_a_verdict_of_a_killed_process_is_carried_out(state, watch_over):
     assert reason.startswith("rolled back by the canary evaluation: much worse")
 
 
-def test_a_process_killed_between_going_back_and_writing_it_down_did_it_once(state, watch_over):
+def test_a_process_killed_between_going_back_and_writing_it_down_did_it_once(state, open_canary):
     registry = StudentRegistry(state.students)
     registry.promote(registry.add(small_student(3)).version)
-    promote_watched(state, small_student(1), small_student(2))
+    promote_over(state, small_student(1), small_student(2))
     registry.rollback()
     decide(state)
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     assert tower.result().state == "rolled back"
     assert (registry.live(), registry.history()) == ("000002", ["000001"])
     assert registry.card("000003").status == "rolled back"
 
 
-def test_a_verdict_of_a_killed_process_gives_way_to_a_promotion_by_hand(state, watch_over):
+def test_a_verdict_of_a_killed_process_gives_way_to_a_promotion_by_hand(state, open_canary):
     promote_bad(state)
     decide(state)
-    tower = watch_over()
-    wish = tower.registry.add(small_student()).version
-    tower.registry.promote(wish)
+    tower = open_canary()
+    chosen = tower.registry.add(small_student()).version
+    tower.registry.promote(chosen)
     tower.look()
     assert tower.result().state == "superseded"
     assert "live is 000003 after 000002" in tower.result().reason
-    assert tower.registry.live() == wish
+    assert tower.registry.live() == chosen
 
 
-def test_stopped_in_mid_judging_it_leaves_no_worker_and_can_be_taken_up(state, watch_over):
+def test_stopped_in_mid_judging_it_leaves_no_worker_and_can_be_taken_up(state, open_canary):
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     tower.canary.check()
     wait_until(tower.pause_in_judging)
     tower.canary.stop()
@@ -145,24 +145,24 @@ def test_stopped_in_mid_judging_it_leaves_no_worker_and_can_be_taken_up(state, w
 # Others on the same folder.
 
 
-def test_a_student_promoted_while_it_judges_is_left_alone(state, watch_over):
+def test_a_student_promoted_while_it_judges_is_left_alone(state, open_canary):
     promote_bad(state)
-    tower = watch_over()
-    wish = tower.registry.add(small_student()).version
+    tower = open_canary()
+    chosen = tower.registry.add(small_student()).version
     tower.canary.check()
     wait_until(tower.pause_in_judging)
-    tower.registry.promote(wish)
+    tower.registry.promote(chosen)
     tower.canary.resume()
     tower.canary.wait()
     assert tower.result().state == "superseded"
     assert "live is 000003 after 000002 and not 000002 after 000001" in tower.result().reason
-    assert (tower.registry.live(), tower.registry.history()) == (wish, ["000001", "000002"])
+    assert (tower.registry.live(), tower.registry.history()) == (chosen, ["000001", "000002"])
     assert tower.registry.card("000002").status == "accepted"
 
 
-def test_a_rollback_by_hand_ends_the_watch_without_judging(state, watch_over):
+def test_a_rollback_by_hand_ends_it_without_judging(state, open_canary):
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     tower.registry.rollback()
     tower.look()
     assert tower.told() == ["superseded"]
@@ -170,9 +170,9 @@ def test_a_rollback_by_hand_ends_the_watch_without_judging(state, watch_over):
     assert tower.registry.live() == "000001"
 
 
-def test_no_round_while_it_judges_and_no_judging_while_a_round_runs(state, watch_over, enter):
+def test_no_round_while_it_judges_and_no_judging_while_a_round_runs(state, open_canary, enter):
     promote_bad(state)
-    tower, house = watch_over(), enter()
+    tower, house = open_canary(), enter()
     with tower.log.lock():
         tower.look()
         assert tower.told() == []
@@ -189,10 +189,10 @@ def test_no_round_while_it_judges_and_no_judging_while_a_round_runs(state, watch
 
 
 def test_after_a_rollback_its_predecessor_goes_on_unless_it_is_promoted_by_name(
-    state, watch_over, judged_worse
+    state, open_canary, judged_worse
 ):
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     tower.look()
     listed = CliRunner().invoke(app, ["students", "list", "--json", "--state", str(state.root)])
     one, other = json.loads(listed.output)
@@ -208,10 +208,10 @@ def test_after_a_rollback_its_predecessor_goes_on_unless_it_is_promoted_by_name(
 
 
 def test_a_predecessor_that_is_gone_leaves_the_student_live_and_is_told(
-    state, watch_over, judged_worse, monkeypatch
+    state, open_canary, judged_worse, monkeypatch
 ):
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     weights = tower.registry.root / "000001" / "student.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(b"")
@@ -224,9 +224,9 @@ def test_a_predecessor_that_is_gone_leaves_the_student_live_and_is_told(
     assert (tower.registry.live(), tower.result().state) == ("000001", "rolled back")
 
 
-def test_a_pointer_that_cannot_be_read_is_told_until_it_can(state, watch_over, judged_worse):
+def test_a_pointer_that_cannot_be_read_is_told_until_it_can(state, open_canary, judged_worse):
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     pointer = tower.registry.root / "live.json"
     whole = pointer.read_text()
     pointer.write_text("{")
@@ -238,9 +238,9 @@ def test_a_pointer_that_cannot_be_read_is_told_until_it_can(state, watch_over, j
     assert tower.registry.live() == "000001"
 
 
-def test_a_subscriber_that_raises_breaks_nothing(state, watch_over, judged_worse, monkeypatch):
+def test_a_subscriber_that_raises_breaks_nothing(state, open_canary, judged_worse, monkeypatch):
     promote_bad(state)
-    tower = watch_over()
+    tower = open_canary()
     monkeypatch.setattr(tower.canary, "_on_change", None)
     tower.look()
     assert tower.result().state == "rolled back"

@@ -1,4 +1,4 @@
-"""Rounds when others misbehave: subscribers, workers, terminals, and people with wishes."""
+"""Rounds when others misbehave: subscribers, workers, terminals, and people."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_live_student_that_changed_during_a_round_stays_live(enter, answering)
     assert "changed from none to 000001" in house.run().reason
     assert house.registry.live() == "000001"
     house.registry.add(small_student(status="accepted"))
-    house.registry.promote("000003")  # a person's wish, while the worker was judging
+    house.registry.promote("000003")  # by hand, while the worker was judging
     answering(verdict("000002", "000001", [1]))
     house.run()
     assert house.runner.record.state == "refused"

@@ -39,7 +39,7 @@ def test_a_round_comes_to_a_verdict_and_stores_its_candidate(state):
 
     registry = StudentRegistry(state.students)
     assert registry.versions() == [result["version"]] == ["000001"]
-    assert registry.live() is None  # whoever started the round promotes
+    assert registry.live() is None  # the process that started the round promotes
     student = registry.load("000001")
     card = student.card
     assert (card.round, card.status, card.parent) == (3, "accepted", None)

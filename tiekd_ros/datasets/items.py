@@ -171,13 +171,8 @@ class SkipReport:
         self.bad.setdefault(name, reason)
 
 
-class DepthDataset(Protocol):
-    """Images with depth, by index. Reading an item changes nothing but may raise."""
-
-    @property
-    def kind(self) -> str:
-        """Layout: one of `DATASET_KINDS`, or 'frames'."""
-        ...
+class NamedItems(Protocol):
+    """What data sets and sources of images to label have in common."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -193,6 +188,15 @@ class DepthDataset(Protocol):
         """Return the number of items."""
         ...
 
+
+class DepthDataset(NamedItems, Protocol):
+    """Images with depth, by index. Reading an item changes nothing but may raise."""
+
+    @property
+    def kind(self) -> str:
+        """Layout: one of `DATASET_KINDS`, or 'frames'."""
+        ...
+
     def item(self, index: int) -> DepthItem:
         """Read one item.
 
@@ -202,26 +206,12 @@ class DepthDataset(Protocol):
         ...
 
 
-class LabelSource(Protocol):
+class LabelSource(NamedItems, Protocol):
     """Images that a teacher can label: what to send, and how its answer is kept."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The images' names, in the order of their indices."""
-        ...
-
-    @property
-    def report(self) -> SkipReport:
-        """Entries left out when it was opened."""
-        ...
 
     @property
     def map_format(self) -> MapFormat:
         """Format of this layout's teacher maps."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of images."""
         ...
 
     def view(self, index: int) -> tuple[RgbImage, Intrinsics | None]:

@@ -11,16 +11,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice, takewhile
 from typing import IO, Any
 
 from tiekd_ros.core.errors import RoundRefusedError, TiekdError
-from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameStore
 from tiekd_ros.rounds import WorkerEvent
-from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord
 from tiekd_ros.rounds.worker_process import WorkerSupervisor
 from tiekd_ros.student.checkpoint import StudentStatus
@@ -43,23 +39,15 @@ class CanaryMonitor(WorkerSupervisor):
     the properties belong to one thread; while `busy`, `record` is written by the evaluation's.
     """
 
-    def __init__(
-        self,
-        state: StateFolder,
-        store: FrameStore,
-        plan: RoundPlan,
-        on_change: Callable[[RoundRecord], None],
-    ) -> None:
-        super().__init__(state, store, plan, on_change)
-        self._known_ns = _UNKNOWN_NS  # of the round log, when `record` was read
-        self._missing = 0  # frames that were there and could not be compared
-        self._forget_failures()
-        self._obstacle = ""
-        self.labels_since = 0
-        """Frames that came and got their label since that promotion."""
-        self.rolled_back_in_a_row = 0
-        self.live: str | None = None
-        """What was live at the last `check`."""
+    labels_since = 0
+    """Frames that came and got their label since that promotion."""
+    rolled_back_in_a_row = 0
+    live: str | None = None
+    """What was live at the last `check`."""
+    _known_ns = _UNKNOWN_NS  # of the round log, when `record` was read
+    _missing = 0  # frames that were there and could not be compared
+    _obstacle = _failure = ""
+    _retry_s, _retry_at_s = _RETRY_S, -math.inf
 
     @property
     def trouble(self) -> str:

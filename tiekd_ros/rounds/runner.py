@@ -10,15 +10,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, Any
 
 from tiekd_ros.core.errors import RoundRefusedError, TiekdError
-from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameStore
 from tiekd_ros.rounds import WorkerEvent
-from tiekd_ros.rounds.plan import RoundPlan, check_enough
+from tiekd_ros.rounds.plan import check_enough
 from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
 from tiekd_ros.rounds.triggers import CALLED
 from tiekd_ros.rounds.worker_process import WorkerSupervisor
@@ -36,16 +33,7 @@ class RoundRunner(WorkerSupervisor):
     Arguments as for `WorkerSupervisor`.
     """
 
-    def __init__(
-        self,
-        state: StateFolder,
-        store: FrameStore,
-        plan: RoundPlan,
-        on_change: Callable[[RoundRecord], None],
-    ) -> None:
-        super().__init__(state, store, plan, on_change)
-        self._starting = threading.Lock()
-        self._resumable = True
+    _resumable = True
 
     def newest(self) -> RoundRecord | None:
         """Return the last round's record, of this or an earlier process."""

@@ -117,6 +117,7 @@ class WorkerSupervisor:
         self._process: subprocess.Popen[str] | None = None
         self._stopping = False  # whether the worker was asked to end
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()  # guards `_busy` and `record` at a start and an end
         self._busy = False
         self.record: RoundRecord | None = None
 

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from tiekd_ros.worlds.plan import Cell, FloorPlan, Wall, walls_of
-from tiekd_ros.worlds.solids import Box
+from tiekd_ros.worlds.solids import Box, Floats
 
-Floats = npt.NDArray[np.float64]
 Spans = list[tuple[float, float]]
 _Triple = tuple[float, float, float]
 

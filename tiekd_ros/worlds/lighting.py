@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tiekd_ros.worlds.materials import Material
 from tiekd_ros.worlds.plan import FloorPlan
-from tiekd_ros.worlds.solids import ROOM_BODY, Box, Quad
+from tiekd_ros.worlds.solids import ROOM_BODY, Box, Quad, Reals
 
 _Texel = TypeVar("_Texel", np.uint8, np.float32)
 
@@ -102,8 +102,6 @@ def _shrunk(picture: npt.NDArray[np.uint8], factor: float) -> npt.NDArray[np.uin
     return small
 
 
-Light = npt.NDArray[np.float32]
-
 _TEXELS_PER_M = 9.0
 _MAX_TEXELS = 64
 _GAMMA = 1 / 2.2
@@ -113,9 +111,9 @@ _AMBIENT = 0.3  # scattered light, in units of the same white as the display's
 
 @dataclass(frozen=True)
 class _Lamp:
-    points: Light  # (S, 3)
-    normal: Light  # (3,); zero shines every way
-    power: Light  # (3,) per point
+    points: Reals  # (S, 3)
+    normal: Reals  # (3,); zero shines every way
+    power: Reals  # (3,) per point
 
 
 def bake(
@@ -136,7 +134,7 @@ def bake(
         lamps[door.after].append(spill[0])
         lamps[door.before].append(spill[1])
 
-    maps: list[Light] = [np.empty((0, 0, 3), np.float32)] * len(quads)
+    maps: list[Reals] = [np.empty((0, 0, 3), np.float32)] * len(quads)
     for cell in range(len(plan.cells)):
         members = [i for i, q in enumerate(quads) if q.cell == cell]
         texels = [_texels(quads[i]) for i in members]
@@ -169,7 +167,7 @@ def _shape(quad: Quad) -> tuple[int, int]:
     return columns, rows
 
 
-def _texels(quad: Quad) -> Light:
+def _texels(quad: Quad) -> Reals:
     """Return the centres (rows * columns, 3) of a rectangle's light map."""
     columns, rows = _shape(quad)
     u = ((np.arange(columns) + 0.5) / columns)[None, :, None]
@@ -177,9 +175,9 @@ def _texels(quad: Quad) -> Light:
     return (quad.origin + u * quad.edge_u + v * quad.edge_v).reshape(-1, 3).astype(np.float32)
 
 
-def _normal(quad: Quad) -> Light:
+def _normal(quad: Quad) -> Reals:
     towards = np.cross(quad.edge_v, quad.edge_u)
-    normal: Light = (towards / np.linalg.norm(towards)).astype(np.float32)
+    normal: Reals = (towards / np.linalg.norm(towards)).astype(np.float32)
     return normal
 
 
@@ -229,13 +227,13 @@ def _closeness_of_walls(plan: FloorPlan, cell: int) -> list[tuple[int, float]]:
 
 
 def _illuminate(
-    points: Light,
-    normals: Light,
+    points: Reals,
+    normals: Reals,
     bodies: npt.NDArray[np.int64],
     lamps: Sequence[_Lamp],
     boxes: Sequence[tuple[int, Box]],
     planes: Sequence[tuple[int, float]],
-) -> Light:
+) -> Reals:
     """Return display-referred light (T, 3) at points (T, 3)."""
     spots = np.concatenate([lamp.points for lamp in lamps])
     clear = _unblocked(points + np.float32(0.01) * normals, spots, [b for _, b in boxes])
@@ -255,11 +253,11 @@ def _illuminate(
     tint = 0.45 + 0.55 * mean / max(float(mean.mean()), 0.05)
     scattered = (_AMBIENT * tint).astype(np.float32)
     lit = direct + open_sky[:, None] * scattered
-    light: Light = np.power(lit, np.float32(_GAMMA))
+    light: Reals = np.power(lit, np.float32(_GAMMA))
     return light
 
 
-def _unblocked(points: Light, spots: Light, boxes: Sequence[Box]) -> Light:
+def _unblocked(points: Reals, spots: Reals, boxes: Sequence[Box]) -> Reals:
     """Return (S, T): 1 where the line from a point to a lamp's spot meets no box, else 0."""
     clear = np.ones((len(spots), len(points)), np.float32)
     for box in boxes:
@@ -279,12 +277,12 @@ def _unblocked(points: Light, spots: Light, boxes: Sequence[Box]) -> Light:
 
 
 def _openness(
-    points: Light,
-    normals: Light,
+    points: Reals,
+    normals: Reals,
     bodies: npt.NDArray[np.int64],
     boxes: Sequence[tuple[int, Box]],
     planes: Sequence[tuple[int, float]],
-) -> Light:
+) -> Reals:
     """Return (T,) in 0..1: how little walls and furniture close a point in."""
     openness = np.ones(len(points), np.float32)
     for axis, coordinate in planes:

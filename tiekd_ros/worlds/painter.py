@@ -27,8 +27,8 @@ from tiekd_ros.core.images import DepthMap
 from tiekd_ros.worlds.lighting import LEVELS
 from tiekd_ros.worlds.plan import FloorPlan
 from tiekd_ros.worlds.scene import Scene
+from tiekd_ros.worlds.solids import Floats, Reals
 
-Floats = npt.NDArray[np.float64]
 Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 _NEAR_M = 0.05  # a portal that reaches nearer than this may fill the view
@@ -224,7 +224,6 @@ def _spans(seen: Candidates, rows: int, columns: int) -> tuple[Ids, Ids]:
     return first.astype(np.int16), last.astype(np.int16)
 
 
-Reals = npt.NDArray[np.float32]
 _Texel = TypeVar("_Texel", np.uint8, np.float32)
 
 _CHUNK = 16384  # samples a time: the working set stays in the cache

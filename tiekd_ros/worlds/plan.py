@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from tiekd_ros.worlds.solids import Floats
 
 WALL_M = 0.14
 DOOR_HEIGHT_M = 2.06
