@@ -32,6 +32,22 @@ from tiekd_ros.framelog.labeller import RetryState, SuspectTeacherError
 HANG_S = 5.0
 
 
+class Teacher:
+    """A label source whose reply, an error or a function, may be changed; it notes the requests."""
+
+    def __init__(self, reply: Exception | Callable[[LoggedFrame], Label] = answer) -> None:
+        self.reply = reply
+        self.asked: list[int] = []
+        self.times: list[float] = []
+
+    def __call__(self, frame: LoggedFrame) -> Label:
+        self.asked.append(frame.id)
+        self.times.append(time.monotonic())
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply(frame)
+
+
 def test_all_waiting_frames_are_labelled_then_it_idles_until_another_is_logged(
     store, labeller_of
 ) -> None:
@@ -61,19 +77,14 @@ def test_idle_threads_do_not_wake_each_other_for_ever(store, labeller_of, monkey
 
 
 def test_paused_it_asks_for_nothing_and_frames_of_others_are_found_without_notice(store) -> None:
-    asked = []
-
-    def ask(frame: LoggedFrame) -> Label:
-        asked.append(frame.id)
-        return answer(frame)
-
-    labeller = Labeller(store, ask, LabellerSettings(poll_s=0.01))
+    teacher = Teacher()
+    labeller = Labeller(store, teacher, LabellerSettings(poll_s=0.01))
     labeller.pause()
     labeller.start()
     log(store, 0)
     labeller.notify()
     time.sleep(0.1)
-    assert asked == []
+    assert teacher.asked == []
     labeller.resume()
     wait_until(lambda: labeller.snapshot().labelled == 1)
     log(store, 1)
@@ -125,42 +136,33 @@ def test_a_refused_frame_is_rejected_and_refusals_in_a_row_end_with_the_next_lab
 
 
 def test_a_teacher_that_says_when_to_come_back_is_asked_then(store, labeller_of) -> None:
-    asked: list[int] = []
-
-    def later(frame: LoggedFrame) -> Label:
-        asked.append(frame.id)
-        if len(asked) < 4:
-            raise TeacherUnavailable("away", 0.01)
-        return answer(frame)
-
+    teacher = Teacher(TeacherUnavailable("away", 0.01))
     log(store, 0)
     # Its own waits would take minutes.
-    labeller = labeller_of(later, LabellerSettings(retry_s=60.0, max_retry_s=600.0))
+    labeller = labeller_of(teacher, LabellerSettings(retry_s=60.0, max_retry_s=600.0))
+    wait_until(lambda: len(teacher.asked) >= 4)
+    teacher.reply = answer
     wait_until(lambda: labeller.snapshot().labelled == 1)
-    assert len(asked) == 4
 
 
 def test_an_unreachable_teacher_loses_nothing_is_tried_until_it_answers_and_logged_once(
     store, labeller_of, caplog: pytest.LogCaptureFixture
 ) -> None:
-    up = threading.Event()
-
-    def flaky(frame: LoggedFrame) -> Label:
-        if not up.is_set():
-            raise TeacherDownError(f"no answer in {time.monotonic():.6f} s")
-        return answer(frame)
+    def away(frame: LoggedFrame) -> Label:
+        raise TeacherDownError(f"no answer in {time.monotonic():.6f} s")
 
     log(store, *range(3))
-    labeller = labeller_of(flaky)
+    teacher = Teacher(away)
+    labeller = labeller_of(teacher)
     wait_until(lambda: labeller.snapshot().failed >= 6)
     snapshot = labeller.snapshot()
     assert snapshot.link == "down"
     assert snapshot.last_error.startswith("no answer in")
     assert len(store.unlabelled(9)) == 3
     assert caplog.text.count("no answer in") == 1  # when it begins, and not at each try
-    up.set()
+    teacher.reply = answer
     wait_until(lambda: labeller.snapshot().labelled == 3)
-    up.clear()
+    teacher.reply = away
     log(store, 3)
     labeller.notify()
     wait_until(lambda: labeller.snapshot().failed >= 12)
@@ -168,16 +170,11 @@ def test_an_unreachable_teacher_loses_nothing_is_tried_until_it_answers_and_logg
 
 
 def test_waits_grow_to_a_cap_and_only_one_request_probes(store, labeller_of) -> None:
-    times: list[float] = []
-
-    def down(frame: LoggedFrame) -> Label:
-        times.append(time.monotonic())
-        raise TeacherDownError("down")
-
+    teacher = Teacher(TeacherDownError("down"))
     log(store, *range(4))
-    labeller_of(down, LabellerSettings(in_flight=1, poll_s=30, retry_s=0.04, max_retry_s=0.2))
-    wait_until(lambda: len(times) >= 6)
-    gaps = np.diff(times[:6])
+    labeller_of(teacher, LabellerSettings(in_flight=1, poll_s=30, retry_s=0.04, max_retry_s=0.2))
+    wait_until(lambda: len(teacher.times) >= 6)
+    gaps = np.diff(teacher.times[:6])
     assert gaps[0] >= 0.02
     assert all(gaps[3:] >= 0.1)  # half of the cap, the rest is jitter
 
@@ -199,7 +196,7 @@ def test_one_frame_that_always_fails_does_not_block_the_others(store, labeller_o
 def test_no_fault_of_the_store_ends_a_thread_or_loses_an_answer(
     store, labeller_of, monkeypatch, method
 ) -> None:
-    asked: list[int] = []
+    teacher = Teacher()
     faults = iter([ValueError("a bug"), StoreLockedError("held")])
     real = getattr(store, method)
 
@@ -209,16 +206,12 @@ def test_no_fault_of_the_store_ends_a_thread_or_loses_an_answer(
             raise fault
         return real(*arguments, **more)
 
-    def ask(frame: LoggedFrame) -> Label:
-        asked.append(frame.id)
-        return answer(frame)
-
     monkeypatch.setattr(store, method, faulty)
     log(store, 0)
     settings = LabellerSettings(poll_s=0.02, in_flight=1, retry_s=0.02, max_retry_s=0.05)
-    labeller = labeller_of(ask, settings)
+    labeller = labeller_of(teacher, settings)
     wait_until(lambda: labeller.snapshot().labelled == 1)
-    assert asked == [1]
+    assert teacher.asked == [1]
     assert labeller.snapshot().failed == 2
 
 
@@ -241,11 +234,9 @@ def test_stop_returns_promptly_while_the_teacher_hangs(store, labeller_of) -> No
 
 
 def test_an_idle_or_backing_off_labeller_stops_at_once(store, labeller_of) -> None:
-    def down(frame: LoggedFrame) -> Label:
-        raise TeacherDownError("down")
-
     log(store, 0)
-    labeller = labeller_of(down, LabellerSettings(retry_s=60.0, max_retry_s=60.0))
+    teacher = Teacher(TeacherDownError("down"))
+    labeller = labeller_of(teacher, LabellerSettings(retry_s=60.0, max_retry_s=60.0))
     wait_until(lambda: labeller.snapshot().link == "down")
     assert labeller.snapshot().retry_in_s > 25
     assert labeller.stop(1.0)
@@ -257,15 +248,9 @@ def test_an_idle_or_backing_off_labeller_stops_at_once(store, labeller_of) -> No
 def test_a_teacher_of_which_nothing_is_believed_is_suspected_and_frames_wait(
     store, labeller_of
 ) -> None:
-    well = threading.Event()
-
-    def ask(frame: LoggedFrame) -> Label:
-        if well.is_set():
-            return answer(frame)
-        raise LabelRejected("label_constant", "2 m everywhere", teacher="fake 1")
-
+    teacher = Teacher(LabelRejected("label_constant", "2 m everywhere", teacher="fake 1"))
     log(store, *range(12))
-    labeller = labeller_of(ask)
+    labeller = labeller_of(teacher)
     wait_until(lambda: labeller.snapshot().failed >= 20)
     state = labeller.snapshot()
     assert (state.link, state.suspect, state.refused) == ("down", True, 5)
@@ -273,7 +258,7 @@ def test_a_teacher_of_which_nothing_is_believed_is_suspected_and_frames_wait(
     assert "label_constant: 2 m everywhere" in state.last_error
     assert state.refused_in_a_row >= 20
     assert store.stats().rejected == {"label_constant": 5}
-    well.set()
+    teacher.reply = answer
     wait_until(lambda: labeller.snapshot().labelled == 7)
     assert not labeller.snapshot().suspect
 
@@ -288,30 +273,24 @@ def test_labels_that_the_store_cannot_keep_make_a_teacher_suspect_too(store, lab
 
 
 def test_another_teacher_is_not_suspected_for_the_last_ones_sake(store, labeller_of) -> None:
-    names = ["fake 1"]
-
-    def ask(frame: LoggedFrame) -> Label:
-        raise LabelRejected("label_constant", teacher=names[-1])
-
+    teacher = Teacher(LabelRejected("label_constant", teacher="fake 1"))
     log(store, *range(12))
-    labeller = labeller_of(ask, LabellerSettings(in_flight=1, retry_s=0.02))
+    labeller = labeller_of(teacher, LabellerSettings(in_flight=1, retry_s=0.02))
     wait_until(lambda: labeller.snapshot().suspect)
     assert labeller.snapshot().refused == 5
-    names.append("fake 2")
+    teacher.reply = LabelRejected("label_constant", teacher="fake 2")
     wait_until(lambda: labeller.snapshot().refused == 10)
 
 
 def test_a_sick_teacher_beside_a_good_one_stays_suspected(store, labeller_of) -> None:
-    asked: list[int] = []
-
-    def ask(frame: LoggedFrame) -> Label:
-        asked.append(frame.id)
-        if len(asked) % 2:
+    def every_second(frame: LoggedFrame) -> Label:
+        if len(teacher.asked) % 2:
             return answer(frame)
         raise LabelRejected("label_constant", "", teacher="fake 2")
 
+    teacher = Teacher(every_second)
     log(store, *range(20))
-    labeller = labeller_of(ask, LabellerSettings(in_flight=1, retry_s=0.01, max_retry_s=0.01))
+    labeller = labeller_of(teacher, LabellerSettings(in_flight=1, retry_s=0.01, max_retry_s=0.01))
     wait_until(lambda: labeller.snapshot().labelled == 15)
     assert labeller.snapshot().refused == 5
 
@@ -339,17 +318,14 @@ def test_a_damaged_frame_does_not_end_the_wait_for_a_teacher_that_is_away(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's own on Linux only")
 def test_labelling_lets_the_stream_come_first(store, labeller_of) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
     found: list[int] = []
-
-    def ask(frame: LoggedFrame) -> Label:
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return answer(frame)
-
     log(store, 0)
-    labeller = labeller_of(ask)
+    labeller = labeller_of(lambda frame: found.append(niceness()) or answer(frame))
     wait_until(lambda: labeller.snapshot().labelled == 1)
-    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert found == [max(10, own)]
+    assert found == [max(10, niceness())]
 
 
 def test_a_teacher_without_an_answer_is_a_warning_unless_it_may_still_be_starting(caplog) -> None:
@@ -391,27 +367,21 @@ def test_all_that_waits_is_labelled_or_rejected_once_and_told_of(store) -> None:
 
 
 def test_a_teacher_that_is_away_or_suspect_ends_it_and_a_short_outage_does_not(store) -> None:
-    asked: list[int] = []
-
-    def away(frame: LoggedFrame) -> Label:
-        asked.append(frame.id)
-        raise TeacherUnavailable("not there")
-
     def away_once(frame: LoggedFrame) -> Label:
-        return answer(frame) if asked else away(frame)
-
-    def sick(frame: LoggedFrame) -> Label:
-        raise LabelRejected("label_constant", teacher="fake 1")
+        if len(teacher.asked) == 1:
+            raise TeacherUnavailable("not there")
+        return answer(frame)
 
     log(store, *range(9))
+    teacher = Teacher(TeacherUnavailable("not there"))
     with pytest.raises(TeacherUnavailable, match="not there"):
-        label_all(store, away)
-    assert len(asked) <= 2 + 3
+        label_all(store, teacher)
+    assert len(teacher.asked) <= 2 + 3
     with pytest.raises(SuspectTeacherError, match="fake 1 is suspect"):
-        label_all(store, sick)
+        label_all(store, Teacher(LabelRejected("label_constant", teacher="fake 1")))
     assert store.stats().rejected == {"label_constant": 5}
-    asked.clear()
-    assert label_all(store, away_once)[0] == {}
+    teacher = Teacher(away_once)
+    assert label_all(store, teacher)[0] == {}
     assert len(store.labelled_ids()) == 4
 
 
@@ -423,16 +393,13 @@ def test_frames_that_fail_by_themselves_are_named_and_a_teacher_that_fails_on_al
             raise ValueError(f"cannot digest {frame.id}")
         return answer(frame)
 
-    def broken(frame: LoggedFrame) -> Label:
-        raise ValueError("broken")
-
     log(store, *range(5))
     failing, results = label_all(store, chokes)
     said = {frame: str(error) for frame, error in failing.items()}
     assert said == {2: "cannot digest 2", 3: "cannot digest 3"}
     assert sorted(results) == [1, 4, 5]
     with pytest.raises(ValueError, match="broken"):
-        label_all(store, broken)
+        label_all(store, Teacher(ValueError("broken")))
 
 
 def test_a_fault_of_the_frame_log_ends_it(store, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Several processes on one frame log, and what is left of those that are killed."""
 
+import dataclasses
 import random
 import signal
 import threading
@@ -42,6 +43,7 @@ def test_a_killed_process_leaves_whole_frames_and_all_that_it_said_were_stored(p
 def test_a_process_killed_while_it_evicts_leaves_whole_frames_too(path: Path) -> None:
     for run in range(3):
         child = start_child(path, run, 100_000, megabytes=1)
+        assert child.stdout.readline()  # it has begun
         time.sleep(0.8 + 0.1 * run)
         child.kill()
         child.communicate()
@@ -87,7 +89,7 @@ def test_frames_of_another_process_count_for_novelty_and_eviction(path: Path) ->
 
 
 def test_a_training_process_reads_while_this_one_writes(path: Path) -> None:
-    with FrameStore(path, EAGER) as store:
+    with FrameStore(path, dataclasses.replace(EAGER, lock_timeout_s=10.0)) as store:
         add(store, 0)
         child = start_child(path, 1, 30)
         while child.poll() is None:

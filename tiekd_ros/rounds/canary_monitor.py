@@ -39,6 +39,7 @@ class CanaryMonitor(WorkerSupervisor):
     the properties belong to one thread; while `busy`, `record` is written by the evaluation's.
     """
 
+    # The values before the first `check`; each monitor sets its own.
     labels_since = 0
     """Frames that came and got their label since that promotion."""
     rolled_back_in_a_row = 0
