@@ -95,7 +95,7 @@ def promote_good(state: StateFolder) -> None:
     promote_over(state, blind_student(round=1, status=StudentStatus.ACCEPTED), good)
 
 
-class Tower(OpenState):
+class OpenCanary(OpenState):
     """A canary on an open state."""
 
     def __init__(self, state: StateFolder, plan: RoundPlan = CANARY_PLAN) -> None:

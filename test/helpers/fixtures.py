@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.canaries import CANARY_PLAN, JUDGED_WORSE, Tower
+from helpers.canaries import CANARY_PLAN, JUDGED_WORSE, OpenCanary
 from helpers.frames import filled_state
-from helpers.rounds import SHORT, House, said
+from helpers.rounds import SHORT, OpenRounds, said
 from helpers.stores import labellers, open_log
 from helpers.students import small_student
 from helpers.training import write_rgbd
@@ -52,32 +52,32 @@ def labeller_of(store: FrameStore) -> Iterator[Callable[..., Labeller]]:
 
 
 @pytest.fixture
-def enter(state) -> Iterator[Callable[..., House]]:
+def enter(state) -> Iterator[Callable[..., OpenRounds]]:
     """A function that opens a runner of rounds on the state folder, with a plan."""
-    houses: list[House] = []
+    started: list[OpenRounds] = []
 
-    def enter(plan: RoundPlan = SHORT) -> House:
-        houses.append(House(state, plan))
-        return houses[-1]
+    def enter(plan: RoundPlan = SHORT) -> OpenRounds:
+        started.append(OpenRounds(state, plan))
+        return started[-1]
 
     yield enter
-    for house in houses:
-        house.runner.stop()
-        house.store.close()
+    for rounds in started:
+        rounds.runner.stop()
+        rounds.store.close()
 
 
 @pytest.fixture
-def open_canary(state) -> Iterator[Callable[[], Tower]]:
+def open_canary(state) -> Iterator[Callable[[], OpenCanary]]:
     """A function that opens a canary on the state folder, with a plan."""
-    towers: list[Tower] = []
+    started: list[OpenCanary] = []
 
-    def open_canary(plan: RoundPlan = CANARY_PLAN) -> Tower:
-        towers.append(Tower(state, plan))
-        return towers[-1]
+    def open_canary(plan: RoundPlan = CANARY_PLAN) -> OpenCanary:
+        started.append(OpenCanary(state, plan))
+        return started[-1]
 
     yield open_canary
-    for tower in towers:
-        tower.close()
+    for opened in started:
+        opened.close()
 
 
 @pytest.fixture

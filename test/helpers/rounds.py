@@ -34,7 +34,7 @@ class OpenState:
         self.log = RoundLog(state.rounds)
 
 
-class House(OpenState):
+class OpenRounds(OpenState):
     """A runner of rounds on an open state."""
 
     def __init__(self, state: StateFolder, plan: RoundPlan) -> None:

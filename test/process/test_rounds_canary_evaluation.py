@@ -20,47 +20,47 @@ from tiekd_ros.rounds.round_log import RoundLog, RoundRecord
 
 def test_a_student_that_is_clearly_worse_is_rolled_back_and_marked(state, open_canary):
     promote_bad(state)
-    tower = open_canary()
-    tower.look()
-    assert tower.told() == ["judging", "rolled back"], tower.canary.trouble
-    assert tower.registry.live() == "000001"
-    result = tower.result()
+    opened = open_canary()
+    opened.look()
+    assert opened.told() == ["judging", "rolled back"], opened.canary.trouble
+    assert opened.registry.live() == "000001"
+    result = opened.result()
     assert result.frames == FRAMES
     assert result.after["rmse"] > 1.05 * result.before["rmse"]
     assert "on 8 frames since its promotion" in result.reason
-    card = tower.registry.card("000002")
+    card = opened.registry.card("000002")
     assert card.status == "rolled back"
     assert card.reason == (
         f"rolled back by the canary evaluation: {result.reason} (at the gate: better at the gate)"
     )
-    tower.look()
-    assert len(tower.seen) == 2  # it is over
+    opened.look()
+    assert len(opened.seen) == 2  # it is over
     assert worker_pids(state) == []
 
 
 def test_a_good_student_stays_and_is_judged_once(state, open_canary):
     promote_good(state)
-    tower = open_canary()
-    tower.look()
-    assert tower.told() == ["judging", "kept"], tower.canary.trouble
-    assert tower.registry.live() == "000002"
-    assert tower.registry.card("000002").status == "accepted"
-    assert tower.result().after["rmse"] < tower.result().before["rmse"]
+    opened = open_canary()
+    opened.look()
+    assert opened.told() == ["judging", "kept"], opened.canary.trouble
+    assert opened.registry.live() == "000002"
+    assert opened.registry.card("000002").status == "accepted"
+    assert opened.result().after["rmse"] < opened.result().before["rmse"]
     fill_store(state.frames, more_views(4, first=30), first=30)
-    tower.look()
-    assert len(tower.seen) == 2
+    opened.look()
+    assert len(opened.seen) == 2
 
 
 def test_it_waits_for_frames_that_came_after_the_promotion(state, open_canary):
     promote_bad(state, after_id=24)
-    tower = open_canary()
+    opened = open_canary()
     for count in range(FRAMES):
-        tower.look()
-        assert tower.canary.labels_since == count
-        assert tower.told() == []
+        opened.look()
+        assert opened.canary.labels_since == count
+        assert opened.told() == []
         fill_store(state.frames, more_views(1, first=30 + count), first=30 + count)
-    tower.look()
-    assert tower.told() == ["judging", "rolled back"]
+    opened.look()
+    assert opened.told() == ["judging", "rolled back"]
 
 
 def test_it_judges_on_nothing_that_a_round_knew_and_pauses_between_frames(state):
@@ -87,30 +87,30 @@ def test_switched_off_it_does_nothing_and_goes_on_where_it_is_switched_on(
     state, open_canary, judged_worse
 ):
     promote_bad(state)
-    tower = open_canary(small_plan(canary={"frames": FRAMES, "enabled": False}))
-    tower.look()
-    assert (tower.told(), tower.registry.live()) == ([], "000002")
-    tower.canary.set_plan(CANARY_PLAN)
-    tower.look()
-    assert tower.registry.live() == "000001"
+    opened = open_canary(small_plan(canary={"frames": FRAMES, "enabled": False}))
+    opened.look()
+    assert (opened.told(), opened.registry.live()) == ([], "000002")
+    opened.canary.set_plan(CANARY_PLAN)
+    opened.look()
+    assert opened.registry.live() == "000001"
 
 
 def test_frames_that_cannot_be_compared_are_replaced_by_newer_ones(state, open_canary):
     promote_bad(state, after_id=24 - FRAMES)
-    tower = open_canary()
-    damaged = tower.store.labelled_ids(after_id=24 - FRAMES)[-3:]
+    opened = open_canary()
+    damaged = opened.store.labelled_ids(after_id=24 - FRAMES)[-3:]
     with closing(sqlite3.connect(state.frames)) as connection, connection:
         broken = "UPDATE images SET jpeg = x'00' WHERE frame_id IN (?, ?)"
         connection.execute(broken, damaged[:2])
     unknown = np.full((72, 96), 99.0, np.float32)  # beyond the student's range
-    tower.store.put_label(damaged[2], Label(unknown, "exact", "1"))
-    tower.look()
-    assert tower.told() == ["judging", "waiting"]
-    assert tower.store.stats().rejected == {"undecodable": 2}
-    assert (tower.canary.labels_since, tower.canary.labels_needed) == (FRAMES - 2, FRAMES + 1)
+    opened.store.put_label(damaged[2], Label(unknown, "exact", "1"))
+    opened.look()
+    assert opened.told() == ["judging", "waiting"]
+    assert opened.store.stats().rejected == {"undecodable": 2}
+    assert (opened.canary.labels_since, opened.canary.labels_needed) == (FRAMES - 2, FRAMES + 1)
     for count in range(3):
-        tower.look()
-        assert len(tower.seen) == 2  # not each second anew
+        opened.look()
+        assert len(opened.seen) == 2  # not each second anew
         fill_store(state.frames, more_views(1, first=30 + count), first=30 + count)
-    tower.look()
-    assert tower.told()[2:] == ["judging", "rolled back"]
+    opened.look()
+    assert opened.told()[2:] == ["judging", "rolled back"]

@@ -17,27 +17,27 @@ from tiekd_ros.rounds.round_log import CanaryRecord, RoundLog, RoundRecord
 def test_a_promotion_over_another_is_evaluated_and_ends_the_evaluation_before(
     enter, monkeypatch, open_canary
 ):
-    house = enter(small_plan())
+    rounds = enter(small_plan())
     for number, parent in enumerate((None, "000001", "000002"), start=1):
-        card = house.registry.add(small_student(number, round=number, parent=parent)).version
+        card = rounds.registry.add(small_student(number, round=number, parent=parent)).version
         monkeypatch.setattr(worker_process, "spawn_worker", said(verdict(card, parent, [1])))
-        house.run()
-    first, second, third = house.log.records()
+        rounds.run()
+    first, second, third = rounds.log.records()
     assert first.canary is None  # there is no student to go back to
     assert second.canary.state == "superseded"
     assert second.canary.reason == "student 000003 was promoted in its place"
     assert third.canary == CanaryRecord("000002", after_id=24)
-    tower = open_canary()
-    tower.look()
-    assert (tower.canary.record, tower.told()) == (third, [])
+    opened = open_canary()
+    opened.look()
+    assert (opened.canary.record, opened.told()) == (third, [])
 
 
 def test_an_adopted_candidate_is_evaluated_too(enter):
-    house = enter(small_plan())
-    house.registry.promote(house.registry.add(small_student(1)).version)
-    house.registry.add(small_student(2, round=4, status="accepted", parent="000001"))
-    house.log.save(RoundRecord(4))
-    assert house.runner.resume_interrupted().canary == CanaryRecord("000001", after_id=24)
+    rounds = enter(small_plan())
+    rounds.registry.promote(rounds.registry.add(small_student(1)).version)
+    rounds.registry.add(small_student(2, round=4, status="accepted", parent="000001"))
+    rounds.log.save(RoundRecord(4))
+    assert rounds.runner.resume_interrupted().canary == CanaryRecord("000001", after_id=24)
 
 
 def test_several_promotions_in_a_row_that_did_not_last_are_a_reason_for_distrust(
@@ -45,34 +45,34 @@ def test_several_promotions_in_a_row_that_did_not_last_are_a_reason_for_distrust
 ):
     promote_bad(state)
     log = RoundLog(state.rounds)
-    tower = open_canary()
-    tower.look()
-    assert tower.canary.rolled_back_in_a_row == 0  # as of the last look
-    tower.look()
-    assert (tower.canary.rolled_back_in_a_row, tower.canary.distrusts_rounds) == (1, False)
+    opened = open_canary()
+    opened.look()
+    assert opened.canary.rolled_back_in_a_row == 0  # as of the last look
+    opened.look()
+    assert (opened.canary.rolled_back_in_a_row, opened.canary.distrusts_rounds) == (1, False)
     gone = log.record(2)
     log.save(dataclasses.replace(gone, number=3))
     log.save(RoundRecord(4, state="refused"))
     log.save(dataclasses.replace(gone, number=5))
-    tower.look()
-    assert tower.canary.distrusts_rounds
-    tower.canary.set_plan(small_plan(canary={"enabled": False}))
-    assert not tower.canary.distrusts_rounds
-    tower.canary.set_plan(CANARY_PLAN)
+    opened.look()
+    assert opened.canary.distrusts_rounds
+    opened.canary.set_plan(small_plan(canary={"enabled": False}))
+    assert not opened.canary.distrusts_rounds
+    opened.canary.set_plan(CANARY_PLAN)
     log.save(RoundRecord(6, state="promoted", version="000001"))
-    tower.look()
-    assert not tower.canary.distrusts_rounds
+    opened.look()
+    assert not opened.canary.distrusts_rounds
 
 
 def test_a_change_within_the_same_tick_of_the_file_systems_clock_is_seen(state, open_canary):
     promote_bad(state, after_id=24)
-    tower = open_canary()
-    tower.look()
-    now_ns = tower.log.changed_ns()
-    tower.log.save(RoundRecord(3, state="promoted", version="000002"))
+    opened = open_canary()
+    opened.look()
+    now_ns = opened.log.changed_ns()
+    opened.log.save(RoundRecord(3, state="promoted", version="000002"))
     os.utime(state.rounds, ns=(now_ns, now_ns))
-    tower.look()
-    assert tower.canary.record == RoundRecord(3, state="promoted", version="000002")
+    opened.look()
+    assert opened.canary.record == RoundRecord(3, state="promoted", version="000002")
 
 
 def test_a_record_survives_its_file_and_one_without_a_canary_can_be_read(tmp_path):

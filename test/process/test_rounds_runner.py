@@ -11,7 +11,7 @@ import pytest
 
 from helpers.children import start_python, wait_until
 from helpers.frames import small_plan
-from helpers.rounds import ENDLESS, SHORT, House, worker_pids
+from helpers.rounds import ENDLESS, SHORT, OpenRounds, worker_pids
 from helpers.students import small_student
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.state import StateFolder
@@ -28,12 +28,12 @@ sys.stdin.readline()
 
 
 @pytest.fixture
-def training(enter) -> House:
-    """A house whose round is in mid-training."""
-    house = enter(ENDLESS)
-    house.runner.start()
-    wait_until(house.in_training)
-    return house
+def training(enter) -> OpenRounds:
+    """Rounds of which one is in mid-training."""
+    rounds = enter(ENDLESS)
+    rounds.runner.start()
+    wait_until(rounds.in_training)
+    return rounds
 
 
 def leave_record(state: StateFolder, number: int, word: str = "running") -> None:
@@ -41,81 +41,81 @@ def leave_record(state: StateFolder, number: int, word: str = "running") -> None
 
 
 def test_an_accepted_round_goes_live_and_its_frames_count_as_used(enter):
-    house = enter(small_plan())
-    assert house.store.stats().new_labels == 12
-    record = house.runner.start()
+    rounds = enter(small_plan())
+    assert rounds.store.stats().new_labels == 12
+    record = rounds.runner.start()
     assert (record.number, record.state, record.train_frames) == (1, "running", 12)
     with pytest.raises(RoundRefusedError, match="busy: round 1 is"):
-        house.runner.start()
-    house.runner.wait()
-    assert not house.runner.busy
-    done = house.runner.record
+        rounds.runner.start()
+    rounds.runner.wait()
+    assert not rounds.runner.busy
+    done = rounds.runner.record
     assert done.state == "promoted", done.reason
     assert done.stage == "done"
     assert done.after["rmse"] < done.before["rmse"]
-    assert house.registry.live() == done.version == "000001"
-    assert house.store.stats().new_labels == 0
-    assert list(house.log.records()) == [done]
-    stages = list(dict.fromkeys(r.stage for r in house.seen))
+    assert rounds.registry.live() == done.version == "000001"
+    assert rounds.store.stats().new_labels == 0
+    assert list(rounds.log.records()) == [done]
+    stages = list(dict.fromkeys(r.stage for r in rounds.seen))
     assert stages == ["starting", "loading", "training", "judging", "done"]
 
 
 def test_a_round_of_another_process_is_respected(state, enter):
     other = start_python("-c", HOLD_LOCK, str(state.rounds), stdin=subprocess.PIPE)
     assert other.stdout.readline() == "locked\n"
-    house = enter(SHORT)
+    rounds = enter(SHORT)
     with pytest.raises(RoundRefusedError, match="busy: another process"):
-        house.runner.start()
+        rounds.runner.start()
     with pytest.raises(RoundRefusedError, match="busy: another process"):
-        house.runner.resume_interrupted()
-    assert house.log.numbers() == []
+        rounds.runner.resume_interrupted()
+    assert rounds.log.numbers() == []
     other.send_signal(signal.SIGKILL)
     other.communicate()
-    house.log.lock().close()  # the dead hold no lock
+    rounds.log.lock().close()  # the dead hold no lock
 
 
 def test_a_killed_worker_fails_its_round_and_the_next_one_works(training):
-    house = training
-    os.kill(house.worker_pid(), signal.SIGKILL)
-    house.runner.wait()
-    assert house.runner.record.state == "failed"
-    assert "killed by signal 9" in house.runner.record.reason
-    assert house.registry.versions() == []
-    assert house.store.stats().new_labels == 12
-    house.runner.set_plan(SHORT)
-    assert house.run().number == 2
-    assert house.states() == ["failed", "refused"]
-    assert "at most 0.05 is asked" in house.runner.record.reason
-    assert house.registry.versions() == ["000001"]
-    assert house.registry.live() is None
+    rounds = training
+    os.kill(rounds.worker_pid(), signal.SIGKILL)
+    rounds.runner.wait()
+    assert rounds.runner.record.state == "failed"
+    assert "killed by signal 9" in rounds.runner.record.reason
+    assert rounds.registry.versions() == []
+    assert rounds.store.stats().new_labels == 12
+    rounds.runner.set_plan(SHORT)
+    assert rounds.run().number == 2
+    assert rounds.states() == ["failed", "refused"]
+    assert "at most 0.05 is asked" in rounds.runner.record.reason
+    assert rounds.registry.versions() == ["000001"]
+    assert rounds.registry.live() is None
 
 
 def test_a_round_that_was_stopped_is_taken_up_again(enter):
-    house = enter(ENDLESS)
-    house.runner.start()
-    house.runner.stop()  # before its worker runs
-    assert not house.runner.busy
-    assert house.states() == ["running"]  # as a killed process would leave it
-    house = enter(SHORT)
-    assert house.runner.resume_interrupted().number == 2
-    house.runner.wait()
-    assert house.states() == ["interrupted", "refused"]
+    rounds = enter(ENDLESS)
+    rounds.runner.start()
+    rounds.runner.stop()  # before its worker runs
+    assert not rounds.runner.busy
+    assert rounds.states() == ["running"]  # as a killed process would leave it
+    rounds = enter(SHORT)
+    assert rounds.runner.resume_interrupted().number == 2
+    rounds.runner.wait()
+    assert rounds.states() == ["interrupted", "refused"]
 
 
 def test_a_round_that_a_person_stopped_is_remembered_as_interrupted(training):
-    house = training
-    house.runner.stop(resumable=False)
-    assert house.states() == ["interrupted"]
-    assert house.seen[-1] == house.runner.record
-    assert (house.seen[-1].stage, house.seen[-1].reason) == ("done", "stopped by hand")
-    assert house.runner.resume_interrupted() is None
+    rounds = training
+    rounds.runner.stop(resumable=False)
+    assert rounds.states() == ["interrupted"]
+    assert rounds.seen[-1] == rounds.runner.record
+    assert (rounds.seen[-1].stage, rounds.seen[-1].reason) == ("done", "stopped by hand")
+    assert rounds.runner.resume_interrupted() is None
 
 
 def test_labels_that_a_round_could_have_drawn_are_not_new_after_it(enter):
-    house = enter(small_plan(train={"iterations": 1}, distill={"max_frames": 6}))
-    assert house.store.stats().new_labels == 12
-    assert house.run().train_frames == 6
-    assert house.store.stats().new_labels == 0
+    rounds = enter(small_plan(train={"iterations": 1}, distill={"max_frames": 6}))
+    assert rounds.store.stats().new_labels == 12
+    assert rounds.run().train_frames == 6
+    assert rounds.store.stats().new_labels == 0
 
 
 def test_a_round_is_paused_says_so_is_resumed_and_can_be_stopped_paused(training, state):
@@ -152,45 +152,45 @@ def test_a_pause_ends_with_its_round(training):
 
 
 def test_an_accepted_candidate_of_a_killed_process_is_adopted_and_goes_live(state, enter):
-    house = enter(SHORT)
+    rounds = enter(SHORT)
     leave_record(state, 4)
-    house.registry.add(small_student(round=3, status="accepted"))
-    card = house.registry.add(small_student(round=4, status="accepted", reason="much better"))
-    record = house.runner.resume_interrupted()
+    rounds.registry.add(small_student(round=3, status="accepted"))
+    card = rounds.registry.add(small_student(round=4, status="accepted", reason="much better"))
+    record = rounds.runner.resume_interrupted()
     assert (record.number, record.state, record.version) == (4, "promoted", card.version)
     assert record.reason == "much better"
-    assert house.registry.live() == card.version
-    assert house.states() == ["promoted"]
-    assert not house.runner.busy
-    assert house.runner.resume_interrupted() is None
+    assert rounds.registry.live() == card.version
+    assert rounds.states() == ["promoted"]
+    assert not rounds.runner.busy
+    assert rounds.runner.resume_interrupted() is None
 
 
 def test_a_refused_candidate_of_a_killed_process_is_adopted_as_refused(state, enter):
-    house = enter(SHORT)
-    assert house.runner.resume_interrupted() is None  # nothing was left
+    rounds = enter(SHORT)
+    assert rounds.runner.resume_interrupted() is None  # nothing was left
     leave_record(state, 1)
-    house.registry.add(small_student(round=1, status="refused", reason="worse"))
-    assert house.runner.resume_interrupted().state == "refused"
-    assert house.registry.live() is None
+    rounds.registry.add(small_student(round=1, status="refused", reason="worse"))
+    assert rounds.runner.resume_interrupted().state == "refused"
+    assert rounds.registry.live() is None
 
 
 def test_a_round_that_keeps_being_interrupted_is_not_started_for_ever(state, enter):
     leave_record(state, 1, "interrupted")
     leave_record(state, 2, "interrupted")
     leave_record(state, 3)
-    house = enter(SHORT)
-    assert house.runner.resume_interrupted() is None
-    assert house.states() == ["interrupted"] * 3
-    assert house.runner.resume_interrupted() is None
+    rounds = enter(SHORT)
+    assert rounds.runner.resume_interrupted() is None
+    assert rounds.states() == ["interrupted"] * 3
+    assert rounds.runner.resume_interrupted() is None
 
 
 def test_a_damaged_record_is_passed_over_and_its_number_not_used_again(state, enter):
     leave_record(state, 1, "refused")
     (state.rounds / "000002.json").write_text('{"number": 2, "sta')
-    house = enter(small_plan(distill={"min_frames": 13}))
-    assert house.runner.resume_interrupted() is None
+    rounds = enter(small_plan(distill={"min_frames": 13}))
+    assert rounds.runner.resume_interrupted() is None
     with pytest.raises(RoundRefusedError, match="12 for training"):
-        house.runner.start()
-    assert not house.runner.busy
-    assert house.log.numbers() == [1, 2]  # a refused round leaves no record
-    assert [r.number for r in house.log.records()] == [1]
+        rounds.runner.start()
+    assert not rounds.runner.busy
+    assert rounds.log.numbers() == [1, 2]  # a refused round leaves no record
+    assert [r.number for r in rounds.log.records()] == [1]
