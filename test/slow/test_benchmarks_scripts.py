@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,22 @@ def test_an_ablation_makes_a_table_and_is_not_repeated(tmp_path, monkeypatch, ca
     assert "there is no folder nowhere" in capsys.readouterr().err
 
 
-def test_the_base_student_is_compared_and_evaluated(tmp_path):
-    frames = ("--frames", str(write_rgbd(tmp_path / "frames")), "--pixels", "4096")
+def test_starts_are_compared_on_scenes_and_the_base_is_evaluated(tmp_path):
+    scene = write_rgbd(tmp_path / "frames")
+    base = str(files("tiekd_ros.student") / "base")
     short = ("--iterations", "2", "--seeds", "1", "--train", "batch_size=2", "--threads", "1")
-    code, results = results_of("base_student", tmp_path, "compare", *frames, *short)
+    short += ("--pixels", "4096", "--starts", f"base,random,{base}", "--splits", "later")
+    code, results = results_of("scenes", tmp_path, str(scene), *short)
     assert code == 0
-    assert [run["start"] for run in results["runs"]] == ["base", "random"]
-    rows = results["tables"]["compare"]
-    assert rows[-1]["start"] == "base / random"
-    again = results_of("base_student", tmp_path, "compare", *frames, *short)[1]
+    shipped, random, same = results["runs"]
+    assert (shipped["start"], random["start"], same["start"]) == ("base", "random", base)
+    assert {**shipped, "start": "", "seconds": 0} == {**same, "start": "", "seconds": 0}
+    assert shipped["abs_rel"] != random["abs_rel"]
+    assert results["tables"]["ratios"][-1]["base"] == shipped["abs_rel"] / random["abs_rel"]
+    again = results_of("scenes", tmp_path, str(scene), *short)[1]
     assert again["runs"] == results["runs"]
-    code, results = results_of("base_student", tmp_path, "evaluate", *frames)
+    options = ("--frames", str(scene), "--pixels", "4096")
+    code, results = results_of("base_student", tmp_path, "evaluate", *options)
     assert {row["depth"] for row in results["tables"]["evaluate"]} == {
         "as it is", "up to scale", "median depth",
     }  # fmt: skip
