@@ -13,7 +13,7 @@ A start is `base`, `random`, or a folder with another base student. A base that 
 frames of a scene says nothing on that scene: leave it out (docs/base_student.md).
 
 Reported are AbsRel, RMSE in metres, a1, AbsRel nearer than 2 m, boundary F1 and flying pixels
-(tiekd_ros/method/boundaries.py), and the AbsRel of the best constant depth. Runs that the file
+(tiekd_ros/method/metrics.py), and the AbsRel of the best constant depth. Runs that the file
 of `--json` has already are not repeated.
 """
 
@@ -36,7 +36,6 @@ from harness import Report, Row, mean_std, parser, run
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.datasets import RgbdFolder
-from tiekd_ros.method.boundaries import boundary_errors
 from tiekd_ros.method.first_student import (
     BASE_START,
     RANDOM_START,
@@ -48,7 +47,7 @@ from tiekd_ros.method.first_student import (
     median_focal,
 )
 from tiekd_ros.method.losses import LossSettings
-from tiekd_ros.method.metrics import best_constant, depth_metrics
+from tiekd_ros.method.metrics import best_constant, boundary_errors, depth_metrics
 from tiekd_ros.method.samples import AugmentSettings, Sample, fit_sample
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
 from tiekd_ros.student.base_student import start_from_base

@@ -8,7 +8,7 @@ import pytest
 
 from tiekd_ros.core.errors import BadDepthError
 from tiekd_ros.core.images import DepthMap
-from tiekd_ros.method.boundaries import boundary_errors
+from tiekd_ros.method.metrics import boundary_errors
 
 
 def disc(near_m: float = 1.0, far_m: float = 3.0) -> DepthMap:
