@@ -37,7 +37,8 @@ from tritonclient.utils import InferenceServerException
 
 from tiekd_ros.core import Closing
 from tiekd_ros.core.errors import TiekdError
-from tiekd_ros.core.supervisor import Child, Program, free_port
+from tiekd_ros.core.launch_options import free_port
+from tiekd_ros.core.supervisor import Child, Program
 
 TINY = "tiny"
 _START_S, _STOP_S = 240.0, 60.0

@@ -41,9 +41,10 @@ QUICK = (
 
 
 @pytest.fixture
-def verify(tmp_path, capsys):
+def verify(tmp_path, capsys, monkeypatch):
     """Return a call that checks a folder: exit code, output in one line, report."""
     threads = torch.get_num_threads()
+    monkeypatch.setenv("COLUMNS", "300")
 
     def call(folder: Path) -> tuple[int, str, dict[str, Any]]:
         report = tmp_path / "report.json"
