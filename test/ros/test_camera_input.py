@@ -127,14 +127,17 @@ def test_a_middleware_without_these_events_is_listened_to_all_the_same(
 def test_on_humble_the_events_come_from_their_old_module() -> None:
     code = """
 import sys, types
-import rclpy.node, rclpy.event_handler as new
+import rclpy.lifecycle, rclpy.node, rclpy.event_handler as new
 old = types.ModuleType("rclpy.qos_event")
 names = ("PublisherEventCallbacks", "SubscriptionEventCallbacks", "UnsupportedEventTypeError")
 for name in names:
     setattr(old, name, getattr(new, name))
 sys.modules["rclpy.qos_event"], sys.modules["rclpy.event_handler"] = old, None
 from tiekd_ros.nodes.common import qos
+from tiekd_ros.nodes.depth import output
 assert qos.SubscriptionEventCallbacks is old.SubscriptionEventCallbacks
+assert output.PublisherEventCallbacks is old.PublisherEventCallbacks
+assert output.UnsupportedEventTypeError is old.UnsupportedEventTypeError
 """
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr

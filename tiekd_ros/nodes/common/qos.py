@@ -106,6 +106,9 @@ try:
     )
 except ImportError:  # Humble
     from rclpy.qos_event import (
+        PublisherEventCallbacks as PublisherEventCallbacks,
+    )
+    from rclpy.qos_event import (
         SubscriptionEventCallbacks,
     )
     from rclpy.qos_event import (
