@@ -33,7 +33,7 @@ set_up() {
     ros_sourced="$(sourced_ros)"
     check_wheels
     forget_other_environments
-    # Runs share the lock until they end, so that nobody renews $venv under a running test.
+    # Runs share the lock until they end, so that none renews $venv under a running test.
     exec 9>"$venv.lock"
     flock --shared 9
     if is_fresh venv && is_fresh package && is_fresh dependencies; then

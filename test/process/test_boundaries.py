@@ -41,7 +41,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 """The rooms that each room may import beside itself."""
 
-TEACHER_CLIENT_SIDE = {"client", "errors", "protocol", "checks", "trust", "label_source"}
+TEACHER_CLIENT_SIDE = {"client", "errors", "protocol", "trust", "label_source"}
 
 
 def modules() -> dict[str, Path]:

@@ -309,7 +309,7 @@ def test_where_activating_breaks_it_stays_inactive_and_can_be_activated_later(
 
 
 @pytest.mark.parametrize("step", ["deactivate", "clean up"])
-def test_where_ending_breaks_the_rest_is_endd_and_the_node_can_be_configured_again(
+def test_where_ending_breaks_the_rest_is_ended_and_the_node_can_be_configured_again(
     peer: Peer, fragile: Fragile, step: str
 ) -> None:
     assert peer.change_state("fragile", CONFIGURE)

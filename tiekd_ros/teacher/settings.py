@@ -225,7 +225,7 @@ class ClientSettings(Settings):
         "variable TIEKD_TEACHER_TOKEN, or none",
     )
     plaintext_token: bool = setting(
-        False, "send the token without TLS also to another machine: whoever listens can use it"
+        False, "send the token without TLS also to another machine: any listener can use it"
     )
     timeout_s: float = setting(20.0, "deadline of one call", unit="s", minimum=0.01, maximum=3600.0)
     max_message_mb: int = setting(
