@@ -57,7 +57,7 @@ class DoctorRequest(Settings):
         "", "where the camera's calibration should be; empty = depth_node's, or /camera/camera_info"
     )
     depth_topic: str = setting(
-        "", "where depth should be; empty = depth_node's, or <namespace>/depth"
+        "", "where depth should be; empty = depth_node's, or NAMESPACE/depth"
     )
     state: str = setting("", "state folder; empty = that of the running nodes")
     teacher: str = setting("", "host:port of the teacher to ask; empty = that of the companion")
