@@ -50,7 +50,7 @@ def test_each_of_several_tokens_is_accepted_and_nothing_else(tmp_path, monkeypat
     for header in (
         "", "Bearer", "Bearer ", OLD, f"Basic {OLD}", f"Bearer {OLD[:-1]}", f"Bearer {OLD}x",
         f"Bearer {OLD.upper()}", f"Bearer {OLD} {NEW}", f"Bearer {OLD},{NEW}",
-        "Bearer " + "x" * 9999, "Bearer \udcff" + OLD, "Bearer é" + OLD,
+        f"Digest {OLD}", "Bearer " + "x" * 9999, "Bearer \udcff" + OLD, "Bearer é" + OLD,
     ):  # fmt: skip
         assert not tokens.accept(header), header
     for known in tokens._digests:  # the tokens themselves do not stay in memory

@@ -142,7 +142,7 @@ def test_other_settings_data_or_a_folder_in_use_are_refused(rgbd, finished, tmp_
     (full / "thesis.tex").touch()
     assert "is not empty (it holds thesis.tex)" in refusal(rgbd, full)
     with (finished / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # refuses those that want it exclusively, as trainings do
         assert "another training is running" in refusal(rgbd, finished, "--resume")
 
 
