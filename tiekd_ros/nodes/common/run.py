@@ -182,6 +182,8 @@ def leave_ros(
     closing.start()
     closing.join(_LEAVE_S)
     if closing.is_alive():
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
