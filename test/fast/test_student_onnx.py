@@ -100,7 +100,7 @@ def test_the_shift_is_folded_into_the_head_only_where_exp_is_sure_to_stay_a_numb
     assert check_agreement(largest).min() > 79
 
 
-@pytest.mark.parametrize("architecture", ["mobilenetv2-fast", "resnet18"])
+@pytest.mark.parametrize("architecture", ["mobilenetv2-fast", "efficientnet-lite0", "resnet18"])
 def test_students_of_a_kind_share_a_graph_and_keep_their_own_weights(architecture):
     graphs = {}
     students = [

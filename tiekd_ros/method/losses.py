@@ -1,13 +1,14 @@
 """The objectives of training: the TIE-KD losses and those they are compared with.
 
 All are called alike: `objective(output, depth)`, with the student's output and the teacher's
-depth (B, 1, h, w) in metres, NaN where it is unknown. The published losses (paper, and the
+depth (B, 1, H, W) in metres, NaN where it is unknown. The published losses (paper, and the
 response-based ones but `si`) know no unknown depth: as in the published code, it counts as 0 m.
 `describe_unknown` says where that matters.
 
-Mode `tiekd` is the KL divergence between DPMs plus SSIM of depth.
+Mode `tiekd` is the KL divergence between DPMs plus SSIM of depth, plus the error of the finer
+depth where a student gives one.
 
-Shapes: B batch, C bins, h and w the network's output (1/4 of its input).
+Shapes: B batch, C bins, H and W the network's input, h and w its output (1/4 of it, or as large).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tiekd_ros.method.fused import compare_dpm
 from tiekd_ros.method.metrics import masked_mean
 from tiekd_ros.method.paper.losses import RESPONSE_LOSSES, PublishedLoss, si_loss
 from tiekd_ros.method.paper.target import published_width_m
+from tiekd_ros.method.samples import cell_depth
 from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.student.architecture import StudentOutput
 from tiekd_ros.student.bins import DepthBins
@@ -58,6 +60,12 @@ class LossSettings(Settings):
 
     kl_weight: float = setting(1.0, "weight of the KL term", minimum=0.0, maximum=100.0)
     ssim_weight: float = setting(1.0, "weight of the SSIM term", minimum=0.0, maximum=100.0)
+    edge_weight: float = setting(
+        1.0,
+        "weight of the relative error at the label's resolution, for students that upsample depth",
+        minimum=0.0,
+        maximum=100.0,
+    )
     sigma_floor_m: float = setting(
         0.04, "least width of the target's Gaussian", unit="m", minimum=1e-3, maximum=10.0
     )
@@ -106,11 +114,13 @@ class DistillationLoss:
         self._ssim_weight = 0.0 if settings.objective == "tiekd-dpm" else settings.ssim_weight
 
     def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
-        """Compare a student's output with teacher depth (B, 1, h, w), NaN = unknown.
+        """Compare a student's output with teacher depth (B, 1, H, W), NaN = unknown.
 
         A batch without one valid pixel gives zero and no gradient. A student without a DPM
         has no KL term: 0.
         """
+        fine = depth
+        depth = _at_output(depth, output)
         valid = self.target.valid(depth)  # (B, 1, h, w)
         if output.logits is None:
             student, kl = output.depth, depth.new_zeros(())
@@ -121,7 +131,21 @@ class DistillationLoss:
         scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
         similarity = masked_ssim(student * scale, depth * scale, valid)
         total = self._kl_weight * kl + self._ssim_weight * (1 - similarity)
+        if output.fine_depth is not None and self.settings.edge_weight > 0:
+            total = total + self.settings.edge_weight * self._edge_error(output.fine_depth, fine)
         return LossParts(total, kl, similarity)
+
+    def _edge_error(self, student: Tensor, depth: Tensor) -> Tensor:
+        """Return the mean of |ln student - ln depth| over valid pixels, each (B, 1, H, W)."""
+        valid = self.target.valid(depth)
+        known = torch.where(valid, depth, torch.ones_like(depth))
+        return masked_mean((student / known).log().abs(), valid)
+
+
+def _at_output(depth: Tensor, output: StudentOutput) -> Tensor:
+    """Return depth (B, 1, H, W) at the resolution of a student's output."""
+    made = output.depth if output.logits is None else output.logits
+    return cell_depth(depth, depth.shape[2] // made.shape[2])
 
 
 class KullbackLeibler:
@@ -191,7 +215,7 @@ def _blur(maps: Tensor) -> Tensor:
 
 
 class Objective(Protocol):
-    """Compares a student's output with the teacher's depth (B, 1, h, w), NaN = unknown."""
+    """Compares a student's output with the teacher's depth (B, 1, H, W), NaN = unknown."""
 
     def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
         """Return the loss, to be minimised, and its parts."""
@@ -254,6 +278,7 @@ class _Paper:
 
     def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
         assert output.logits is not None  # held by make_objective
+        depth = _at_output(depth, output)
         total, divergence, dissimilarity = self._loss(output.logits, depth)
         terms = {"paper": total, "paper-dpm": divergence, "paper-depth": dissimilarity}
         return LossParts(terms[self._term], divergence, 1 - dissimilarity)

@@ -98,7 +98,7 @@ class Stepper:
 
         Args:
             images: normalised, (B, 3, Hn, Wn).
-            depth: metres at the network's output size, (B, 1, h, w), NaN = unknown.
+            depth: metres, (B, 1, Hn, Wn), NaN = unknown.
             rate: learning rate.
         """
         self.network.train()

@@ -23,7 +23,7 @@ from tiekd_ros.core.devices import choose_device
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.method.first_student import start_from_label_histogram
 from tiekd_ros.method.losses import LossParts, LossSettings, make_objective
-from tiekd_ros.method.samples import AugmentSettings, Sample, augment, cell_depth
+from tiekd_ros.method.samples import AugmentSettings, Sample, augment
 from tiekd_ros.method.stepping import (
     BadSteps,
     Stepper,
@@ -312,7 +312,7 @@ class Trainer:
     def _tensors(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(np.stack([s.image for s in samples])).to(self.device)
         depth = torch.from_numpy(np.stack([s.depth for s in samples])).to(self.device)
-        return normalise(images), cell_depth(depth[:, None], self.network.output_scale)
+        return normalise(images), depth[:, None]
 
     def _some_batches(self) -> Iterator[Tensor]:
         size = max(self.settings.batch_size, 8)

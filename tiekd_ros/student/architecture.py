@@ -61,18 +61,32 @@ class StudentOutput:
         logits: of the DPM, before softmax, (B, C, h, w); None where the head regresses depth.
     """
 
-    def __init__(self, logits: Tensor | None, depth: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        logits: Tensor | None,
+        depth: Callable[[], Tensor],
+        fine_depth: Callable[[], Tensor] | None = None,
+    ) -> None:
         self.logits = logits
         self._depth = depth
+        self._fine_depth = fine_depth
 
     @cached_property
     def depth(self) -> Tensor:
         """Metres, (B, 1, h, w); made when asked for, since a DPM's costs maps of all bins."""
         return self._depth()
 
+    @cached_property
+    def fine_depth(self) -> Tensor | None:
+        """Metres at the input's resolution, (B, 1, H, W); None where there is no finer map."""
+        return None if self._fine_depth is None else self._fine_depth()
+
 
 class Moments(NamedTuple):
-    """What a student says of each pixel, each (B, 1, h, w) in metres; std NaN = not known."""
+    """What a student says of each pixel, in metres; std NaN = not known.
+
+    Each (B, 1, h, w), or (B, 1, H, W) where a network upsamples by itself.
+    """
 
     mean: Tensor
     std: Tensor
@@ -116,6 +130,14 @@ class StudentNetwork(nn.Module, abc.ABC):
     @abc.abstractmethod
     def moments(self, raw: Tensor) -> Moments:
         """Return depth and its spread, inside the depth range; for inference."""
+
+    def answer(self, raw: Tensor) -> Tensor:
+        """Return the maps that an exported graph gives, (B, K, ...), for `moments_of`."""
+        return torch.cat(self.moments(raw), dim=1)
+
+    def moments_of(self, answer: Tensor) -> Moments:
+        """Return depth and its spread for what `answer` gave."""
+        return Moments(*answer.split(1, dim=1))
 
     @abc.abstractmethod
     def start_from_histogram(self, probabilities: Tensor) -> None:
@@ -205,9 +227,13 @@ class DpmNetwork(StudentNetwork):
         d = self.centres / self.centres[-1]
         return torch.stack((torch.ones_like(d), d, d * d))
 
-    def moments_of(self, sums: Tensor) -> Moments:
+    def answer(self, raw: Tensor) -> Tensor:
+        """Return the three sums, (B, 3, h, w): a convolution, unlike in `moments`."""
+        return functional.conv2d(self.weights(raw), self.sums_kernel()[:, :, None, None])
+
+    def moments_of(self, answer: Tensor) -> Moments:
         """Return depth and spread for the three sums, (B, 3, h, w)."""
-        total, first, second = sums.split(1, dim=1)
+        total, first, second = answer.split(1, dim=1)
         mean = first / total
         variance = (second / total - mean * mean).clamp_min(0.0)
         return Moments(mean * self.centres[-1], variance.sqrt() * self.centres[-1])

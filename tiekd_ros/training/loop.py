@@ -373,12 +373,12 @@ class OfflineTraining:
         return did
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return normalised images (B, 3, Hn, Wn) and depth (B, 1, h, w)."""
+        """Return normalised images (B, 3, Hn, Wn) and depth (B, 1, Hn, Wn)."""
         images = batch.images.to(self._processes.device, non_blocking=True)
         depth = batch.depth.to(self._processes.device, non_blocking=True)
         # Either way they stay channels last in memory.
         ready = normalise(images) if images.dtype == torch.uint8 else images.permute(0, 3, 1, 2)
-        return ready, cell_depth(depth, self.network.output_scale)
+        return ready, depth
 
     def _is_validation_due(self) -> bool:
         epochs, rest = divmod(self.state.step, self._batches.steps_per_epoch)
@@ -423,8 +423,10 @@ class OfflineTraining:
         """Write pictures of the first images of this step, as they were before it."""
         was_training = self.network.training
         self.network.eval()
-        student = self.network.output(self.network(images)).depth
+        output = self.network.output(self.network(images))
+        student = output.depth if output.fine_depth is None else output.fine_depth
         self.network.train(was_training)
+        depth = cell_depth(depth, depth.shape[2] // student.shape[2])
         size = (student.shape[2], student.shape[3])
         shown = images - images.amin((2, 3), keepdim=True)
         shown = shown / shown.amax((2, 3), keepdim=True).clamp_min(1e-6) * 255

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks.efficientnet import EfficientNetStudent
 from tiekd_ros.student.networks.mobilenetv2 import FastStudent
 from tiekd_ros.student.networks.official import OfficialDpmStudent, OfficialRegressionStudent
 
@@ -45,6 +46,7 @@ _REGRESSION = partial(ArchitectureSpec, is_published=True, has_dpm=False)
 
 ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
     "mobilenetv2-fast": ArchitectureSpec(FastStudent, base="base"),
+    "efficientnet-lite0": ArchitectureSpec(EfficientNetStudent),
     "mobilenetv2": _DPM(partial(OfficialDpmStudent, "mobilenetv2")),
     "resnet18": _DPM(partial(OfficialDpmStudent, "resnet18"), shares_batch_norms=False),
     "resnet50": _DPM(partial(OfficialDpmStudent, "resnet50"), shares_batch_norms=False),

@@ -73,10 +73,17 @@ class ConvNormAct(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), filter each channel (3x3), project (1x1); residual where shapes allow."""
+    """Expand (1x1), filter each channel, project (1x1); residual where shapes allow."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, ratio: int, stride: int, dilation: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        ratio: int,
+        stride: int,
+        dilation: int,
+        kernel: int = 3,
     ) -> None:
         super().__init__()
         hidden = in_channels * ratio
@@ -84,7 +91,7 @@ class InvertedResidual(nn.Module):
         if ratio != 1:
             layers.append(ConvNormAct(in_channels, hidden, 1))
         layers.append(
-            ConvNormAct(hidden, hidden, 3, stride=stride, dilation=dilation, groups=hidden)
+            ConvNormAct(hidden, hidden, kernel, stride=stride, dilation=dilation, groups=hidden)
         )
         layers.append(ConvNormAct(hidden, out_channels, 1, activation=False))
         self.conv = nn.Sequential(*layers)
@@ -105,6 +112,7 @@ class Stage:
     blocks: int
     stride: int
     dilation: int = 1
+    kernel: int = 3
 
 
 STRIDE_32 = (
@@ -160,6 +168,7 @@ def _make_layer(in_channels: int, stage: Stage) -> nn.Sequential:
                 ratio=stage.ratio,
                 stride=stage.stride if first else 1,
                 dilation=stage.dilation if first else 1,
+                kernel=stage.kernel,
             )
         )
         in_channels = stage.channels
@@ -167,7 +176,7 @@ def _make_layer(in_channels: int, stage: Stage) -> nn.Sequential:
 
 
 _DECODER_CHANNELS = (128, 96, 64, 64)  # at strides 32, 16, 8, 4
-_HEAD_CHANNELS = 64
+HEAD_CHANNELS = 64
 
 
 class _Separable(nn.Sequential):
@@ -188,9 +197,14 @@ class FastStudent(DpmNetwork):
     align_corners = False
     feature_limit = 6.0  # `refine` ends in a ReLU6
 
-    def __init__(self, bins: DepthBins) -> None:
+    def __init__(
+        self,
+        bins: DepthBins,
+        stages: Sequence[Stage] = STRIDE_32,
+        returned: Sequence[int] = (2, 3, 5, 7),
+    ) -> None:
         super().__init__(bins)
-        self.backbone = MobileNetV2Backbone()
+        self.backbone = MobileNetV2Backbone(stages, returned)
         widths = _DECODER_CHANNELS
         skips = self.backbone.channels[-2::-1]  # coarse to fine: 96, 32, 24
         self.neck = ConvNormAct(self.backbone.channels[-1], widths[0], 1)
@@ -201,8 +215,8 @@ class FastStudent(DpmNetwork):
             ConvNormAct(channels, width, 1, activation=False)
             for channels, width in zip(skips, widths[1:], strict=True)
         )
-        self.refine = _Separable(widths[-1], _HEAD_CHANNELS)
-        self.head = nn.Conv2d(_HEAD_CHANNELS, bins.count, 1)
+        self.refine = _Separable(widths[-1], HEAD_CHANNELS)
+        self.head = nn.Conv2d(HEAD_CHANNELS, bins.count, 1)
         self.apply(_initialise)
 
     @property
@@ -219,13 +233,18 @@ class FastStudent(DpmNetwork):
         Returns:
             Logits, (B, C, H/4, W/4).
         """
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the head gets, (B, 64, H/4, W/4), for normalised RGB (B, 3, H, W)."""
         *finer, x = self.backbone(x)
         x = self.neck(x)  # (B, 128, H/32, W/32)
         for up, skip, feature in zip(self.up, self.skip, reversed(finer), strict=True):
             x = functional.interpolate(up(x), scale_factor=2.0, mode="nearest")
             x = x + skip(feature)
-        logits: Tensor = self.head(self.refine(x))
-        return logits
+        refined: Tensor = self.refine(x)
+        return refined
 
 
 def _initialise(module: nn.Module) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import RgbImage, check_rgb
-from tiekd_ros.student.architecture import DpmNetwork, InputSize, Moments, StudentNetwork
+from tiekd_ros.student.architecture import DpmNetwork, InputSize, StudentNetwork
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard
 from tiekd_ros.student.preprocessing import normalise_on_cpu, resize_image
@@ -70,9 +70,8 @@ class GraphKind:
 class StudentGraph:
     """An ONNX model whose weights are external, and the names of these.
 
-    Input `image`: normalised RGB, float32 (1, Hn, Wn, 3). Output `answer`, float32: the sums
-    of 1, d and d^2 over exp(logits - shift) of a DPM, (1, 3, h, w), d as `sums_kernel` has it;
-    or the depth of a regression head in metres, (1, 1, h, w).
+    Input `image`: normalised RGB, float32 (1, Hn, Wn, 3). Output `answer`, float32: what the
+    network's `answer` gives.
     """
 
     model: bytes
@@ -94,11 +93,7 @@ class _Graph(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        raw = self.network(image.permute(0, 3, 1, 2))  # (1, C or 1, h, w)
-        if not isinstance(self.network, DpmNetwork):
-            return self.network.moments(raw).mean
-        kernel = self.network.sums_kernel()[:, :, None, None]
-        return nn.functional.conv2d(self.network.weights(raw), kernel)
+        return self.network.answer(self.network(image.permute(0, 3, 1, 2)))
 
 
 def export_graph(network: StudentNetwork, size: InputSize) -> StudentGraph:
@@ -271,15 +266,10 @@ class OnnxRuntime:
         watch.lap()
         (answer,) = self._session.run([ANSWER], {IMAGE: x[None]})
         watch.lap()
-        moments = self._moments(torch.from_numpy(answer))
+        with torch.inference_mode():
+            moments = self._network.moments_of(torch.from_numpy(answer))
         depth, sure = answer_on_cpu(self.card, moments, size or image.shape[:2], confidence)
         return Prediction(depth, sure, watch.times())
-
-    @torch.inference_mode()
-    def _moments(self, answer: torch.Tensor) -> Moments:
-        if isinstance(self._network, DpmNetwork):
-            return self._network.moments_of(answer)
-        return Moments(answer, torch.full_like(answer, torch.nan))
 
     @torch.inference_mode()
     def _check_numbers(self) -> None:

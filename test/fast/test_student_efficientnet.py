@@ -1,0 +1,91 @@
+"""`efficientnet-lite0`: its depth has the image's resolution, and a pixel is on one surface."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from helpers.students import BINS
+from tiekd_ros.method.losses import LossSettings, make_objective
+from tiekd_ros.method.samples import AugmentSettings, Sample
+from tiekd_ros.rounds.trainer import Trainer, TrainSettings
+from tiekd_ros.student.networks import build_network
+from tiekd_ros.student.networks.efficientnet import EfficientNetStudent, upsample
+
+SHARES = 5 * 16
+
+
+def raw_of(network: EfficientNetStudent, *peaks_m: float) -> torch.Tensor:
+    """Return a raw output whose every DPM has equal peaks at these depths, (1, C + 144, 2, 3)."""
+    centres = BINS.centres()
+    density = sum(torch.exp(-0.5 * ((centres - peak) / 0.1) ** 2) for peak in peaks_m)
+    logits = (density + 1e-9).log().view(1, -1, 1, 1).expand(1, -1, 2, 3)
+    return torch.cat((logits, torch.zeros(1, SHARES, 2, 3)), dim=1)
+
+
+def test_pixels_are_convex_combinations_of_the_cells_around_them():
+    torch.manual_seed(0)
+    values = torch.rand(2, 1, 4, 5)
+    fine = upsample(values, 3 * torch.randn(2, SHARES, 4, 5))
+    assert fine.shape == (2, 1, 16, 20)
+    assert values.min() <= fine.min() <= fine.max() <= values.max()
+    own = torch.full((2, 5, 16, 4, 5), -20.0)
+    own[:, 0] = 20.0
+    nearest = upsample(values, own.flatten(1, 2))
+    torch.testing.assert_close(nearest, values.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    left = torch.full((2, 5, 16, 4, 5), -20.0)
+    left[:, 2] = 20.0
+    moved = upsample(values, left.flatten(1, 2))[:, :, ::4, ::4]
+    torch.testing.assert_close(moved[..., 1:], values[..., :-1])
+
+
+def test_a_pixel_that_sees_two_surfaces_is_on_one_of_them_and_unsure():
+    network = EfficientNetStudent(BINS).eval()
+    one, two = (network.moments(raw_of(network, *peaks)) for peaks in ((2.0,), (2.0, 2.0, 6.0)))
+    assert one.mean.shape == one.std.shape == (1, 1, 8, 12)
+    torch.testing.assert_close(one.mean, torch.full_like(one.mean, 2.0), rtol=0.02, atol=0)
+    torch.testing.assert_close(two.mean, one.mean, rtol=0.02, atol=0)
+    assert two.std.min() > 5 * one.std.max()
+
+
+def test_the_edge_of_an_object_is_learnt_finer_than_the_cells():
+    """A square whose sides lie within cells: trained on it, depth changes where it does."""
+    size, start, end = 64, 18, 47
+    image = np.full((size, size, 3), 60, np.uint8)
+    depth = np.full((size, size), 4.0, np.float32)
+    image[start:end, start:end], depth[start:end, start:end] = 200, 1.5
+    torch.manual_seed(0)
+    network = build_network("efficientnet-lite0", BINS)
+    settings = TrainSettings(iterations=60, batch_size=2, device="cpu", learning_rate=4e-3)
+    trainer = Trainer(
+        network,
+        [Sample(image, depth)],
+        settings,
+        loss=LossSettings(),
+        augmentation=AugmentSettings(flip=0.0, zoom=1.0),
+        has_parent=False,
+    )
+    trainer.run(lambda progress: None)
+    with torch.inference_mode():
+        images, _ = trainer._tensors([Sample(image, depth)])
+        found = network.predict_depth(images)[0, 0].numpy()
+    wrong = np.abs(found - depth) > 0.25 * depth
+    assert found.shape == depth.shape
+    at_edge = np.zeros_like(wrong)
+    at_edge[start - 2 : end + 2, start - 2 : end + 2] = True
+    at_edge[start + 2 : end - 2, start + 2 : end - 2] = False
+    assert wrong[at_edge].mean() < 0.25  # half of a cell wherever the cells are all there is
+    assert wrong[~at_edge].mean() < 0.05
+
+
+@torch.no_grad()
+def test_the_edge_term_can_be_left_out():
+    torch.manual_seed(0)
+    network = build_network("efficientnet-lite0", BINS)
+    raw, depth = network(torch.rand(1, 3, 64, 64)), torch.full((1, 1, 64, 64), 2.0)
+    whole, without = (
+        make_objective(BINS, LossSettings(edge_weight=weight))(network.output(raw), depth)
+        for weight in (1.0, 0.0)
+    )
+    assert whole.total > without.total
+    assert whole.kl == without.kl

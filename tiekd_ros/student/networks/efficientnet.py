@@ -1,0 +1,169 @@
+"""EfficientNet-Lite0 with a learned upsampling: depth at the image's resolution, with its edges.
+
+The encoder is EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946, without squeeze-excite and
+with ReLU6), whose ImageNet weights know what things look like before a robot has seen its room.
+It is MobileNetV2's kind of network with other stages, and the decoder is that of
+`mobilenetv2-fast`. What is new is the end: a pixel of the quarter-size map often sees two
+surfaces, so its depth probability map (DPM) has two modes, and each pixel of the image takes its
+depth from its cell and the four around it, in shares that follow the image (convex upsampling, as
+in RAFT, arXiv 2003.12039, with five cells instead of nine).
+
+Shapes: B batch, C bins, H and W the network's input, h = H/4 and w = W/4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tiekd_ros.student.architecture import Moments, StudentNetwork, StudentOutput
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.networks.mobilenetv2 import (
+    HEAD_CHANNELS,
+    ConvNormAct,
+    FastStudent,
+    Stage,
+)
+
+LITE0 = (
+    Stage(1, 16, 1, 1),
+    Stage(6, 24, 2, 2),
+    Stage(6, 40, 2, 2, kernel=5),
+    Stage(6, 80, 3, 2),
+    Stage(6, 112, 3, 1, kernel=5),
+    Stage(6, 192, 4, 2, kernel=5),
+)
+"""The stages of EfficientNet-Lite0 but its last, which adds a tenth of the time and no depth."""
+_RETURNED = (2, 3, 5, 6)  # at strides 4, 8, 16, 32
+
+_SCALE = 4
+_CELLS = ((0, 0), (-1, 0), (0, -1), (0, 1), (1, 0))
+"""What a pixel's depth is made of: (row, column) from its own cell, which is the first."""
+_GUIDE_CHANNELS = 32
+_GROUP_STEP = 0.15  # of ln depth: bins are looked at in groups as wide
+_MODE_SHARE = 0.05
+_FIRST_SHARE = 2.0
+"""Logit by which a cell's own depth stands out before anything is learnt."""
+
+
+class EfficientNetStudent(FastStudent):
+    """EfficientNet-Lite0 encoder, DPM at 1/4 resolution, depth at the input's resolution.
+
+    The raw output is the DPM's logits and, behind them, those of the shares: (B, C + 80, h, w).
+
+    Attributes:
+        groups: of neighbouring bins, in which the main mode is looked for: 0 or 1, (K, C).
+    """
+
+    groups: Tensor
+
+    def __init__(self, bins: DepthBins) -> None:
+        super().__init__(bins, LITE0, _RETURNED)
+        self.guide = nn.Sequential(
+            ConvNormAct(3 * _SCALE**2, _GUIDE_CHANNELS, 1),
+            ConvNormAct(_GUIDE_CHANNELS, _GUIDE_CHANNELS, 3, groups=_GUIDE_CHANNELS),
+        )
+        self.shares = _shares_layer(HEAD_CHANNELS)
+        self.guide_shares = _shares_layer(_GUIDE_CHANNELS)
+        assert self.shares.bias is not None
+        nn.init.constant_(self.shares.bias[: _SCALE**2], _FIRST_SHARE)
+        centres = bins.centres()
+        number = ((centres / centres[0]).log() / _GROUP_STEP).long()
+        groups = functional.one_hot(number).t().float()  # (K, C)
+        groups = groups[groups.any(dim=1)]  # near ones may be narrower than a bin
+        self.group_count = len(groups)
+        self.register_buffer("groups", groups, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of the DPM and of the shares, (B, C + 80, H/4, W/4).
+
+        Args:
+            x: normalised RGB, (B, 3, H, W), H and W multiples of 32.
+        """
+        features = self.features(x)
+        guide = self.guide(functional.pixel_unshuffle(x, _SCALE))
+        shares = self.shares(features) + self.guide_shares(guide)
+        return torch.cat((self.head(features), shares), dim=1)
+
+    def output(self, raw: Tensor) -> StudentOutput:
+        """Return the DPM's logits, its expectation, and that at the input's resolution."""
+        logits, shares = self._split(raw)
+        made = super().output(logits)
+        return StudentOutput(logits, lambda: made.depth, lambda: upsample(made.depth, shares))
+
+    def moments(self, raw: Tensor) -> Moments:
+        """Return depth and its spread at the input's resolution, (B, 1, H, W).
+
+        A cell's depth is the mean over its DPM's main mode: where it sees two surfaces, it is on
+        one of them and not between; where there is one mode, it is the mean.
+        """
+        logits, shares = self._split(raw)
+        weights = self.weights(logits.clone())  # which it may overwrite
+        sums = functional.conv2d(weights, self._kernel()[:, :, None, None])
+        mass, moment, whole = sums.split((self.group_count, self.group_count, 3), dim=1)
+        mode = self._main_mode(mass)
+        # As a share of the last centre, as in `sums_kernel`.
+        depth = (moment * mode).sum(dim=1, keepdim=True) / (mass * mode).sum(dim=1, keepdim=True)
+        total, first, second = whole.split(1, dim=1)
+        mean, square = first / total, second / total
+        spread = (square - 2 * depth * mean + depth * depth).clamp_min(0.0)  # E[(d - depth)^2]
+        maps = upsample(torch.cat((depth, depth * depth + spread), dim=1), shares)
+        depth, square = maps.split(1, dim=1)
+        std = (square - depth * depth).clamp_min(0.0).sqrt()
+        return Moments(depth * self.centres[-1], std * self.centres[-1])
+
+    def _main_mode(self, mass: Tensor) -> Tensor:
+        """Return which groups of bins belong to the main mode, 0 or 1, for masses (B, K, h, w).
+
+        The main mode is what is connected to the largest mass by masses above a share of it, each
+        smoothed over its neighbours.
+        """
+        padded = functional.pad(mass, (0, 0, 0, 0, 1, 1))
+        smooth = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+        top = smooth.argmax(dim=1, keepdim=True)
+        low = (smooth < _MODE_SHARE * smooth.gather(1, top)).float()
+        below = low.cumsum(dim=1)  # connected is what has as many low masses below it
+        return (1 - low) * (below == below.gather(1, top)).float()
+
+    def _kernel(self) -> Tensor:
+        """Return what weights are multiplied by for all these sums: (2 K + 3, C)."""
+        return torch.cat((self.groups, self.groups * self.sums_kernel()[1], self.sums_kernel()))
+
+    answer = StudentNetwork.answer  # a mode is no sum
+    moments_of = StudentNetwork.moments_of
+
+    def _split(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        logits, shares = raw.split((self.bins.count, len(_CELLS) * _SCALE**2), dim=1)
+        return logits, shares
+
+
+def _shares_layer(channels: int) -> nn.Conv2d:
+    layer = nn.Conv2d(channels, len(_CELLS) * _SCALE**2, 1)
+    nn.init.normal_(layer.weight, std=0.01)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def upsample(values: Tensor, shares: Tensor) -> Tensor:
+    """Return maps at four times the size: each pixel a convex combination of five cells.
+
+    Args:
+        values: (B, K, h, w).
+        shares: logits over the cells, (B, 5 * 16, h, w).
+
+    Returns:
+        (B, K, 4 h, 4 w); no value is beyond those of the cells.
+    """
+    height, width = values.shape[2:]
+    weights = shares.to(values.dtype).clamp(-20.0, 20.0).exp()
+    around = functional.pad(values, (1, 1, 1, 1), mode="replicate")
+    fine, total = [], 0
+    for (row, column), weight in zip(_CELLS, weights.split(_SCALE**2, dim=1), strict=True):
+        rows, columns = slice(1 + row, 1 + row + height), slice(1 + column, 1 + column + width)
+        cells = around[:, :, rows, columns]  # (B, K, h, w)
+        fine.append([weight * cell for cell in cells.split(1, dim=1)])
+        total = total + weight
+    sums = [sum(each) / total for each in zip(*fine, strict=True)]  # K of (B, 16, h, w)
+    return torch.cat([functional.pixel_shuffle(each, _SCALE) for each in sums], dim=1)
