@@ -149,7 +149,7 @@ def _at_output(depth: Tensor, output: StudentOutput) -> Tensor:
 
 
 class KullbackLeibler:
-    """KL(target || student), see `bands.BandedDivergence`."""
+    """KL(target || student), see `target.BandedDivergence`."""
 
     def __init__(self, target: DepthTarget) -> None:
         self.bins = target.bins

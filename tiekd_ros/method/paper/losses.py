@@ -290,7 +290,7 @@ def _cropped_rows(maps: Tensor, crop: Crop) -> int:
 
 
 class PublishedDivergence:
-    """The divergence of L_DPM: about KL(teacher || student), see `bands.BandedDivergence`.
+    """The divergence of L_DPM: about KL(teacher || student), see `target.BandedDivergence`.
 
     A bin counts nothing, and gets no gradient, where the student's probability is exactly 0:
     so the published code forgives a student that rules the teacher's bin out completely.
