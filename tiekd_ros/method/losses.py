@@ -145,6 +145,8 @@ class DistillationLoss:
 def _at_output(depth: Tensor, output: StudentOutput) -> Tensor:
     """Return depth (B, 1, H, W) at the resolution of a student's output."""
     made = output.depth if output.logits is None else output.logits
+    if depth.shape[2:] == made.shape[2:]:
+        return depth
     return cell_depth(depth, depth.shape[2] // made.shape[2])
 
 
@@ -288,7 +290,7 @@ def _response(loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:
     """Return a response-based loss, which compares depth with depth, as an objective."""
 
     def compare(output: StudentOutput, depth: Tensor) -> LossParts:
-        total = loss(output.depth, depth)
+        total = loss(output.depth, _at_output(depth, output))
         nothing = torch.zeros_like(total)
         return LossParts(total, nothing, nothing)
 
