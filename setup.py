@@ -147,7 +147,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "tiekd = tiekd_ros.cli.main:main",
+            "tiekd = tiekd_ros.cli.__main__:main",
             *(f"{node} = {target}" for node, target in NODES.items()),
         ],
     },

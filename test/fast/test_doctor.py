@@ -14,6 +14,7 @@ from helpers.frames import filled_state
 from helpers.ros_facts import SILENT, ros_facts, worst
 from helpers.students import small_student
 from helpers.teachers import RELATIVE, StubBackend, serving
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.cli.doctor import Examination, _show, diagnose
 from tiekd_ros.cli.doctor_facts import (
     DoctorFacts,
@@ -23,7 +24,6 @@ from tiekd_ros.cli.doctor_facts import (
     collect_machine,
     collect_state,
 )
-from tiekd_ros.cli.main import app
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder

@@ -14,7 +14,7 @@ pytest.importorskip("rosbags", reason='bags need rosbags: pip install "tiekd_ros
 from rosbags.highlevel import AnyReader
 
 from helpers.bags import HEIGHT, WIDTH, report, shown, stored
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import decode_depth_png, decode_image, encode_depth_png
 from tiekd_ros.core.state import StateFolder

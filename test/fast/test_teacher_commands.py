@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from helpers.certificates import make_certificates
 from helpers.children import PATIENCE_S
 from helpers.teachers import METRIC, RELATIVE, StubBackend, foreign_server, secret, serving
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.settings import setting_info

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tiekd_ros.cli import nodes
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core import supervisor
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.launch_options import COMPANION, LAUNCH_OPTIONS, LOCAL_TEACHER

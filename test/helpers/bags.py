@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from helpers.teachers import picture
 from tiekd_ros.bags.bag import Bag
 from tiekd_ros.bags.images import BagCamera
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.images import encode_jpeg, encode_png
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog.rows import StoredFrame, StoredFrames

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from helpers import depth_data
 from helpers.children import start_python, wait_until
 from helpers.frames import HEIGHT, WIDTH, views
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.student.checkpoint import load_student
 from tiekd_ros.worlds import IndoorWorld
 

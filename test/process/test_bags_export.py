@@ -22,7 +22,7 @@ from helpers.bags import stored
 from helpers.children import run_python
 from helpers.frames import HEIGHT, WIDTH, fill_store, views
 from tiekd_ros.bags import BagError
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import decode_depth_png, decode_image
 from tiekd_ros.core.state import StateFolder
@@ -203,7 +203,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, log, form):
     code = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))
-from tiekd_ros.cli.main import main
+from tiekd_ros.cli.__main__ import main
 main()
 """
     words = ("frames", "export", str(tmp_path / "bag"), "--state", str(log.root), "--format", form)

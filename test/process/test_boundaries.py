@@ -145,7 +145,7 @@ def test_a_part_does_not_load_what_it_does_not_need():
         ("teacher.client", ["torch"]),
         ("framelog", ["torch"]),
         ("datasets", ["torch"]),
-        ("cli.main", ["torch", "grpc", "rosbags"]),
+        ("cli.__main__", ["torch", "grpc", "rosbags"]),
         ("nodes.common.settings", ["torch"]),
         ("rounds.worker", ["accelerate", "tensorboard"]),
     ):

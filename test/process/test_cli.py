@@ -15,7 +15,7 @@ from helpers.children import run_python
 from helpers.frames import filled_state, small_settings
 from helpers.students import small_student
 from tiekd_ros import __version__
-from tiekd_ros.cli.main import app, main
+from tiekd_ros.cli.__main__ import app, main
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.student.checkpoint import StudentStatus

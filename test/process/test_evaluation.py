@@ -15,7 +15,7 @@ from helpers.children import run_python
 from helpers.depth_data import smooth_image, sparse_depth, write_kitti, write_nyu, write_png
 from helpers.official import hash_state, shapes_of
 from helpers.students import promote_small
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.core.state import StateFolder

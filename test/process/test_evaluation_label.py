@@ -16,7 +16,7 @@ from helpers.depth_data import KITTI_SIZES, write_kitti, write_nyu
 from helpers.stores import EAGER, view
 from helpers.students import promote_small
 from helpers.teachers import METRIC, RELATIVE, StubBackend, picture, ramp, serving
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import InvalidSettingError, TiekdError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.core.launch_options import free_port

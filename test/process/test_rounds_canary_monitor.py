@@ -16,7 +16,7 @@ from helpers.children import start_python, wait_until
 from helpers.frames import small_plan
 from helpers.rounds import said, worker_pids
 from helpers.students import small_student
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.rounds import canary_monitor, worker_process
 from tiekd_ros.rounds.round import run_round

@@ -22,7 +22,7 @@ from helpers.official import (
     written,
 )
 from helpers.students import small_student
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.checkpoint import StudentStatus

@@ -26,7 +26,7 @@ from helpers.training import (
     weights,
     write_rgbd,
 )
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.core.state import StateFolder

@@ -15,7 +15,7 @@ from helpers.children import run_python
 from helpers.students import promote_small
 from ros_helpers.doctor import depth_node, examined, only
 from ros_helpers.drivers import camera
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.diagnosis.facts import ERROR, OK
 from tiekd_ros.nodes.probe.graph import programs_by_domain
 

@@ -20,7 +20,7 @@ from helpers.students import BINS, promote_small
 from ros_helpers.messages import FRAME_ID, HEIGHT, WIDTH, camera_info, header, image_message
 from ros_helpers.peer import Peer, running
 from ros_helpers.waiting import PATIENCE_S, wait_for
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.images import decode_image
 from tiekd_ros.core.state import StateFolder

@@ -21,7 +21,7 @@ from ros_helpers.doctor import depth_node, errors, examined, only
 from ros_helpers.drivers import BEST_EFFORT, Driver, camera
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.processes import Processes
-from tiekd_ros.cli.main import app
+from tiekd_ros.cli.__main__ import app
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.diagnosis.facts import ERROR, OK
 from tiekd_ros.student.registry import StudentRegistry
