@@ -83,9 +83,13 @@ def test_the_edge_term_can_be_left_out():
     torch.manual_seed(0)
     network = build_network("efficientnet-lite0", BINS)
     raw, depth = network(torch.rand(1, 3, 64, 64)), torch.full((1, 1, 64, 64), 2.0)
-    whole, without = (
-        make_objective(BINS, LossSettings(edge_weight=weight))(network.output(raw), depth)
-        for weight in (1.0, 0.0)
+    whole, without, dpm_alone = (
+        make_objective(BINS, settings)(network.output(raw), depth)
+        for settings in (
+            LossSettings(),
+            LossSettings(edge_weight=0.0),
+            LossSettings(objective="tiekd-dpm"),
+        )
     )
     assert whole.total > without.total
-    assert whole.kl == without.kl
+    assert whole.kl == without.kl == dpm_alone.kl == dpm_alone.total

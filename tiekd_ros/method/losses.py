@@ -49,7 +49,7 @@ MASKED_OBJECTIVES = ("tiekd", "tiekd-dpm", "tiekd-depth", "si")
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """The objective, weights of its two terms and width of the target."""
+    """The objective, the weights of its terms and the width of the target."""
 
     objective: str = setting(
         "tiekd",
@@ -102,7 +102,8 @@ class LossParts(NamedTuple):
 class DistillationLoss:
     """KL(teacher DPM || student DPM) + SSIM of the expectations, over valid pixels only.
 
-    Objective `tiekd`; `tiekd-dpm` and `tiekd-depth` are its terms alone.
+    Objective `tiekd`, with the error of the finer depth where a student gives one; `tiekd-dpm` and
+    `tiekd-depth` are the published method's two terms alone.
     """
 
     def __init__(self, bins: DepthBins, settings: LossSettings) -> None:
@@ -112,6 +113,7 @@ class DistillationLoss:
         self._divergence = KullbackLeibler(self.target)
         self._kl_weight = 0.0 if settings.objective == "tiekd-depth" else settings.kl_weight
         self._ssim_weight = 0.0 if settings.objective == "tiekd-dpm" else settings.ssim_weight
+        self._edge_weight = settings.edge_weight if settings.objective == "tiekd" else 0.0
 
     def __call__(self, output: StudentOutput, depth: Tensor) -> LossParts:
         """Compare a student's output with teacher depth (B, 1, H, W), NaN = unknown.
@@ -131,8 +133,8 @@ class DistillationLoss:
         scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
         similarity = masked_ssim(student * scale, depth * scale, valid)
         total = self._kl_weight * kl + self._ssim_weight * (1 - similarity)
-        if output.fine_depth is not None and self.settings.edge_weight > 0:
-            total = total + self.settings.edge_weight * self._edge_error(output.fine_depth, fine)
+        if output.fine_depth is not None and self._edge_weight > 0:
+            total = total + self._edge_weight * self._edge_error(output.fine_depth, fine)
         return LossParts(total, kl, similarity)
 
     def _edge_error(self, student: Tensor, depth: Tensor) -> Tensor:
