@@ -15,12 +15,15 @@ from tiekd_ros.student.networks.efficientnet import EfficientNetStudent, upsampl
 SHARES = 5 * 16
 
 
-def raw_of(network: EfficientNetStudent, *peaks_m: float) -> torch.Tensor:
-    """Return a raw output whose every DPM has equal peaks at these depths, (1, C + 144, 2, 3)."""
+def with_peaks(*peaks_m: float) -> EfficientNetStudent:
+    """Return a network whose every DPM has equal peaks at these depths, whatever it gets."""
+    network = EfficientNetStudent(BINS).eval()
     centres = BINS.centres()
     density = sum(torch.exp(-0.5 * ((centres - peak) / 0.1) ** 2) for peak in peaks_m)
-    logits = (density + 1e-9).log().view(1, -1, 1, 1).expand(1, -1, 2, 3)
-    return torch.cat((logits, torch.zeros(1, SHARES, 2, 3)), dim=1)
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_((density + 1e-9).log())
+    return network
 
 
 def test_pixels_are_convex_combinations_of_the_cells_around_them():
@@ -39,9 +42,10 @@ def test_pixels_are_convex_combinations_of_the_cells_around_them():
     torch.testing.assert_close(moved[..., 1:], values[..., :-1])
 
 
+@torch.no_grad()
 def test_a_pixel_that_sees_two_surfaces_is_on_one_of_them_and_unsure():
-    network = EfficientNetStudent(BINS).eval()
-    one, two = (network.moments(raw_of(network, *peaks)) for peaks in ((2.0,), (2.0, 2.0, 6.0)))
+    raw = torch.zeros(1, 96, 2, 3)
+    one, two = (with_peaks(*peaks).moments(raw) for peaks in ((2.0,), (2.0, 2.0, 6.0)))
     assert one.mean.shape == one.std.shape == (1, 1, 8, 12)
     torch.testing.assert_close(one.mean, torch.full_like(one.mean, 2.0), rtol=0.02, atol=0)
     torch.testing.assert_close(two.mean, one.mean, rtol=0.02, atol=0)

@@ -121,7 +121,10 @@ class StudentNetwork(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Return the raw output, (B, C or 1, h, w), for normalised RGB, (B, 3, H, W)."""
+        """Return the raw output, (B, K, h, w), for normalised RGB, (B, 3, H, W).
+
+        It is what `output` and `moments` read: most often logits, K = C or 1.
+        """
 
     @abc.abstractmethod
     def output(self, raw: Tensor) -> StudentOutput:

@@ -41,7 +41,7 @@ _SCALE = 4
 _CELLS = ((0, 0), (-1, 0), (0, -1), (0, 1), (1, 0))
 """What a pixel's depth is made of: (row, column) from its own cell, which is the first."""
 _GUIDE_CHANNELS = 32
-_GROUP_STEP = 0.15  # of ln depth: bins are looked at in groups as wide
+_GROUP_STEP = 0.2  # of ln depth: bins are looked at in groups as wide
 _MODE_SHARE = 0.05
 _FIRST_SHARE = 2.0
 """Logit by which a cell's own depth stands out before anything is learnt."""
@@ -50,7 +50,8 @@ _FIRST_SHARE = 2.0
 class EfficientNetStudent(FastStudent):
     """EfficientNet-Lite0 encoder, DPM at 1/4 resolution, depth at the input's resolution.
 
-    The raw output is the DPM's logits and, behind them, those of the shares: (B, C + 80, h, w).
+    The raw output is what the two heads get, (B, 96, h, w): features and, behind them, the guide,
+    what the image looks like inside each cell.
 
     Attributes:
         groups: of neighbouring bins, in which the main mode is looked for: 0 or 1, (K, C).
@@ -64,9 +65,10 @@ class EfficientNetStudent(FastStudent):
             ConvNormAct(3 * _SCALE**2, _GUIDE_CHANNELS, 1),
             ConvNormAct(_GUIDE_CHANNELS, _GUIDE_CHANNELS, 3, groups=_GUIDE_CHANNELS),
         )
-        self.shares = _shares_layer(HEAD_CHANNELS)
-        self.guide_shares = _shares_layer(_GUIDE_CHANNELS)
+        self.shares = nn.Conv2d(HEAD_CHANNELS + _GUIDE_CHANNELS, len(_CELLS) * _SCALE**2, 1)
+        nn.init.normal_(self.shares.weight, std=0.01)
         assert self.shares.bias is not None
+        nn.init.zeros_(self.shares.bias)
         nn.init.constant_(self.shares.bias[: _SCALE**2], _FIRST_SHARE)
         centres = bins.centres()
         number = ((centres / centres[0]).log() / _GROUP_STEP).long()
@@ -76,21 +78,20 @@ class EfficientNetStudent(FastStudent):
         self.register_buffer("groups", groups, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of the DPM and of the shares, (B, C + 80, H/4, W/4).
+        """Return what the heads get, (B, 96, H/4, W/4).
 
         Args:
             x: normalised RGB, (B, 3, H, W), H and W multiples of 32.
         """
-        features = self.features(x)
         guide = self.guide(functional.pixel_unshuffle(x, _SCALE))
-        shares = self.shares(features) + self.guide_shares(guide)
-        return torch.cat((self.head(features), shares), dim=1)
+        return torch.cat((self.features(x), guide), dim=1)
 
     def output(self, raw: Tensor) -> StudentOutput:
         """Return the DPM's logits, its expectation, and that at the input's resolution."""
-        logits, shares = self._split(raw)
-        made = super().output(logits)
-        return StudentOutput(logits, lambda: made.depth, lambda: upsample(made.depth, shares))
+        made = super().output(self._logits(raw))
+        return StudentOutput(
+            made.logits, lambda: made.depth, lambda: upsample(made.depth, self.shares(raw))
+        )
 
     def moments(self, raw: Tensor) -> Moments:
         """Return depth and its spread at the input's resolution, (B, 1, H, W).
@@ -98,8 +99,7 @@ class EfficientNetStudent(FastStudent):
         A cell's depth is the mean over its DPM's main mode: where it sees two surfaces, it is on
         one of them and not between; where there is one mode, it is the mean.
         """
-        logits, shares = self._split(raw)
-        weights = self.weights(logits.clone())  # which it may overwrite
+        weights = self.weights(self._logits(raw))
         sums = functional.conv2d(weights, self._kernel()[:, :, None, None])
         mass, moment, whole = sums.split((self.group_count, self.group_count, 3), dim=1)
         mode = self._main_mode(mass)
@@ -108,7 +108,7 @@ class EfficientNetStudent(FastStudent):
         total, first, second = whole.split(1, dim=1)
         mean, square = first / total, second / total
         spread = (square - 2 * depth * mean + depth * depth).clamp_min(0.0)  # E[(d - depth)^2]
-        maps = upsample(torch.cat((depth, depth * depth + spread), dim=1), shares)
+        maps = upsample(torch.cat((depth, depth * depth + spread), dim=1), self.shares(raw))
         depth, square = maps.split(1, dim=1)
         std = (square - depth * depth).clamp_min(0.0).sqrt()
         return Moments(depth * self.centres[-1], std * self.centres[-1])
@@ -133,17 +133,9 @@ class EfficientNetStudent(FastStudent):
     answer = StudentNetwork.answer  # a mode is no sum
     moments_of = StudentNetwork.moments_of
 
-    def _split(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        logits, shares = raw.split((self.bins.count, len(_CELLS) * _SCALE**2), dim=1)
-        return logits, shares
-
-
-def _shares_layer(channels: int) -> nn.Conv2d:
-    layer = nn.Conv2d(channels, len(_CELLS) * _SCALE**2, 1)
-    nn.init.normal_(layer.weight, std=0.01)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-    return layer
+    def _logits(self, raw: Tensor) -> Tensor:
+        logits: Tensor = self.head(raw[:, :HEAD_CHANNELS])
+        return logits
 
 
 def upsample(values: Tensor, shares: Tensor) -> Tensor:
@@ -151,7 +143,7 @@ def upsample(values: Tensor, shares: Tensor) -> Tensor:
 
     Args:
         values: (B, K, h, w).
-        shares: logits over the cells, (B, 5 * 16, h, w).
+        shares: logits of the cells, (B, 5 * 16, h, w).
 
     Returns:
         (B, K, 4 h, 4 w); no value is beyond those of the cells.
