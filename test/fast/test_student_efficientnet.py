@@ -44,7 +44,7 @@ def test_pixels_are_convex_combinations_of_the_cells_around_them():
 
 @torch.no_grad()
 def test_a_pixel_that_sees_two_surfaces_is_on_one_of_them_and_unsure():
-    raw = torch.zeros(1, 96, 2, 3)
+    raw = torch.zeros(1, 64, 2, 3), torch.zeros(1, 32, 2, 3)
     one, two = (with_peaks(*peaks).moments(raw) for peaks in ((2.0,), (2.0, 2.0, 6.0)))
     assert one.mean.shape == one.std.shape == (1, 1, 8, 12)
     torch.testing.assert_close(one.mean, torch.full_like(one.mean, 2.0), rtol=0.02, atol=0)

@@ -139,11 +139,12 @@ def test_every_architecture_is_what_a_round_and_the_runtimes_count_on():
     for name, spec in ARCHITECTURES.items():
         network = build_network(name, BINS).eval()
         with torch.inference_mode():
-            raw = network(torch.zeros(1, 3, 64, 96))
-            moments = network.moments(raw.clone())
+            images = torch.zeros(1, 3, 64, 96)
+            output, moments = network.output(network(images)), network.moments(network(images))
         height, width = 64 // network.output_scale, 96 // network.output_scale
-        assert raw.shape[2:] == (height, width)
-        assert raw.shape[1] >= (BINS.count if network.has_dpm else 1)
+        assert output.depth.shape == (1, 1, height, width)
+        if network.has_dpm:
+            assert output.logits.shape == (1, BINS.count, height, width)
         assert moments.mean.shape == moments.std.shape
         assert moments.mean.shape in ((1, 1, height, width), (1, 1, 64, 96))
         assert network.has_dpm == spec.has_dpm

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -120,21 +120,21 @@ class StudentNetwork(nn.Module, abc.ABC):
         self.bins = bins
 
     @abc.abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the raw output, (B, K, h, w), for normalised RGB, (B, 3, H, W).
+    def forward(self, x: Tensor) -> Any:
+        """Return the raw output for normalised RGB, (B, 3, H, W).
 
-        It is what `output` and `moments` read: most often logits, K = C or 1.
+        Whatever `output` and `moments` read; most often logits, (B, C or 1, h, w).
         """
 
     @abc.abstractmethod
-    def output(self, raw: Tensor) -> StudentOutput:
+    def output(self, raw: Any) -> StudentOutput:
         """Return depth and logits for a training objective, with gradients."""
 
     @abc.abstractmethod
-    def moments(self, raw: Tensor) -> Moments:
+    def moments(self, raw: Any) -> Moments:
         """Return depth and its spread, inside the depth range; for inference."""
 
-    def answer(self, raw: Tensor) -> Tensor:
+    def answer(self, raw: Any) -> Tensor:
         """Return the maps that an exported graph gives, (B, K, ...), for `moments_of`."""
         return torch.cat(self.moments(raw), dim=1)
 
@@ -191,7 +191,7 @@ class DpmNetwork(StudentNetwork):
     def classifier(self) -> nn.Conv2d:
         """The last convolution, which makes the logits; it has a bias."""
 
-    def output(self, raw: Tensor) -> StudentOutput:
+    def output(self, raw: Any) -> StudentOutput:
         """Return the DPM's expectation and its logits."""
         return StudentOutput(raw, partial(self._expectation, raw))
 
@@ -201,7 +201,7 @@ class DpmNetwork(StudentNetwork):
         # Not a convolution: autocast would run it, and so depth itself, in half precision.
         return (probabilities * self.centres.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
 
-    def moments(self, raw: Tensor) -> Moments:
+    def moments(self, raw: Any) -> Moments:
         """Return mean and standard deviation of the depth probability map.
 
         softmax(z) . c is computed as one matrix product over exp(z - max z): the three sums

@@ -13,6 +13,8 @@ Shapes: B batch, C bins, H and W the network's input, h = H/4 and w = W/4.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,8 +52,8 @@ _FIRST_SHARE = 2.0
 class EfficientNetStudent(FastStudent):
     """EfficientNet-Lite0 encoder, DPM at 1/4 resolution, depth at the input's resolution.
 
-    The raw output is what the two heads get, (B, 96, h, w): features and, behind them, the guide,
-    what the image looks like inside each cell.
+    The raw output is what its two heads get, which make the logits of the DPM and of the shares:
+    features, and the guide, what the image looks like inside each cell.
 
     Attributes:
         groups: of neighbouring bins, in which the main mode is looked for: 0 or 1, (K, C).
@@ -61,14 +63,10 @@ class EfficientNetStudent(FastStudent):
 
     def __init__(self, bins: DepthBins) -> None:
         super().__init__(bins, LITE0, _RETURNED)
-        self.guide = nn.Sequential(
-            ConvNormAct(3 * _SCALE**2, _GUIDE_CHANNELS, 1),
-            ConvNormAct(_GUIDE_CHANNELS, _GUIDE_CHANNELS, 3, groups=_GUIDE_CHANNELS),
-        )
-        self.shares = nn.Conv2d(HEAD_CHANNELS + _GUIDE_CHANNELS, len(_CELLS) * _SCALE**2, 1)
-        nn.init.normal_(self.shares.weight, std=0.01)
+        self.guide = ConvNormAct(3, _GUIDE_CHANNELS, _SCALE, stride=_SCALE, padding=0)
+        self.shares = _shares_layer(HEAD_CHANNELS)
+        self.guide_shares = _shares_layer(_GUIDE_CHANNELS)
         assert self.shares.bias is not None
-        nn.init.zeros_(self.shares.bias)
         nn.init.constant_(self.shares.bias[: _SCALE**2], _FIRST_SHARE)
         centres = bins.centres()
         number = ((centres / centres[0]).log() / _GROUP_STEP).long()
@@ -77,29 +75,28 @@ class EfficientNetStudent(FastStudent):
         self.group_count = len(groups)
         self.register_buffer("groups", groups, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the heads get, (B, 96, H/4, W/4).
+    def forward(self, x: Tensor) -> Any:  # a tuple
+        """Return what the heads get, (B, 64, H/4, W/4) and (B, 32, H/4, W/4).
 
         Args:
             x: normalised RGB, (B, 3, H, W), H and W multiples of 32.
         """
-        guide = self.guide(functional.pixel_unshuffle(x, _SCALE))
-        return torch.cat((self.features(x), guide), dim=1)
+        return self.features(x), self.guide(x)
 
-    def output(self, raw: Tensor) -> StudentOutput:
+    def output(self, raw: Any) -> StudentOutput:
         """Return the DPM's logits, its expectation, and that at the input's resolution."""
-        made = super().output(self._logits(raw))
+        made = super().output(self.head(raw[0]))
         return StudentOutput(
-            made.logits, lambda: made.depth, lambda: upsample(made.depth, self.shares(raw))
+            made.logits, lambda: made.depth, lambda: upsample(made.depth, self._shares(raw))
         )
 
-    def moments(self, raw: Tensor) -> Moments:
+    def moments(self, raw: Any) -> Moments:
         """Return depth and its spread at the input's resolution, (B, 1, H, W).
 
         A cell's depth is the mean over its DPM's main mode: where it sees two surfaces, it is on
         one of them and not between; where there is one mode, it is the mean.
         """
-        weights = self.weights(self._logits(raw))
+        weights = self.weights(self.head(raw[0]))
         sums = functional.conv2d(weights, self._kernel()[:, :, None, None])
         mass, moment, whole = sums.split((self.group_count, self.group_count, 3), dim=1)
         mode = self._main_mode(mass)
@@ -108,7 +105,7 @@ class EfficientNetStudent(FastStudent):
         total, first, second = whole.split(1, dim=1)
         mean, square = first / total, second / total
         spread = (square - 2 * depth * mean + depth * depth).clamp_min(0.0)  # E[(d - depth)^2]
-        maps = upsample(torch.cat((depth, depth * depth + spread), dim=1), self.shares(raw))
+        maps = upsample(torch.cat((depth, depth * depth + spread), dim=1), self._shares(raw))
         depth, square = maps.split(1, dim=1)
         std = (square - depth * depth).clamp_min(0.0).sqrt()
         return Moments(depth * self.centres[-1], std * self.centres[-1])
@@ -126,6 +123,12 @@ class EfficientNetStudent(FastStudent):
         below = low.cumsum(dim=1)  # connected is what has as many low masses below it
         return (1 - low) * (below == below.gather(1, top)).float()
 
+    def _shares(self, raw: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the logits of the shares, (B, 80, h, w)."""
+        features, guide = raw
+        shares: Tensor = self.shares(features) + self.guide_shares(guide)
+        return shares
+
     def _kernel(self) -> Tensor:
         """Return what weights are multiplied by for all these sums: (2 K + 3, C)."""
         return torch.cat((self.groups, self.groups * self.sums_kernel()[1], self.sums_kernel()))
@@ -133,9 +136,13 @@ class EfficientNetStudent(FastStudent):
     answer = StudentNetwork.answer  # a mode is no sum
     moments_of = StudentNetwork.moments_of
 
-    def _logits(self, raw: Tensor) -> Tensor:
-        logits: Tensor = self.head(raw[:, :HEAD_CHANNELS])
-        return logits
+
+def _shares_layer(channels: int) -> nn.Conv2d:
+    layer = nn.Conv2d(channels, len(_CELLS) * _SCALE**2, 1)
+    nn.init.normal_(layer.weight, std=0.01)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def upsample(values: Tensor, shares: Tensor) -> Tensor:

@@ -37,9 +37,11 @@ class ConvNormAct(nn.Module):
         dilation: int = 1,
         groups: int = 1,
         activation: bool = True,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
-        padding = dilation * (kernel - 1) // 2
+        if padding is None:
+            padding = dilation * (kernel - 1) // 2
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False
         )
