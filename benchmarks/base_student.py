@@ -1,9 +1,11 @@
 """Make the base student that ships with the package, and show what it is worth.
 
-    python benchmarks/base_student.py make --minutes 60 --output build/base
+    python benchmarks/base_student.py make --minutes 60 --output build/base --frames DIR ...
 
-renders random views of random worlds (in a process of its own), trains on them meanwhile and
-writes `student.safetensors` and `card.json`, at first after five minutes.
+renders random views of random worlds (in a process of its own), trains an encoder with ImageNet
+weights (imagenet_encoder.py) on them meanwhile, and on the real frames of RGB-D folders, and writes
+`student.safetensors` and `card.json`, at first after five minutes. To judge a base on a scene by
+scenes.py, make one without its frames.
 
     python benchmarks/base_student.py evaluate --frames ../shared/data/hololens
 
@@ -58,9 +60,10 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     add = command("make", make_base, 1, "render, train, write the student").add_argument
     add("--minutes", type=float, required=True, help="duration of the training")
     add("--output", type=Path, required=True, help="folder for the student")
+    add("--frames", type=Path, nargs="*", default=[], help="RGB-D folders of real frames")
     add("--cache", type=Path, help="folder for rendered views [OUTPUT/views]")
-    add("--worlds", type=int, default=400, help="worlds to train on [400]")
-    add("--views", type=int, default=32, help="views of each world [32]")
+    add("--worlds", type=int, default=600, help="worlds to train on [600]")
+    add("--views", type=int, default=12, help="views of each world [12]")
     add("--rate", type=float, default=4e-3, help="peak learning rate [4e-3]")
     add("--seed", type=int, default=0, help="seed of weights and draws [0]")
     add = command("evaluate", evaluate, 2, "the base on real frames, without training").add_argument
@@ -73,7 +76,8 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
 def make_base(options: argparse.Namespace) -> int:
     names = ("minutes", "worlds", "views", "seed", "output", "rate")
     cache = options.cache or options.output / "views"
-    make(Recipe(cache=cache, **{name: getattr(options, name) for name in names}), _say)
+    values = {name: getattr(options, name) for name in names}
+    make(Recipe(cache=cache, frames=tuple(options.frames), **values), _say)
     return 0
 
 

@@ -1,6 +1,9 @@
-"""The base student's training on random views of random worlds, one file a world.
+"""The base student's training: an encoder with ImageNet weights learns depth.
 
-Whenever it is stopped, its last snapshot is usable.
+Each batch mixes random views of random worlds, whose depth is exact, with real frames. The encoder
+moves at a small part of the rate, with the batch norms' statistics of ImageNet: what it knows of
+real pictures must not give way to synthetic ones. Whenever the training is stopped, its last
+snapshot is usable.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagenet_encoder
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,32 +29,33 @@ from random_world import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM, RandomisedWor
 from torch import Tensor
 
 from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.datasets import RgbdFolder
 from tiekd_ros.method.comparison import constant_predictor, mean_errors, student_predictor
 from tiekd_ros.method.losses import DistillationLoss, LossSettings
-from tiekd_ros.method.samples import AugmentSettings, Sample, augment, cell_depth, fit_sample
-from tiekd_ros.method.stepping import BadSteps, Stepper, average_batch_norms
+from tiekd_ros.method.samples import AugmentSettings, Sample, augment, fit_sample
+from tiekd_ros.method.stepping import BadSteps, Stepper, average_batch_norms, make_optimizer
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard, StudentStatus, save_student
-from tiekd_ros.student.networks import build_network
-from tiekd_ros.student.networks.mobilenetv2 import FastStudent
+from tiekd_ros.student.networks.efficientnet import EfficientNetStudent
 from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime, to_channels_last
 
+ARCHITECTURE = "efficientnet-lite0"
 CANONICAL_FOCAL_PX = 160.0
 BINS = DepthBins(count=257, min_depth_m=0.1, max_depth_m=12.0)
 SIZE = InputSize(height=160, width=224)
-SIZES = ((InputSize(height=96, width=128), 12), (SIZE, 4), (InputSize(height=224, width=320), 2))
+SIZES = ((InputSize(height=96, width=128), 8), (SIZE, 3), (InputSize(height=224, width=320), 2))
 """Input sizes with the images of a step: a step costs about the same time at each."""
-FIRST_SHARES, LAST_SHARES = (0.7, 0.25, 0.05), (0.15, 0.55, 0.3)
+FIRST_SHARES, LAST_SHARES = (1.0, 0.0, 0.0), (0.3, 0.45, 0.25)
 """How often each size is drawn at the start and at the end: small pictures teach much early."""
-AUGMENT = AugmentSettings(flip=0.5, zoom=1.25, brightness=0.2, gamma=0.2, colour=0.1)
+AUGMENT = AugmentSettings(flip=0.5, zoom=1.4, brightness=0.35, gamma=0.35, colour=0.15)
 LOSS = LossSettings()
 
 HELD_OUT_SEEDS, HELD_OUT_VIEWS = range(HELD_OUT_SEEDS_FROM, HELD_OUT_SEEDS_FROM + 12), 8
 FEWEST_WORLDS = 12  # training starts when so many are there
 WARM_UP = 0.04
-AVERAGE = 0.998  # of the weights, a step: about the last 500 steps
+AVERAGE = 0.995  # of the weights, a step: about the last 200 steps
 SNAPSHOT_EVERY_S = 300.0
 CLIP_NORM = 10.0
 
@@ -60,10 +65,10 @@ WIDTH, HEIGHT = 320, 224
 
 @dataclass(frozen=True)
 class StoredView:
-    """Image uint8 (224, 320, 3), depth float16 (224, 320) in metres, intrinsics."""
+    """Image uint8 (H, W, 3), depth (H, W) in metres, NaN = unknown, and intrinsics."""
 
     image: npt.NDArray[np.uint8]
-    depth: npt.NDArray[np.float16]
+    depth: npt.NDArray[np.floating[Any]]
     intrinsics: Intrinsics
 
     def canonical(self, size: InputSize) -> Sample:
@@ -113,6 +118,52 @@ def load_world(path: Path) -> list[StoredView]:
     ]
 
 
+def degrade(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Return a sample as a worse camera would have it: blurred, noisy, coded, grey, tilted."""
+    image, depth = sample.image, sample.depth
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
+    if rng.random() < 0.2:
+        image = cv2.filter2D(image, -1, _motion(rng.uniform(3, 7), rng.uniform(0, 180)))
+    if rng.random() < 0.4:
+        noisy = image + rng.normal(0, rng.uniform(2, 12), image.shape)
+        image = np.clip(noisy, 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 80))]
+        image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
+    if rng.random() < 0.1:
+        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    if rng.random() < 0.4:
+        height, width = depth.shape
+        middle = (width / 2 - 0.5, height / 2 - 0.5)
+        turn = cv2.getRotationMatrix2D(middle, rng.uniform(-8, 8), 1.0)
+        image = cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
+        depth = cv2.warpAffine(
+            depth, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=float("nan")
+        )
+    return replace(sample, image=image, depth=depth)
+
+
+def _motion(length: float, degrees: float) -> npt.NDArray[np.float32]:
+    """Return the kernel of a motion over so many pixels, in this direction."""
+    size = 2 * int(np.ceil(length / 2)) + 1
+    kernel = np.zeros((size, size), np.float32)
+    turned = np.deg2rad(degrees)
+    for step in np.linspace(-length / 2, length / 2, 8 * size):
+        row, column = size // 2 + step * np.sin(turned), size // 2 + step * np.cos(turned)
+        kernel[round(row), round(column)] = 1
+    return kernel / kernel.sum()
+
+
+def load_frames(folder: Path) -> list[StoredView]:
+    """Read the frames of an RGB-D folder; SystemExit where its camera's lens is not known."""
+    frames = RgbdFolder(folder)
+    lens = frames.intrinsics
+    if lens is None:
+        raise SystemExit(f"{folder} has no K.txt: depth of an unknown lens teaches no size")
+    return [StoredView(frames.image(i), frames.depth(i), lens) for i in range(len(frames))]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The settings of one run."""
@@ -123,7 +174,13 @@ class Recipe:
     seed: int
     output: Path
     cache: Path
+    frames: tuple[Path, ...] = ()
+    """RGB-D folders of real frames."""
+    real_share: float = 0.25
+    """Of the images of a batch; each folder gives as many as any other."""
     rate: float = 4e-3
+    encoder_rate: float = 0.1
+    """Of the encoder, as a part of `rate`."""
     weight_decay: float = 0.02
 
     @property
@@ -192,20 +249,19 @@ class _Run:
         self._pool.wait_for(min(FEWEST_WORLDS, recipe.worlds))
         paths = [world_file(recipe.cache, seed) for seed in HELD_OUT_SEEDS]
         self._held_out = [view.canonical(SIZE) for path in paths for view in load_world(path)]
-        card = StudentCard(bins=BINS, input_size=SIZE, target=LOSS.target_width)
-        self._network = build_network(card.architecture, BINS)
+        self._real = [load_frames(folder) for folder in recipe.frames]
+        network = EfficientNetStudent(BINS)
+        network.backbone.load_state_dict(imagenet_encoder.load())
+        self._network = network
         to_channels_last(self._network)
         self._average = copy.deepcopy(self._network)
         objective = DistillationLoss(BINS, LOSS)
-        optimizer = torch.optim.AdamW(
-            self._network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay
-        )
         self._stepper = Stepper(
             self._network,
-            optimizer,
+            make_optimizer(network, recipe.rate, recipe.weight_decay, recipe.encoder_rate),
             lambda raw, depth: objective(self._network.output(raw), depth),
             clip_norm=CLIP_NORM,
-            frozen=False,
+            frozen=network.backbone,
         )
         self._bad = BadSteps()
         self._step, self._start = 0, time.monotonic()
@@ -252,12 +308,17 @@ class _Run:
     def _draw(self, done: float) -> tuple[Tensor, Tensor]:
         shares = (1 - done) * np.array(FIRST_SHARES) + done * np.array(LAST_SHARES)
         size, batch = SIZES[int(self._rng.choice(len(SIZES), p=shares))]
-        chosen = self._rng.integers(len(self._pool.views), size=batch)
-        views = [self._pool.views[i].canonical(size) for i in chosen]
-        samples = [augment(view, AUGMENT, self._rng) for view in views]
+        samples = [self._draw_one(size) for _ in range(batch)]
         images = torch.from_numpy(np.stack([s.image for s in samples]))
         depth = torch.from_numpy(np.stack([s.depth for s in samples]))
-        return normalise(images), cell_depth(depth[:, None], FastStudent.output_scale)
+        return normalise(images), depth[:, None]
+
+    def _draw_one(self, size: InputSize) -> Sample:
+        views = self._pool.views
+        if self._real and self._rng.random() < self._recipe.real_share:
+            views = self._real[self._rng.integers(len(self._real))]
+        view = views[self._rng.integers(len(views))]
+        return degrade(augment(view.canonical(size), AUGMENT, self._rng), self._rng)
 
     def _start_from_histogram(self) -> None:
         depth = np.concatenate([self._draw(0.5)[1].numpy().ravel() for _ in range(30)])
@@ -278,7 +339,8 @@ class _Run:
         """Write the averaged weights, their batch norms measured anew, with their score."""
         network = copy.deepcopy(self._average)
         batches = 100 if is_last else 30
-        average_batch_norms(network, (self._draw(1.0)[0] for _ in range(batches)))
+        draws = (self._draw(1.0)[0] for _ in range(batches))
+        average_batch_norms(network, draws, network.backbone)
         network.eval()
         card = self._card(elapsed, is_last)
         student = Student(card, network)
@@ -290,6 +352,12 @@ class _Run:
         recipe = self._recipe
         training: dict[str, Any] = {
             "script": "benchmarks/base_student.py make",
+            "encoder": f"ImageNet, {imagenet_encoder.PACKAGE} (PyPI), Apache-2.0",
+            "real_frames": {
+                folder.name: len(views)
+                for folder, views in zip(recipe.frames, self._real, strict=True)
+            },
+            "real_share": recipe.real_share if self._real else 0.0,
             "canonical_focal_px": CANONICAL_FOCAL_PX,
             "world_seeds": [recipe.seeds[0], recipe.seeds[0] + self._pool.worlds - 1],
             "worlds": self._pool.worlds,
@@ -300,21 +368,23 @@ class _Run:
             "complete": is_last,
             "seed": recipe.seed,
             "peak_rate": recipe.rate,
+            "encoder_rate": recipe.encoder_rate,
             "threads": torch.get_num_threads(),
         }
         return StudentCard(
             bins=BINS,
             input_size=SIZE,
+            architecture=ARCHITECTURE,
             target=LOSS.target_width,
             focal_px=(CANONICAL_FOCAL_PX, CANONICAL_FOCAL_PX),
             version="base",
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             status=StudentStatus.BASE,
             reason=(
-                "a start for distillation, trained on synthetic rooms; no depth model for the "
-                "real world, and never live before a round's gate has passed what came of it"
+                "a start for distillation; never live before a gate has passed what came of it: "
+                "the base calibrated to the first labels of a place, or a student trained on them"
             ),
-            teacher="exact depth of synthetic worlds",
+            teacher="exact depth of synthetic worlds, recorded depth of real frames",
             frames={"train": len(self._pool.views), "held_out": len(self._held_out)},
             training=training,
         )

@@ -135,7 +135,7 @@ def test_a_skipped_step_leaves_batch_norms_as_they_were(poison):
     objective = make_objective(BINS, LossSettings())
     stepper = Stepper(
         student, optimizer, lambda raw, d: objective(student.output(raw), d),
-        clip_norm=10.0, frozen=False,
+        clip_norm=10.0, frozen=None,
     )  # fmt: skip
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     depth = torch.full((2, 1, 16, 16), 2.0)

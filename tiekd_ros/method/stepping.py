@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,16 +39,26 @@ def restore_norms(statistics: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 
 @torch.no_grad()
-def average_batch_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
+def average_batch_norms(
+    network: nn.Module, batches: Iterable[Tensor], frozen: nn.Module | None = None
+) -> None:
     """Replace the running statistics by their average over these batches of images.
 
     Where batches are small, an exponential average would remember the last few only.
+
+    Args:
+        network: is left in training mode.
+        batches: normalised images, (B, 3, H, W).
+        frozen: a part of the network whose batch norms stay as they are.
     """
-    norms = batch_norms(network)
+    kept = [] if frozen is None else batch_norms(frozen)
+    norms = [norm for norm in batch_norms(network) if norm not in kept]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
     network.train()
+    for norm in kept:
+        norm.eval()
     for images in batches:
         network(images)
     for norm in norms:
@@ -75,10 +85,10 @@ class Stepper:
 
     Attributes:
         network: what is called with a batch; it may wrap the network for several processes.
-        optimizer: its learning rate is set at every step.
+        optimizer: its learning rates are set at every step, see `make_optimizer`.
         loss: takes the network's raw output and the teacher's depth.
         clip_norm: gradients are clipped to this norm.
-        frozen: keep batch norms' statistics as they are.
+        frozen: the part of the network whose batch norms keep their statistics, if any.
         everywhere: whether something that holds here holds in all processes that share the
             batch; they have to do or skip a step together.
     """
@@ -88,7 +98,7 @@ class Stepper:
     loss: Callable[[Tensor, Tensor], LossParts]
     _: KW_ONLY
     clip_norm: float
-    frozen: bool
+    frozen: nn.Module | None
     everywhere: Callable[[Tensor], bool] = bool
 
     def step(self, images: Tensor, depth: Tensor, rate: float) -> Step | None:
@@ -102,12 +112,12 @@ class Stepper:
             rate: learning rate.
         """
         self.network.train()
-        if self.frozen:
-            freeze_batch_norms(self.network)
+        if self.frozen is not None:
+            freeze_batch_norms(self.frozen)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get(_SHARE, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        statistics = [] if self.frozen else norm_statistics(self.network)
+        statistics = [] if self.frozen is self.network else norm_statistics(self.network)
         parts = self.loss(self.network(images), depth)  # in here they change
         if not self.everywhere(torch.isfinite(parts.total)):
             restore_norms(statistics)
@@ -121,12 +131,30 @@ class Stepper:
         return Step(LossParts(*(part.detach() for part in parts)), norm.detach())
 
 
-def make_optimizer(network: nn.Module, rate: float, weight_decay: float) -> torch.optim.Optimizer:
+_SHARE = "rate_share"
+
+
+def make_optimizer(
+    network: nn.Module, rate: float, weight_decay: float, backbone_share: float = 1.0
+) -> torch.optim.Optimizer:
     """Return AdamW for all of a network, where torch can with all parameters in one go.
 
     Parameter by parameter, AdamW takes five times as long on a CPU, a twentieth of a step.
+
+    Args:
+        network: one with a submodule `backbone`, where that learns at another rate.
+        rate: the learning rate.
+        weight_decay: AdamW's.
+        backbone_share: of the learning rate, that of the backbone.
     """
-    parameters = list(network.parameters())
+    parameters: Any = list(network.parameters())
+    if backbone_share != 1.0:
+        slow = list(network.get_submodule("backbone").parameters())
+        known = {id(parameter) for parameter in slow}
+        parameters = [
+            {"params": [p for p in parameters if id(p) not in known]},
+            {"params": slow, _SHARE: backbone_share},
+        ]
     try:
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
     except RuntimeError:  # before torch 2.4 there was none for a CPU

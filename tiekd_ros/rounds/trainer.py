@@ -227,7 +227,11 @@ class Trainer:
         self._objective = make_objective(network.bins, loss, has_dpm=network.has_dpm)
         clip = settings.clip_norm
         self._stepper = Stepper(
-            self.network, optimizer, self._loss, clip_norm=clip, frozen=self._frozen
+            self.network,
+            optimizer,
+            self._loss,
+            clip_norm=clip,
+            frozen=self.network if self._frozen else None,
         )
         if not has_parent:
             start_from_label_histogram(network, [s.depth for s in samples])

@@ -110,7 +110,7 @@ def make_stepper(
         optimizer,
         loss,
         clip_norm=plan.train.clip_norm,
-        frozen=plan.train.batch_norm == "frozen",
+        frozen=network if plan.train.batch_norm == "frozen" else None,
         everywhere=everywhere,
     )
 
