@@ -41,18 +41,15 @@ from tiekd_ros.method.first_student import (
     RANDOM_START,
     STARTS,
     StudentSettings,
-    first_bins,
     first_input_size,
     first_student,
-    median_focal,
 )
 from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.metrics import best_constant, boundary_errors, depth_metrics
 from tiekd_ros.method.samples import AugmentSettings, Sample, fit_sample
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
-from tiekd_ros.student.base_student import start_from_base
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.checkpoint import Student, StudentCard, load_student
+from tiekd_ros.student.checkpoint import Student, load_student
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 SPLITS = ("blocks", "later")
@@ -196,12 +193,8 @@ def starting_student(samples: Sequence[Sample], settings: StudentSettings, start
     if start in STARTS:
         return first_student(samples, size, replace(settings, start=start), target)
     base = load_student(Path(start))
-    focal = median_focal(samples)
-    focal_px = None if focal is None else (focal[0] * focal[1]) ** 0.5
-    bins = first_bins([s.depth for s in samples], settings)
-    network = start_from_base(bins, size, focal_px, base)
-    card = StudentCard(bins, size, architecture=base.card.architecture, target=target)
-    return Student(replace(card, training={"start": BASE_START}), network)
+    settings = replace(settings, start=BASE_START, architecture=base.card.architecture)
+    return first_student(samples, size, settings, target, base)
 
 
 def judge(student: Student, frames: Sequence[Frame]) -> dict[str, float]:

@@ -177,3 +177,23 @@ def test_the_focal_length_is_that_of_the_samples():
     )
     common = (far > 0.5) & (far < 10.0)
     assert (far / near)[common].median() == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_focal_length_that_is_wrong_or_not_known_changes_neither_depth_nor_start():
+    train, _ = unseen()
+    settings, target = StudentSettings(max_depth_m=20.0), LossSettings().target_width
+    camera = train[0].intrinsics
+    twice = Intrinsics(2 * camera.fx, 2 * camera.fy, camera.cx, camera.cy)
+    right, wrong, unknown = (
+        first_student([Sample(s.image, s.depth, known) for s in train], SIZE, settings, target)
+        for known in (camera, twice, None)
+    )
+    wanted = depth_of(right.network)
+    common = (wanted > 0.5) & (wanted < 10.0)
+    for other in (wrong, unknown):
+        ratio = depth_of(other.network) / wanted
+        assert (ratio[common] - 1).abs().median() < SCALE_TOLERANCE
+    assert wrong.card.training["scale"] < 0.6 * right.card.training["scale"]
+    assert (wrong.card.training["focal_px_known"], unknown.card.training["focal_px_known"]) == (
+        True, False,
+    )  # fmt: skip

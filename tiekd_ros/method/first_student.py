@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,16 +11,25 @@ import torch
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.method.samples import Sample
+from tiekd_ros.method.calibration import fit_calibration
+from tiekd_ros.method.samples import Sample, spread
 from tiekd_ros.student.architecture import InputSize, StudentNetwork
-from tiekd_ros.student.base_student import start_from_base
+from tiekd_ros.student.base_student import (
+    Calibration,
+    depth_scale,
+    load_base,
+    start_from_base,
+)
 from tiekd_ros.student.bins import LOG, UNIFORM, DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard, TargetWidth
 from tiekd_ros.student.networks import ARCHITECTURES, DEFAULT_ARCHITECTURE, build_network
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 BASE_START, RANDOM_START = "base", "random"
 STARTS = (BASE_START, RANDOM_START)
 _RANGES_M = (10.0, 20.0, 40.0, 80.0, 200.0)
+_CALIBRATION_FRAMES = 24
+"""Training frames, of a first round's, that its base is calibrated to."""
 
 
 @dataclass(frozen=True)
@@ -96,31 +105,95 @@ def median_focal(samples: Sequence[Sample]) -> tuple[float, float] | None:
 
 
 def first_student(
-    samples: Sequence[Sample], size: InputSize, settings: StudentSettings, target: TargetWidth
+    samples: Sequence[Sample],
+    size: InputSize,
+    settings: StudentSettings,
+    target: TargetWidth,
+    base: Student | None = None,
 ) -> Student:
     """Return the student that a first round trains; its card's `training` says the start.
 
+    A base is calibrated to the frames first, so that a focal length that is wrong or not known
+    does no harm.
+
     Args:
-        samples: the training frames; they give the depth range and the focal length.
+        samples: the training frames in the order of time; they give range and focal length.
         size: the network's input size, that of the samples.
         settings: bins and start.
         target: how wide the target of the training is.
+        base: another base than the one that ships.
 
     Raises:
         RoundRefusedError: no sample has a pixel of known depth.
         CheckpointError: the base student that ships is missing or damaged.
     """
     bins = first_bins([s.depth for s in samples], settings)
-    start = settings.weights
-    network = first_network(settings.architecture, bins, size, start, median_focal(samples))
-    card = StudentCard(
-        bins=bins,
-        input_size=size,
-        architecture=settings.architecture,
-        target=target,
-        training={"start": start},
-    )
-    return Student(card, network)
+    if base is None and settings.weights != BASE_START:
+        network = build_network(settings.architecture, bins)
+        random = {"start": RANDOM_START}
+        card = StudentCard(bins, size, settings.architecture, target, training=random)
+        return Student(card, network)
+    base = base or load_base(settings.architecture)
+    focal = median_focal(samples)
+    few = spread(samples, _CALIBRATION_FRAMES)
+    calibration = fit_calibration(list(base_depths(base, few, size, focal)), [s.depth for s in few])
+    return calibrated_student(base, calibration, bins, size, focal, target)
+
+
+def base_depths(
+    base: Student,
+    samples: Sequence[Sample],
+    size: InputSize,
+    focal_px: tuple[float, float] | None,
+) -> Iterator[DepthMap]:
+    """Yield what a base says of each sample, (Hn, Wn) in metres of the samples' camera.
+
+    Args:
+        base: as it ships, for its own camera and range.
+        samples: frames at the network's input size.
+        size: that size.
+        focal_px: focal lengths (fx, fy) at it; None = not known, the base's own are assumed.
+    """
+    scale = 1.0 if focal_px is None else depth_scale(base.card, size, mean_focal(focal_px))
+    runtime = TorchRuntime(replace(base, card=replace(base.card, input_size=size)))
+    for sample in samples:
+        said = runtime.predict(sample.image, confidence=False).depth
+        yield (scale * said).astype(np.float32)
+
+
+def calibrated_student(
+    base: Student,
+    calibration: Calibration,
+    bins: DepthBins,
+    size: InputSize,
+    focal_px: tuple[float, float] | None,
+    target: TargetWidth,
+) -> Student:
+    """Return a first student that is a base with other bins and two numbers, untrained.
+
+    Args:
+        base: what it starts from.
+        calibration: of what `base_depths` gives with these focal lengths.
+        bins: of the new student.
+        size: its input size.
+        focal_px: focal lengths (fx, fy) of its camera at that size, None = not known.
+        target: how wide the target of its training is.
+    """
+    focal = None if focal_px is None else mean_focal(focal_px)
+    network = start_from_base(bins, size, focal, base, calibration=calibration)
+    training = {
+        "start": BASE_START,
+        "scale": round(calibration.scale, 4),
+        "exponent": round(calibration.exponent, 4),
+        "focal_px_known": focal_px is not None,
+    }
+    architecture = base.card.architecture
+    return Student(StudentCard(bins, size, architecture, target, training=training), network)
+
+
+def mean_focal(focal_px: tuple[float, float]) -> float:
+    """Return the one focal length that stands for (fx, fy)."""
+    return float((focal_px[0] * focal_px[1]) ** 0.5)
 
 
 def first_network(
@@ -141,7 +214,7 @@ def first_network(
     """
     if start != BASE_START:
         return build_network(architecture, bins)
-    focal = None if focal_px is None else (focal_px[0] * focal_px[1]) ** 0.5
+    focal = None if focal_px is None else mean_focal(focal_px)
     return start_from_base(bins, size, focal, architecture=architecture)
 
 

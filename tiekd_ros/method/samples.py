@@ -5,7 +5,9 @@ Shapes: B batch, Hn and Wn the network's input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +20,8 @@ from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.preprocessing import resize_image
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ def fit_sample(
         depth, (size.width, size.height), interpolation=cv2.INTER_NEAREST_EXACT
     )
     return Sample(resize_image(image, size), fitted, intrinsics)
+
+
+def spread(items: Sequence[_T], most: int) -> list[_T]:
+    """Return at most so many of the items, evenly spread over all of them, in their order."""
+    count = min(most, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 
 
 def augment(sample: Sample, settings: AugmentSettings, rng: np.random.Generator) -> Sample:
