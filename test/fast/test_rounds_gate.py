@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from helpers.frames import samples
 from helpers.students import BINS, small_student
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import BadDepthError, InvalidSettingError, RoundRefusedError
+from tiekd_ros.core.settings import Settings
+from tiekd_ros.framelog import LabelledSpan
 from tiekd_ros.method.comparison import PairedErrors, compare, constant_predictor, student_predictor
 from tiekd_ros.method.first_student import (
     StudentSettings,
@@ -25,8 +28,14 @@ from tiekd_ros.method.samples import Sample
 from tiekd_ros.rounds.canary import CanarySettings, judge_canary
 from tiekd_ros.rounds.gate import GateSettings, judge_against_incumbent, judge_first
 from tiekd_ros.rounds.plan import RoundPlan, RoundSettings, check_enough, choose_frames
-from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
-from tiekd_ros.rounds.triggers import TriggerFacts, automatic_triggers, due_reason
+from tiekd_ros.rounds.round_log import (
+    CanaryRecord,
+    CanaryState,
+    RoundKind,
+    RoundRecord,
+    RoundState,
+)
+from tiekd_ros.rounds.triggers import DueRound, TriggerFacts, automatic_triggers, due_round
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
@@ -254,20 +263,57 @@ def test_a_record_with_the_names_of_before_is_read():
     assert RoundRecord.from_json(record.to_json()) == record
 
 
+def facts(plan: RoundPlan, **known: Any) -> TriggerFacts:
+    """Return facts of a companion with a student; what is not given must not be read."""
+
+    def unread() -> Any:
+        raise AssertionError("read without need")
+
+    read = dict.fromkeys(("new_labels", "labelled", "last_calibration"), unread)
+    return TriggerFacts(**{"now_s": 0.0, "plan": plan, "has_student": True, **read, **known})
+
+
 def test_a_period_starts_a_round_once_with_enough_new_labels():
     triggers = automatic_triggers(0.0)
-    settings = RoundSettings(period_s=10.0, min_new_labels=5)
 
-    def due(now_s: float, labels: int) -> str | None:
-        return due_reason(triggers, TriggerFacts(now_s, settings, lambda: labels))
+    def due(now_s: float, labels: int, period_s: float = 10.0) -> str | None:
+        plan = RoundPlan(distill=RoundSettings(period_s=period_s, min_new_labels=5))
+        found = due_round(triggers, facts(plan, now_s=now_s, new_labels=lambda: labels))
+        return None if found is None else found.reason
 
     assert due(9.9, 5) is None
     assert due(10.0, 4) is None  # over without enough of them: it begins anew
     assert due(19.9, 5) is None
     assert due(20.0, 5) == "period: 5 new labels"
     assert due(21.0, 5) is None
-    triggers[0].on_start(25.0)  # by a call, for instance
+    for trigger in triggers:
+        trigger.on_start(25.0)  # by a call, for instance
     assert due(34.9, 9) is None
     assert due(35.0, 9) == "period: 9 new labels"
-    facts = TriggerFacts(1e9, RoundSettings(period_s=0.0), lambda: 10**6)
-    assert due_reason(automatic_triggers(0.0), facts) is None
+    assert due(1e9, 10**6, period_s=0.0) is None
+
+
+def test_the_first_labels_start_a_calibration_and_after_a_refusal_twice_as_many():
+    triggers = automatic_triggers(0.0)
+    before: RoundRecord | None = None
+
+    def due(labels: int, seconds: float = 10.0, **groups: Settings) -> DueRound | None:
+        known = facts(
+            RoundPlan(**groups),
+            has_student=False,
+            labelled=lambda: LabelledSpan(labels, seconds),
+            last_calibration=lambda: before,
+        )
+        return due_round(triggers, known)
+
+    assert due(11) is None
+    assert due(12, seconds=3.0) is None  # one view
+    assert due(12) == (RoundKind.CALIBRATION, "first labels: 12")
+    assert due(12) is not None  # until one was tried
+    assert due(500, distill=RoundSettings(first_labels=0)) is None
+    assert due(500, student=StudentSettings(start="random")) is None
+    assert due(5, distill=RoundSettings(first_labels=5)) is not None
+    before = RoundRecord(1, kind=RoundKind.CALIBRATION, state=RoundState.REFUSED, labels=14)
+    assert due(27) is None
+    assert due(28) is not None
+    assert due_round(triggers, facts(RoundPlan())) is None  # asks for nothing

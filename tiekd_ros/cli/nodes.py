@@ -79,7 +79,8 @@ def up(given: dict[str, str]) -> None:
     """Run the nodes, as `ros2 launch tiekd_ros depth.launch.py` does, until Ctrl-C.
 
     Subscribe to /tiekd/depth for depth in metres. Until a student has been accepted, depth
-    stays silent: log frames with a teacher and call /tiekd/distill.
+    stays silent: the first comes by itself with a teacher's first labels, a better one when
+    /tiekd/distill is called.
     """
     supervisor.require_ros()
     supervisor.prepare_environment()

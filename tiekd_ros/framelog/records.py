@@ -6,7 +6,7 @@ import dataclasses
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +134,14 @@ class LoggedFrame:
     intrinsics: Intrinsics | None
     invalid_mask_png: bytes | None = None
     """The mask of what the camera did not see, 1-bit PNG; None = it saw all."""
+
+
+class LabelledSpan(NamedTuple):
+    """How many frames have a label, and how long a time they cover."""
+
+    frames: int
+    seconds: float
+    """From the stamp of the first to that of the last."""
 
 
 @dataclass(frozen=True)

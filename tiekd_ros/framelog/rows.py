@@ -23,6 +23,7 @@ from tiekd_ros.framelog.records import (
     LOGGED,
     REJECTED,
     TRAIN,
+    LabelledSpan,
     LoggedFrame,
     Observation,
     Split,
@@ -210,6 +211,14 @@ def read_labelled_ids(
     values = {"split": split, "after_id": after_id}
     rows = connection.execute(f"{query} ORDER BY stamp_ns, id", values)
     return [int(row[0]) for row in rows]
+
+
+def read_labelled_span(connection: sqlite3.Connection) -> LabelledSpan:
+    """Count the labelled frames, and return how long a time they cover."""
+    number, first, last = connection.execute(
+        "SELECT COUNT(*), MIN(stamp_ns), MAX(stamp_ns) FROM frames WHERE state = 'labelled'"
+    ).fetchone()
+    return LabelledSpan(number, 1e-9 * (last - first) if number else 0.0)
 
 
 def read_labelled(connection: sqlite3.Connection, frame_id: int) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ from tiekd_ros.framelog.novelty import NoRoomError, NoveltyIndex
 from tiekd_ros.framelog.policy import SplitRule, measure_image, read_rule
 from tiekd_ros.framelog.records import (
     AddResult,
+    LabelledSpan,
     LoggedFrame,
     Observation,
     Split,
@@ -40,6 +41,7 @@ from tiekd_ros.framelog.rows import (
     intrinsics_of,
     read_labelled,
     read_labelled_ids,
+    read_labelled_span,
     read_newest_labels,
     read_waiting,
     write_label,
@@ -172,6 +174,11 @@ class FrameStore(Closing):
         """
         with self._db.read() as connection:
             return read_labelled_ids(connection, split, after_id)
+
+    def labelled_span(self) -> LabelledSpan:
+        """Return how many frames have a label, and how long a time they cover."""
+        with self._db.read() as connection:
+            return read_labelled_span(connection)
 
     def load(self, frame_id: int) -> TrainingFrame:
         """Read a labelled frame.

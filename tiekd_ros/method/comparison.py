@@ -48,6 +48,12 @@ class PairedErrors:
     def __len__(self) -> int:
         return len(self.candidate)
 
+    def __add__(self, other: PairedErrors) -> PairedErrors:
+        """Return the errors of both, as of one comparison."""
+        return PairedErrors(
+            [*self.candidate, *other.candidate], [*self.reference, *other.reference]
+        )
+
     @cached_property
     def candidate_mean(self) -> DepthMetrics:
         """The candidate's mean over the frames; BadDepthError where there is none."""

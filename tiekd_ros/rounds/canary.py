@@ -14,11 +14,10 @@ import numpy as np
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.framelog import FrameStore
 from tiekd_ros.method.comparison import PairedErrors, compare, student_predictor
 from tiekd_ros.method.metrics import DepthMetrics
 from tiekd_ros.rounds import Emit, WorkerEvent
-from tiekd_ros.rounds.data import FrameReader
+from tiekd_ros.rounds.data import open_frames
 from tiekd_ros.rounds.round_log import RoundLog
 from tiekd_ros.rounds.trainer import Pause, no_pause
 from tiekd_ros.student.registry import StudentRegistry
@@ -116,8 +115,7 @@ def evaluate_canary(
         TorchRuntime(registry.load(version))
         for version in (record.version, record.canary.predecessor)
     )
-    with FrameStore(state.frames, read_only=True) as store:
-        reader = FrameReader(store, student.card.input_size)
+    with open_frames(state, student.card.input_size, None, emit) as (store, reader):
         newest_first = reversed(store.labelled_ids(after_id=record.canary.after_id))
         errors = compare(
             student_predictor(student),
@@ -127,8 +125,6 @@ def evaluate_canary(
             most=settings.frames,
             on_frame=lambda done: pause(),
         )
-    if reader.bad_ids:
-        emit({"event": WorkerEvent.UNDECODABLE, "ids": reader.bad_ids})
     if len(errors) < settings.frames:
         emit({"event": WorkerEvent.RESULT, "frames": len(errors)})
         return

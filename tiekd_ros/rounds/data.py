@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore, UndecodableFrameError, UnknownFrameError
 from tiekd_ros.method.first_student import StudentSettings, first_input_size
 from tiekd_ros.method.samples import Sample, fit_sample
+from tiekd_ros.rounds import Emit, WorkerEvent
 from tiekd_ros.student.architecture import InputSize
 
 _LOG = logging.getLogger(__name__)
@@ -46,3 +49,25 @@ class FrameReader:
                 height, width = frame.image.shape[:2]
                 self.size = first_input_size(height, width, self._settings)
             yield frame_id, fit_sample(frame.image, frame.depth, frame.intrinsics, self.size)
+
+
+@contextmanager
+def open_frames(
+    state: StateFolder, size: InputSize | None, settings: StudentSettings | None, emit: Emit
+) -> Iterator[tuple[FrameStore, FrameReader]]:
+    """Open the frame log of a state folder and a reader of it; arguments as for `FrameReader`.
+
+    Damaged frames that it comes upon are named in an `undecodable` event, whatever else happens.
+    """
+    with FrameStore(state.frames, read_only=True) as store:
+        reader = FrameReader(store, size, settings)
+        try:
+            yield store, reader
+        finally:
+            if reader.bad_ids:
+                emit({"event": WorkerEvent.UNDECODABLE, "ids": reader.bad_ids})
+
+
+def teachers_of(store: FrameStore) -> str:
+    """Return who made the labels of a frame log, for a card."""
+    return ", ".join(sorted(store.stats().teachers))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.settings import SettingGroups, Settings, setting
-from tiekd_ros.method.first_student import StudentSettings
+from tiekd_ros.method.first_student import BASE_START, StudentSettings
 from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.samples import AugmentSettings
 from tiekd_ros.rounds.canary import CanarySettings
@@ -26,6 +26,13 @@ class RoundSettings(Settings):
     )
     min_held_out: int = setting(
         4, "labelled held-out frames before a round can start", minimum=1, maximum=10**6
+    )
+    first_labels: int = setting(
+        12,
+        "labelled frames after which the base student, calibrated to them, is tried as a first "
+        "student; 0 = never",
+        minimum=0,
+        maximum=10**6,
     )
     period_s: float = setting(
         0.0,
@@ -54,6 +61,35 @@ def check_enough(train: int, held_out: int, settings: RoundSettings) -> None:
             f"too few labelled frames: {train} for training (need {settings.min_frames}), "
             f"{held_out} held out (need {settings.min_held_out}); keep the camera moving and the "
             "teacher running, then call again"
+        )
+
+
+_LEAST_CALIBRATED = 4  # two halves of two frames
+
+
+def check_calibration(frames: int, live: str | None, settings: StudentSettings) -> None:
+    """Refuse a calibration of the base student where it cannot be or is not needed.
+
+    Args:
+        frames: with a label.
+        live: the live student.
+        settings: of a first student.
+
+    Raises:
+        RoundRefusedError: a student is live, no first student starts from a base, or there are
+            too few frames to fit to some and to judge by others.
+    """
+    if live is not None:
+        raise RoundRefusedError(f"student {live} is live, and the base is for the time before one")
+    if settings.weights != BASE_START:
+        raise RoundRefusedError(
+            f"there is no base student to calibrate: student.start is {settings.start}, and the "
+            f"architecture {settings.architecture}"
+        )
+    if frames < _LEAST_CALIBRATED:
+        raise RoundRefusedError(
+            f"too few frames with a label of known depth: {frames}, and a calibration needs "
+            f"{_LEAST_CALIBRATED}; keep the camera moving and the teacher running"
         )
 
 

@@ -15,17 +15,19 @@ from tiekd_ros.method.first_student import RANDOM_START, first_student, median_f
 from tiekd_ros.method.losses import describe_unknown
 from tiekd_ros.method.samples import Sample
 from tiekd_ros.rounds import Emit, WorkerEvent
-from tiekd_ros.rounds.data import FrameReader
+from tiekd_ros.rounds.data import FrameReader, open_frames, teachers_of
 from tiekd_ros.rounds.gate import GateVerdict, judge_against_incumbent, judge_first
 from tiekd_ros.rounds.plan import RoundPlan, check_enough, choose_frames
 from tiekd_ros.rounds.trainer import Pause, Trainer, TrainResult, no_pause
 from tiekd_ros.student.architecture import InputSize
-from tiekd_ros.student.checkpoint import Student, StudentCard, StudentStatus
+from tiekd_ros.student.checkpoint import Student, StudentStatus
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 _REPORT_EVERY_S = 0.5
 _PARENT_START = "parent"
+CALIBRATED_START = "calibrated base"
+"""The start, in its card, of a student that is a calibrated base and was not trained."""
 
 
 @dataclass(frozen=True)
@@ -62,38 +64,96 @@ def run_round(
     registry = StudentRegistry(state.students)
     live = registry.live()
     incumbent = registry.load(live) if live is not None else None
-    data = _load(state, plan, incumbent, emit)
-    student = _start_from(incumbent, data, plan)
+    parent = _parent_of_candidate(incumbent)
+    data = _load(state, plan, parent, emit)
+    student = _start_from(parent, data, plan)
     emit({"event": WorkerEvent.STAGE, "stage": "training", "frames": len(data.train)})
     result = _train(student, data, plan, emit, pause)
     emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": len(data.held_out)})
     verdict = _judge(student, incumbent, data.held_out, plan, emit, pause)
-    final = _final_card(student.card, number, data, result, verdict)
-    card = registry.add(Student(final, student.network))
+    training = {**student.card.training, **asdict(result), "frame_ids": data.train_ids}
+    card = replace(
+        student.card,
+        parent=live,
+        round=number,
+        teacher=data.teacher,
+        focal_px=median_focal(data.train),
+        frames={"train": len(data.train), "held_out": len(data.held_out)},
+        training=training,
+    )
+    store_judged(
+        registry,
+        Student(card, student.network),
+        verdict,
+        emit,
+        train_ids=data.train_ids,
+        steps=result.steps,
+        train_seconds=round(result.seconds, 2),
+    )
+
+
+def store_judged(
+    registry: StudentRegistry,
+    candidate: Student,
+    verdict: GateVerdict,
+    emit: Emit,
+    *,
+    train_ids: Sequence[int] = (),
+    **more: float,
+) -> None:
+    """Store a candidate with its verdict, and emit the round's result.
+
+    Args:
+        registry: gets the candidate as a new version.
+        candidate: its card says all but the verdict.
+        verdict: of the gate.
+        emit: receives the result event.
+        train_ids: the frames that it was trained on.
+        more: values of the result beside these.
+    """
+    judged = replace(
+        candidate.card,
+        version="",
+        created="",
+        status=StudentStatus.ACCEPTED if verdict.accepted else StudentStatus.REFUSED,
+        reason=verdict.reason,
+        scores={
+            "baseline": verdict.baseline,
+            "before": verdict.before.as_dict(),
+            "after": verdict.after.as_dict(),
+        },
+    )
+    card = registry.add(Student(judged, candidate.network))
     emit(
         {
             "event": WorkerEvent.RESULT,
             "version": card.version,
             "parent": card.parent,
             **asdict(verdict),
-            "train_frames": len(data.train),
-            "held_out_frames": len(data.held_out),
-            "train_ids": data.train_ids,
-            "steps": result.steps,
-            "train_seconds": round(result.seconds, 2),
+            "train_frames": card.frames["train"],
+            "held_out_frames": card.frames["held_out"],
+            "train_ids": list(train_ids),
+            "train_seconds": 0.0,
+            **more,
         }
     )
 
 
-def _load(state: StateFolder, plan: RoundPlan, incumbent: Student | None, emit: Emit) -> RoundData:
-    with FrameStore(state.frames, read_only=True) as store:
-        size = incumbent.card.input_size if incumbent is not None else None
-        reader = FrameReader(store, size, plan.student)
-        try:
-            return load_frames(store, reader, plan)
-        finally:
-            if reader.bad_ids:
-                emit({"event": WorkerEvent.UNDECODABLE, "ids": reader.bad_ids})
+def _load(state: StateFolder, plan: RoundPlan, parent: Student | None, emit: Emit) -> RoundData:
+    size = parent.card.input_size if parent is not None else None
+    with open_frames(state, size, plan.student, emit) as (store, reader):
+        return load_frames(store, reader, plan)
+
+
+def _parent_of_candidate(incumbent: Student | None) -> Student | None:
+    """Return the student whose weights are trained on: the incumbent, None for a first student.
+
+    A calibrated base is replaced, not trained on: its range and two numbers are those of a dozen
+    frames, and now there are more to calibrate the base to.
+    """
+    if incumbent is None or incumbent.card.training.get("start") == CALIBRATED_START:
+        return None
+    return incumbent
 
 
 def load_frames(store: FrameStore, reader: FrameReader, plan: RoundPlan) -> RoundData:
@@ -121,18 +181,17 @@ def load_frames(store: FrameStore, reader: FrameReader, plan: RoundPlan) -> Roun
             f"none of the {len(chosen)} training or of the {len(chosen_held)} held-out frames "
             "that were drawn can be read; call again for another draw"
         )
-    teacher = ", ".join(sorted(store.stats().teachers))
     return RoundData(
-        list(train.values()), list(held_out.values()), list(train), reader.size, teacher
+        list(train.values()), list(held_out.values()), list(train), reader.size, teachers_of(store)
     )
 
 
-def _start_from(incumbent: Student | None, data: RoundData, plan: RoundPlan) -> Student:
-    """Return the student to train: a copy of the incumbent, or a first one."""
+def _start_from(parent: Student | None, data: RoundData, plan: RoundPlan) -> Student:
+    """Return the student to train: a copy of its parent, or a first one."""
     target = plan.loss.target_width
-    if incumbent is not None:
-        card = replace(incumbent.card, target=target, training={"start": _PARENT_START})
-        return Student(card, copy.deepcopy(incumbent.network))
+    if parent is not None:
+        card = replace(parent.card, target=target, training={"start": _PARENT_START})
+        return Student(card, copy.deepcopy(parent.network))
     return first_student(data.train, data.size, plan.student, target)
 
 
@@ -151,7 +210,7 @@ def _train(
     if warning:
         message = f"{warning}; loss.objective tiekd leaves it out"
         emit({"event": WorkerEvent.WARNING, "message": message})
-    report = _ThrottledProgress(emit, "training")
+    report = ThrottledProgress(emit, "training")
     return trainer.run(lambda progress: report(**asdict(progress)), pause)
 
 
@@ -164,7 +223,7 @@ def _judge(
     pause: Pause,
 ) -> GateVerdict:
     bins = candidate.card.bins
-    report = _ThrottledProgress(emit, "judging")
+    report = ThrottledProgress(emit, "judging")
 
     def on_frame(done: int) -> None:
         report(step=done, steps=len(held_out))
@@ -181,7 +240,7 @@ def _judge(
     return judge(errors, plan.gate)
 
 
-class _ThrottledProgress:
+class ThrottledProgress:
     """Emits progress at most twice a second, but always the first and the last step."""
 
     def __init__(self, emit: Emit, stage: str) -> None:
@@ -190,31 +249,9 @@ class _ThrottledProgress:
         self._emitted_s = -_REPORT_EVERY_S
 
     def __call__(self, *, step: int, steps: int, **values: float) -> None:
+        """Emit a `progress` event with these values, unless the last was only just emitted."""
         now = time.monotonic()
         if now - self._emitted_s >= _REPORT_EVERY_S or step >= steps:
             self._emitted_s = now
             event = {"event": WorkerEvent.PROGRESS, "stage": self._stage}
             self._emit({**event, "step": step, "steps": steps, **values})
-
-
-def _final_card(
-    card: StudentCard, number: int, data: RoundData, result: TrainResult, verdict: GateVerdict
-) -> StudentCard:
-    return replace(
-        card,
-        parent=card.version or None,
-        version="",
-        created="",
-        round=number,
-        status=StudentStatus.ACCEPTED if verdict.accepted else StudentStatus.REFUSED,
-        reason=verdict.reason,
-        teacher=data.teacher,
-        focal_px=median_focal(data.train),
-        frames={"train": len(data.train), "held_out": len(data.held_out)},
-        scores={
-            "baseline": verdict.baseline,
-            "before": verdict.before.as_dict(),
-            "after": verdict.after.as_dict(),
-        },
-        training={"start": card.training["start"], **asdict(result), "frame_ids": data.train_ids},
-    )

@@ -17,6 +17,14 @@ from tiekd_ros.rounds import WorkerEvent
 from tiekd_ros.student.checkpoint import replace_durably
 
 
+class RoundKind(TextEnum):
+    """What a round does."""
+
+    TRAINING = "training"
+    CALIBRATION = "calibration"
+    """Fits the base student to the first labels, without training: `rounds.calibration`."""
+
+
 class RoundState(TextEnum):
     """How far a round came."""
 
@@ -53,7 +61,7 @@ _OF_BEFORE = {"watch": "canary", "resting": "paused", "rested_seconds": "paused_
 """Names that records once had, and have now."""
 _A_ROUND = "another process runs a round"
 _LOOK_BACK = 200
-"""Rounds, newest first, among which a promoted one is looked for."""
+"""Rounds, newest first, among which one is looked for."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,9 @@ class RoundRecord:
     number: int
     trigger: str = ""
     """Why it was started."""
+    kind: RoundKind = RoundKind.TRAINING
+    labels: int = 0
+    """Labelled frames that there were when it started."""
     state: RoundState = RoundState.RUNNING
     stage: str = "starting"
     step: int = 0
@@ -110,8 +121,9 @@ class RoundRecord:
     def from_json(cls, text: str) -> RoundRecord:
         """Read what `to_json` wrote; ValueError or TypeError where it is something else."""
         values = {_OF_BEFORE.get(name, name): value for name, value in json.loads(text).items()}
-        if "state" in values:
-            values["state"] = RoundState(values["state"])
+        for name, kind in (("state", RoundState), ("kind", RoundKind)):
+            if name in values:
+                values[name] = kind(values[name])
         if (canary := values.get("canary")) is not None:
             state = CanaryState(canary.get("state", CanaryState.WAITING))
             values["canary"] = CanaryRecord(**{**canary, "state": state})
@@ -165,9 +177,16 @@ class RoundLog:
 
     def promoted(self) -> Iterator[RoundRecord]:
         """Yield the records of the rounds that promoted a student, newest first."""
+        return (r for r in self._newest_first() if r.state is RoundState.PROMOTED)
+
+    def last_calibration(self) -> RoundRecord | None:
+        """Return the record of the newest calibration that was not interrupted, if any."""
+        ended = (r for r in self._newest_first() if r.state is not RoundState.INTERRUPTED)
+        return next((r for r in ended if r.kind is RoundKind.CALIBRATION), None)
+
+    def _newest_first(self) -> Iterator[RoundRecord]:
         for number in reversed(self.numbers()[-_LOOK_BACK:]):
-            record = self.record(number)
-            if record is not None and record.state is RoundState.PROMOTED:
+            if (record := self.record(number)) is not None:
                 yield record
 
     def changed_ns(self) -> int:

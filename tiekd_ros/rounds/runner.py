@@ -15,8 +15,14 @@ from typing import IO, Any
 
 from tiekd_ros.core.errors import RoundRefusedError, TiekdError
 from tiekd_ros.rounds import WorkerEvent
-from tiekd_ros.rounds.plan import check_enough
-from tiekd_ros.rounds.round_log import CanaryRecord, CanaryState, RoundRecord, RoundState
+from tiekd_ros.rounds.plan import check_calibration, check_enough
+from tiekd_ros.rounds.round_log import (
+    CanaryRecord,
+    CanaryState,
+    RoundKind,
+    RoundRecord,
+    RoundState,
+)
 from tiekd_ros.rounds.triggers import CALLED
 from tiekd_ros.rounds.worker_process import WorkerSupervisor
 from tiekd_ros.student.checkpoint import StudentStatus
@@ -39,14 +45,20 @@ class RoundRunner(WorkerSupervisor):
         """Return the last round's record, of this or an earlier process."""
         return max(self._log.records(), key=lambda record: record.number, default=None)
 
-    def start(self, trigger: str = CALLED) -> RoundRecord:
+    def last_calibration(self) -> RoundRecord | None:
+        """Return the record of the last calibration that was not interrupted, if any."""
+        return self._log.last_calibration()
+
+    def start(self, trigger: str = CALLED, kind: RoundKind = RoundKind.TRAINING) -> RoundRecord:
         """Start a round and return its record at once.
 
         Args:
             trigger: why, for the record.
+            kind: what it does.
 
         Raises:
-            RoundRefusedError: one is running, or there are too few labelled frames.
+            RoundRefusedError: one is running, there are too few labelled frames, or nothing is
+                there to be calibrated.
             TiekdError: the frame log cannot be read, or the record not be written.
         """
         with self._starting:
@@ -57,12 +69,22 @@ class RoundRunner(WorkerSupervisor):
                 )
             train = len(self._store.labelled_ids("train"))
             held_out = len(self._store.labelled_ids("held_out"))
-            check_enough(train, held_out, self._plan.distill)
+            if kind is RoundKind.CALIBRATION:
+                check_calibration(train + held_out, self._registry.live(), self._plan.student)
+            else:
+                check_enough(train, held_out, self._plan.distill)
             lock = self._log.lock()
             try:
-                number = max(self._log.numbers(), default=0) + 1
-                record = RoundRecord(number, trigger, train_frames=train, held_out_frames=held_out)
-                self._store.mark_round_started()
+                record = RoundRecord(
+                    max(self._log.numbers(), default=0) + 1,
+                    trigger,
+                    kind,
+                    labels=train + held_out,
+                    train_frames=train,
+                    held_out_frames=held_out,
+                )
+                if kind is RoundKind.TRAINING:  # else no label is learnt from
+                    self._store.mark_round_started()
                 self._log.save(record)
             except TiekdError:
                 lock.close()
@@ -77,6 +99,8 @@ class RoundRunner(WorkerSupervisor):
 
     def resume_interrupted(self) -> RoundRecord | None:
         """Bring to an end what a killed process left: adopt its verdict, or start anew.
+
+        A calibration is not started anew: its trigger will see to that.
 
         Returns:
             The record of the round that was adopted or started; None where nothing was left.
@@ -96,7 +120,10 @@ class RoundRunner(WorkerSupervisor):
             stored = self._version_of_round(left[-1].number)
             if stored is not None:
                 return self._adopt(left[-1], stored)
-        before = [r.state for r in records if r.state != RoundState.RUNNING][-_TRIES + 1 :]
+        if left[-1].kind is RoundKind.CALIBRATION:
+            return None
+        trained = [r for r in records if r.kind is RoundKind.TRAINING]
+        before = [r.state for r in trained if r.state != RoundState.RUNNING][-_TRIES + 1 :]
         if before == [RoundState.INTERRUPTED] * (_TRIES - 1):
             return None
         return self.start(f"resumed: round {left[-1].number} was interrupted")
@@ -155,13 +182,14 @@ class RoundRunner(WorkerSupervisor):
                 record = record.followed_by(event)
                 self._change(record)
 
-        result = self._run_worker(record.number, on_event)
+        options = ["--calibrate"] if record.kind is RoundKind.CALIBRATION else []
+        result = self._run_worker(record.number, on_event, *options)
         names = ["version", "reason", "baseline", "before", "after"]
         names += ["train_frames", "held_out_frames", "train_seconds"]
         record = replace(record, state=RoundState.REFUSED, **{name: result[name] for name in names})
         if result["accepted"]:
             record = self._promote(record, result["version"], result["parent"])
-        self._mark_used(result["train_ids"], record.number)
+        self._mark_used(result["train_ids"], record)
         return record
 
     def _adopt(self, record: RoundRecord, version: str) -> RoundRecord:
@@ -171,7 +199,7 @@ class RoundRunner(WorkerSupervisor):
         )
         if card.status == StudentStatus.ACCEPTED:
             adopted = self._promote(adopted, version, card.parent)
-        self._mark_used(card.training.get("frame_ids", []), record.number)
+        self._mark_used(card.training.get("frame_ids", []), record)
         self._log.save(adopted)
         self._change(adopted)
         return adopted
@@ -203,9 +231,11 @@ class RoundRunner(WorkerSupervisor):
             reason = f"student {version} was promoted in its place"
             self._log.save(before.with_canary(CanaryState.SUPERSEDED, reason))
 
-    def _mark_used(self, ids: list[int], number: int) -> None:
+    def _mark_used(self, ids: list[int], record: RoundRecord) -> None:
+        if record.kind is RoundKind.CALIBRATION:
+            return  # what it was fitted to is still new to a round that trains
         with contextlib.suppress(TiekdError):  # bookkeeping must not undo a verdict
-            self._store.mark_round_finished(ids, number)
+            self._store.mark_round_finished(ids, record.number)
 
     def _version_of_round(self, number: int) -> str | None:
         for version in reversed(self._registry.versions()):

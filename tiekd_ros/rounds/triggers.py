@@ -5,27 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from tiekd_ros.rounds.plan import RoundSettings
+from tiekd_ros.framelog import LabelledSpan
+from tiekd_ros.method.first_student import BASE_START
+from tiekd_ros.rounds.plan import RoundPlan
+from tiekd_ros.rounds.round_log import RoundKind, RoundRecord
 
 CALLED = "called"
 """The reason of a round that a person or a program asked for by service or command."""
 
 
+_LEAST_SPAN_S = 4.0
+"""Labels that cover less show one view, by whose neighbours nothing can be judged."""
+
+
 @dataclass(frozen=True)
 class TriggerFacts:
-    """What triggers decide by.
+    """What triggers decide by; what has to be read from the disk is a function.
 
     Attributes:
         now_s: monotonic time.
-        settings: those of the next round.
+        plan: that of the next round.
+        has_student: whether one is live.
         new_labels: returns how many frames got a label since the last round; reads the frame log.
+        labelled: returns how many have a label; reads the frame log.
+        last_calibration: returns the last calibration that was not interrupted, if any; reads the
+            round log.
     """
 
     now_s: float
-    settings: RoundSettings
+    plan: RoundPlan
+    has_student: bool
     new_labels: Callable[[], int]
+    labelled: Callable[[], LabelledSpan]
+    last_calibration: Callable[[], RoundRecord | None]
 
 
 class RoundTrigger(Protocol):
@@ -34,6 +48,9 @@ class RoundTrigger(Protocol):
     It is asked about once a second, also while a round runs and after one was refused; a reason
     that cannot start a round is dropped, and may be given again.
     """
+
+    kind: RoundKind = RoundKind.TRAINING
+    """The round that it starts."""
 
     def due(self, facts: TriggerFacts) -> str | None:
         """Return why a round has to start now, None where it has not.
@@ -57,23 +74,57 @@ class PeriodTrigger(RoundTrigger):
 
     def due(self, facts: TriggerFacts) -> str | None:
         """Return `period` and its numbers where one is over."""
-        period_s = facts.settings.period_s or math.inf
+        settings = facts.plan.distill
+        period_s = settings.period_s or math.inf
         if facts.now_s - self._began_s < period_s:
             return None
         self._began_s = facts.now_s
         new = facts.new_labels()
-        return f"period: {new} new labels" if new >= facts.settings.min_new_labels else None
+        return f"period: {new} new labels" if new >= settings.min_new_labels else None
 
     def on_start(self, now_s: float) -> None:
         """Begin a period."""
         self._began_s = now_s
 
 
+class FirstLabelsTrigger(RoundTrigger):
+    """Has the base student calibrated to the first `distill.first_labels` while none is live.
+
+    After a refusal, or a failure, again when there are twice as many labels.
+    """
+
+    kind = RoundKind.CALIBRATION
+
+    def due(self, facts: TriggerFacts) -> str | None:
+        """Return `first labels` and their number where there are enough."""
+        least = facts.plan.distill.first_labels
+        if facts.has_student or not least or facts.plan.student.weights != BASE_START:
+            return None
+        labelled = facts.labelled()
+        if labelled.frames < least or labelled.seconds < _LEAST_SPAN_S:
+            return None
+        before = facts.last_calibration()
+        if before is not None and labelled.frames < 2 * before.labels:
+            return None
+        return f"first labels: {labelled.frames}"
+
+    def on_start(self, now_s: float) -> None:
+        """Note nothing: the round log knows."""
+
+
 def automatic_triggers(now_s: float) -> tuple[RoundTrigger, ...]:
     """Return the triggers that the companion asks, for a companion that starts at `now_s`."""
-    return (PeriodTrigger(now_s),)
+    return (FirstLabelsTrigger(), PeriodTrigger(now_s))
 
 
-def due_reason(triggers: Iterable[RoundTrigger], facts: TriggerFacts) -> str | None:
-    """Return the first reason that a trigger has to start a round, None where there is none."""
-    return next((reason for each in triggers if (reason := each.due(facts))), None)
+class DueRound(NamedTuple):
+    """A round that has to start, and why."""
+
+    kind: RoundKind
+    reason: str
+
+
+def due_round(triggers: Iterable[RoundTrigger], facts: TriggerFacts) -> DueRound | None:
+    """Return the round of the first trigger that has a reason, None where none has."""
+    found = ((each.kind, each.due(facts)) for each in triggers)
+    return next((DueRound(kind, reason) for kind, reason in found if reason), None)

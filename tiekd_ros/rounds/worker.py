@@ -1,10 +1,11 @@
 """The worker's end of a round: `python -m tiekd_ros.rounds.worker --state DIR --round N`.
 
-Runs one round or, with `--canary`, judges anew the student that the round promoted. Writes one
-JSON object a line to standard output, each a `WorkerEvent`. It gives way to others, and can be
-killed at any moment: what it stores appears whole or not at all. With `--with-parent` it ends
-when its standard input closes, that is, when the process that started it dies, and obeys the
-`WorkerCommand`s that it reads there. `worker_process` is the parent's end.
+Runs one round of training; with `--calibrate`, one that fits the base student to the first labels;
+with `--canary`, judges anew the student that the round promoted. Writes one JSON object a line to
+standard output, each a `WorkerEvent`. It gives way to others, and can be killed at any moment:
+what it stores appears whole or not at all. With `--with-parent` it ends when its standard input
+closes, that is, when the process that started it dies, and obeys the `WorkerCommand`s that it
+reads there. `worker_process` is the parent's end.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--canary", action="store_true", help="judge the round's student on frames since"
     )
+    parser.add_argument(
+        "--calibrate", action="store_true", help="calibrate the base student, train none"
+    )
     parser.add_argument("--plan", default="{}", help="settings as JSON: {group: {name: value}}")
     parser.add_argument(
         "--with-parent", action="store_true", help="obey stdin: end with it, pause, resume"
@@ -108,6 +112,7 @@ def _run(options: argparse.Namespace, control: StdinControl) -> None:
     # torch comes with these, and takes seconds of a core: after this process gave way
     import torch
 
+    from tiekd_ros.rounds.calibration import run_calibration
     from tiekd_ros.rounds.canary import evaluate_canary
     from tiekd_ros.rounds.plan import RoundPlan
     from tiekd_ros.rounds.round import run_round
@@ -121,6 +126,9 @@ def _run(options: argparse.Namespace, control: StdinControl) -> None:
     pause = control.wait_while_paused
     if options.canary:
         evaluate_canary(state, plan.canary, options.round, _emit, pause)
+        return
+    if options.calibrate:
+        run_calibration(state, plan, options.round, _emit, pause)
         return
     torch.manual_seed(plan.train.seed + options.round)  # of a first student's random weights
     run_round(state, plan, options.round, _emit, pause)

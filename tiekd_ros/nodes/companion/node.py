@@ -24,8 +24,14 @@ from tiekd_ros.nodes.companion.frame_logger import FrameLogger
 from tiekd_ros.nodes.companion.report import add_companion_report, round_status
 from tiekd_ros.nodes.companion.resources import CompanionResources
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.rounds.round_log import CanaryState, RoundRecord
-from tiekd_ros.rounds.triggers import CALLED, TriggerFacts, automatic_triggers, due_reason
+from tiekd_ros.rounds.round_log import CanaryState, RoundKind, RoundRecord
+from tiekd_ros.rounds.triggers import (
+    CALLED,
+    DueRound,
+    TriggerFacts,
+    automatic_triggers,
+    due_round,
+)
 
 
 class CompanionNode(ManagedNode):
@@ -121,24 +127,24 @@ class CompanionNode(ManagedNode):
     # Rounds and versions.
 
     def _on_distill(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
-        answer.success, answer.message = self._start_round(CALLED)
+        answer.success, answer.message = self._start_round(DueRound(RoundKind.TRAINING, CALLED))
         return answer
 
-    def _start_round(self, reason: str) -> tuple[bool, str]:
+    def _start_round(self, due: DueRound) -> tuple[bool, str]:
         assert self._resources is not None  # as long as there are services
         if self.phase != ACTIVE:
             return False, f"the companion is {self.phase}; activate it"
         try:
-            record = self._resources.runner.start(reason)
+            record = self._resources.runner.start(due.reason, due.kind)
         except TiekdError as error:
             return False, str(error)
         for trigger in self._triggers:
             trigger.on_start(time.monotonic())
-        started = (
-            f"round {record.number} started: {record.train_frames} frames to train on, "
-            f"{record.held_out_frames} held out; follow it on distill/status"
-        )
-        self.get_logger().info(f"{started} (reason: {reason})")
+        frames = f"{record.train_frames} frames to train on, {record.held_out_frames} held out"
+        if due.kind is RoundKind.CALIBRATION:
+            frames = f"the base student is calibrated to {record.labels} labelled frames"
+        started = f"round {record.number} started: {frames}; follow it on distill/status"
+        self.get_logger().info(f"{started} (reason: {due.reason})")
         return True, started
 
     def _on_round(self, record: RoundRecord) -> None:
@@ -214,16 +220,22 @@ class CompanionNode(ManagedNode):
 
     def _start_due_round(self, resources: CompanionResources) -> None:
         facts = TriggerFacts(
-            time.monotonic(), self._plan.distill, lambda: resources.store.stats().new_labels
+            time.monotonic(),
+            self._plan,
+            resources.canary.live is not None,  # as `canary.check` has just seen
+            lambda: resources.store.stats().new_labels,
+            resources.store.labelled_span,
+            resources.runner.last_calibration,
         )
         try:
-            reason = due_reason(self._triggers, facts)
+            due = due_round(self._triggers, facts)
         except TiekdError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=60.0)
             return
-        if reason is not None and not resources.runner.busy:
-            started, message = self._start_round(reason)
+        if due is not None and not resources.runner.busy:
+            started, message = self._start_round(due)
             if not started:
                 self.get_logger().warning(
-                    f"no round though one is due ({reason}): {message}", throttle_duration_sec=60.0
+                    f"no round though one is due ({due.reason}): {message}",
+                    throttle_duration_sec=60.0,
                 )

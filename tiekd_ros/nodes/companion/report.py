@@ -13,7 +13,7 @@ from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report
 from tiekd_ros.nodes.companion.resources import CompanionResources
 from tiekd_ros.rounds.canary_monitor import CanaryMonitor
-from tiekd_ros.rounds.round_log import CanaryState, RoundRecord, RoundState
+from tiekd_ros.rounds.round_log import CanaryState, RoundKind, RoundRecord, RoundState
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.trust import LabelJudge
 
@@ -34,12 +34,12 @@ def add_companion_report(
         _add_teacher(report, resources.client, resources.judge, thresholds)
     record = resources.runner.record or resources.last_round
     if record is not None:
-        _add_round(report, record)
+        _add_round(report, record, has_student=resources.canary.live is not None)
     _add_canary(report, resources.canary)
     resources.latency.report(report)
 
 
-def _add_round(report: Report, record: RoundRecord) -> None:
+def _add_round(report: Report, record: RoundRecord, *, has_student: bool) -> None:
     report.add(
         {
             keys.ROUND: record.number,
@@ -51,6 +51,13 @@ def _add_round(report: Report, record: RoundRecord) -> None:
     )
     if record.state is RoundState.FAILED:
         report.find(WARN, f"round {record.number} failed: {record.reason}")
+    refused = record.state is RoundState.REFUSED
+    if refused and record.kind is RoundKind.CALIBRATION and not has_student:
+        report.find(
+            WARN,
+            f"no depth yet: the base student was refused ({record.reason}); it is tried again with "
+            f"{2 * record.labels} labels, or call the distill service",
+        )
 
 
 def _add_canary(report: Report, canary: CanaryMonitor) -> None:
@@ -210,6 +217,7 @@ def round_status(record: RoundRecord) -> DiagnosticStatus:
     values: dict[str, object] = {
         "round": record.number,
         "trigger": record.trigger,
+        "kind": record.kind,
         "state": record.state,
         "stage": record.stage,
         "step": record.step,

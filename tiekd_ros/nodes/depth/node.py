@@ -201,8 +201,9 @@ class DepthNode(ManagedNode):
             self.get_logger().info(f"student {state.version} is live (prepared in {took:.0f} ms)")
         else:
             self.get_logger().info(
-                "no student has been accepted yet: depth stays silent until a distillation round "
-                "brings one (ros2 service call /tiekd/distill std_srvs/srv/Trigger)"
+                "no student has been accepted yet: depth stays silent until the first labels, or a "
+                "distillation round, bring one "
+                "(ros2 service call /tiekd/distill std_srvs/srv/Trigger)"
             )
 
     def take_settings(self, group: str, settings: Settings) -> None:

@@ -224,7 +224,9 @@ def add_depth_report(
     card = student.runtime.card if student.runtime is not None else None
     if card is None:
         report.find(
-            WARN, "no accepted student, so no depth; log frames and call the distill service"
+            WARN,
+            "no accepted student, so no depth: the companion brings the first one with the first "
+            "labels; where it was refused, log more frames and call the distill service",
         )
     if student.state.error:
         report.find(ERROR, student.state.error)

@@ -1,0 +1,170 @@
+"""A round without training in the worker process: the base student fitted to the first labels.
+
+Two numbers, a scale and an exponent, make the base's depth that of this camera and place
+(`method.calibration`). What comes of it is judged as any first student is, on frames that its
+numbers were not fitted to: those of the earlier half on the later half, and the reverse. The
+numbers of the student that may go live are fitted to all frames.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from tiekd_ros.core.images import DepthMap
+from tiekd_ros.core.state import StateFolder
+from tiekd_ros.method.calibration import fit_calibration
+from tiekd_ros.method.comparison import PairedErrors, compare, constant_predictor, student_predictor
+from tiekd_ros.method.first_student import (
+    base_depths,
+    calibrated_student,
+    first_bins,
+    median_focal,
+)
+from tiekd_ros.method.samples import Sample, spread
+from tiekd_ros.rounds import Emit, WorkerEvent
+from tiekd_ros.rounds.data import open_frames, teachers_of
+from tiekd_ros.rounds.gate import judge_first
+from tiekd_ros.rounds.plan import RoundPlan, check_calibration
+from tiekd_ros.rounds.round import CALIBRATED_START, ThrottledProgress, store_judged
+from tiekd_ros.rounds.trainer import Pause, no_pause
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.base_student import Calibration, load_base
+from tiekd_ros.student.bins import DepthBins
+from tiekd_ros.student.checkpoint import Student
+from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
+
+MOST_FRAMES = 48
+"""Frames that take part, spread over all: two numbers need no more, and each takes time."""
+_SUSPICIOUS = 1.5
+"""Factor between what the base says and the labels beyond which the focal length is doubted."""
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Frames of a calibration, in the order of time, at the network's size."""
+
+    samples: list[Sample]
+    size: InputSize
+    teacher: str
+
+
+def run_calibration(
+    state: StateFolder, plan: RoundPlan, number: int, emit: Emit, pause: Pause = no_pause
+) -> None:
+    """Calibrate the base student and judge it; it is stored, whatever the verdict.
+
+    Arguments as for `run_round`. Does not promote: the process that started the round does.
+
+    Raises:
+        TiekdError: a student is live, no base ships, too few frames have depth, or the frame log
+            or the base is damaged.
+    """
+    emit({"event": WorkerEvent.STAGE, "stage": "loading"})
+    registry = StudentRegistry(state.students)
+    data = _load(state, plan, registry.live(), emit)
+    samples, count = data.samples, len(data.samples)
+    depths = [sample.depth for sample in samples]
+    bins, focal_px = first_bins(depths, plan.student), median_focal(samples)
+    base = load_base(plan.student.architecture)
+    emit({"event": WorkerEvent.STAGE, "stage": "calibrating", "frames": count})
+    on_frame = _reporter(emit, "calibrating", count, pause)
+    said = []
+    for depth in base_depths(base, samples, data.size, focal_px):
+        said.append(depth)
+        on_frame()
+    student_of = partial(
+        calibrated_student,
+        base,
+        bins=bins,
+        size=data.size,
+        focal_px=focal_px,
+        target=plan.loss.target_width,
+    )
+    emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": count})
+    on_frame = _reporter(emit, "judging", count, pause)
+    verdict = judge_first(_errors(samples, said, student_of, bins, on_frame), plan.gate)
+    calibration = fit_calibration(said, depths)
+    reason = describe(calibration, said, verdict.reason, focal_known=focal_px is not None)
+    student = student_of(calibration)
+    card = replace(
+        student.card,
+        round=number,
+        teacher=data.teacher,
+        focal_px=focal_px,
+        frames={"train": count, "held_out": count},  # every one is held out from one half's fit
+        training={**student.card.training, "start": CALIBRATED_START},
+    )
+    store_judged(registry, Student(card, student.network), replace(verdict, reason=reason), emit)
+
+
+def _load(state: StateFolder, plan: RoundPlan, live: str | None, emit: Emit) -> CalibrationData:
+    with open_frames(state, None, plan.student, emit) as (store, reader):
+        read = [s for _, s in reader.read(spread(store.labelled_ids(), MOST_FRAMES))]
+        samples = [sample for sample in read if np.isfinite(sample.depth).any()]
+        check_calibration(len(samples), live, plan.student)
+        assert reader.size is not None  # as there is a frame
+        return CalibrationData(samples, reader.size, teachers_of(store))
+
+
+def _reporter(emit: Emit, stage: str, steps: int, pause: Pause) -> Callable[[], None]:
+    report, counter = ThrottledProgress(emit, stage), itertools.count(1)
+
+    def on_frame() -> None:
+        report(step=next(counter), steps=steps)
+        pause()
+
+    return on_frame
+
+
+def _errors(
+    samples: Sequence[Sample],
+    said: Sequence[DepthMap],
+    student_of: Callable[[Calibration], Student],
+    bins: DepthBins,
+    on_frame: Callable[[], None],
+) -> PairedErrors:
+    """Return the errors on each half of a student that is fitted to the other half.
+
+    Compared with the best constant depth of all frames.
+    """
+    constant = constant_predictor(samples, bins)
+    middle = len(samples) // 2
+    first, second = slice(None, middle), slice(middle, None)
+    errors = PairedErrors([], [])
+    for fitted, judged in ((second, first), (first, second)):
+        calibration = fit_calibration(said[fitted], [s.depth for s in samples[fitted]])
+        predictor = student_predictor(TorchRuntime(student_of(calibration), owned=True))
+        errors += compare(
+            predictor, constant, samples[judged], bins, on_frame=lambda done: on_frame()
+        )
+    return errors
+
+
+def describe(
+    calibration: Calibration, said: Sequence[DepthMap], verdict: str, *, focal_known: bool
+) -> str:
+    """Return what became of the base, and where its scale casts doubt on the focal length.
+
+    Args:
+        calibration: fitted to all frames.
+        said: what the base said of each, metres.
+        verdict: the gate's reason.
+        focal_known: whether the camera's focal length was used.
+    """
+    text = (
+        f"calibrated base: depth = {calibration.scale:.2f} * said ^ {calibration.exponent:.2f}, "
+        f"fitted to {len(said)} frames; {verdict}"
+    )
+    typical = float(np.median([np.median(depth) for depth in said]))
+    factor = calibration.scale * typical ** (calibration.exponent - 1)
+    if 1 / _SUSPICIOUS <= factor <= _SUSPICIOUS:
+        return text
+    off = f"{factor:.1f} times too near" if factor > 1 else f"{1 / factor:.1f} times too far"
+    why = "may be wrong" if focal_known else "is not known"
+    return f"{text}. The base alone sees all {off}: the camera's focal length (camera_info) {why}"
