@@ -67,6 +67,39 @@ def test_a_round_trains_reports_promotes_and_announces_and_only_one_runs_at_a_ti
     assert StudentRegistry(filled.students).live() == "000001"
 
 
+FROM_BASE = {"start": "base", "pixels": 12_288}
+
+
+def test_the_first_labels_bring_a_student_without_a_call_and_a_round_replaces_it(
+    peer: Peer, filled: StateFolder
+) -> None:
+    with learning_companion(peer, filled, student=FROM_BASE):
+        status = peer.await_round(1)
+        assert (status["kind"], status["trigger"]) == ("calibration", "first labels: 24")
+        assert status["state"] == "promoted", status["reason"]
+        assert status["reason"].startswith("calibrated base: depth = ")
+        wait_for(lambda: peer.students == ["000001"], "the announcement")
+        assert stats(filled).new_labels == 12
+        assert peer.trigger("distill")[0]
+        status = peer.await_round(2)
+        assert (status["state"], status["baseline"]) == ("promoted", "incumbent")
+        wait_for(lambda: peer.students == ["000001", "000002"], "the announcement")
+        peer.await_reports(NODE, 2)
+        assert peer.statuses[-1]["round"] == "2"  # no calibration follows
+
+
+def test_a_base_that_is_refused_is_not_tried_again_with_the_same_labels_and_diagnostics_say_why(
+    peer: Peer, filled: StateFolder
+) -> None:
+    with learning_companion(peer, filled, student=FROM_BASE, gate={"first_margin": 0.05}):
+        assert peer.await_round(1)["state"] == "refused"
+        text = "no depth yet: the base student was refused (calibrated base: depth = "
+        found = peer.await_diagnosis(NODE, text, DiagnosticStatus.WARN)
+        assert "it is tried again with 48 labels, or call the distill service" in found.message
+        peer.await_reports(NODE, 3)
+        assert peer.statuses[-1]["round"] == "1"
+
+
 def test_a_candidate_that_the_gate_refuses_is_kept_and_never_announced(
     peer: Peer, filled: StateFolder
 ) -> None:
