@@ -33,6 +33,7 @@ from tiekd_ros.demo.score import (
     measured_seconds,
     measured_turn,
 )
+from tiekd_ros.rounds.round_log import RoundKind
 
 # Frames lost by swaps, on streams made by hand: a stall must never pass as a clean swap.
 
@@ -245,9 +246,31 @@ def test_the_score_is_of_the_last_accepted_students_first_turn():
     assert result.constant_rmse == pytest.approx(math.sqrt(1.25))
 
 
+def test_the_calibrated_base_has_a_row_of_its_own_and_no_round_has_to_beat_its_part_of_a_turn(
+    tmp_path,
+):
+    base = replace(ACCEPTED, kind=RoundKind.CALIBRATION, rmse=0.3)
+    second, third = (replace(ACCEPTED, version=version) for version in ("000002", "000003"))
+    result = replace(with_rounds(base, second, third), first_depth_seconds=14.2)
+    assert result.failures == []
+    lines = [line.split() for line in shown(result).splitlines()]
+    rows = [line[0] for line in lines if "accepted" in line]
+    assert rows == ["base", "1", "2"]
+    assert "the first after 14 s" in shown(result)
+    assert "the first never" in shown(with_rounds())
+    assert result.as_dict()["first_depth_seconds"] == 14.2
+    assert result.as_dict()["rounds"][0]["kind"] == "calibration"
+    board = Scoreboard()
+    for seed, version in enumerate(("000001", "000002", "000003")):
+        for place in range(2):
+            board.add(version, frame(np.full((24, 32), seed + 1.0), np.ones((24, 32)), place), 0, 9)
+    assert write_sheet(tmp_path / "sheet.png", result, board)  # of the first and the last
+
+
 def test_a_round_is_read_from_its_status():
     status = {
         "state": "promoted", "reason": "better", "version": "000001", "baseline": "constant",
+        "kind": "training",
         "train_frames": "20", "held_out_frames": "4", "train_seconds": "10.5",
         "before.rmse": "1.0", "after.rmse": "0.5",
     }  # fmt: skip

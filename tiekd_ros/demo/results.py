@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from tiekd_ros.demo.score import Scoreboard, matching_frames
 from tiekd_ros.report.pictures import SheetRow, contact_sheet
+from tiekd_ros.rounds.round_log import RoundKind
 
 _ROWS = 6
 NOISE = 0.02
@@ -45,6 +47,7 @@ class RoundResult:
     held_out_frames: int
     train_seconds: float
     trigger_to_live_seconds: float | None
+    kind: RoundKind = RoundKind.TRAINING
     rmse: float = math.nan
     abs_rel: float = math.nan
     frames_measured: int = 0
@@ -69,6 +72,7 @@ class RoundResult:
             held_out_frames=int(status["held_out_frames"]),
             train_seconds=float(status["train_seconds"]),
             trigger_to_live_seconds=live,
+            kind=RoundKind(status["kind"]),
         )
 
 
@@ -78,10 +82,13 @@ class DemoResult:
 
     scene: str
     rounds: list[RoundResult]
+    """The calibrated base student, where its depth was measured, and the rounds that trained."""
     frames_published: int
     dropped_by_swap: int
     student: str | None
     state: str
+    first_depth_seconds: float | None = None
+    """From the demo's start to the first depth of any student."""
     rmse: float = math.nan
     abs_rel: float = math.nan
     constant_rmse: float = math.nan
@@ -96,15 +103,17 @@ class DemoResult:
             found.append("no student was accepted, so there was no depth")
         elif not self.rmse < self.constant_rmse:
             found.append("the published depth is not better than the best constant depth")
-        for number, entry in enumerate(self.rounds, start=1):
-            if entry.accepted and entry.frames_measured < LEAST_FRAMES:
-                found.append(
-                    f"student {entry.version} of round {number} was measured on "
-                    f"{entry.frames_measured} frames only, at least {LEAST_FRAMES} are needed"
-                )
+        found += [
+            f"student {entry.version} was measured on {entry.frames_measured} frames only, at "
+            f"least {LEAST_FRAMES} are needed"
+            for entry in self.rounds
+            if entry.accepted and entry.frames_measured < LEAST_FRAMES
+        ]
         if self.dropped_by_swap:
             found.append(f"{self.dropped_by_swap} frames were dropped by a swap")
-        for before, after in pairwise(self.rounds):
+        # the calibrated base may have shown less than a whole turn before round 1 took its place
+        trained = [entry for entry in self.rounds if entry.kind is RoundKind.TRAINING]
+        for before, after in pairwise(trained):
             if after.accepted and after.rmse > before.rmse * (1 + NOISE):
                 found.append(
                     f"student {after.version} made the stream worse: "
@@ -159,20 +168,22 @@ def scored(result: DemoResult, board: Scoreboard) -> DemoResult:
 
 
 def write_sheet(path: Path, result: DemoResult, board: Scoreboard) -> Path | None:
-    """Draw image, depth after each round, truth and error; None where there was no depth."""
+    """Draw image, depth of the first and the last student, truth and error.
+
+    None where there was no depth.
+    """
     accepted = [r for r in result.rounds if r.accepted]
     if not accepted:
         return None
-    last = board.of(accepted[-1].version).kept
-    first = board.of(accepted[0].version).kept
+    shown = [accepted[0].version, *(r.version for r in accepted[1:][-1:])]
+    first, last = board.of(shown[0]).kept, board.of(shown[-1]).kept
     rows = []
     for old, new in matching_frames(first, last, _ROWS):
-        second = new.depth if len(accepted) > 1 else None
-        depths = [old.depth, second] if len(accepted) > 1 else [new.depth]
+        depths = [old.depth, new.depth][-len(shown) :]
         rows.append(SheetRow(new.image, depths, new.truth))
     if not rows:
         return None
-    columns = [f"depth, student {r.version}" for r in accepted]
+    columns = [f"depth, student {version}" for version in shown]
     refused = len(result.rounds) - len(accepted)
     title = f"tiekd_ros demo: {result.scene}"
     subtitle = (
@@ -186,6 +197,11 @@ def write_sheet(path: Path, result: DemoResult, board: Scoreboard) -> Path | Non
     return path
 
 
+def _after(result: DemoResult) -> str:
+    seconds = result.first_depth_seconds
+    return "never" if seconds is None else f"after {seconds:.0f} s"
+
+
 def print_result(console: Console, result: DemoResult, output: Path, sheet: Path | None) -> None:
     """Print the table and where the files are."""
     table = Table(title=f"Published depth against the truth, {result.scene}", box=SIMPLE)
@@ -193,13 +209,15 @@ def print_result(console: Console, result: DemoResult, output: Path, sheet: Path
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row("constant", "", "", "", number_text(result.constant_rmse), "", "")
-    for number, entry in enumerate(result.rounds, start=1):
+    numbers = itertools.count(1)
+    for entry in result.rounds:
+        trained = entry.kind is RoundKind.TRAINING
         before = entry.held_out_before.get("rmse", math.nan)
         after = entry.held_out_after.get("rmse", math.nan)
         live = entry.trigger_to_live_seconds
         table.add_row(
-            str(number),
-            f"{entry.frames} + {entry.held_out_frames}",
+            str(next(numbers)) if trained else "base",
+            f"{entry.frames} + {entry.held_out_frames}" if trained else str(entry.frames),
             "accepted" if entry.accepted else "refused",
             f"{number_text(before, 2)} > {number_text(after, 2)}",
             number_text(entry.rmse),
@@ -210,7 +228,7 @@ def print_result(console: Console, result: DemoResult, output: Path, sheet: Path
     share = result.rmse / result.constant_rmse if result.constant_rmse else math.nan
     console.print(
         f"RMSE is {number_text(share, 2)} of the best constant's; "
-        f"{result.frames_published} depth images published, "
+        f"{result.frames_published} depth images published, the first {_after(result)}, "
         f"{result.dropped_by_swap} dropped by swaps; {result.seconds:.0f} s in all."
     )
     if sheet is not None:

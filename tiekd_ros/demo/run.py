@@ -21,6 +21,7 @@ from tiekd_ros.core.launch_options import CAMERA, COMPANION, DEPTH, free_port
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.core.supervisor import Child, Program, node_programs, stop_children
 from tiekd_ros.demo.results import (
+    LEAST_FRAMES,
     DemoResult,
     RoundResult,
     number_text,
@@ -39,6 +40,8 @@ from tiekd_ros.demo.score import (
 )
 from tiekd_ros.diagnosis import keys
 from tiekd_ros.nodes.probe.observer import StreamObserver
+from tiekd_ros.rounds.round_log import RoundKind
+from tiekd_ros.rounds.triggers import CALLED
 from tiekd_ros.student.registry import StudentRegistry
 
 if TYPE_CHECKING:
@@ -180,6 +183,7 @@ _START_TIMEOUT_S = 60.0
 _NO_NEWS_S = 15.0
 _ROUND_STANDS_S = 120.0  # loading and judging say nothing meanwhile, but take far less
 _LIVE_TIMEOUT_S = 30.0
+_BUSY_TIMEOUT_S = 60.0
 _LAST_PAIRS_S = 1.0  # from a student's last image to its score
 _LINE_EVERY_S = 15.0
 
@@ -257,6 +261,9 @@ class DemoRun:
     board: Scoreboard
     observer: StreamObserver
     rounds: list[RoundResult] = field(default_factory=list)
+    """Those that were called."""
+    last_number: int = 0
+    """Of them, as the companion counts: with those that began by themselves."""
 
 
 def perform(run: DemoRun) -> None:
@@ -323,11 +330,9 @@ def _labelled(observer: StreamObserver) -> tuple[int, int]:
 def _round(run: DemoRun, number: int) -> None:
     """Call /tiekd/distill as a client would and follow the round to its end."""
     run.display.step(f"round {number}: distilling")
-    called = time.monotonic()
-    started, message = run.observer.call_distill()
-    if not started:
-        raise TiekdError(f"the distill service refused: {message}")
+    called = _call_distill(run)
     status = _follow_round(run, number)
+    run.last_number = int(status["round"])
     if status["state"] == "failed":
         raise TiekdError(f"round {number} failed: {status['reason']}")
     accepted = status["state"] == "promoted"
@@ -346,10 +351,33 @@ def _round(run: DemoRun, number: int) -> None:
     run.display.done(("accepted: " if accepted else "refused: ") + status["reason"])
 
 
+def _call_distill(run: DemoRun) -> float:
+    """Call until a round starts; return when it was called.
+
+    What runs then, a calibration of the base student or a canary evaluation, takes seconds.
+    """
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        called = time.monotonic()
+        started, message = run.observer.call_distill()
+        if started:
+            return called
+        if not message.startswith("busy") or called > deadline:
+            raise TiekdError(f"the distill service refused: {message}")
+        run.display.update(0.0, message)
+        _pause(run)
+
+
 def _follow_round(run: DemoRun, number: int) -> dict[str, str]:
+    """Follow the round that was called to its end; return its last status."""
     status: dict[str, str] = {}
     changed = time.monotonic()
-    while status.get("stage") != "done" or int(status.get("round", "0")) < number:
+
+    def is_over() -> bool:
+        called = status.get("trigger") == CALLED
+        return called and int(status["round"]) > run.last_number and status["stage"] == "done"
+
+    while not is_over():
         before, status = status, run.observer.status
         if status != before:
             changed = time.monotonic()
@@ -435,7 +463,7 @@ def run_demo(options: DemoOptions, console: Console) -> DemoResult:
     ):
         run = DemoRun(options.first_frames, scene, programs, display, board, observer)
         perform(run)
-        result = _observed(run, state)
+        result = _observed(run, state, start)
     result = replace(scored(result, board), seconds=round(time.monotonic() - start, 1))
     sheet = write_sheet(output / "contact_sheet.png", result, board)
     (output / "demo.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n")
@@ -454,9 +482,16 @@ def _fresh_state(state: Path) -> Path:
     return state
 
 
-def _observed(run: DemoRun, state: Path) -> DemoResult:
-    """Return the observer's counts of the stream, or the depth node's where they are higher."""
+def _observed(run: DemoRun, state: Path, start_s: float) -> DemoResult:
+    """Return the observer's counts of the stream, or the depth node's where they are higher.
+
+    Args:
+        run: the demo, at its end.
+        state: its state folder.
+        start_s: monotonic time of its start.
+    """
     observer = run.observer
+    began_s = observer.depth_began_s
     counted = observer.diagnostics("depth_node")
     images, depths = list(observer.image_stamps), list(observer.depth_stamps)
     lost = lost_by_swaps(
@@ -464,9 +499,17 @@ def _observed(run: DemoRun, state: Path) -> DemoResult:
     )
     return DemoResult(
         scene=run.scene.title,
-        rounds=run.rounds,
+        first_depth_seconds=None if began_s is None else round(began_s - start_s, 1),
+        rounds=[*_calibrated(run), *run.rounds],
         frames_published=max(len(depths), int(counted.get(keys.DEPTH_PUBLISHED, "0"))),
         dropped_by_swap=max(lost, int(counted.get(keys.IMAGES_DROPPED_BY_SWAP, "0"))),
         student=observer.swaps[-1].version if observer.swaps else None,
         state=str(state),
     )
+
+
+def _calibrated(run: DemoRun) -> list[RoundResult]:
+    """Return the calibrated base student, where one went live and its depth was measured."""
+    ended = [RoundResult.from_status(s, None) for s in run.observer.ended_rounds.values()]
+    live = [e for e in ended if e.kind == RoundKind.CALIBRATION and e.accepted]
+    return [e for e in live if run.board.of(e.version).frames >= LEAST_FRAMES]

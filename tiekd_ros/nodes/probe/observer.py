@@ -125,7 +125,7 @@ class StudentSwap:
 class StreamObserver(BackgroundNode):
     """Subscribes to image, depth, diagnostics and round status; calls distill.
 
-    Keeps all stamps: meant for runs of minutes.
+    Keeps all stamps: meant for runs of minutes. Times (`..._s`) are monotonic.
 
     Args:
         namespace: of the nodes.
@@ -142,9 +142,11 @@ class StreamObserver(BackgroundNode):
         self._images: OrderedDict[int, Image] = OrderedDict()
         self.image_stamps: list[int] = []
         self.depth_stamps: list[int] = []
+        self.depth_began_s: float | None = None
         self._diagnostics: dict[str, dict[str, str]] = {}
         self._messages: dict[str, str] = {}
         self.status: dict[str, str] = {}
+        self.ended_rounds: dict[int, dict[str, str]] = {}
         self.swaps: list[StudentSwap] = []
         self._asked_ns: dict[str, int] = {}
         self.first_depth_s: dict[str, float] = {}
@@ -198,6 +200,8 @@ class StreamObserver(BackgroundNode):
     def _on_depth(self, message: Image) -> None:
         stamp = conversions.stamp_ns(message.header)
         self.depth_stamps.append(stamp)
+        if self.depth_began_s is None:
+            self.depth_began_s = time.monotonic()
         if not self.swaps:  # its student is reported within a second
             return
         swap = self.swaps[-1]
@@ -221,7 +225,9 @@ class StreamObserver(BackgroundNode):
         self._asked_ns[message.data] = self._node.get_clock().now().nanoseconds
 
     def _on_status(self, message: DiagnosticStatus) -> None:
-        self.status = {v.key: v.value for v in message.values}
+        self.status = status = {v.key: v.value for v in message.values}
+        if status.get("stage") == "done":
+            self.ended_rounds[int(status["round"])] = status
 
     def _deliver_pairs(self) -> None:
         while not self._pairs.closed:
