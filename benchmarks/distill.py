@@ -273,6 +273,7 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
         "teacher.url": '""',
         "train.iterations": ITERATIONS,
         "train.device": "cpu",
+        "distill.first_labels": 0,  # what is timed is a first round that trains
         **parameters,
     }
     depth = {"state_dir": state, "device": "cpu"}

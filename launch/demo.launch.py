@@ -2,8 +2,8 @@
 
 ros2 launch tiekd_ros demo.launch.py
 
-Depth appears after the first round, some two minutes later on two cores, and gets better with
-the next ones, which begin by themselves. What was learnt is there at once the next time.
+Depth appears within seconds of the first labels, from the calibrated base student, and gets better
+with each round; they begin by themselves. What was learnt is there at once the next time.
 `scripts/demo` does the same without `ros2 launch`, and measures.
 """
 

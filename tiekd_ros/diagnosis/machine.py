@@ -306,7 +306,10 @@ def _no_student(state: StateFacts, namespace: str, frames_needed: tuple[int, int
     elif waiting > frames_needed[0]:
         remedy = f"{counts}, {waiting} wait for the teacher: see that it answers"
     else:
-        remedy = f"{counts}: drive around with companion and teacher running, then call {service}"
+        remedy = (
+            f"{counts}: drive around with companion and teacher running; the first labels bring "
+            f"depth by themselves. Where they do not, call {service}"
+        )
     return Finding(ERROR, "student", what, remedy)
 
 
