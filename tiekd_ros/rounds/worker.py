@@ -3,9 +3,9 @@
 Runs one round of training; with `--calibrate`, one that fits the base student to the first labels;
 with `--canary`, judges anew the student that the round promoted. Writes one JSON object a line to
 standard output, each a `WorkerEvent`. It gives way to others, but for `--calibrate`, and can be
-killed at any moment: what it stores appears whole or not at all. With `--with-parent` it ends when its standard input
-closes, that is, when the process that started it dies, and obeys the `WorkerCommand`s that it
-reads there. `worker_process` is the parent's end.
+killed at any moment: what it stores appears whole or not at all. With `--with-parent` it ends when
+its standard input closes, that is, when the process that started it dies, and obeys the
+`WorkerCommand`s that it reads there. `worker_process` is the parent's end.
 """
 
 from __future__ import annotations
@@ -108,9 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, control: StdinControl) -> None:
     groups = json.loads(options.plan)
-    if (
-        not options.calibrate
-    ):  # seconds of work, for which depth waits, and none is there to disturb
+    if not options.calibrate:  # which is short, and for which there is no depth to be disturbed
         lower_priority(ResourceSettings.from_mapping(groups.get("resources", {})).scheduling)
     # torch comes with these, and takes seconds of a core: after this process gave way
     import torch
