@@ -158,6 +158,15 @@ def test_statistics_count_states_splits_and_refusals_and_fit_json(path: Path) ->
         assert json.loads(json.dumps(stats.as_dict()))["total"] == 4
 
 
+def test_labelled_frames_are_counted_with_the_time_that_they_cover(path: Path) -> None:
+    with FrameStore(path, EAGER) as store:
+        assert store.labelled_span() == (0, 0.0)
+        ids = [store.add(seen(number, 2.0 * number)).frame_id for number in range(4)]
+        for frame_id in ids[1:3]:
+            store.put_label(frame_id, Label(DEPTH, "teacher", "1"))
+        assert store.labelled_span() == (2, pytest.approx(2.0))
+
+
 def test_a_recording_in_a_loop_stops_adding_frames(path: Path) -> None:
     settings = FrameLogSettings(block_s=1.0)
     with FrameStore(path, settings) as store:

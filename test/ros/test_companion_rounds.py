@@ -95,6 +95,7 @@ def test_a_base_that_is_refused_is_not_tried_again_with_the_same_labels_and_diag
         assert peer.await_round(1)["state"] == "refused"
         text = "no depth yet: the base student was refused (calibrated base: depth = "
         found = peer.await_diagnosis(NODE, text, DiagnosticStatus.WARN)
+        assert found.values["round trigger"] == "first labels: 24"
         assert "it is tried again with 48 labels, or call the distill service" in found.message
         peer.await_reports(NODE, 3)
         assert peer.statuses[-1]["round"] == "1"

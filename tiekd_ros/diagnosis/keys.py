@@ -82,6 +82,7 @@ LABEL_TO_STUDENT = "label / student"
 
 # companion_node: rounds and what follows them.
 ROUND = "round"
+ROUND_TRIGGER = "round trigger"
 ROUND_STATE = "round state"
 ROUND_STAGE = "round stage"
 ROUND_PAUSED = "round paused"

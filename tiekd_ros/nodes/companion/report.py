@@ -43,6 +43,7 @@ def _add_round(report: Report, record: RoundRecord, *, has_student: bool) -> Non
     report.add(
         {
             keys.ROUND: record.number,
+            keys.ROUND_TRIGGER: record.trigger,
             keys.ROUND_STATE: record.state,
             keys.ROUND_STAGE: record.stage,
             keys.ROUND_PAUSED: record.paused,
