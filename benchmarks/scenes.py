@@ -9,8 +9,9 @@ depth:
     blocks   every third of nine blocks of time is held out, and its neighbours are left out
     later    the first 60 % are trained on, the last 33 % are judged
 
-A start is `base`, `random`, or a folder with another base student. A base that was made from
-frames of a scene says nothing on that scene: leave it out (docs/base_student.md).
+A start is `base`, `random`, or a folder with another base student; a base is calibrated to the
+training frames, as a first round does it, and `--iterations 0` judges it so. A base that was made
+from frames of a scene says nothing on that scene: leave it out (docs/base_student.md).
 
 Reported are AbsRel, RMSE in metres, a1, AbsRel nearer than 2 m, boundary F1 and flying pixels
 (tiekd_ros/method/metrics.py), and the AbsRel of the best constant depth. Runs that the file
@@ -98,12 +99,14 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     add("--splits", type=_words(SPLITS), default=list(SPLITS), help="[blocks,later]")
     add("--starts", type=_words(), default=list(STARTS), help="base, random, folders [base,random]")
     add("--seeds", type=int, default=2, help="runs of each [2]")
-    add("--iterations", type=int, help=f"steps of each run [{defaults.iterations}; quick: 20]")
+    steps = f"steps of each run; 0 = the start as it is [{defaults.iterations}; quick: 20]"
+    add("--iterations", type=int, help=steps)
     add("--pixels", type=int, help=f"input size [{StudentSettings().pixels}; quick: 12288]")
     add("--train", type=_setting, nargs="*", default=[], help="train settings, e.g. batch_size=8")
     add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads [all cores]")
     options = made.parse_args(argv)
-    options.iterations = options.iterations or (20 if options.quick else defaults.iterations)
+    if options.iterations is None:
+        options.iterations = 20 if options.quick else defaults.iterations
     options.pixels = options.pixels or (12288 if options.quick else StudentSettings().pixels)
     options.train = dict(options.train)
     return options
@@ -163,6 +166,23 @@ def train_and_judge(
     samples = [fit_sample(f.image, f.depth, f.intrinsics, size) for f in train]
     torch.manual_seed(seed)
     student = starting_student(samples, first, start)
+    seconds = _train(student, samples, start, seed, settings) if settings["iterations"] else 0.0
+    bins = student.card.bins
+    constant = best_constant([f.depth for f in held_out], bins.min_depth_m, bins.max_depth_m)
+    flat = [np.full_like(f.depth, constant) for f in held_out]
+    return {
+        **judge(student, held_out),
+        "seconds": round(seconds, 1),
+        "constant_abs_rel": mean_errors(flat, held_out, bins)["abs_rel"],
+        "train_frames": len(train),
+        "held_out_frames": len(held_out),
+    }
+
+
+def _train(
+    student: Student, samples: list[Sample], start: str, seed: int, settings: dict[str, Any]
+) -> float:
+    """Train a student as a round does; return the seconds that it took."""
     plan = {name: value for name, value in settings.items() if name != "pixels"}
     trainer = Trainer(
         student.network,
@@ -172,17 +192,7 @@ def train_and_judge(
         augmentation=AugmentSettings(),
         has_parent=start != RANDOM_START,
     )
-    result = trainer.run(lambda progress: None)
-    bins = student.card.bins
-    constant = best_constant([f.depth for f in held_out], bins.min_depth_m, bins.max_depth_m)
-    flat = [np.full_like(f.depth, constant) for f in held_out]
-    return {
-        **judge(student, held_out),
-        "seconds": round(result.seconds, 1),
-        "constant_abs_rel": mean_errors(flat, held_out, bins)["abs_rel"],
-        "train_frames": len(train),
-        "held_out_frames": len(held_out),
-    }
+    return trainer.run(lambda progress: None).seconds
 
 
 def starting_student(samples: Sequence[Sample], settings: StudentSettings, start: str) -> Student:
