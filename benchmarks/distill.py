@@ -3,20 +3,16 @@
 A real companion_node and depth_node run on a state folder with 64 labelled training frames of
 the synthetic world, 640x480, and some held out. A client sends images, calls the service and
 waits for the first depth image: there is no student before, so what comes is the new one's.
-Each arm starts from the same folder and does 200 iterations:
-
-  as it is       the package's defaults
-  decoder first  train.decoder_first: the backbone rests for the first half at most, and less
-                 where that does not pay. Quicker, but look at its scores: so it is not the default
+Each round starts from the same folder and does 200 iterations with the package's defaults.
 
 The table of steps splits one step of training in this process, in turn with the same step done
-plainly: each layer as it is written down, the loss of straightforward_loss.py, an optimiser
-that goes parameter by parameter. What a worker's memory settings spare is not in it.
+plainly: the loss of straightforward_loss.py, an optimiser that goes parameter by parameter. What
+a worker's memory settings spare is not in it.
 
 Seconds are this machine's; the ratios are what to compare. --quick shortens the table of steps
 only: the rounds are whole ones (2 to 3 minutes on 2 cores).
 
-A round that is refused, or breaks, is a row as well: medians are of what there is.
+A round that is refused, or breaks, is counted as well: medians are of what there is.
 """
 
 from __future__ import annotations
@@ -49,27 +45,27 @@ from node_stage import (
 from sensor_msgs.msg import Image
 from straightforward_loss import straightforward_loss
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.core.supervisor import Child
 from tiekd_ros.method.first_student import first_input_size
-from tiekd_ros.method.losses import LossSettings, make_objective
+from tiekd_ros.method.losses import LossParts, LossSettings, Objective, make_objective
+from tiekd_ros.method.metrics import masked_mean
 from tiekd_ros.method.samples import Sample, augment, cell_depth, fit_sample
-from tiekd_ros.method.stepping import freeze_batch_norms, make_optimizer
+from tiekd_ros.method.stepping import make_optimizer
+from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.nodes.common import conversions, qos
 from tiekd_ros.rounds.limits import default_threads
 from tiekd_ros.rounds.plan import RoundPlan
-from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.architecture import InputSize, StudentOutput
 from tiekd_ros.student.base_student import start_from_base
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.networks.mobilenetv2 import ConvNormAct, FastStudent
 from tiekd_ros.student.preprocessing import normalise
 from tiekd_ros.student.runtimes.torch_runtime import to_channels_last
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
 
-STRAIGHTFORWARD = "plain"
+STRAIGHTFORWARD, OURS = "plain", "as it is"
 _PARTS = ("data", "forward", "loss", "backward", "optimiser")
 _WARM_UP = 2
 _PLAN = RoundPlan()
@@ -79,10 +75,6 @@ ITERATIONS = 200
 STAGES = ("start", "loading", "training", "judging", "storing", "swap")
 """start: until the worker is at work; storing: with promotion; swap: until the first depth."""
 
-ARMS: dict[str, dict[str, object]] = {
-    "as it is": {},
-    "decoder first": {"train.decoder_first": 0.5},
-}
 _BROKEN = "broke"
 _TRAIN_FRAMES = 64
 _IMAGES_HZ = 10.0
@@ -92,15 +84,15 @@ _START_S, _ROUND_S, _LIVE_S = 60.0, 1200.0, 60.0
 def time_steps(repeats: int) -> dict[str, dict[str, Spread]]:
     """Return milliseconds of a step's parts and of the whole by the way it is done.
 
-    Arms take turns, so that the machine's noise hits all alike. All start from the base student,
-    with frozen batch norms, and see the same frames; as many threads as a first round has.
+    The two ways take turns, so that the machine's noise hits both alike. Both start from the base
+    student and see the same frames, with batch norms of the batch and as many threads as a first
+    round has.
     """
     torch.set_num_threads(default_threads(inference=False))
     samples = _samples()
     arms = {
         STRAIGHTFORWARD: _Arm(samples, plain=True),
-        "as it is": _Arm(samples),
-        "decoder alone": _Arm(samples, decoder_only=True),
+        OURS: _Arm(samples),
     }
     times: dict[str, list[list[float]]] = {name: [] for name in arms}
     with progress() as bar:
@@ -120,25 +112,19 @@ def time_steps(repeats: int) -> dict[str, dict[str, Spread]]:
 class _Arm:
     """One way to do a step."""
 
-    def __init__(
-        self, samples: list[Sample], *, plain: bool = False, decoder_only: bool = False
-    ) -> None:
+    def __init__(self, samples: list[Sample], *, plain: bool = False) -> None:
         self._samples = samples
         height, width = samples[0].depth.shape
         self._network = start_from_base(_BINS, InputSize(height, width), None)
         to_channels_last(self._network)
-        self._network.backbone.requires_grad_(not decoder_only)
         rate, decay = _PLAN.train.fine_tune_rate, _PLAN.train.weight_decay
         self._optimizer = make_optimizer(self._network, rate, decay)
-        objective = make_objective(_BINS, LossSettings())
-        self._loss = lambda raw, depth: objective(self._network.output(raw), depth)
+        self._loss: Objective = make_objective(_BINS, LossSettings())
         if plain:
             parameters = self._network.parameters()
             self._optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
-            self._loss = straightforward_loss(_BINS, LossSettings())
-            _separate_norms(self._network)
+            self._loss = _plain_loss
         self._network.train()
-        freeze_batch_norms(self._network)
         self._rng = np.random.default_rng(0)
 
     def step(self) -> list[float]:
@@ -148,7 +134,7 @@ class _Arm:
         at.append(time.perf_counter())
         raw = self._network(images)
         at.append(time.perf_counter())
-        loss = self._loss(raw, depth).total
+        loss = self._loss(self._network.output(raw), depth).total
         at.append(time.perf_counter())
         loss.backward()
         at.append(time.perf_counter())
@@ -162,27 +148,20 @@ class _Arm:
         drawn = [augment(sample, _PLAN.augment, self._rng) for sample in self._samples]
         images = torch.from_numpy(np.stack([s.image for s in drawn]))
         depth = torch.from_numpy(np.stack([s.depth for s in drawn]))
-        return normalise(images), cell_depth(depth[:, None], FastStudent.output_scale)
+        return normalise(images), depth[:, None]
 
 
-class _SeparateNorm(nn.Module):
-    """A batch norm with frozen statistics as a layer of its own, as it is written down."""
-
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        return functional.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-        )
-
-
-def _separate_norms(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, ConvNormAct):
-            module.bn = _SeparateNorm(module.bn)
+def _plain_loss(output: StudentOutput, depth: Tensor) -> LossParts:
+    """Compare a student's DPM, and its finer depth, with depth (B, 1, H, W) as formulas read."""
+    assert output.logits is not None  # the base has a DPM
+    assert output.fine_depth is not None  # and upsamples its depth
+    settings = LossSettings()
+    cell = depth.shape[2] // output.logits.shape[2]
+    parts = straightforward_loss(_BINS, settings)(output.logits, cell_depth(depth, cell))
+    valid = DepthTarget(_BINS, settings.target_width).valid(depth)
+    known = torch.where(valid, depth, torch.ones_like(depth))
+    edges = masked_mean((output.fine_depth / known).log().abs(), valid)
+    return parts._replace(total=parts.total + settings.edge_weight * edges)
 
 
 def _samples() -> list[Sample]:
@@ -211,23 +190,23 @@ class RoundTimes(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     made = parser(__doc__ or "")
-    made.add_argument("--rounds", type=int, default=0, help="of each arm [1 if quick, else 3]")
+    made.add_argument("--rounds", type=int, default=0, help="how many [1 if quick, else 3]")
     options = made.parse_args(argv)
     report = Report("distill", options)
     steps = time_steps(repeats=5 if options.quick else 25)
     with tempfile.TemporaryDirectory(prefix="tiekd_distill_", ignore_cleanup_errors=True) as root:
         folder = Path(root)
         held_out = prepare(folder / "labelled")
-        times = time_arms(folder, options.rounds or (1 if options.quick else 3))
+        times = time_rounds(folder, options.rounds or (1 if options.quick else 3))
     title = "One training step, ms (10th-90th percentile); faster: times, than plain"
     report.table("steps_ms", title, step_rows(steps), data=steps)
     title = f"Trigger to live, s: {_TRAIN_FRAMES} + {held_out} held out labelled frames, "
     title += f"{ITERATIONS} iterations"
     report.table("rounds_s", title, round_rows(times), data=times)
     report.tables["iterations"] = ITERATIONS
-    report.goals.append(live_goal(steps, times["as it is"]))
+    report.goals.append(live_goal(steps, times))
     code = report.finish()
-    broke = any(r.verdict.startswith(_BROKEN) for rows in times.values() for r in rows)
+    broke = any(r.verdict.startswith(_BROKEN) for r in times)
     return BROKE if broke else code
 
 
@@ -244,25 +223,24 @@ def prepare(root: Path) -> int:
     )
 
 
-def time_arms(folder: Path, rounds: int) -> dict[str, list[RoundTimes]]:
-    """Run the arms in turn, so that the machine's noise hits all alike."""
-    times: dict[str, list[RoundTimes]] = {name: [] for name in ARMS}
-    for number in range(rounds):
-        for name, parameters in ARMS.items():
-            print(f"round {number + 1} of {rounds}: {name} ...", file=sys.stderr, flush=True)
-            state = folder / f"{name}_{number}".replace(" ", "_")
-            shutil.copytree(folder / "labelled", state)
-            try:
-                with own_domain():
-                    times[name].append(time_round(state, parameters))
-            except TiekdError as error:
-                times[name].append(RoundTimes(f"{_BROKEN}: {error}"))
-            print(times[name][-1].verdict, file=sys.stderr, flush=True)
-            shutil.rmtree(state)
+def time_rounds(folder: Path, rounds: int) -> list[RoundTimes]:
+    """Run rounds one after another, each on a copy of the labelled frames."""
+    times = []
+    for number in range(1, rounds + 1):
+        print(f"round {number} of {rounds} ...", file=sys.stderr, flush=True)
+        state = folder / f"round_{number}"
+        shutil.copytree(folder / "labelled", state)
+        try:
+            with own_domain():
+                times.append(time_round(state))
+        except TiekdError as error:
+            times.append(RoundTimes(f"{_BROKEN}: {error}"))
+        print(times[-1].verdict, file=sys.stderr, flush=True)
+        shutil.rmtree(state)
     return times
 
 
-def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
+def time_round(state: Path) -> RoundTimes:
     """Start the nodes on a state folder without a student, call distill, wait for depth.
 
     Raises:
@@ -274,7 +252,6 @@ def time_round(state: Path, parameters: dict[str, object]) -> RoundTimes:
         "train.iterations": ITERATIONS,
         "train.device": "cpu",
         "distill.first_labels": 0,  # what is timed is a first round that trains
-        **parameters,
     }
     depth = {"state_dir": state, "device": "cpu"}
     wanted = ("companion_node", companion), ("depth_node", depth)
@@ -344,11 +321,10 @@ def step_rows(steps: dict[str, dict[str, Spread]]) -> list[Row]:
     ]
 
 
-def round_rows(times: dict[str, list[RoundTimes]]) -> list[Row]:
-    """Return the medians of each arm's rounds."""
+def round_rows(rounds: Sequence[RoundTimes]) -> list[Row]:
+    """Return the medians of the rounds, one row."""
     return [
         {
-            "arm": name,
             **{stage: spread([r.stages[stage] for r in rounds]).median for stage in STAGES},
             "trigger to live": spread([r.trigger_to_live for r in rounds]),
             "ms/iteration": spread([r.step_ms for r in rounds]).median,
@@ -356,7 +332,6 @@ def round_rows(times: dict[str, list[RoundTimes]]) -> list[Row]:
             "RMSE [m]": f"{spread([r.rmse for r in rounds]).median:.4f}",
             "rounds": _verdicts(rounds),
         }
-        for name, rounds in times.items()
     ]
 
 
@@ -367,7 +342,7 @@ def _verdicts(rounds: Sequence[RoundTimes]) -> str:
 
 def live_goal(steps: dict[str, dict[str, Spread]], rounds: Sequence[RoundTimes]) -> Goal:
     live = spread([r.trigger_to_live for r in rounds])
-    faster = steps[STRAIGHTFORWARD]["step"].median / steps["as it is"]["step"].median
+    faster = steps[STRAIGHTFORWARD]["step"].median / steps[OURS]["step"].median
     return Goal(
         f"trigger to live, 64 frames, {ITERATIONS} iterations",
         "as low as possible",

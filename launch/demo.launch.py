@@ -37,7 +37,7 @@ COMPANION = {
     "distill.min_frames": 30,
     "distill.period_s": 30.0,
     "train.iterations": 240,
-    "train.seconds": 120.0,
+    "train.seconds": 600.0,
 }
 
 

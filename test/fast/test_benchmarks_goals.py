@@ -137,14 +137,14 @@ def test_limits_of_the_node():
         assert node.training_goals(found)[1].met is is_met
 
 
-def test_a_round_that_is_refused_or_breaks_is_a_row_and_loses_no_other(monkeypatch, tmp_path):
+def test_a_round_that_is_refused_or_breaks_is_counted_and_loses_no_other(monkeypatch, tmp_path):
     pytest.importorskip("rclpy")
     import distill
 
     times = distill.RoundTimes
     accepted = times("promoted", dict.fromkeys(distill.STAGES, 5.0), 30.0, 90.0, 0.1, 0.5)
     refused = times("refused: no better", abs_rel=0.2)
-    came = iter([accepted, refused, TiekdError("companion_node ended with code 1"), refused])
+    came = iter([accepted, TiekdError("companion_node ended with code 1"), refused])
 
     def time_round(*_: object) -> distill.RoundTimes:
         found = next(came)
@@ -154,12 +154,12 @@ def test_a_round_that_is_refused_or_breaks_is_a_row_and_loses_no_other(monkeypat
 
     monkeypatch.setattr(distill, "time_round", time_round)
     (tmp_path / "labelled").mkdir()
-    found = distill.time_arms(tmp_path, 2)
-    assert [r.verdict.partition(":")[0] for r in found["as it is"]] == ["promoted", "broke"]
-    assert [r.verdict for r in found["decoder first"]] == ["refused: no better"] * 2
-    steps = {name: {"step": spread(100.0)} for name in (distill.STRAIGHTFORWARD, "as it is")}
-    goal = distill.live_goal(steps, found["as it is"])
+    found = distill.time_rounds(tmp_path, 3)
+    verdicts = [r.verdict.partition(":")[0] for r in found]
+    assert verdicts == ["promoted", "broke", "refused"]
+    steps = {name: {"step": spread(100.0)} for name in (distill.STRAIGHTFORWARD, distill.OURS)}
+    goal = distill.live_goal(steps, found)
     assert (goal.measured, goal.met) == ("30 s", None)
-    assert "1 promoted, 1 broke" in goal.note
+    assert "1 promoted, 1 broke, 1 refused" in goal.note
     assert distill.live_goal(steps, [refused]).measured == "-"
-    assert distill.round_rows(found)[0]["rounds"] == "1 promoted, 1 broke"
+    assert distill.round_rows(found)[0]["rounds"] == "1 promoted, 1 broke, 1 refused"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.frames import HEIGHT, WIDTH, fill_store, small_plan, views
+from helpers.frames import FROM_BASE, HEIGHT, WIDTH, fill_store, small_plan, views
 from tiekd_ros.core.camera import Intrinsics
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.state import StateFolder
@@ -29,7 +29,7 @@ ABSORBED = 0.05  # of the errors: what numbers fitted to other frames, or camera
 
 def plan(**groups: dict[str, Any]):
     return small_plan(
-        student={"start": "base", "pixels": 12_288},
+        student=FROM_BASE,
         gate={"first_margin": 0.8},
         train={"iterations": 1},
         **groups,

@@ -109,7 +109,7 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused_by_name(registry,
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ({"architecture": "resnet9000"}, "holds a 'resnet9000' student; this program runs mobile"),
+        ({"architecture": "resnet9000"}, "holds a 'resnet9000' student; this program runs effic"),
         ({"architecture": "resnet18"}, "missing (first: backbone.bn1.bias"),
         ({"format": 2}, "card format 2, this program reads 1"),
         ({"format": None}, "card format None"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.students import BINS, SIZE, small_student, with_statistics
+from helpers.students import BINS, FASTEST, SIZE, small_student, with_statistics
 from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import load_base
@@ -66,7 +66,7 @@ def test_sharp_maps_and_an_offset_of_all_logits_give_the_same_depth_in_both_runt
 
 def test_a_gaussian_as_narrow_as_a_bin_keeps_its_place_and_its_width():
     bins = DepthBins()
-    student = Student.fresh(StudentCard(bins, SIZE))
+    student = Student.fresh(StudentCard(bins, SIZE, FASTEST))
     weight, bias = student.network.head.weight.data, student.network.head.bias.data
     weight.zero_()
     for sigma_m in (0.3, 0.1, 0.04):
@@ -92,7 +92,7 @@ def test_the_shift_is_folded_into_the_head_only_where_exp_is_sure_to_stay_a_numb
     assert all(torch.equal(before[name], weight) for name, weight in steep.state_dict().items())
     official = Student.fresh(StudentCard(BINS, SIZE, architecture="resnet18")).network
     assert not shift_logits(official)  # nothing bounds what its last ReLU gives
-    largest = Student.fresh(StudentCard(DepthBins(257, 1e-3, 80.0), SIZE))
+    largest = Student.fresh(StudentCard(DepthBins(257, 1e-3, 80.0), SIZE, FASTEST))
     with torch.no_grad():
         largest.network.head.weight.zero_()
         largest.network.head.bias.zero_()[-1] = 144.4

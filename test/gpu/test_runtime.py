@@ -12,6 +12,7 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.base_student import load_base
 from tiekd_ros.student.live import LiveStudent
 from tiekd_ros.student.registry import StudentRegistry
+from tiekd_ros.student.runtimes.base import same_depth
 from tiekd_ros.student.runtimes.choosing import RuntimeFactory
 from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
@@ -30,7 +31,7 @@ def noise(size: tuple[int, int]) -> np.ndarray:
 
 
 def check_same(found: np.ndarray, expected: np.ndarray) -> None:
-    assert (np.abs(found - expected) <= np.maximum(0.01, 0.005 * expected)).all()
+    assert same_depth(expected, found)
 
 
 @pytest.fixture(scope="module")

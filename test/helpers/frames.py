@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from helpers.students import FASTEST
+from tiekd_ros.core.images import decode_depth_png, encode_depth_png
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameLogSettings, FrameStore, Label, Observation
 from tiekd_ros.method.samples import Sample, fit_sample
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.networks import DEFAULT_ARCHITECTURE
 from tiekd_ros.worlds import IndoorWorld, WorldSettings, WorldView
 
 WIDTH, HEIGHT = 96, 72
 SIZE = InputSize(64, 96)
 """The network's input for these frames with 4096 pixels."""
+FROM_BASE = {"architecture": DEFAULT_ARCHITECTURE, "start": "base", "pixels": 12_288}
+"""Settings of a first student that starts from the base, at a size at which it sees something."""
 
 _S = 10**9
 _STEP_NS = 2 * _S
@@ -59,6 +68,14 @@ def fill_store(path: Path, seen: Sequence[WorldView] | None = None, first: int =
             store.put_label(frame_id, Label(view.depth, "exact", "1"))
 
 
+def stretch_labels(path: Path, factor: float = 1.5) -> None:
+    """Make all labelled depth of a frame log larger, so that a student of before is wrong."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for frame_id, png in connection.execute("SELECT frame_id, depth FROM labels").fetchall():
+            depth = encode_depth_png(np.float32(factor) * decode_depth_png(png))
+            connection.execute("UPDATE labels SET depth = ? WHERE frame_id = ?", (depth, frame_id))
+
+
 def filled_state(root: Path) -> StateFolder:
     """Return a state folder with a frame log of 24 labelled frames and nothing else."""
     state = StateFolder(root).create()
@@ -74,7 +91,7 @@ def small_settings(**groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """
     small: dict[str, dict[str, Any]] = {
         "distill": {"min_frames": 8, "min_held_out": 2},
-        "student": {"pixels": 4096, "bins": 33, "start": "random"},
+        "student": {"architecture": FASTEST, "pixels": 4096, "bins": 33, "start": "random"},
         "train": {"iterations": 25, "learning_rate": 0.015, "threads": 1, "device": "cpu"},
         "augment": {"zoom": 1.0},
         "gate": {"first_margin": 1.0, "min_gain": 0.0, "max_loss": 1.0},

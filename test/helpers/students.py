@@ -17,14 +17,15 @@ from tiekd_ros.student.checkpoint import Student, StudentCard
 from tiekd_ros.student.live import LiveStudent
 from tiekd_ros.student.registry import StudentRegistry
 
+FASTEST = "mobilenetv2-fast"
 BINS = DepthBins(count=33)
 SIZE = InputSize(64, 96)
 
 
-def small_student(seed: int = 0, **card: Any) -> Student:
+def small_student(seed: int = 0, *, architecture: str = FASTEST, **card: Any) -> Student:
     """Return a student with random weights; another one for each seed."""
     torch.manual_seed(seed)
-    return Student.fresh(StudentCard(BINS, SIZE, **card))
+    return Student.fresh(StudentCard(BINS, SIZE, architecture, **card))
 
 
 def promote_small(state: StateFolder) -> str:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from helpers import depth_data
 from helpers.children import start_python, wait_until
 from helpers.frames import HEIGHT, WIDTH, views
+from helpers.students import FASTEST
 from tiekd_ros.cli.__main__ import app
 from tiekd_ros.student.checkpoint import load_student
 from tiekd_ros.worlds import IndoorWorld
@@ -33,7 +34,7 @@ def train_arguments(data: Path, output: Path, *more: str, **groups: dict[str, An
     """Return the arguments of a run of 5 steps of 4 images, in this process, on the CPU."""
     settings = {
         "train": {"batch_norm": "frozen", **groups.get("train", {})},
-        "student": {"bins": 17, "max_depth_m": 10.0},
+        "student": {"architecture": FASTEST, "bins": 17, "max_depth_m": 10.0},
         "housekeeping": {"log_every": 1, "picture_every": 0, **groups.get("housekeeping", {})},
         **{name: v for name, v in groups.items() if name not in ("train", "housekeeping")},
     }

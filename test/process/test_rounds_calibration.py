@@ -8,15 +8,13 @@ import signal
 import pytest
 
 from helpers.children import wait_until
-from helpers.frames import small_plan
+from helpers.frames import FROM_BASE, small_plan, stretch_labels
 from helpers.rounds import OpenRounds
 from helpers.students import small_student
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.rounds.round_log import RoundKind, RoundLog, RoundRecord
 
-PLAN = small_plan(
-    student={"start": "base", "pixels": 12_288}, gate={"first_margin": 0.8}, train={"iterations": 1}
-)
+PLAN = small_plan(student=FROM_BASE, gate={"first_margin": 0.8}, train={"iterations": 1})
 
 
 def start(rounds: OpenRounds) -> RoundRecord:
@@ -43,7 +41,8 @@ def test_it_goes_live_takes_no_label_from_a_training_round_and_is_replaced_by_it
     assert rounds.log.last_calibration() == rounds.runner.record
     with pytest.raises(RoundRefusedError, match="student 000001 is live"):
         start(rounds)
-    rounds.runner.set_plan(small_plan(student={"start": "base", "pixels": 12_288}))
+    stretch_labels(rounds.state.frames)  # 12 frames train no student that is better than the base
+    rounds.runner.set_plan(small_plan(student=FROM_BASE))
     done = rounds.run()
     assert (done.kind, done.state, done.baseline) == ("training", "promoted", "incumbent")
     assert done.canary.predecessor == "000001"

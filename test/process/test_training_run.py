@@ -151,7 +151,7 @@ def test_other_settings_data_or_a_folder_in_use_are_refused(rgbd, finished, tmp_
     [
         (["--recipe", "best"], "unknown recipe 'best': known are tiekd, paper-kitti, paper-nyu"),
         (["--recipe", "paper-kitti"], "recipe paper-kitti is for kitti data"),
-        (["--arch", "resnet99"], "student.architecture must be one of 'mobilenetv2-fast', "),
+        (["--arch", "resnet99"], "student.architecture must be one of 'efficientnet-lite0', "),
         (["--arch", "resnet18-regression"], "a regression student does not have; take one of"),
         (["--arch", "resnet18", "--init", "base"], "no base student ships for 'resnet18'"),
         (["--init", "nowhere"], "--init nowhere: neither 'random' nor 'base'"),

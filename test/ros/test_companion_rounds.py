@@ -8,6 +8,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.msg import Transition
 
+from helpers.frames import FROM_BASE, stretch_labels
 from helpers.students import small_student
 from ros_helpers.companion import learning_companion, stats
 from ros_helpers.messages import camera_info, image_message
@@ -67,9 +68,6 @@ def test_a_round_trains_reports_promotes_and_announces_and_only_one_runs_at_a_ti
     assert StudentRegistry(filled.students).live() == "000001"
 
 
-FROM_BASE = {"start": "base", "pixels": 12_288}
-
-
 def test_the_first_labels_bring_a_student_without_a_call_and_a_round_replaces_it(
     peer: Peer, filled: StateFolder
 ) -> None:
@@ -80,6 +78,7 @@ def test_the_first_labels_bring_a_student_without_a_call_and_a_round_replaces_it
         assert status["reason"].startswith("calibrated base: depth = ")
         wait_for(lambda: peer.students == ["000001"], "the announcement")
         assert stats(filled).new_labels == 12
+        stretch_labels(filled.frames)  # 12 frames train no student that is better than the base
         assert peer.trigger("distill")[0]
         status = peer.await_round(2)
         assert (status["state"], status["baseline"]) == ("promoted", "incumbent")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import PointCloud2
 
-from helpers.students import BINS, SIZE
+from helpers.students import BINS, FASTEST, SIZE
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Diagnosis, Peer
 from ros_helpers.waiting import await_log
@@ -86,7 +86,7 @@ def test_a_range_outside_the_students_is_accepted_and_an_error_until_one_fits(
     assert text in capfd.readouterr().err
     await_text(peer, text, ERROR)
     registry = StudentRegistry(state.students)
-    far = Student.fresh(StudentCard(DepthBins(33, 1.0, 30.0), SIZE))
+    far = Student.fresh(StudentCard(DepthBins(33, 1.0, 30.0), SIZE, FASTEST))
     peer.announce(registry.add(far).version)
     await_text(peer, "", OK)
     near = registry.live()

@@ -47,10 +47,10 @@ def run(kitti: Path, output: Path, *more: str) -> dict:
 @pytest.mark.parametrize(
     ("more", "settings", "used"),
     [
-        (["--init", "auto"], {}, ("frozen", 2e-3)),
-        (["--init", "base"], {}, ("frozen", 2e-3)),
-        (["--init", "base", "--lr", "0.004"], {}, ("frozen", 4e-3)),
-        (["--init", "base"], {"batch_norm": "batch", "learning_rate": 3e-3}, ("batch", 3e-3)),
+        (["--init", "auto"], {}, ("batch", 4e-3)),
+        (["--init", "base"], {}, ("batch", 4e-3)),
+        (["--init", "base", "--lr", "0.002"], {}, ("batch", 2e-3)),
+        (["--init", "base"], {"batch_norm": "frozen", "learning_rate": 3e-3}, ("frozen", 3e-3)),
         (["--init", "random"], {}, ("batch", 1e-3)),
     ],
 )

@@ -113,7 +113,7 @@ def demo(
     iterations: Annotated[int, typer.Option(help="Training steps of a round.", min=1)] = 240,
     train_seconds: Annotated[
         float, typer.Option(help="Training time of a round at most.", min=1.0)
-    ] = 180.0,
+    ] = 600.0,
     first_frames: Annotated[
         int, typer.Option(help="Labelled frames before the first round.", min=8)
     ] = 60,

@@ -308,8 +308,8 @@ def train(
     arch: Annotated[
         str,
         typer.Option(
-            help="The network, such as mobilenetv2-fast or resnet18-regression; any other word is "
-            "answered with all there are.",
+            help="The network, such as efficientnet-lite0 or resnet18-regression; any other word "
+            "is answered with all there are.",
             show_default="the recipe's",
         ),
     ] = "",

@@ -389,7 +389,8 @@ def _follow_round(run: DemoRun, number: int) -> dict[str, str]:
             )
         step, steps = int(status.get("step", "0")), int(status.get("steps", "0"))
         loss = f", loss {status['loss']}" if status.get("loss") else ""
-        run.display.update(step / max(steps, 1), f"{stage} {step} of {steps}{loss}")
+        progress = f" {step} of {steps}" if steps else ""
+        run.display.update(step / max(steps, 1), f"{stage}{progress}{loss}")
         _pause(run)
     return status
 
@@ -440,7 +441,7 @@ class DemoOptions:
     headless: bool = False
     seed: int = 0
     iterations: int = 240
-    train_seconds: float = 180.0
+    train_seconds: float = 600.0
     first_frames: int = 60
 
 

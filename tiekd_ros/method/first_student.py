@@ -44,8 +44,8 @@ class StudentSettings(Settings):
     )
     start: str = setting(
         BASE_START,
-        "weights to start from: the base student that ships for the architecture (base, trained "
-        "on synthetic rooms; where none ships, random ones), or random ones",
+        "weights to start from: the base student that ships for the architecture (base; where "
+        "none ships, random ones), or random ones",
         choices=STARTS,
     )
     pixels: int = setting(

@@ -95,7 +95,7 @@ class Moments(NamedTuple):
 class StudentNetwork(nn.Module, abc.ABC):
     """Base of all students.
 
-    One has a submodule `backbone`, its encoder: `train.decoder_first` freezes it, and files of
+    One has a submodule `backbone`, its encoder: it may learn at a rate of its own, and files of
     ImageNet weights are for it. Each of its batch norms is registered right behind the convolution
     that feeds it, so that runtimes can fuse them. It takes inputs down to 64x64 whose sides are
     multiples of `STRIDE`.

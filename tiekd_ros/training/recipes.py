@@ -56,8 +56,8 @@ class RecipeError(TiekdError):
     """Settings that are each valid, but cannot work together."""
 
 
-FROM_BASE: Mapping[str, Any] = {"batch_norm": "frozen", "learning_rate": 2e-3}
-"""Of recipe tiekd, where it starts from the base student: measured, docs/base_student.md."""
+FROM_BASE: Mapping[str, Any] = {"learning_rate": 4e-3}
+"""Of recipe tiekd, where it starts from the base student: as a round does."""
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ _DPM = partial(ArchitectureSpec, is_published=True)
 _REGRESSION = partial(ArchitectureSpec, is_published=True, has_dpm=False)
 
 ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
-    "mobilenetv2-fast": ArchitectureSpec(FastStudent, base="base"),
-    "efficientnet-lite0": ArchitectureSpec(EfficientNetStudent),
+    "efficientnet-lite0": ArchitectureSpec(EfficientNetStudent, base="base"),
+    "mobilenetv2-fast": ArchitectureSpec(FastStudent),
     "mobilenetv2": _DPM(partial(OfficialDpmStudent, "mobilenetv2")),
     "resnet18": _DPM(partial(OfficialDpmStudent, "resnet18"), shares_batch_norms=False),
     "resnet50": _DPM(partial(OfficialDpmStudent, "resnet50"), shares_batch_norms=False),
@@ -58,7 +58,7 @@ ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
         partial(OfficialRegressionStudent, "resnet50"), shares_batch_norms=False
     ),
 }
-DEFAULT_ARCHITECTURE = "mobilenetv2-fast"
+DEFAULT_ARCHITECTURE = "efficientnet-lite0"
 PUBLISHED_ARCHITECTURES = tuple(n for n, spec in ARCHITECTURES.items() if spec.is_published)
 
 

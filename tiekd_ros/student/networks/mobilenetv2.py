@@ -1,4 +1,4 @@
-"""The MobileNetV2 encoder (Sandler et al. 2018), and the default student, `mobilenetv2-fast`.
+"""The MobileNetV2 encoder (Sandler et al. 2018), and the fastest student, `mobilenetv2-fast`.
 
 The published compact student spends 96 % of its 212 GMAC (480x640) in a dense decoder. The fast
 one keeps the idea (encoder, depth probability map over bins, depth as its expectation) and
