@@ -260,9 +260,10 @@ def ratios(runs: Sequence[dict[str, Any]]) -> list[Row]:
     rows: list[Row] = []
     for scene, split in dict.fromkeys(key[:2] for key in means):
         random = means.get((scene, split, RANDOM_START), float("nan"))
-        found = {s: means.get((scene, split, s), float("nan")) / random for s in others}
+        found = {Path(s).name: means.get((scene, split, s), float("nan")) / random for s in others}
         rows.append({"scene": scene, "split": split, **found})
-    averages = {s: float(np.nanmean([row[s] for row in rows])) for s in others if rows}
+    names = [Path(s).name for s in others]
+    averages = {n: float(np.nanmean([row[n] for row in rows])) for n in names if rows}
     return [*rows, {"scene": "mean", "split": "", **averages}]
 
 

@@ -183,7 +183,7 @@ _START_TIMEOUT_S = 60.0
 _NO_NEWS_S = 15.0
 _ROUND_STANDS_S = 120.0  # loading and judging say nothing meanwhile, but take far less
 _LIVE_TIMEOUT_S = 30.0
-_BUSY_TIMEOUT_S = 180.0  # a calibration gives way to all else on busy cores
+_BUSY_TIMEOUT_S = 180.0  # for a calibration or a canary evaluation on busy cores
 _LAST_PAIRS_S = 1.0  # from a student's last image to its score
 _LINE_EVERY_S = 15.0
 

@@ -135,13 +135,7 @@ class Trainer:
         optimizer = make_optimizer(network, self._peak, settings.weight_decay)
         self._objective = make_objective(network.bins, loss, has_dpm=network.has_dpm)
         clip = settings.clip_norm
-        self._stepper = Stepper(
-            self.network,
-            optimizer,
-            self._loss,
-            clip_norm=clip,
-            frozen=frozen,
-        )
+        self._stepper = Stepper(self.network, optimizer, self._loss, clip_norm=clip, frozen=frozen)
         if not has_parent:
             start_from_label_histogram(network, [s.depth for s in samples])
 

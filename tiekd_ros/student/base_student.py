@@ -68,10 +68,13 @@ def load_base(architecture: str = DEFAULT_ARCHITECTURE) -> Student:
         architecture: one whose `ArchitectureSpec` names a base.
 
     Raises:
-        CheckpointError: its files are missing or damaged, or hold something else.
+        CheckpointError: none ships, or its files are missing or damaged, or hold something else.
     """
+    folder = ARCHITECTURES[architecture].base
+    if not folder:
+        raise CheckpointError(f"no base student ships for {architecture!r}")
     try:
-        student = _load_shipped(ARCHITECTURES[architecture].base)
+        student = _load_shipped(folder)
         if student.card.architecture != architecture or student.card.focal_px is None:
             raise CheckpointError("it is no base student: another network, or no focal length")
     except (CheckpointError, OSError) as error:
