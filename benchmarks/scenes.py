@@ -49,6 +49,7 @@ from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.metrics import best_constant, boundary_errors, depth_metrics
 from tiekd_ros.method.samples import AugmentSettings, Sample, fit_sample
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
+from tiekd_ros.student.base_student import load_base
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student, load_student
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
@@ -86,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
             for arm in arms
         ]
     )
+    for start, scene in seen(options.starts, [folder.name for folder in options.scenes]):
+        print(f"{Path(start).name} was made with frames of {scene}: it says nothing on that scene")
     report.table("scenes", f"Held-out errors after {options.iterations} iterations", summary(runs))
     report.table("ratios", f"AbsRel over that from `{RANDOM_START}`, same seeds", ratios(runs))
     return report.finish()
@@ -110,6 +113,16 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     options.pixels = options.pixels or (12288 if options.quick else StudentSettings().pixels)
     options.train = dict(options.train)
     return options
+
+
+def seen(starts: Sequence[str], scenes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the bases among the starts with each scene that their card says they have seen."""
+    found = []
+    for start in starts:
+        if start != RANDOM_START:
+            card = (load_base() if start == BASE_START else load_student(Path(start))).card
+            found += [(start, s) for s in scenes if s in card.training.get("real_frames", {})]
+    return found
 
 
 def _words(known: Sequence[str] = ()) -> Callable[[str], list[str]]:
