@@ -29,9 +29,10 @@ from random_world import HELD_OUT_SEEDS_FROM, TRAINING_SEEDS_FROM, RandomisedWor
 from torch import Tensor
 
 from tiekd_ros.core.camera import Intrinsics
+from tiekd_ros.core.images import DepthMap
 from tiekd_ros.datasets import RgbdFolder
 from tiekd_ros.method.comparison import constant_predictor, mean_errors, student_predictor
-from tiekd_ros.method.losses import DistillationLoss, LossSettings
+from tiekd_ros.method.losses import DistillationLoss, LossSettings, at_edges
 from tiekd_ros.method.samples import AugmentSettings, Sample, augment, fit_sample
 from tiekd_ros.method.stepping import BadSteps, Stepper, average_batch_norms, make_optimizer
 from tiekd_ros.student.architecture import InputSize
@@ -50,7 +51,10 @@ SIZES = ((InputSize(height=96, width=128), 8), (SIZE, 3), (InputSize(height=224,
 FIRST_SHARES, LAST_SHARES = (1.0, 0.0, 0.0), (0.3, 0.45, 0.25)
 """How often each size is drawn at the start and at the end: small pictures teach much early."""
 AUGMENT = AugmentSettings(flip=0.5, zoom=1.4, brightness=0.35, gamma=0.35, colour=0.15)
-LOSS = LossSettings()
+LOSS = LossSettings(edge_focus=4.0)
+
+EDGE_REACH = 0.01
+"""Of the image's width: so near to an edge a sensor's depth is not trusted."""
 
 HELD_OUT_SEEDS, HELD_OUT_VIEWS = range(HELD_OUT_SEEDS_FROM, HELD_OUT_SEEDS_FROM + 12), 8
 FEWEST_WORLDS = 12  # training starts when so many are there
@@ -156,12 +160,25 @@ def _motion(length: float, degrees: float) -> npt.NDArray[np.float32]:
 
 
 def load_frames(folder: Path) -> list[StoredView]:
-    """Read the frames of an RGB-D folder; SystemExit where its camera's lens is not known."""
+    """Read the frames of an RGB-D folder, without depth at its edges, where a sensor is wrong.
+
+    SystemExit where its camera's lens is not known.
+    """
     frames = RgbdFolder(folder)
     lens = frames.intrinsics
     if lens is None:
         raise SystemExit(f"{folder} has no K.txt: depth of an unknown lens teaches no size")
-    return [StoredView(frames.image(i), frames.depth(i), lens) for i in range(len(frames))]
+    return [
+        StoredView(frames.image(i), without_edges(frames.depth(i)), lens)
+        for i in range(len(frames))
+    ]
+
+
+def without_edges(depth: DepthMap) -> DepthMap:
+    """Return depth (H, W), unknown (NaN) where an edge is near."""
+    reach = round(EDGE_REACH * depth.shape[1])
+    edges = at_edges(torch.from_numpy(depth)[None, None], reach)[0, 0].numpy()
+    return np.where(edges, np.float32(np.nan), depth)
 
 
 @dataclass(frozen=True)

@@ -103,13 +103,16 @@ def test_published_teacher_maps_are_truncated_shares_of_the_range(max_depth_m):
     assert lost.max() <= max_depth_m / 65535 + 1e-5
 
 
-def test_resizing_depth_invents_nothing_beside_what_is_unknown():
-    depth = np.tile(np.arange(1, 9, dtype=np.float32), (4, 1))
+def test_resizing_depth_is_smooth_on_a_surface_and_invents_nothing_at_its_edge():
+    depth = np.tile(np.array([10.0, 10.2, 10.4, 10.6, 2.0, 2.04, 2.08, 2.12], np.float32), (4, 1))
     assert resize_depth(depth, 4, 8) is depth
-    assert resize_depth(depth, 8, 16)[0, 1] == pytest.approx(1.25)
+    row = resize_depth(depth, 8, 16)[0]
+    assert row[[1, 2]] == pytest.approx([10.05, 10.15])
+    assert row[[7, 8]] == pytest.approx([10.6, 2.0])  # and not 8.45 and 4.15
     depth[:, 3] = np.nan
-    assert set(resize_depth(depth, 8, 16)[0, [4, 5, 8, 9]]) == {3.0, 5.0}
-    assert np.isnan(resize_depth(depth, 8, 16)[0, 6:8]).all()
+    row = resize_depth(depth, 8, 16)[0]
+    assert np.isnan(row[6:8]).all()
+    assert row[[1, 5, 8]] == pytest.approx([10.05, 10.4, 2.0])
 
 
 def encoded(suffix: str, *options: int) -> bytes:

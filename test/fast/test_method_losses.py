@@ -136,6 +136,24 @@ def test_a_student_that_says_what_the_teacher_says_has_no_loss():
     assert parts.ssim.item() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("column", [3, 8, 9, 15])
+def test_a_pixel_at_an_edge_counts_more_where_that_is_asked_for(column):
+    width, focus = 20, 4.0
+    depth = torch.full((1, 1, 6, width), 2.0)
+    depth[..., 9:] = 6.0  # an edge, and beside what is unknown there is none
+    depth[..., 12] = math.nan
+    depth[..., 13:] = 4.0
+    plain, focused = (
+        DistillationLoss(BINS, LossSettings(edge_focus=f)) for f in (0.0, focus)
+    )
+    logits = plain.target.probabilities(depth.nan_to_num(6.0)).clamp_min(1e-30).log()
+    logits[..., column] = 0.0
+    kl, more = (loss(output_of(logits), depth).kl.item() for loss in (plain, focused))
+    at_edge = 7 <= column <= 10  # within two pixels
+    share = (1 + focus * at_edge) / (width - 1 + 4 * focus)
+    assert more / kl == pytest.approx(share * (width - 1), rel=1e-4)
+
+
 def test_ssim_ranks_structure():
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     stripes, others, opposed = (0.5 + 0.2 * f for f in (x.sin(), y.sin(), -x.sin()))

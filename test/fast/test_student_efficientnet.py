@@ -42,6 +42,19 @@ def test_pixels_are_convex_combinations_of_the_cells_around_them():
     torch.testing.assert_close(moved[..., 1:], values[..., :-1])
 
 
+def test_a_pixel_is_on_the_surface_of_the_cell_with_the_largest_share():
+    depth = torch.tensor([2.0, 2.1, 6.0]).view(1, 1, 1, 3)
+    shares = torch.zeros(1, 5, 16, 1, 3)
+    shares[:, 0] = 0.5  # of its own cell, and equal ones of the four around
+    soft, one = (upsample(depth, shares.flatten(1, 2), one_surface=one) for one in (False, True))
+    assert 2.5 < soft[0, 0, 0, 4] < 3.0  # in the middle cell, between its neighbours
+    assert 2.0 < one[0, 0, 0, 4] < 2.1
+    torch.testing.assert_close(one[..., 8:], torch.full((1, 1, 4, 4), 6.0))
+    shares[:, 3] = 1.0  # of the cell to the right
+    one = upsample(depth, shares.flatten(1, 2), one_surface=True)
+    torch.testing.assert_close(one[..., 4:8], torch.full((1, 1, 4, 4), 6.0))
+
+
 @torch.no_grad()
 def test_a_pixel_that_sees_two_surfaces_is_on_one_of_them_and_unsure():
     raw = torch.zeros(1, 64, 2, 3), torch.zeros(1, 32, 2, 3)

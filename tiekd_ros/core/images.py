@@ -25,6 +25,8 @@ Mask = npt.NDArray[np.bool_]
 DEPTH_UNITS_PER_M = 256.0
 """Scale of stored depth labels, KITTI's convention: uint16 = metres * 256, 0 = unknown."""
 
+SAME_SURFACE = 0.05
+"""Of a depth: what is farther from it is on another surface."""
 _THUMBNAIL_SIZE = (32, 24)  # (width, height): enough to tell views apart, small to compare
 
 
@@ -166,13 +168,18 @@ def _decode_uint16(data: bytes) -> npt.NDArray[np.uint16]:
 
 
 def resize_depth(depth: DepthMap, height: int, width: int) -> DepthMap:
-    """Bring a depth map to another size: bilinear, or nearest where something is unknown."""
+    """Bring a depth map to another size: bilinear on a surface, nearest at its edge.
+
+    Halfway between two surfaces, or between a known and an unknown depth, is nothing.
+    """
     if depth.shape == (height, width):
         return depth
-    whole = bool(np.isfinite(depth).all())
-    method = cv2.INTER_LINEAR if whole else cv2.INTER_NEAREST_EXACT
-    resized: DepthMap = cv2.resize(depth, (width, height), interpolation=method)
-    return resized
+    size = (width, height)
+    smooth: DepthMap = cv2.resize(depth, size, interpolation=cv2.INTER_LINEAR)
+    nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    on_surface = cv2.absdiff(smooth, nearest) <= SAME_SURFACE * nearest  # not where it is NaN
+    np.copyto(smooth, nearest, where=~on_surface)
+    return smooth
 
 
 def shrink_map(values: npt.NDArray[np.float32], max_side: int) -> npt.NDArray[np.float32]:

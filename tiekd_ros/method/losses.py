@@ -13,6 +13,7 @@ Shapes: B batch, C bins, H and W the network's input, h and w its output (1/4 of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.method.fused import compare_dpm
-from tiekd_ros.method.metrics import masked_mean
+from tiekd_ros.method.metrics import EDGE_RATIO, masked_mean
 from tiekd_ros.method.paper.losses import RESPONSE_LOSSES, PublishedLoss, si_loss
 from tiekd_ros.method.paper.target import published_width_m
 from tiekd_ros.method.samples import cell_depth
@@ -35,6 +36,8 @@ from tiekd_ros.method.target import DepthTarget
 from tiekd_ros.student.architecture import StudentOutput
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import TargetWidth
+
+_EDGE_REACH_PX = 2
 
 _WINDOW = 11  # SSIM's window and sigma, Wang et al. 2004
 _WINDOW_SIGMA = 1.5
@@ -63,6 +66,13 @@ class LossSettings(Settings):
     edge_weight: float = setting(
         1.0,
         "weight of the relative error at the label's resolution, for students that upsample depth",
+        minimum=0.0,
+        maximum=100.0,
+    )
+    edge_focus: float = setting(
+        0.0,
+        "how much more a pixel counts at an edge of the label, in the KL and edge terms; for depth "
+        "that lies exactly on its image",
         minimum=0.0,
         maximum=100.0,
     )
@@ -121,27 +131,53 @@ class DistillationLoss:
         A batch without one valid pixel gives zero and no gradient. A student without a DPM
         has no KL term: 0.
         """
-        fine = depth
+        fine, focus = depth, self._focus(depth)
         depth = _at_output(depth, output)
         valid = self.target.valid(depth)  # (B, 1, h, w)
         if output.logits is None:
             student, kl = output.depth, depth.new_zeros(())
         else:
             divergence, student = compare_dpm(output.logits, depth, self._divergence)
-            kl = masked_mean(divergence, valid)
+            cell = fine.shape[2] // depth.shape[2]
+            kl = masked_mean(divergence, valid * functional.max_pool2d(focus, cell))
         # Metres -> share of the range: SSIM's constants then mean what they were made for.
         scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
         similarity = masked_ssim(student * scale, depth * scale, valid)
         total = self._kl_weight * kl + self._ssim_weight * (1 - similarity)
         if output.fine_depth is not None and self._edge_weight > 0:
-            total = total + self._edge_weight * self._edge_error(output.fine_depth, fine)
+            total = total + self._edge_weight * self._edge_error(output.fine_depth, fine, focus)
         return LossParts(total, kl, similarity)
 
-    def _edge_error(self, student: Tensor, depth: Tensor) -> Tensor:
+    def _edge_error(self, student: Tensor, depth: Tensor, focus: Tensor) -> Tensor:
         """Return the mean of |ln student - ln depth| over valid pixels, each (B, 1, H, W)."""
         valid = self.target.valid(depth)
         known = torch.where(valid, depth, torch.ones_like(depth))
-        return masked_mean((student / known).log().abs(), valid)
+        return masked_mean((student / known).log().abs(), valid * focus)
+
+    def _focus(self, depth: Tensor) -> Tensor:
+        """Return how much each pixel counts: 1, and more at an edge."""
+        more = self.settings.edge_focus
+        if more == 0:
+            return torch.ones_like(depth)
+        return 1 + more * at_edges(depth, _EDGE_REACH_PX)
+
+
+def at_edges(depth: Tensor, reach: int) -> Tensor:
+    """Return what is within so many pixels of an edge, as bool of the same shape.
+
+    An edge is between neighbours whose depths have a ratio of more than 1.15.
+
+    Args:
+        depth: (B, 1, H, W), NaN = unknown.
+        reach: pixels on each side of an edge, at least 1.
+    """
+    edges = torch.zeros_like(depth)
+    for axis in (2, 3):
+        step = (depth.log().diff(dim=axis).abs() > math.log(EDGE_RATIO)).to(depth)
+        count = step.shape[axis]
+        edges.narrow(axis, 0, count).logical_or_(step)
+        edges.narrow(axis, 1, count).logical_or_(step)
+    return functional.max_pool2d(edges, 2 * reach - 1, 1, reach - 1) > 0
 
 
 def _at_output(depth: Tensor, output: StudentOutput) -> Tensor:

@@ -49,7 +49,7 @@ def processes() -> int:
 
 
 def batch_count(mask: Tensor) -> Tensor:
-    """Return how many elements are True in the whole batch, a scalar."""
+    """Return how many elements are True in the whole batch, or the sum of weights, a scalar."""
     count = mask.sum()
     if _sharing:
         dist.all_reduce(count)
@@ -73,9 +73,10 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         values: any shape.
-        mask: bool, the same shape; values where it is False may be NaN.
+        mask: bool, the same shape, or weights that are 0 or at least 1; values where it is 0
+            may be NaN.
     """
-    total = torch.where(mask, values, torch.zeros_like(values)).sum()
+    total = torch.where(mask > 0, values * mask, torch.zeros_like(values)).sum()
     return total * processes() / batch_count(mask).clamp_min(1)
 
 
@@ -189,7 +190,8 @@ def best_constant(truths: Sequence[FloatArray], min_depth_m: float, max_depth_m:
 
 
 _RATIOS = np.linspace(1.05, 1.25, 10)
-_STEP_RATIO = 1.15  # of neighbours' depths, at least, at an outline
+EDGE_RATIO = 1.15
+"""Of neighbours' depths, at least, at an outline."""
 _REACH_PX = 3  # from an outline
 _OFF_SURFACE = 1.05  # ratio of depths
 
@@ -252,7 +254,7 @@ def _f1(predicted: DepthMap, truth: DepthMap) -> float:
 
 def _flying(predicted: DepthMap, truth: DepthMap) -> float:
     outline = np.zeros(truth.shape, np.uint8)
-    across, right, down, below = (step > _STEP_RATIO for step in _steps(truth))
+    across, right, down, below = (step > EDGE_RATIO for step in _steps(truth))
     outline[:, 1:] |= across | right
     outline[:, :-1] |= across | right
     outline[1:] |= down | below

@@ -13,6 +13,7 @@ Shapes: B batch, C bins, H and W the network's input, h = H/4 and w = W/4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ _CELLS = ((0, 0), (-1, 0), (0, -1), (0, 1), (1, 0))
 _GUIDE_CHANNELS = 32
 _GROUP_STEP = 0.2  # of ln depth: bins are looked at in groups as wide
 _MODE_SHARE = 0.05
+_SAME_SURFACE = 1.1  # ratio of depths
 _FIRST_SHARE = 2.0
 """Logit by which a cell's own depth stands out before anything is learnt."""
 
@@ -91,10 +93,10 @@ class EfficientNetStudent(FastStudent):
         )
 
     def moments(self, raw: Any) -> Moments:
-        """Return depth and its spread at the input's resolution, (B, 1, H, W).
+        """Return depth and its cell's spread at the input's resolution, (B, 1, H, W).
 
-        A cell's depth is the mean over its DPM's main mode: where it sees two surfaces, it is on
-        one of them and not between; where there is one mode, it is the mean.
+        A cell's depth is the mean over its DPM's main mode, and a pixel's is made of cells on one
+        surface: where two are seen it is on one of them and not between, elsewhere it is the mean.
         """
         weights = self.weights(self.head(raw[0]))
         sums = functional.conv2d(weights, self._kernel()[:, :, None, None])
@@ -105,9 +107,8 @@ class EfficientNetStudent(FastStudent):
         total, first, second = whole.split(1, dim=1)
         mean, square = first / total, second / total
         spread = (square - 2 * depth * mean + depth * depth).clamp_min(0.0)  # E[(d - depth)^2]
-        maps = upsample(torch.cat((depth, depth * depth + spread), dim=1), self._shares(raw))
-        depth, square = maps.split(1, dim=1)
-        std = (square - depth * depth).clamp_min(0.0).sqrt()
+        std = functional.interpolate(spread.sqrt(), scale_factor=float(_SCALE), mode="nearest")
+        depth = upsample(depth, self._shares(raw), one_surface=True)
         return Moments(depth * self.centres[-1], std * self.centres[-1])
 
     def _main_mode(self, mass: Tensor) -> Tensor:
@@ -145,24 +146,40 @@ def _shares_layer(channels: int) -> nn.Conv2d:
     return layer
 
 
-def upsample(values: Tensor, shares: Tensor) -> Tensor:
-    """Return maps at four times the size: each pixel a convex combination of five cells.
+def upsample(depth: Tensor, shares: Tensor, *, one_surface: bool = False) -> Tensor:
+    """Return depth at four times the size: each pixel a convex combination of five cells.
 
     Args:
-        values: (B, K, h, w).
+        depth: of the cells, (B, 1, h, w).
         shares: logits of the cells, (B, 5 * 16, h, w).
+        one_surface: leave out the cells whose depth is far from that of the one with the largest
+            share; for inference, since nothing could be learnt of it.
 
     Returns:
-        (B, K, 4 h, 4 w); no value is beyond those of the cells.
+        (B, 1, 4 h, 4 w); no depth is beyond those of the five cells.
     """
-    height, width = values.shape[2:]
-    weights = shares.to(values.dtype).clamp(-20.0, 20.0).exp()
-    around = functional.pad(values, (1, 1, 1, 1), mode="replicate")
-    fine, total = [], 0
-    for (row, column), weight in zip(_CELLS, weights.split(_SCALE**2, dim=1), strict=True):
-        rows, columns = slice(1 + row, 1 + row + height), slice(1 + column, 1 + column + width)
-        cells = around[:, :, rows, columns]  # (B, K, h, w)
-        fine.append([weight * cell for cell in cells.split(1, dim=1)])
-        total = total + weight
-    sums = [sum(each) / total for each in zip(*fine, strict=True)]  # K of (B, 16, h, w)
-    return torch.cat([functional.pixel_shuffle(each, _SCALE) for each in sums], dim=1)
+    height, width = depth.shape[2:]
+    around = functional.pad(depth, (1, 1, 1, 1), mode="replicate")
+    cells = [
+        around[:, :, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
+        for row, column in _CELLS
+    ]  # 5 of (B, 1, h, w)
+    weights = list(shares.to(depth.dtype).clamp(-20.0, 20.0).exp().split(_SCALE**2, dim=1))
+    if one_surface:
+        chosen = _heaviest(weights, cells)
+        low, high = chosen / _SAME_SURFACE, chosen * _SAME_SURFACE
+        weights = [
+            weight * ((cell > low) & (cell < high)).to(weight)
+            for weight, cell in zip(weights, cells, strict=True)
+        ]
+    mixed = sum(weight * cell for weight, cell in zip(weights, cells, strict=True))
+    return functional.pixel_shuffle(mixed / sum(weights), _SCALE)
+
+
+def _heaviest(weights: Sequence[Tensor], cells: Sequence[Tensor]) -> Tensor:
+    """Return the depth of the cell with the largest weight: (B, 16, h, w) of those, (B, 1, h, w)."""
+    heaviest, chosen = weights[0], cells[0].expand_as(weights[0])
+    for weight, cell in zip(weights[1:], cells[1:], strict=True):
+        chosen = torch.where(weight > heaviest, cell, chosen)
+        heaviest = torch.maximum(heaviest, weight)
+    return chosen

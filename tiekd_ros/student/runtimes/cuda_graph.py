@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiekd_ros.core.images import RgbImage
+from tiekd_ros.core.images import SAME_SURFACE, RgbImage
 from tiekd_ros.student.architecture import DpmNetwork, Moments, StudentNetwork
 from tiekd_ros.student.checkpoint import StudentCard
 from tiekd_ros.student.preprocessing import DevicePreprocessing, normalise, resize_image
@@ -287,6 +287,9 @@ def run_network(network: StudentNetwork, x: Tensor) -> Moments:
 def answer_maps(card: StudentCard, moments: Moments, size: tuple[int, int]) -> Tensor:
     """Return depth and confidence at a (height, width), float32 (2, height, width)."""
     maps = torch.cat((moments.mean, confidence_of(card, moments)), dim=1)  # (1, 2, h, w)
-    if maps.shape[2:] != size:
-        maps = functional.interpolate(maps, size, mode="bilinear")
-    return maps[0]
+    if maps.shape[2:] == size:
+        return maps[0]
+    smooth = functional.interpolate(maps, size, mode="bilinear")[0]
+    nearest = functional.interpolate(maps[:, :1], size, mode="nearest-exact")[0, 0]
+    on_surface = (smooth[0] - nearest).abs() <= SAME_SURFACE * nearest  # as in `resize_depth`
+    return torch.stack((torch.where(on_surface, smooth[0], nearest), smooth[1]))
