@@ -8,6 +8,7 @@ depth:
 
     blocks   every third of nine blocks of time is held out, and its neighbours are left out
     later    the first 60 % are trained on, the last 33 % are judged
+    second   the same after a first round on the first 30 %
 
 A start is `base`, `random`, or a folder with another base student; a base is calibrated to the
 training frames, as a first round does it, and `--iterations 0` judges it so. A base that was made
@@ -54,9 +55,9 @@ from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student, load_student
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
-SPLITS = ("blocks", "later")
+SPLITS = ("blocks", "later", "second")
 _BLOCKS = 9
-_TRAIN_SHARE, _JUDGED_SHARE = 0.6, 0.33  # of the split `later`
+_TRAIN_SHARE, _JUDGED_SHARE = 0.6, 0.33  # of the splits `later` and `second`
 NEAR_M = 2.0
 ERRORS = ("abs_rel", "rmse", "a1", "near_abs_rel", "boundary_f1", "flying")
 
@@ -99,13 +100,13 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     defaults = TrainSettings()
     add = made.add_argument
     add("scenes", nargs="+", type=Path, metavar="DIR", help="RGB-D folders")
-    add("--splits", type=_words(SPLITS), default=list(SPLITS), help="[blocks,later]")
+    add("--splits", type=_words(SPLITS), default=list(SPLITS[:2]), help="[blocks,later]")
     add("--starts", type=_words(), default=list(STARTS), help="base, random, folders [base,random]")
     add("--seeds", type=int, default=2, help="runs of each [2]")
     steps = f"steps of each run; 0 = the start as it is [{defaults.iterations}; quick: 20]"
     add("--iterations", type=int, help=steps)
     add("--pixels", type=int, help=f"input size [{StudentSettings().pixels}; quick: 12288]")
-    add("--train", type=_setting, nargs="*", default=[], help="train settings, e.g. batch_size=8")
+    add("--train", type=_setting, nargs="*", default=[], help="of the last round, e.g. batch_size=8")
     add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads [all cores]")
     options = made.parse_args(argv)
     if options.iterations is None:
@@ -152,7 +153,7 @@ def load_scene(folder: Path) -> list[Frame]:
 
 def split_by_time(count: int, split: str) -> tuple[list[int], list[int]]:
     """Return the numbers of the frames to train on and of those held out; no two are neighbours."""
-    if split == "later":
+    if split != "blocks":
         last, first_held = round(_TRAIN_SHARE * count), round((1 - _JUDGED_SHARE) * count)
         return list(range(last)), list(range(max(last + 1, first_held), count))
     held_out = {i for i in range(count) if i * _BLOCKS // count % 3 == 1}
@@ -170,7 +171,7 @@ def train_and_judge(
         split: one of SPLITS.
         start: see `starting_student`.
         seed: of weights, order and augmentation.
-        settings: `pixels`, and those of `TrainSettings` that replace its own.
+        settings: `pixels`, and those of `TrainSettings` that replace its own in the last round.
     """
     frames = load_scene(folder)
     train, held_out = ([frames[i] for i in part] for part in split_by_time(len(frames), split))
@@ -178,8 +179,17 @@ def train_and_judge(
     size = first_input_size(*train[0].image.shape[:2], first)
     samples = [fit_sample(f.image, f.depth, f.intrinsics, size) for f in train]
     torch.manual_seed(seed)
-    student = starting_student(samples, first, start)
-    seconds = _train(student, samples, start, seed, settings) if settings["iterations"] else 0.0
+    earlier = samples[: len(samples) // 2] if split == "second" else []
+    student = starting_student(earlier or samples, first, start)
+    has_parent = start != RANDOM_START
+    if earlier and settings["iterations"]:
+        budget = {"iterations": settings["iterations"]}
+        _train(student, earlier, seed, budget, has_parent=has_parent)
+    seconds = 0.0
+    if settings["iterations"]:
+        plan = {name: value for name, value in settings.items() if name != "pixels"}
+        has_parent = has_parent or bool(earlier)
+        seconds = _train(student, samples, seed, plan, has_parent=has_parent)
     bins = student.card.bins
     constant = best_constant([f.depth for f in held_out], bins.min_depth_m, bins.max_depth_m)
     flat = [np.full_like(f.depth, constant) for f in held_out]
@@ -193,17 +203,16 @@ def train_and_judge(
 
 
 def _train(
-    student: Student, samples: list[Sample], start: str, seed: int, settings: dict[str, Any]
+    student: Student, samples: list[Sample], seed: int, plan: dict[str, Any], *, has_parent: bool
 ) -> float:
     """Train a student as a round does; return the seconds that it took."""
-    plan = {name: value for name, value in settings.items() if name != "pixels"}
     trainer = Trainer(
         student.network,
         samples,
         TrainSettings(**{"device": "cpu", "seed": seed, **plan}),
         loss=LossSettings(),
         augmentation=AugmentSettings(),
-        has_parent=start != RANDOM_START,
+        has_parent=has_parent,
     )
     return trainer.run(lambda progress: None).seconds
 
