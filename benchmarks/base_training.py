@@ -174,6 +174,12 @@ def load_frames(folder: Path) -> list[StoredView]:
     ]
 
 
+def licence_of(folder: Path) -> str:
+    """Return the first line of a folder's LICENSE."""
+    path = folder / "LICENSE"
+    return path.read_text().strip().splitlines()[0] if path.exists() else "not stated"
+
+
 def without_edges(depth: DepthMap) -> DepthMap:
     """Return depth (H, W), unknown (NaN) where an edge is near."""
     reach = round(EDGE_REACH * depth.shape[1])
@@ -371,7 +377,7 @@ class _Run:
             "script": "benchmarks/base_student.py make",
             "encoder": f"ImageNet, {imagenet_encoder.PACKAGE} (PyPI), Apache-2.0",
             "real_frames": {
-                folder.name: len(views)
+                folder.name: {"frames": len(views), "licence": licence_of(folder)}
                 for folder, views in zip(recipe.frames, self._real, strict=True)
             },
             "real_share": recipe.real_share if self._real else 0.0,
@@ -386,6 +392,7 @@ class _Run:
             "seed": recipe.seed,
             "peak_rate": recipe.rate,
             "encoder_rate": recipe.encoder_rate,
+            "edge_focus": LOSS.edge_focus,
             "threads": torch.get_num_threads(),
         }
         return StudentCard(

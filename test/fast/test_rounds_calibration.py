@@ -24,7 +24,8 @@ from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 from tiekd_ros.worlds import IndoorWorld, WorldView
 
 CAMERA = IndoorWorld.default_intrinsics(WIDTH, HEIGHT)
-ABSORBED = 0.05  # of the errors: what numbers fitted to other frames, or camera, may change
+ABSORBED = 0.05  # of the errors: what a scale fitted to other frames may change
+DEAD_ZONE = 0.16  # of depth: so much of a wrong focal length may stay
 
 
 def plan(**groups: dict[str, Any]):
@@ -74,8 +75,10 @@ def test_a_base_that_fits_is_accepted_and_its_card_says_what_it_is(state):
     assert (card.status, card.round, card.teacher) == ("accepted", 1, "exact 1")
     assert card.training["start"] == "calibrated base"
     assert card.training["focal_px_known"]
-    numbers = f"{card.training['scale']:.2f} * said ^ {card.training['exponent']:.2f}"
-    assert card.reason.startswith(f"calibrated base: depth = {numbers}, fitted to 24 frames; held")
+    number = f"{card.training['scale']:.2f}"
+    assert card.reason.startswith(
+        f"calibrated base: its depth times {number}, fitted to 24 frames; held"
+    )
     registry = StudentRegistry(state.students)
     assert registry.live() is None  # the process that started the round promotes
     runtime = TorchRuntime(registry.load("000001"))
@@ -91,7 +94,7 @@ def test_one_that_does_not_is_kept_refused(state):
 
 
 def test_what_is_fitted_to_one_half_is_judged_on_the_other(tmp_path):
-    """A place whose second half is three times as large: no half's numbers fit the other's."""
+    """A place whose second half is three times as large: no half's scale fits the other's."""
     seen = [
         replace(view, depth=view.depth * (1 if number < 12 else 3))
         for number, view in enumerate(views())
@@ -107,7 +110,7 @@ def test_a_wrong_focal_length_is_absorbed_and_said(factor, says, state, tmp_path
     camera = Intrinsics(factor * CAMERA.fx, factor * CAMERA.fy, CAMERA.cx, CAMERA.cy)
     wrong = calibrate(state_with(tmp_path, views(), camera))
     assert wrong["accepted"]
-    assert wrong["after"]["abs_rel"] == pytest.approx(right["after"]["abs_rel"], rel=ABSORBED)
+    assert wrong["after"]["abs_rel"] < right["after"]["abs_rel"] + DEAD_ZONE
     assert f"{says}: the camera's focal length (camera_info) may be wrong" in wrong["reason"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiekd_ros.student.base_student import Calibration, remap_head
+from tiekd_ros.student.base_student import remap_head
 from tiekd_ros.student.bins import DepthBins
 
 OLD = DepthBins(count=257, min_depth_m=0.1, max_depth_m=12.0)
@@ -41,7 +41,7 @@ def expectation(head: tuple[Tensor, Tensor], bins: DepthBins, feature: Tensor) -
 )
 def test_depth_is_scaled_by_the_focal_length_whatever_the_bins(new: DepthBins):
     for scale in (0.5, 1.0, 1.37, 2.2):
-        head = remap_head(*gaussian_head(OLD), OLD, new, Calibration(scale))
+        head = remap_head(*gaussian_head(OLD), OLD, new, scale)
         low = max(OLD.min_depth_m * scale, new.min_depth_m) + 4 * WIDTH_M * scale
         high = min(OLD.max_depth_m * scale, new.max_depth_m) - 4 * WIDTH_M * scale
         wanted = torch.linspace(low, high, 300)
@@ -50,18 +50,9 @@ def test_depth_is_scaled_by_the_focal_length_whatever_the_bins(new: DepthBins):
         assert ((found - wanted).abs() <= tolerance).all()
 
 
-def test_depth_is_raised_to_the_exponent_of_a_calibration():
-    calibration = Calibration(1.5, 0.7)
-    head = remap_head(*gaussian_head(OLD), OLD, OLD, calibration)
-    said = torch.linspace(1.0, 9.0, 50)
-    found = expectation(head, OLD, said)
-    assert ((found / calibration.depth(said)).log().abs() < 0.02).all()
-    assert torch.allclose(calibration.said(calibration.depth(said)), said)
-
-
 def test_the_same_bins_and_camera_give_the_same_head():
     weight, bias = gaussian_head(OLD)
-    new_weight, new_bias = remap_head(weight, bias, OLD, OLD, Calibration())
+    new_weight, new_bias = remap_head(weight, bias, OLD, OLD, 1.0)
     assert torch.allclose(new_weight, weight)
     shift = new_bias - bias  # one constant for all bins changes no probability
     assert float(shift.std()) < 1e-4
@@ -72,7 +63,7 @@ def test_probability_of_a_range_is_kept_when_bins_are_finer_there():
     generator = torch.Generator().manual_seed(0)
     steps = torch.randn(OLD.count, generator=generator) * 0.1
     old_logits = OLD.edges().diff().log() + steps.cumsum(0)
-    _, new_logits = remap_head(torch.zeros(OLD.count, 1), old_logits, OLD, new, Calibration())
+    _, new_logits = remap_head(torch.zeros(OLD.count, 1), old_logits, OLD, new, 1.0)
     for limit in (0.5, 1.0, 3.0, 6.0):
         shares = [
             float(logits.softmax(0)[bins.centres() < limit].sum())
@@ -84,7 +75,7 @@ def test_probability_of_a_range_is_kept_when_bins_are_finer_there():
 def test_what_lies_beyond_the_old_range_gets_less_and_less_probability():
     new = DepthBins(count=200, min_depth_m=0.05, max_depth_m=80.0)
     weight, bias = torch.zeros(OLD.count, 3), torch.zeros(OLD.count)
-    new_weight, new_bias = remap_head(weight, bias, OLD, new, Calibration())
+    new_weight, new_bias = remap_head(weight, bias, OLD, new, 1.0)
     beyond = new.centres() > OLD.max_depth_m
     assert bool((new_bias[beyond].diff() < 0).all())
     share = float(new_bias.softmax(0)[beyond].sum())

@@ -11,11 +11,10 @@ import torch
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.method.calibration import fit_calibration
+from tiekd_ros.method.calibration import fit_scale
 from tiekd_ros.method.samples import Sample, spread
 from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.base_student import (
-    Calibration,
     depth_scale,
     load_base,
     start_from_base,
@@ -136,8 +135,8 @@ def first_student(
     base = base or load_base(settings.architecture)
     focal = median_focal(samples)
     few = spread(samples, _CALIBRATION_FRAMES)
-    calibration = fit_calibration(list(base_depths(base, few, size, focal)), [s.depth for s in few])
-    return calibrated_student(base, calibration, bins, size, focal, target)
+    scale = fit_scale(list(base_depths(base, few, size, focal)), [s.depth for s in few])
+    return calibrated_student(base, scale, bins, size, focal, target)
 
 
 def base_depths(
@@ -163,28 +162,27 @@ def base_depths(
 
 def calibrated_student(
     base: Student,
-    calibration: Calibration,
+    scale: float,
     bins: DepthBins,
     size: InputSize,
     focal_px: tuple[float, float] | None,
     target: TargetWidth,
 ) -> Student:
-    """Return a first student that is a base with other bins and two numbers, untrained.
+    """Return a first student that is a base with other bins and a scale, untrained.
 
     Args:
         base: what it starts from.
-        calibration: of what `base_depths` gives with these focal lengths.
+        scale: of what `base_depths` gives with these focal lengths.
         bins: of the new student.
         size: its input size.
         focal_px: focal lengths (fx, fy) of its camera at that size, None = not known.
         target: how wide the target of its training is.
     """
     focal = None if focal_px is None else mean_focal(focal_px)
-    network = start_from_base(bins, size, focal, base, calibration=calibration)
+    network = start_from_base(bins, size, focal, base, scale=scale)
     training = {
         "start": BASE_START,
-        "scale": round(calibration.scale, 4),
-        "exponent": round(calibration.exponent, 4),
+        "scale": round(scale, 4),
         "focal_px_known": focal_px is not None,
     }
     architecture = base.card.architecture

@@ -1,9 +1,9 @@
 """A round without training in the worker process: the base student fitted to the first labels.
 
-Two numbers, a scale and an exponent, make the base's depth that of this camera and place
-(`method.calibration`). What comes of it is judged as any first student is, on frames that its
-numbers were not fitted to: those of the earlier half on the later half, and the reverse. The
-numbers of the student that may go live are fitted to all frames.
+A scale makes the base's depth that of this camera and place (`method.calibration`). What comes of
+it is judged as any first student is, on frames that its scale was not fitted to: that of the
+earlier half on the later half, and the reverse. The scale of the student that may go live is
+fitted to all frames.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.method.calibration import fit_calibration
+from tiekd_ros.method.calibration import fit_scale
 from tiekd_ros.method.comparison import PairedErrors, compare, constant_predictor, student_predictor
 from tiekd_ros.method.first_student import (
     base_depths,
@@ -33,14 +33,14 @@ from tiekd_ros.rounds.plan import RoundPlan, check_calibration
 from tiekd_ros.rounds.round import CALIBRATED_START, ThrottledProgress, store_judged
 from tiekd_ros.rounds.trainer import Pause, no_pause
 from tiekd_ros.student.architecture import InputSize
-from tiekd_ros.student.base_student import Calibration, load_base
+from tiekd_ros.student.base_student import load_base
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import Student
 from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 MOST_FRAMES = 48
-"""Frames that take part, spread over all: two numbers need no more, and each takes time."""
+"""Frames that take part, spread over all: a scale needs no more, and each takes time."""
 _SUSPICIOUS = 1.5
 """Factor between what the base says and the labels beyond which the focal length is doubted."""
 
@@ -89,9 +89,9 @@ def run_calibration(
     emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": count})
     on_frame = _reporter(emit, "judging", count, pause)
     verdict = judge_first(_errors(samples, said, student_of, bins, on_frame), plan.gate)
-    calibration = fit_calibration(said, depths)
-    reason = describe(calibration, said, verdict.reason, focal_known=focal_px is not None)
-    student = student_of(calibration)
+    scale = fit_scale(said, depths)
+    reason = describe(scale, len(said), verdict.reason, focal_known=focal_px is not None)
+    student = student_of(scale)
     card = replace(
         student.card,
         round=number,
@@ -125,7 +125,7 @@ def _reporter(emit: Emit, stage: str, steps: int, pause: Pause) -> Callable[[], 
 def _errors(
     samples: Sequence[Sample],
     said: Sequence[DepthMap],
-    student_of: Callable[[Calibration], Student],
+    student_of: Callable[[float], Student],
     bins: DepthBins,
     on_frame: Callable[[], None],
 ) -> PairedErrors:
@@ -138,33 +138,26 @@ def _errors(
     first, second = slice(None, middle), slice(middle, None)
     errors = PairedErrors([], [])
     for fitted, judged in ((second, first), (first, second)):
-        calibration = fit_calibration(said[fitted], [s.depth for s in samples[fitted]])
-        predictor = student_predictor(TorchRuntime(student_of(calibration), owned=True))
+        scale = fit_scale(said[fitted], [s.depth for s in samples[fitted]])
+        predictor = student_predictor(TorchRuntime(student_of(scale), owned=True))
         errors += compare(
             predictor, constant, samples[judged], bins, on_frame=lambda done: on_frame()
         )
     return errors
 
 
-def describe(
-    calibration: Calibration, said: Sequence[DepthMap], verdict: str, *, focal_known: bool
-) -> str:
+def describe(scale: float, frames: int, verdict: str, *, focal_known: bool) -> str:
     """Return what became of the base, and where its scale casts doubt on the focal length.
 
     Args:
-        calibration: fitted to all frames.
-        said: what the base said of each, metres.
+        scale: fitted to all frames.
+        frames: how many these are.
         verdict: the gate's reason.
         focal_known: whether the camera's focal length was used.
     """
-    text = (
-        f"calibrated base: depth = {calibration.scale:.2f} * said ^ {calibration.exponent:.2f}, "
-        f"fitted to {len(said)} frames; {verdict}"
-    )
-    typical = float(np.median([np.median(depth) for depth in said]))
-    factor = calibration.scale * typical ** (calibration.exponent - 1)
-    if 1 / _SUSPICIOUS <= factor <= _SUSPICIOUS:
+    text = f"calibrated base: its depth times {scale:.2f}, fitted to {frames} frames; {verdict}"
+    if 1 / _SUSPICIOUS <= scale <= _SUSPICIOUS:
         return text
-    off = f"{factor:.1f} times too near" if factor > 1 else f"{1 / factor:.1f} times too far"
+    off = f"{scale:.1f} times too near" if scale > 1 else f"{1 / scale:.1f} times too far"
     why = "may be wrong" if focal_known else "is not known"
     return f"{text}. The base alone sees all {off}: the camera's focal length (camera_info) {why}"

@@ -148,7 +148,7 @@ def _load(state: StateFolder, plan: RoundPlan, parent: Student | None, emit: Emi
 def _parent_of_candidate(incumbent: Student | None) -> Student | None:
     """Return the student whose weights are trained on: the incumbent, None for a first student.
 
-    A calibrated base is replaced, not trained on: its range and two numbers are those of a dozen
+    A calibrated base is replaced, not trained on: its range and scale are those of a dozen
     frames, and now there are more to calibrate the base to.
     """
     if incumbent is None or incumbent.card.training.get("start") == CALIBRATED_START:

@@ -7,13 +7,12 @@ the base says, and only the head has to know: its rows are read off the base's a
 every new bin centre c. Focal lengths are compared in images of equally many pixels: the base
 was taught that resolution changes no depth.
 
-Two numbers that are fitted to the first labels of a place (`Calibration`) enter at the same point.
+A scale that is fitted to the first labels of a place enters at the same point.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -33,32 +32,6 @@ from tiekd_ros.student.checkpoint import (
 from tiekd_ros.student.networks import ARCHITECTURES, DEFAULT_ARCHITECTURE, build_network
 
 _FAR_DECAY = 0.1  # beyond the base's range, probability falls by e each tenth of its far end
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Two numbers that fit a base student to a camera and a place: d = scale * said ** exponent.
-
-    That is, ln d is an affine function of the logarithm of what the base says.
-    """
-
-    scale: float = 1.0
-    exponent: float = 1.0
-
-    def depth(self, said: Tensor) -> Tensor:
-        """Return metres for what the base says in metres."""
-        return self.scale * said**self.exponent
-
-    def said(self, depth: Tensor) -> Tensor:
-        """Return what the base says where depth in metres is this: the inverse of `depth`."""
-        return (depth / self.scale) ** (1 / self.exponent)
-
-    def after(self, scale: float) -> Calibration:
-        """Return this calibration of `scale` times what is said, as one of what is said."""
-        return Calibration(self.scale * scale**self.exponent, self.exponent)
-
-
-UNCALIBRATED = Calibration()
 
 
 def load_base(architecture: str = DEFAULT_ARCHITECTURE) -> Student:
@@ -92,7 +65,7 @@ def start_from_base(
     base: Student | None = None,
     *,
     architecture: str = DEFAULT_ARCHITECTURE,
-    calibration: Calibration = UNCALIBRATED,
+    scale: float = 1.0,
 ) -> DpmNetwork:
     """Return a network with these bins that starts from the base's weights.
 
@@ -103,14 +76,14 @@ def start_from_base(
             own is assumed, and depth may be wrong by one factor everywhere.
         base: another base than the one that ships.
         architecture: of the base that ships, where no other is given.
-        calibration: of depth as it is with that focal length.
+        scale: of depth as it is with that focal length, fitted to labels (`method.calibration`).
 
     Raises:
         CheckpointError: the base that ships cannot be used.
     """
     base = base or load_base(architecture)
-    scale = 1.0 if focal_px is None else depth_scale(base.card, size, focal_px)
-    calibration = calibration.after(scale)
+    if focal_px is not None:
+        scale *= depth_scale(base.card, size, focal_px)
     network = build_network(base.card.architecture, bins)
     if not isinstance(network, DpmNetwork):
         raise CheckpointError(f"a {base.card.architecture!r} student has no bins to be fitted")
@@ -118,7 +91,7 @@ def start_from_base(
     weight_name, bias_name = f"{head}.weight", f"{head}.bias"
     state = base.network.state_dict()
     weight, bias = remap_head(
-        state[weight_name].flatten(1), state[bias_name], base.card.bins, bins, calibration
+        state[weight_name].flatten(1), state[bias_name], base.card.bins, bins, scale
     )
     weight = weight.unflatten(1, state[weight_name].shape[1:])
     network.load_state_dict({**state, weight_name: weight, bias_name: bias})
@@ -142,9 +115,9 @@ def depth_scale(base: StudentCard, size: InputSize, focal_px: float) -> float:
 
 
 def remap_head(
-    weight: Tensor, bias: Tensor, old: DepthBins, new: DepthBins, calibration: Calibration
+    weight: Tensor, bias: Tensor, old: DepthBins, new: DepthBins, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return a head's weight and bias for other bins and calibrated depth.
+    """Return a head's weight and bias for other bins and scaled depth.
 
     Logits are read as the logarithm of a density over depth: interpolated linearly between the
     old centres, plus the logarithm of the bins' width, so that probability is kept. Beyond the
@@ -155,14 +128,14 @@ def remap_head(
         bias: (C,).
         old: the C bins of the old head.
         new: the C' bins of the new one.
-        calibration: makes new metres of old ones.
+        scale: new metres in an old one.
 
     Returns:
         Weight (C', F) and bias (C',).
     """
     old_centres, old_edges = old.centres().double(), old.edges().double()
-    new_edges = calibration.said(new.edges().double())
-    wanted = calibration.said(new.centres().double())  # (C',), in old metres
+    new_edges = new.edges().double() / scale
+    wanted = new.centres().double() / scale  # (C',), in old metres
     right = torch.searchsorted(old_centres, wanted).clamp(1, old.count - 1)
     left = right - 1
     share = (wanted - old_centres[left]) / (old_centres[right] - old_centres[left])
