@@ -177,12 +177,13 @@ def load_frames(folder: Path) -> list[StoredView]:
 def licence_of(folder: Path) -> str:
     """Return the first line of a folder's LICENSE."""
     path = folder / "LICENSE"
-    return path.read_text().strip().splitlines()[0] if path.exists() else "not stated"
+    lines = path.read_text().strip().splitlines() if path.exists() else []
+    return lines[0] if lines else "not stated"
 
 
 def without_edges(depth: DepthMap) -> DepthMap:
     """Return depth (H, W), unknown (NaN) where an edge is near."""
-    reach = round(EDGE_REACH * depth.shape[1])
+    reach = max(1, round(EDGE_REACH * depth.shape[1]))
     edges = at_edges(torch.from_numpy(depth)[None, None], reach)[0, 0].numpy()
     return np.where(edges, np.float32(np.nan), depth)
 

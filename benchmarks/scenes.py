@@ -8,7 +8,7 @@ depth:
 
     blocks   every third of nine blocks of time is held out, and its neighbours are left out
     later    the first 60 % are trained on, the last 33 % are judged
-    second   the same after a first round on the first 30 %
+    second   the same after a first round, with default settings, on the first 30 %
 
 A start is `base`, `random`, or a folder with another base student; a base is calibrated to the
 training frames, as a first round does it, and `--iterations 0` judges it so. A base that was made
@@ -92,7 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{Path(start).name} was made with frames of {scene}: it says nothing on that scene")
     report.table("scenes", f"Held-out errors after {options.iterations} iterations", summary(runs))
     if RANDOM_START in options.starts:
-        report.table("ratios", f"AbsRel over that from `{RANDOM_START}`, same seeds", ratios(runs))
+        title = f"AbsRel over that from `{RANDOM_START}`, same seeds"
+        report.table("ratios", title, ratios(runs))
     return report.finish()
 
 
@@ -107,12 +108,16 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     steps = f"steps of each run; 0 = the start as it is [{defaults.iterations}; quick: 20]"
     add("--iterations", type=int, help=steps)
     add("--pixels", type=int, help=f"input size [{StudentSettings().pixels}; quick: 12288]")
-    add("--train", type=_setting, nargs="*", default=[], help="of the last round, e.g. batch_size=8")
+    add(
+        "--train", type=_setting, nargs="*", default=[], help="of the last round, e.g. batch_size=8"
+    )
     add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads [all cores]")
     options = made.parse_args(argv)
     if options.iterations is None:
         options.iterations = 20 if options.quick else defaults.iterations
     options.pixels = options.pixels or (12288 if options.quick else StudentSettings().pixels)
+    if options.iterations == 0 and "second" in options.splits:
+        made.error("--splits second trains twice: it needs --iterations")
     options.train = dict(options.train)
     return options
 
@@ -183,7 +188,7 @@ def train_and_judge(
     earlier = samples[: len(samples) // 2] if split == "second" else []
     student = starting_student(earlier or samples, first, start)
     has_parent = start != RANDOM_START
-    if earlier and settings["iterations"]:
+    if earlier:
         budget = {"iterations": settings["iterations"]}
         _train(student, earlier, seed, budget, has_parent=has_parent)
     seconds = 0.0

@@ -143,9 +143,7 @@ def test_a_pixel_at_an_edge_counts_more_where_that_is_asked_for(column):
     depth[..., 9:] = 6.0  # an edge, and beside what is unknown there is none
     depth[..., 12] = math.nan
     depth[..., 13:] = 4.0
-    plain, focused = (
-        DistillationLoss(BINS, LossSettings(edge_focus=f)) for f in (0.0, focus)
-    )
+    plain, focused = (DistillationLoss(BINS, LossSettings(edge_focus=f)) for f in (0.0, focus))
     logits = plain.target.probabilities(depth.nan_to_num(6.0)).clamp_min(1e-30).log()
     logits[..., column] = 0.0
     kl, more = (loss(output_of(logits), depth).kl.item() for loss in (plain, focused))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers.students import BINS, SIZE, small_student
+from tiekd_ros.student.architecture import Moments
 from tiekd_ros.student.base_student import load_base
 from tiekd_ros.student.checkpoint import Student, StudentCard
 from tiekd_ros.student.preprocessing import DevicePreprocessing
@@ -16,6 +17,7 @@ from tiekd_ros.student.runtimes import cuda_graph
 from tiekd_ros.student.runtimes.base import (
     Prediction,
     StageTimes,
+    answer_on_cpu,
     fuse_batch_norms,
     same_depth,
     shift_logits,
@@ -52,6 +54,18 @@ def test_half_precision_gives_the_same_depth_but_for_rounding():
     assert maps.dtype == np.float32
     assert same_depth(depth, maps[0])
     np.testing.assert_allclose(maps[1], confidence, atol=0.02)
+
+
+def test_an_edge_stays_one_on_a_device_as_on_a_cpu():
+    mean = torch.full((1, 1, 6, 8), 2.0)
+    mean[..., 4:] = 5.0
+    moments = Moments(mean, torch.full_like(mean, 0.1))
+    card = StudentCard(BINS, SIZE, architecture="mobilenetv2-fast")
+    maps = answer_maps(card, moments, (15, 20)).numpy()
+    depth, confidence = answer_on_cpu(card, moments, (15, 20), confidence=True)
+    assert set(depth.ravel()) == {2.0, 5.0}
+    np.testing.assert_allclose(maps[0], depth, rtol=1e-6)
+    np.testing.assert_allclose(maps[1], confidence, atol=1e-5)
 
 
 def test_half_precision_twice_is_half_precision_once_and_needs_bounded_activations():

@@ -42,17 +42,29 @@ def test_pixels_are_convex_combinations_of_the_cells_around_them():
     torch.testing.assert_close(moved[..., 1:], values[..., :-1])
 
 
-def test_a_pixel_is_on_the_surface_of_the_cell_with_the_largest_share():
-    depth = torch.tensor([2.0, 2.1, 6.0]).view(1, 1, 1, 3)
-    shares = torch.zeros(1, 5, 16, 1, 3)
-    shares[:, 0] = 0.5  # of its own cell, and equal ones of the four around
-    soft, one = (upsample(depth, shares.flatten(1, 2), one_surface=one) for one in (False, True))
-    assert 2.5 < soft[0, 0, 0, 4] < 3.0  # in the middle cell, between its neighbours
-    assert 2.0 < one[0, 0, 0, 4] < 2.1
-    torch.testing.assert_close(one[..., 8:], torch.full((1, 1, 4, 4), 6.0))
-    shares[:, 3] = 1.0  # of the cell to the right
-    one = upsample(depth, shares.flatten(1, 2), one_surface=True)
-    torch.testing.assert_close(one[..., 4:8], torch.full((1, 1, 4, 4), 6.0))
+@torch.no_grad()
+def test_a_pixel_is_on_the_surface_of_the_cell_with_the_largest_share_and_as_sure():
+    """Cells at 2, 2.1 and 6 m, the last unsure; a pixel's own cell counts a little more."""
+    network = with_peaks(2.0)
+    centres, raw = BINS.centres(), (torch.zeros(1, 64, 1, 3), torch.zeros(1, 32, 1, 3))
+    widths = (0.1, 0.1, 0.5)
+    network.head.bias.zero_()
+    for cell, (peak, width) in enumerate(zip((2.0, 2.1, 6.0), widths, strict=True)):
+        raw[0][0, cell, 0, cell] = 1.0
+        network.head.weight[:, cell, 0, 0] = -0.5 * ((centres - peak) / width) ** 2
+    network.shares.weight.zero_()
+    bias = network.shares.bias.view(5, 16)
+    bias.zero_()
+    bias[0] = 0.5
+    own = network.moments(raw)
+    assert 2.0 < own.mean[..., 4:8].min() <= own.mean[..., 4:8].max() < 2.1
+    torch.testing.assert_close(own.mean[..., 8:], torch.full((1, 1, 4, 4), 6.0), rtol=0.01, atol=0)
+    assert own.std[..., 4:8].max() < 0.15 < 0.4 < own.std[..., 8:].min()
+    assert 2.5 < network.output(raw).fine_depth[0, 0, 0, 5] < 3.5  # as it is trained
+    bias[3] = 1.0  # the cell to the right
+    right = network.moments(raw)
+    torch.testing.assert_close(right.mean[..., 4:8], own.mean[..., 8:])
+    torch.testing.assert_close(right.std[..., 4:8], own.std[..., 8:])
 
 
 @torch.no_grad()

@@ -25,8 +25,8 @@ Mask = npt.NDArray[np.bool_]
 DEPTH_UNITS_PER_M = 256.0
 """Scale of stored depth labels, KITTI's convention: uint16 = metres * 256, 0 = unknown."""
 
-SAME_SURFACE = 0.05
-"""Of a depth: what is farther from it is on another surface."""
+SURFACE_TOLERANCE = 0.05
+"""Share of a depth by which another one may differ and be on the same surface."""
 _THUMBNAIL_SIZE = (32, 24)  # (width, height): enough to tell views apart, small to compare
 
 
@@ -177,7 +177,7 @@ def resize_depth(depth: DepthMap, height: int, width: int) -> DepthMap:
     size = (width, height)
     smooth: DepthMap = cv2.resize(depth, size, interpolation=cv2.INTER_LINEAR)
     nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    on_surface = cv2.absdiff(smooth, nearest) <= SAME_SURFACE * nearest  # not where it is NaN
+    on_surface = cv2.absdiff(smooth, nearest) <= SURFACE_TOLERANCE * nearest  # not where it is NaN
     np.copyto(smooth, nearest, where=~on_surface)
     return smooth
 

@@ -18,38 +18,46 @@ from tiekd_ros.core.images import DepthMap
 _PIXELS = 500
 """Pixels of a frame that take part: neighbours say the same."""
 _DEAD_ZONE = 0.15
-"""Of ln scale: so far off is what one corner of a place looks like, and no reason to move."""
+"""Of ln factor: so far off is what one corner of a place looks like, and no reason to move."""
 
 
-def fit_scale(said: Sequence[DepthMap], labels: Sequence[DepthMap]) -> float:
-    """Return what the base's depth is to be multiplied by, whatever a part of the labels says.
+def label_factor(said: Sequence[DepthMap], labels: Sequence[DepthMap]) -> float:
+    """Return how many times what the base says the labels are, whatever a part of them says.
 
-    The median of ln label - ln said, every frame counting the same, moved towards 0 by the width
-    of the dead zone: labels that come from one corner say little more of the place.
+    The median over pixels, every frame counting the same.
 
     Args:
         said: the base's depth for each frame, (H, W) in metres.
         labels: of the same frames, (H, W) in metres, NaN = unknown.
 
     Returns:
-        The scale; 1 where no pixel is known.
+        The factor; 1 where no pixel is known.
     """
-    points = [_points(one, label) for one, label in zip(said, labels, strict=True)]
-    off, share = (np.concatenate(part) for part in zip(*points, strict=True))
-    if off.size == 0:
+    frames = [_log_ratios(one, label) for one, label in zip(said, labels, strict=True)]
+    ratios, share = (np.concatenate(part) for part in zip(*frames, strict=True))
+    if ratios.size == 0:
         return 1.0
-    order = off.argsort()
+    order = ratios.argsort()
     total = share[order].cumsum()
-    median = off[order][np.searchsorted(total, total[-1] / 2)]
-    return float(np.exp(np.sign(median) * max(abs(median) - _DEAD_ZONE, 0.0)))
+    return float(np.exp(ratios[order][np.searchsorted(total, total[-1] / 2)]))
 
 
-_Points = npt.NDArray[np.float64]
+def scale_for(factor: float) -> float:
+    """Return what the base's depth is multiplied by where labels are `factor` times as large.
+
+    Labels from one corner say little of the rest of a place: the scale is what of the factor's
+    logarithm is beyond a dead zone, so that 15 % of a wrong focal length stay.
+    """
+    off = np.log(factor)
+    return float(np.exp(np.sign(off) * max(abs(off) - _DEAD_ZONE, 0.0)))
 
 
-def _points(said: DepthMap, label: DepthMap) -> tuple[_Points, _Points]:
+_Values = npt.NDArray[np.float64]
+
+
+def _log_ratios(said: DepthMap, label: DepthMap) -> tuple[_Values, _Values]:
     """Return ln label - ln said of a frame's known pixels, and each pixel's share of it."""
     known = np.flatnonzero(np.isfinite(label) & (label > 0))
     chosen = known[:: max(1, known.size // _PIXELS)]
-    off = np.log(label.ravel()[chosen] / said.ravel()[chosen].astype(np.float64))
-    return off, np.full(chosen.size, 1 / max(chosen.size, 1))
+    ratios = np.log(label.ravel()[chosen] / said.ravel()[chosen].astype(np.float64))
+    return ratios, np.full(chosen.size, 1 / max(chosen.size, 1))

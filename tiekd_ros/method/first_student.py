@@ -11,7 +11,7 @@ import torch
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.method.calibration import fit_scale
+from tiekd_ros.method.calibration import label_factor, scale_for
 from tiekd_ros.method.samples import Sample, spread
 from tiekd_ros.student.architecture import InputSize, StudentNetwork
 from tiekd_ros.student.base_student import (
@@ -112,8 +112,8 @@ def first_student(
 ) -> Student:
     """Return the student that a first round trains; its card's `training` says the start.
 
-    A base is calibrated to the frames first, so that a focal length that is wrong or not known
-    does no harm.
+    A base is calibrated to the frames first: a focal length that is wrong or not known does little
+    harm.
 
     Args:
         samples: the training frames in the order of time; they give range and focal length.
@@ -135,7 +135,8 @@ def first_student(
     base = base or load_base(settings.architecture)
     focal = median_focal(samples)
     few = spread(samples, _CALIBRATION_FRAMES)
-    scale = fit_scale(list(base_depths(base, few, size, focal)), [s.depth for s in few])
+    factor = label_factor(list(base_depths(base, few, size, focal)), [s.depth for s in few])
+    scale = scale_for(factor)
     return calibrated_student(base, scale, bins, size, focal, target)
 
 

@@ -37,7 +37,7 @@ from tiekd_ros.student.architecture import StudentOutput
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import TargetWidth
 
-_EDGE_REACH_PX = 2
+_EDGE_REACH_PX = 2  # half of a cell of the output
 
 _WINDOW = 11  # SSIM's window and sigma, Wang et al. 2004
 _WINDOW_SIGMA = 1.5
@@ -71,8 +71,8 @@ class LossSettings(Settings):
     )
     edge_focus: float = setting(
         0.0,
-        "how much more a pixel counts at an edge of the label, in the KL and edge terms; for depth "
-        "that lies exactly on its image",
+        "tiekd: extra weight of pixels within 2 px of an edge in the label (4 = they count five "
+        "times), in the KL term and the relative error; for labels that lie exactly on the image",
         minimum=0.0,
         maximum=100.0,
     )
@@ -139,7 +139,8 @@ class DistillationLoss:
         else:
             divergence, student = compare_dpm(output.logits, depth, self._divergence)
             cell = fine.shape[2] // depth.shape[2]
-            kl = masked_mean(divergence, valid * functional.max_pool2d(focus, cell))
+            cells = None if focus is None else functional.max_pool2d(focus, cell)
+            kl = masked_mean(divergence, _weights(valid, cells))
         # Metres -> share of the range: SSIM's constants then mean what they were made for.
         scale = 1.0 / (self.bins.max_depth_m - self.bins.min_depth_m)
         similarity = masked_ssim(student * scale, depth * scale, valid)
@@ -148,22 +149,24 @@ class DistillationLoss:
             total = total + self._edge_weight * self._edge_error(output.fine_depth, fine, focus)
         return LossParts(total, kl, similarity)
 
-    def _edge_error(self, student: Tensor, depth: Tensor, focus: Tensor) -> Tensor:
+    def _edge_error(self, student: Tensor, depth: Tensor, focus: Tensor | None) -> Tensor:
         """Return the mean of |ln student - ln depth| over valid pixels, each (B, 1, H, W)."""
         valid = self.target.valid(depth)
         known = torch.where(valid, depth, torch.ones_like(depth))
-        return masked_mean((student / known).log().abs(), valid * focus)
+        return masked_mean((student / known).log().abs(), _weights(valid, focus))
 
-    def _focus(self, depth: Tensor) -> Tensor:
-        """Return how much each pixel counts: 1, and more at an edge."""
+    def _focus(self, depth: Tensor) -> Tensor | None:
+        """Return how much each pixel counts: 1, and more at an edge; None = all the same."""
         more = self.settings.edge_focus
-        if more == 0:
-            return torch.ones_like(depth)
-        return 1 + more * at_edges(depth, _EDGE_REACH_PX)
+        return 1 + more * at_edges(depth, _EDGE_REACH_PX) if more > 0 else None
+
+
+def _weights(valid: Tensor, focus: Tensor | None) -> Tensor:
+    return valid if focus is None else valid * focus
 
 
 def at_edges(depth: Tensor, reach: int) -> Tensor:
-    """Return what is within so many pixels of an edge, as bool of the same shape.
+    """Return a mask of the pixels near an edge, bool of the same shape.
 
     An edge is between neighbours whose depths have a ratio of more than 1.15.
 

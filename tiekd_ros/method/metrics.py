@@ -68,16 +68,17 @@ def batch_sum(local: Tensor) -> Tensor:
     return total
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return this process's share of the whole batch's mean over `mask`; 0 where that is empty.
+def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Return this process's share of the whole batch's mean; 0 where all weights are.
 
     Args:
         values: any shape.
-        mask: bool, the same shape, or weights that are 0 or at least 1; values where it is 0
-            may be NaN.
+        weights: the same shape, bool, or numbers that are 0 or at least 1; where one is 0 or
+            False, the value may be NaN.
     """
-    total = torch.where(mask > 0, values * mask, torch.zeros_like(values)).sum()
-    return total * processes() / batch_count(mask).clamp_min(1)
+    kept = torch.where(weights > 0, values, torch.zeros_like(values))
+    total = (kept if weights.dtype == torch.bool else kept * weights).sum()
+    return total * processes() / batch_count(weights).clamp_min(1)
 
 
 FloatArray = npt.NDArray[np.floating]

@@ -17,7 +17,7 @@ import numpy as np
 
 from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.state import StateFolder
-from tiekd_ros.method.calibration import fit_scale
+from tiekd_ros.method.calibration import label_factor, scale_for
 from tiekd_ros.method.comparison import PairedErrors, compare, constant_predictor, student_predictor
 from tiekd_ros.method.first_student import (
     base_depths,
@@ -89,9 +89,9 @@ def run_calibration(
     emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": count})
     on_frame = _reporter(emit, "judging", count, pause)
     verdict = judge_first(_errors(samples, said, student_of, bins, on_frame), plan.gate)
-    scale = fit_scale(said, depths)
-    reason = describe(scale, len(said), verdict.reason, focal_known=focal_px is not None)
-    student = student_of(scale)
+    factor = label_factor(said, depths)
+    reason = describe(factor, len(said), verdict.reason, focal_known=focal_px is not None)
+    student = student_of(scale_for(factor))
     card = replace(
         student.card,
         round=number,
@@ -138,7 +138,7 @@ def _errors(
     first, second = slice(None, middle), slice(middle, None)
     errors = PairedErrors([], [])
     for fitted, judged in ((second, first), (first, second)):
-        scale = fit_scale(said[fitted], [s.depth for s in samples[fitted]])
+        scale = scale_for(label_factor(said[fitted], [s.depth for s in samples[fitted]]))
         predictor = student_predictor(TorchRuntime(student_of(scale), owned=True))
         errors += compare(
             predictor, constant, samples[judged], bins, on_frame=lambda done: on_frame()
@@ -146,18 +146,19 @@ def _errors(
     return errors
 
 
-def describe(scale: float, frames: int, verdict: str, *, focal_known: bool) -> str:
+def describe(factor: float, frames: int, verdict: str, *, focal_known: bool) -> str:
     """Return what became of the base, and where its scale casts doubt on the focal length.
 
     Args:
-        scale: fitted to all frames.
+        factor: of all labels over what the base says.
         frames: how many these are.
         verdict: the gate's reason.
         focal_known: whether the camera's focal length was used.
     """
+    scale = scale_for(factor)
     text = f"calibrated base: its depth times {scale:.2f}, fitted to {frames} frames; {verdict}"
-    if 1 / _SUSPICIOUS <= scale <= _SUSPICIOUS:
+    if 1 / _SUSPICIOUS <= factor <= _SUSPICIOUS:
         return text
-    off = f"{scale:.1f} times too near" if scale > 1 else f"{1 / scale:.1f} times too far"
+    off = f"{factor:.1f} times too near" if factor > 1 else f"{1 / factor:.1f} times too far"
     why = "may be wrong" if focal_known else "is not known"
     return f"{text}. The base alone sees all {off}: the camera's focal length (camera_info) {why}"

@@ -55,7 +55,8 @@ def judge_first(errors: PairedErrors, settings: GateSettings) -> GateVerdict:
     reason = (
         f"held-out errors are {share:.2f} of the best constant's (at most "
         f"{settings.first_margin:g} is asked, and less than 1 in each): AbsRel "
-        f"{candidate.abs_rel:.3f} against {constant.abs_rel:.3f}, RMSE {candidate.rmse:.3f} against {constant.rmse:.3f} m"
+        f"{candidate.abs_rel:.3f} against {constant.abs_rel:.3f}, RMSE "
+        f"{candidate.rmse:.3f} against {constant.rmse:.3f} m"
     )
     return GateVerdict(accepted, reason, constant, candidate, "best constant")
 

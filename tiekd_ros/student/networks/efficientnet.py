@@ -46,7 +46,7 @@ _CELLS = ((0, 0), (-1, 0), (0, -1), (0, 1), (1, 0))
 _GUIDE_CHANNELS = 32
 _GROUP_STEP = 0.2  # of ln depth: bins are looked at in groups as wide
 _MODE_SHARE = 0.05
-_SAME_SURFACE = 1.1  # ratio of depths
+_SURFACE_RATIO = 1.1  # of two cells' depths: those of one surface are nearer to each other
 _FIRST_SHARE = 2.0
 """Logit by which a cell's own depth stands out before anything is learnt."""
 
@@ -93,7 +93,7 @@ class EfficientNetStudent(FastStudent):
         )
 
     def moments(self, raw: Any) -> Moments:
-        """Return depth and its cell's spread at the input's resolution, (B, 1, H, W).
+        """Return depth and its spread at the input's resolution, (B, 1, H, W).
 
         A cell's depth is the mean over its DPM's main mode, and a pixel's is made of cells on one
         surface: where two are seen it is on one of them and not between, elsewhere it is the mean.
@@ -107,8 +107,7 @@ class EfficientNetStudent(FastStudent):
         total, first, second = whole.split(1, dim=1)
         mean, square = first / total, second / total
         spread = (square - 2 * depth * mean + depth * depth).clamp_min(0.0)  # E[(d - depth)^2]
-        std = functional.interpolate(spread.sqrt(), scale_factor=float(_SCALE), mode="nearest")
-        depth = upsample(depth, self._shares(raw), one_surface=True)
+        depth, std = upsample_surface(depth, spread.sqrt(), self._shares(raw))
         return Moments(depth * self.centres[-1], std * self.centres[-1])
 
     def _main_mode(self, mass: Tensor) -> Tensor:
@@ -146,40 +145,66 @@ def _shares_layer(channels: int) -> nn.Conv2d:
     return layer
 
 
-def upsample(depth: Tensor, shares: Tensor, *, one_surface: bool = False) -> Tensor:
+def upsample(depth: Tensor, shares: Tensor) -> Tensor:
     """Return depth at four times the size: each pixel a convex combination of five cells.
 
     Args:
         depth: of the cells, (B, 1, h, w).
         shares: logits of the cells, (B, 5 * 16, h, w).
-        one_surface: leave out the cells whose depth is far from that of the one with the largest
-            share; for inference, since nothing could be learnt of it.
 
     Returns:
         (B, 1, 4 h, 4 w); no depth is beyond those of the five cells.
     """
-    height, width = depth.shape[2:]
-    around = functional.pad(depth, (1, 1, 1, 1), mode="replicate")
-    cells = [
+    return _combined(_weights(shares, depth.dtype), _cells(depth))
+
+
+def upsample_surface(depth: Tensor, spread: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return depth and spread at four times the size, each pixel on one surface.
+
+    The cell with the largest share says which one: cells whose depth is far from its own have no
+    part in the pixel's, and the spread is that cell's. For inference: the choice has no gradient.
+
+    Args:
+        depth: of the cells, (B, 1, h, w).
+        spread: of their depth, the same shape.
+        shares: logits of the cells, (B, 5 * 16, h, w).
+
+    Returns:
+        Each (B, 1, 4 h, 4 w).
+    """
+    weights = _weights(shares, depth.dtype)
+    depths, spreads = _cells(depth), _cells(spread)
+    heaviest = weights[0]
+    chosen, unsure = (each[0].expand_as(heaviest) for each in (depths, spreads))
+    for i in range(1, len(_CELLS)):
+        heavier = weights[i] > heaviest
+        heaviest = torch.maximum(heaviest, weights[i])
+        chosen = torch.where(heavier, depths[i], chosen)
+        unsure = torch.where(heavier, spreads[i], unsure)
+    low, high = chosen / _SURFACE_RATIO, chosen * _SURFACE_RATIO
+    on_surface = [
+        weight * ((cell > low) & (cell < high)).to(weight)
+        for weight, cell in zip(weights, depths, strict=True)
+    ]
+    return _combined(on_surface, depths), functional.pixel_shuffle(unsure, _SCALE)
+
+
+def _weights(shares: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Return what each cell weighs in each pixel: 5 of (B, 16, h, w)."""
+    return list(shares.to(dtype).clamp(-20.0, 20.0).exp().split(_SCALE**2, dim=1))
+
+
+def _cells(values: Tensor) -> list[Tensor]:
+    """Return the values of the cells that a pixel is made of: 5 of (B, 1, h, w)."""
+    height, width = values.shape[2:]
+    around = functional.pad(values, (1, 1, 1, 1), mode="replicate")
+    return [
         around[:, :, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
         for row, column in _CELLS
-    ]  # 5 of (B, 1, h, w)
-    weights = list(shares.to(depth.dtype).clamp(-20.0, 20.0).exp().split(_SCALE**2, dim=1))
-    if one_surface:
-        chosen = _heaviest(weights, cells)
-        low, high = chosen / _SAME_SURFACE, chosen * _SAME_SURFACE
-        weights = [
-            weight * ((cell > low) & (cell < high)).to(weight)
-            for weight, cell in zip(weights, cells, strict=True)
-        ]
+    ]
+
+
+def _combined(weights: Sequence[Tensor], cells: Sequence[Tensor]) -> Tensor:
+    """Return the weighted means of the cells, (B, 1, 4 h, 4 w)."""
     mixed = sum(weight * cell for weight, cell in zip(weights, cells, strict=True))
     return functional.pixel_shuffle(mixed / sum(weights), _SCALE)
-
-
-def _heaviest(weights: Sequence[Tensor], cells: Sequence[Tensor]) -> Tensor:
-    """Return the depth of the cell with the largest weight: (B, 16, h, w) of those, (B, 1, h, w)."""
-    heaviest, chosen = weights[0], cells[0].expand_as(weights[0])
-    for weight, cell in zip(weights[1:], cells[1:], strict=True):
-        chosen = torch.where(weight > heaviest, cell, chosen)
-        heaviest = torch.maximum(heaviest, weight)
-    return chosen

@@ -177,8 +177,8 @@ def probe_image(size: InputSize) -> RgbImage:
 def same_depth(one: DepthMap, other: DepthMap) -> bool:
     """Say whether two depth maps, metres, are the same within 1 cm or 0.5 %; NaN is not.
 
-    But for one pixel in a hundred: where a depth probability map has two modes of about one mass,
-    rounding decides which of them is the main one.
+    But for one pixel in a hundred: where a pixel sees two surfaces of about one weight, rounding
+    decides on which it is (two modes of its depth probability map, two cells, two neighbours).
     """
     same = np.abs(one - other) <= np.maximum(_SAME_M, _SAME_SHARE * one)
     known = np.isfinite(one).all() and np.isfinite(other).all()

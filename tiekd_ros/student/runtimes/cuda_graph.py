@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiekd_ros.core.images import SAME_SURFACE, RgbImage
+from tiekd_ros.core.images import SURFACE_TOLERANCE, RgbImage
 from tiekd_ros.student.architecture import DpmNetwork, Moments, StudentNetwork
 from tiekd_ros.student.checkpoint import StudentCard
 from tiekd_ros.student.preprocessing import DevicePreprocessing, normalise, resize_image
@@ -291,5 +291,5 @@ def answer_maps(card: StudentCard, moments: Moments, size: tuple[int, int]) -> T
         return maps[0]
     smooth = functional.interpolate(maps, size, mode="bilinear")[0]
     nearest = functional.interpolate(maps[:, :1], size, mode="nearest-exact")[0, 0]
-    on_surface = (smooth[0] - nearest).abs() <= SAME_SURFACE * nearest  # as in `resize_depth`
+    on_surface = (smooth[0] - nearest).abs() <= SURFACE_TOLERANCE * nearest  # as in `resize_depth`
     return torch.stack((torch.where(on_surface, smooth[0], nearest), smooth[1]))
