@@ -139,10 +139,11 @@ def test_fitting_brings_image_label_and_intrinsics_to_one_size():
     assert fitted.intrinsics == CAMERA.scaled(96 / WIDTH, 64 / HEIGHT)
 
 
-def test_a_quarter_is_the_mean_of_what_is_known():
+def test_a_quarter_is_the_mean_of_what_is_known_of_one_surface():
     depth = torch.full((1, 1, 8, 8), math.nan)
-    depth[0, 0, 0, 0], depth[0, 0, 1, 2] = 2.0, 4.0
+    depth[0, 0, 0, 0], depth[0, 0, 1, 2] = 2.9, 3.1
     depth[0, 0, :4, 4:] = 7.0
+    depth[0, 0, 0, 4:], depth[0, 0, 1, 4:6] = 2.0, 3.0  # six of sixteen are in front of it
     depth[0, 0, 5, 5] = math.inf
     depth[0, 0, 6, 6] = 1.5
     quarter = cell_depth(depth, 4)

@@ -23,6 +23,8 @@ from tiekd_ros.student.preprocessing import resize_image
 
 _T = TypeVar("_T")
 
+_SURFACE_TOLERANCE = 0.1  # share of a depth by which another one may differ and be on its surface
+
 
 @dataclass(frozen=True)
 class AugmentSettings(Settings):
@@ -125,7 +127,10 @@ def _recolour(image: RgbImage, settings: AugmentSettings, rng: np.random.Generat
 
 
 def cell_depth(depth: Tensor, cell: int) -> Tensor:
-    """Return depth at a network's output resolution: the mean of each cell's known pixels.
+    """Return depth at a network's output resolution: of each cell, that of one surface.
+
+    It is the mean of the known pixels that are within 10 % of their median: at the edge of an
+    object, the mean of all would be the depth of nothing.
 
     Args:
         depth: metres, (B, 1, Hn, Wn), NaN = unknown.
@@ -136,7 +141,9 @@ def cell_depth(depth: Tensor, cell: int) -> Tensor:
     """
     if cell == 1:
         return depth
-    known = depth.isfinite()
-    total = torch.nn.functional.avg_pool2d(torch.where(known, depth, 0.0), cell)
-    share = torch.nn.functional.avg_pool2d(known.float(), cell)
-    return total / share  # 0 / 0 = NaN: unknown stays unknown
+    pixels = torch.nn.functional.pixel_unshuffle(depth, cell)  # (B, cell * cell, ...)
+    pixels = torch.where(pixels.isfinite(), pixels, torch.nan)
+    median = pixels.nanmedian(dim=1, keepdim=True).values
+    on_surface = (pixels - median).abs() <= _SURFACE_TOLERANCE * median  # not where it is NaN
+    total = torch.where(on_surface, pixels, 0.0).sum(dim=1, keepdim=True)
+    return total / on_surface.sum(dim=1, keepdim=True)  # 0 / 0 = NaN: unknown stays unknown
