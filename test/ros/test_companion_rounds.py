@@ -75,7 +75,7 @@ def test_the_first_labels_bring_a_student_without_a_call_and_a_round_replaces_it
         status = peer.await_round(1)
         assert (status["kind"], status["trigger"]) == ("calibration", "first labels: 24")
         assert status["state"] == "promoted", status["reason"]
-        assert status["reason"].startswith("calibrated base: depth = ")
+        assert status["reason"].startswith("calibrated base: its depth times ")
         wait_for(lambda: peer.students == ["000001"], "the announcement")
         assert stats(filled).new_labels == 12
         stretch_labels(filled.frames)  # 12 frames train no student that is better than the base
@@ -92,7 +92,7 @@ def test_a_base_that_is_refused_is_not_tried_again_with_the_same_labels_and_diag
 ) -> None:
     with learning_companion(peer, filled, student=FROM_BASE, gate={"first_margin": 0.05}):
         assert peer.await_round(1)["state"] == "refused"
-        text = "no depth yet: the base student was refused (calibrated base: depth = "
+        text = "no depth yet: the base student was refused (calibrated base: its depth times "
         found = peer.await_diagnosis(NODE, text, DiagnosticStatus.WARN)
         assert found.values["round trigger"] == "first labels: 24"
         assert "it is tried again with 48 labels, or call the distill service" in found.message

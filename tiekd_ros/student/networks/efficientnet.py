@@ -14,6 +14,8 @@ Shapes: B batch, C bins, H and W the network's input, h = H/4 and w = W/4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -206,5 +208,5 @@ def _cells(values: Tensor) -> list[Tensor]:
 
 def _combined(weights: Sequence[Tensor], cells: Sequence[Tensor]) -> Tensor:
     """Return the weighted means of the cells, (B, 1, 4 h, 4 w)."""
-    mixed = sum(weight * cell for weight, cell in zip(weights, cells, strict=True))
-    return functional.pixel_shuffle(mixed / sum(weights), _SCALE)
+    mixed = reduce(add, (weight * cell for weight, cell in zip(weights, cells, strict=True)))
+    return functional.pixel_shuffle(mixed / reduce(add, weights), _SCALE)
