@@ -14,11 +14,7 @@ from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.method.calibration import label_factor, scale_for
 from tiekd_ros.method.samples import Sample, spread
 from tiekd_ros.student.architecture import InputSize, StudentNetwork
-from tiekd_ros.student.base_student import (
-    depth_scale,
-    load_base,
-    start_from_base,
-)
+from tiekd_ros.student.base_student import depth_scale, load_base, start_from_base
 from tiekd_ros.student.bins import LOG, UNIFORM, DepthBins
 from tiekd_ros.student.checkpoint import Student, StudentCard, TargetWidth
 from tiekd_ros.student.networks import ARCHITECTURES, DEFAULT_ARCHITECTURE, build_network
