@@ -47,7 +47,7 @@ from tiekd_ros.method.first_student import (
     first_student,
 )
 from tiekd_ros.method.losses import LossSettings
-from tiekd_ros.method.metrics import best_constant, boundary_errors, depth_metrics
+from tiekd_ros.method.metrics import best_constant, frame_metrics, mean_metrics
 from tiekd_ros.method.samples import AugmentSettings, Sample, fit_sample
 from tiekd_ros.rounds.trainer import Trainer, TrainSettings
 from tiekd_ros.student.base_student import load_base
@@ -58,7 +58,6 @@ from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 SPLITS = ("blocks", "later", "second")
 _BLOCKS = 9
 _TRAIN_SHARE, _JUDGED_SHARE = 0.6, 0.33  # of the splits `later` and `second`
-NEAR_M = 2.0
 ERRORS = ("abs_rel", "rmse", "a1", "near_abs_rel", "boundary_f1", "flying")
 
 
@@ -190,12 +189,12 @@ def train_and_judge(
     has_parent = start != RANDOM_START
     if earlier:
         budget = {"iterations": settings["iterations"]}
-        _train(student, earlier, seed, budget, has_parent=has_parent)
+        fine_tune(student, earlier, seed, budget, has_parent=has_parent)
     seconds = 0.0
     if settings["iterations"]:
         plan = {name: value for name, value in settings.items() if name != "pixels"}
         has_parent = has_parent or bool(earlier)
-        seconds = _train(student, samples, seed, plan, has_parent=has_parent)
+        seconds = fine_tune(student, samples, seed, plan, has_parent=has_parent)
     bins = student.card.bins
     constant = best_constant([f.depth for f in held_out], bins.min_depth_m, bins.max_depth_m)
     flat = [np.full_like(f.depth, constant) for f in held_out]
@@ -208,7 +207,7 @@ def train_and_judge(
     }
 
 
-def _train(
+def fine_tune(
     student: Student, samples: list[Sample], seed: int, plan: dict[str, Any], *, has_parent: bool
 ) -> float:
     """Train a student as a round does; return the seconds that it took."""
@@ -249,22 +248,10 @@ def mean_errors(
     found: Sequence[DepthMap], frames: Sequence[Frame], bins: DepthBins
 ) -> dict[str, float]:
     """Return the mean over frames of each of ERRORS, within the range of the bins."""
-    each: dict[str, list[float]] = {name: [] for name in ERRORS}
     low, high = bins.min_depth_m, bins.max_depth_m
-    for depth, frame in zip(found, frames, strict=True):
-        errors = depth_metrics(depth, frame.depth, low, high)
-        near = depth_metrics(depth, frame.depth, low, min(NEAR_M, high))
-        outlines = boundary_errors(depth.clip(low, high), frame.depth)
-        if errors is not None:
-            for name in ("abs_rel", "rmse", "a1"):
-                each[name].append(getattr(errors, name))
-        each["near_abs_rel"] += [] if near is None else [near.abs_rel]
-        each["boundary_f1"].append(outlines.f1)
-        each["flying"].append(outlines.flying)
-    return {
-        name: round(float(np.nanmean(values)), 4) if np.isfinite(values).any() else float("nan")
-        for name, values in each.items()
-    }
+    each = (frame_metrics(d, f.depth, low, high) for d, f in zip(found, frames, strict=True))
+    mean = mean_metrics([one for one in each if one is not None])
+    return {name: round(getattr(mean, name), 4) for name in ERRORS}
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> list[Row]:

@@ -94,8 +94,11 @@ def small_settings(**groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "student": {"architecture": FASTEST, "pixels": 4096, "bins": 33, "start": "random"},
         "train": {"iterations": 25, "learning_rate": 0.015, "threads": 1, "device": "cpu"},
         "augment": {"zoom": 1.0},
-        "gate": {"first_margin": 1.0, "min_gain": 0.0, "max_loss": 1.0},
-    }
+        "gate": {
+            "first_margin": 1.0, "min_gain": 0.0, "confidence_level": 0.0,
+            "max_loss": 1.0, "max_detail_loss": 1.0,
+        },
+    }  # fmt: skip
     for name, values in groups.items():
         small[name] = {**small.get(name, {}), **values}
     return small

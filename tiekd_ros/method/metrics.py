@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple
+from dataclasses import MISSING, Field, asdict, dataclass, fields
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -103,6 +103,28 @@ class DepthMetrics:
         return asdict(self)
 
 
+NEAR_M = 2.0
+"""What is nearer than this is where a robot bumps into things."""
+
+
+@dataclass(frozen=True)
+class FrameMetrics(DepthMetrics):
+    """What a student is judged by on one frame, or its mean; NaN = the label does not tell."""
+
+    near_abs_rel: float = float("nan")
+    """AbsRel where the truth is nearer than `NEAR_M`."""
+    boundary_f1: float = float("nan")
+    """Outlines that are there, and only there: `boundary_errors`."""
+    flying: float = float("nan")
+    """Share of pixels at outlines that are on no surface: `boundary_errors`."""
+    spread: float = float("nan")
+    """Standard deviation of ln depth over the truth's: 0 = the same depth everywhere."""
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the values by name, those that are known."""
+        return {name: value for name, value in asdict(self).items() if not np.isnan(value)}
+
+
 def valid_pixels(
     truth: FloatArray, min_depth_m: float, max_depth_m: float
 ) -> npt.NDArray[np.bool_]:
@@ -139,6 +161,32 @@ def depth_metrics(
     return depth_errors(p.clip(min_depth_m, max_depth_m), t)
 
 
+def frame_metrics(
+    predicted: DepthMap, truth: DepthMap, min_depth_m: float, max_depth_m: float
+) -> FrameMetrics | None:
+    """Compare a depth map with the truth, also near by, at outlines and in its spread.
+
+    Arguments, result and errors as for `depth_metrics`, of (H, W).
+    """
+    errors = depth_metrics(predicted, truth, min_depth_m, max_depth_m)
+    if errors is None:
+        return None
+    clipped = predicted.clip(min_depth_m, max_depth_m)
+    known = np.where(valid_pixels(truth, min_depth_m, max_depth_m), truth, np.float32(np.nan))
+    near = depth_metrics(clipped, truth, min_depth_m, min(NEAR_M, max_depth_m))
+    outlines = boundary_errors(clipped, known)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        there = np.isfinite(known)
+        spread = np.log(clipped[there]).std() / np.log(known[there]).std()  # of one pixel: 0 / 0
+    return FrameMetrics(
+        **asdict(errors),
+        near_abs_rel=float("nan") if near is None else near.abs_rel,
+        boundary_f1=outlines.f1,
+        flying=outlines.flying,
+        spread=float(spread) if np.isfinite(spread) else float("nan"),
+    )
+
+
 def depth_errors(p: npt.NDArray[np.float64], t: npt.NDArray[np.float64]) -> DepthMetrics:
     """Compare depths p with t, metres, both (N,), N > 0 and positive; nothing is clamped.
 
@@ -160,12 +208,24 @@ def depth_errors(p: npt.NDArray[np.float64], t: npt.NDArray[np.float64]) -> Dept
     )
 
 
-def mean_metrics(each: Sequence[DepthMetrics]) -> DepthMetrics:
-    """Return the plain mean over images, as published; BadDepthError where there is none."""
+_Metrics = TypeVar("_Metrics", bound=DepthMetrics)
+
+
+def mean_metrics(each: Sequence[_Metrics]) -> _Metrics:
+    """Return the plain mean over images, as published; BadDepthError where there is none.
+
+    Of a metric that not every image has, the mean over those that do.
+    """
     if not each:
         raise BadDepthError("no image had a valid pixel to compare")
-    names = [f.name for f in fields(DepthMetrics)]
-    return DepthMetrics(**{n: float(np.mean([getattr(m, n) for m in each])) for n in names})
+    kind = type(each[0])
+    return kind(**{f.name: _mean(f, [getattr(m, f.name) for m in each]) for f in fields(kind)})
+
+
+def _mean(field: Field[float], values: Sequence[float]) -> float:
+    if field.default is not MISSING:  # may be unknown
+        values = [value for value in values if not np.isnan(value)]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def best_constant(truths: Sequence[FloatArray], min_depth_m: float, max_depth_m: float) -> float:

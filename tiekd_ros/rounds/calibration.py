@@ -8,7 +8,6 @@ fitted to all frames.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +29,7 @@ from tiekd_ros.rounds import Emit, WorkerEvent
 from tiekd_ros.rounds.data import open_frames, teachers_of
 from tiekd_ros.rounds.gate import judge_first
 from tiekd_ros.rounds.plan import RoundPlan, check_calibration
-from tiekd_ros.rounds.round import CALIBRATED_START, ThrottledProgress, store_judged
+from tiekd_ros.rounds.round import CALIBRATED_START, frame_reporter, store_judged
 from tiekd_ros.rounds.trainer import Pause, no_pause
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import load_base
@@ -73,7 +72,7 @@ def run_calibration(
     bins, focal_px = first_bins(depths, plan.student), median_focal(samples)
     base = load_base(plan.student.architecture)
     emit({"event": WorkerEvent.STAGE, "stage": "calibrating", "frames": count})
-    on_frame = _reporter(emit, "calibrating", count, pause)
+    on_frame = frame_reporter(emit, "calibrating", count, pause)
     said = []
     for depth in base_depths(base, samples, data.size, focal_px):
         said.append(depth)
@@ -87,7 +86,7 @@ def run_calibration(
         target=plan.loss.target_width,
     )
     emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": count})
-    on_frame = _reporter(emit, "judging", count, pause)
+    on_frame = frame_reporter(emit, "judging", count, pause)
     verdict = judge_first(_errors(samples, said, student_of, bins, on_frame), plan.gate)
     factor = label_factor(said, depths)
     reason = describe(factor, len(said), verdict.reason, focal_known=focal_px is not None)
@@ -110,16 +109,6 @@ def _load(state: StateFolder, plan: RoundPlan, live: str | None, emit: Emit) -> 
         check_calibration(len(samples), live, plan.student)
         assert reader.size is not None  # as there is a frame
         return CalibrationData(samples, reader.size, teachers_of(store))
-
-
-def _reporter(emit: Emit, stage: str, steps: int, pause: Pause) -> Callable[[], None]:
-    report, counter = ThrottledProgress(emit, stage), itertools.count(1)
-
-    def on_frame() -> None:
-        report(step=next(counter), steps=steps)
-        pause()
-
-    return on_frame
 
 
 def _errors(

@@ -15,7 +15,7 @@ from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.method.comparison import PairedErrors, compare, student_predictor
-from tiekd_ros.method.metrics import DepthMetrics
+from tiekd_ros.method.metrics import FrameMetrics
 from tiekd_ros.rounds import Emit, WorkerEvent
 from tiekd_ros.rounds.data import open_frames
 from tiekd_ros.rounds.round_log import RoundLog
@@ -58,9 +58,9 @@ class CanaryVerdict:
     worse: bool
     reason: str
     frames: int
-    before: DepthMetrics
+    before: FrameMetrics
     """Of the predecessor."""
-    after: DepthMetrics
+    after: FrameMetrics
     """Of the promoted student."""
 
 
@@ -128,4 +128,6 @@ def evaluate_canary(
     if len(errors) < settings.frames:
         emit({"event": WorkerEvent.RESULT, "frames": len(errors)})
         return
-    emit({"event": WorkerEvent.RESULT, **asdict(judge_canary(errors, settings))})
+    verdict = judge_canary(errors, settings)
+    scores = {"before": verdict.before.as_dict(), "after": verdict.after.as_dict()}
+    emit({"event": WorkerEvent.RESULT, **asdict(verdict), **scores})

@@ -1,16 +1,25 @@
 """The acceptance gate: nothing unproven goes live.
 
-Candidate and incumbent are judged on the same held-out frames in the same run. The first
-student has no incumbent; it must beat the best constant depth clearly.
+Candidate and incumbent are judged on the same held-out frames in the same run, paired by frame. The
+first student has no incumbent; it must beat the best constant depth clearly.
+
+A mean hides a bad room, and a bad near field. So beside the gain itself, which must be more than
+chance, there are checks of what must not get worse. Each is refused where it is worse by more than
+is allowed and that, too, is more than chance. What an image takes needs no check: candidate and
+incumbent have the same architecture and input.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from tiekd_ros.core.settings import Settings, setting
-from tiekd_ros.method.comparison import PairedErrors
-from tiekd_ros.method.metrics import DepthMetrics
+from tiekd_ros.method.comparison import Change, PairedErrors
+from tiekd_ros.method.metrics import NEAR_M, FrameMetrics
 
 
 @dataclass(frozen=True)
@@ -26,13 +35,72 @@ class GateSettings(Settings):
     )
     min_gain: float = setting(
         0.005,
-        "least mean relative improvement of AbsRel and RMSE over the incumbent",
+        "least relative improvement of AbsRel over the incumbent",
         minimum=0.0,
         maximum=1.0,
     )
-    max_loss: float = setting(
-        0.02, "most that either of the two may get worse, relative", minimum=0.0, maximum=1.0
+    confidence_level: float = setting(
+        0.95,
+        "of the bootstrap interval of that improvement, which must lie above zero; 0 = the mean "
+        "is enough",
+        minimum=0.0,
+        maximum=0.999,
     )
+    max_loss: float = setting(
+        0.02,
+        f"most that RMSE, AbsRel nearer than {NEAR_M:g} m and AbsRel on the frames of before the "
+        "incumbent may get worse, relative",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    max_detail_loss: float = setting(
+        0.05,
+        "most that AbsRel of the worst tenth of the frames and the outlines (boundary F1) may get "
+        "worse, relative",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+
+_WORST = 0.1  # share of the frames
+_PROOF = 0.8
+"""Share of the draws in which a loss has to be there: less is asked than of a gain."""
+_LEAST_F1 = 0.05  # of outlines that are not there anyway, nothing is lost
+_MAX_SPREAD_LOSS = 0.3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a candidate was judged by, as it stands on its card.
+
+    Attributes:
+        name: of it.
+        before: the incumbent's mean.
+        after: the candidate's.
+        change: relative, below 0 = worse.
+        allowed: the least change.
+        passed: whether it was met.
+        interval: ends of the bootstrap interval of the change.
+    """
+
+    name: str
+    before: float
+    after: float
+    change: float
+    allowed: float
+    passed: bool
+    interval: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.name} {self.before:.3f} -> {self.after:.3f} ({abs(self.change):.1%} "
+            f"{'better' if self.change > 0 else 'worse'}, {_signed(low)} to {_signed(high)})"
+        )
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.1%}"
 
 
 @dataclass(frozen=True)
@@ -41,9 +109,10 @@ class GateVerdict:
 
     accepted: bool
     reason: str
-    before: DepthMetrics
-    after: DepthMetrics
+    before: FrameMetrics
+    after: FrameMetrics
     baseline: str  # "incumbent" or "best constant"
+    checks: tuple[Check, ...] = ()
 
 
 def judge_first(errors: PairedErrors, settings: GateSettings) -> GateVerdict:
@@ -61,14 +130,66 @@ def judge_first(errors: PairedErrors, settings: GateSettings) -> GateVerdict:
     return GateVerdict(accepted, reason, constant, candidate, "best constant")
 
 
-def judge_against_incumbent(errors: PairedErrors, settings: GateSettings) -> GateVerdict:
-    """Judge a candidate by its errors and those of the student that is live."""
+def judge_against_incumbent(
+    known: PairedErrors, new: PairedErrors, settings: GateSettings
+) -> GateVerdict:
+    """Judge a candidate by its errors and those of the student that is live.
+
+    Args:
+        known: of frames of before the incumbent was trained, which show what it knows; may be
+            empty.
+        new: of the others; may be empty as well, but not both.
+        settings: what is asked.
+    """
+    errors = known + new
+    gain = _gain(errors, settings)
+    checks = (gain, *_losses(known, errors, settings))
+    failed = [
+        f"{check}, at most {-check.allowed:.1%} worse is allowed"
+        for check in checks[1:]
+        if not check.passed
+    ]
+    if not gain.passed:
+        failed.insert(0, f"a gain of {gain.allowed:.1%} in AbsRel, and beyond chance, is asked")
+    rmse = errors.ratio("rmse") - 1
     candidate, incumbent = errors.candidate_mean, errors.reference_mean
-    abs_rel, rmse = errors.ratio("abs_rel") - 1, errors.ratio("rmse") - 1
-    gain = -0.5 * (abs_rel + rmse)
-    accepted = gain >= settings.min_gain and max(abs_rel, rmse) <= settings.max_loss
-    reason = (
-        f"held-out AbsRel {incumbent.abs_rel:.3f} -> {candidate.abs_rel:.3f} ({abs_rel:+.1%}), "
-        f"RMSE {incumbent.rmse:.3f} -> {candidate.rmse:.3f} m ({rmse:+.1%})"
+    reason = f"held-out {gain}, RMSE {incumbent.rmse:.3f} -> {candidate.rmse:.3f} m ({rmse:+.1%})"
+    return GateVerdict(
+        not failed, "; ".join((reason, *failed)), incumbent, candidate, "incumbent", checks
     )
-    return GateVerdict(accepted, reason, incumbent, candidate, "incumbent")
+
+
+def _gain(errors: PairedErrors, settings: GateSettings) -> Check:
+    change = errors.change("abs_rel")
+    assert change is not None  # each frame has it
+    low, high = change.interval(settings.confidence_level)
+    gain, least = -change.relative, settings.min_gain
+    certain = settings.confidence_level == 0 or -high > 0
+    passed = gain >= least and certain
+    return Check("AbsRel", change.before, change.after, gain, least, passed, (-high, -low))
+
+
+def _losses(known: PairedErrors, errors: PairedErrors, settings: GateSettings) -> Iterator[Check]:
+    """Yield the checks of what must not get worse."""
+    most, most_detail = settings.max_loss, settings.max_detail_loss
+    level = settings.confidence_level
+
+    def check(name: str, change: Change | None, most: float, *, larger: bool) -> Iterator[Check]:
+        if change is None:
+            return
+        sign = 1 if larger else -1  # of what is better
+        ends = sorted(sign * end for end in change.interval(level))
+        drawn, better = sign * change.drawn, sign * change.relative
+        lost = better < -most and float(np.mean(drawn < 0)) >= _PROOF
+        passed = not lost and not math.isnan(better)
+        yield Check(name, change.before, change.after, better, -most, passed, (ends[0], ends[1]))
+
+    near = f"AbsRel nearer than {NEAR_M:g} m"
+    yield from check("RMSE", errors.change("rmse"), most, larger=False)
+    yield from check(near, errors.change("near_abs_rel"), most, larger=False)
+    yield from check("AbsRel on known frames", known.change("abs_rel"), most, larger=False)
+    worst = errors.change("abs_rel", worst=_WORST)
+    yield from check("AbsRel of the worst tenth", worst, most_detail, larger=False)
+    outlines = errors.change("boundary_f1", least=_LEAST_F1)
+    yield from check("boundary F1", outlines, most_detail, larger=True)
+    yield from check("spread of depth", errors.change("spread"), _MAX_SPREAD_LOSS, larger=True)

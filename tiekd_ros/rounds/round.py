@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from tiekd_ros.core.errors import RoundRefusedError
@@ -37,6 +39,7 @@ class RoundData:
     train: list[Sample]
     held_out: list[Sample]
     train_ids: list[int]
+    held_out_ids: list[int]
     size: InputSize
     teacher: str
 
@@ -70,7 +73,7 @@ def run_round(
     emit({"event": WorkerEvent.STAGE, "stage": "training", "frames": len(data.train)})
     result = _train(student, data, plan, emit, pause)
     emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": len(data.held_out)})
-    verdict = _judge(student, incumbent, data.held_out, plan, emit, pause)
+    verdict = _judge(student, incumbent, data, plan, emit, pause)
     training = {**student.card.training, **asdict(result), "frame_ids": data.train_ids}
     card = replace(
         student.card,
@@ -111,17 +114,18 @@ def store_judged(
         train_ids: the frames that it was trained on.
         more: values of the result beside these.
     """
+    scores = {
+        "baseline": verdict.baseline,
+        "before": verdict.before.as_dict(),
+        "after": verdict.after.as_dict(),
+    }
     judged = replace(
         candidate.card,
         version="",
         created="",
         status=StudentStatus.ACCEPTED if verdict.accepted else StudentStatus.REFUSED,
         reason=verdict.reason,
-        scores={
-            "baseline": verdict.baseline,
-            "before": verdict.before.as_dict(),
-            "after": verdict.after.as_dict(),
-        },
+        scores={**scores, "checks": [asdict(check) for check in verdict.checks]},
     )
     card = registry.add(Student(judged, candidate.network))
     emit(
@@ -129,7 +133,9 @@ def store_judged(
             "event": WorkerEvent.RESULT,
             "version": card.version,
             "parent": card.parent,
-            **asdict(verdict),
+            "accepted": verdict.accepted,
+            "reason": verdict.reason,
+            **scores,
             "train_frames": card.frames["train"],
             "held_out_frames": card.frames["held_out"],
             "train_ids": list(train_ids),
@@ -182,7 +188,12 @@ def load_frames(store: FrameStore, reader: FrameReader, plan: RoundPlan) -> Roun
             "that were drawn can be read; call again for another draw"
         )
     return RoundData(
-        list(train.values()), list(held_out.values()), list(train), reader.size, teachers_of(store)
+        list(train.values()),
+        list(held_out.values()),
+        list(train),
+        list(held_out),
+        reader.size,
+        teachers_of(store),
     )
 
 
@@ -217,27 +228,43 @@ def _train(
 def _judge(
     candidate: Student,
     incumbent: Student | None,
-    held_out: Sequence[Sample],
+    data: RoundData,
     plan: RoundPlan,
     emit: Emit,
     pause: Pause,
 ) -> GateVerdict:
     bins = candidate.card.bins
-    report = ThrottledProgress(emit, "judging")
-
-    def on_frame(done: int) -> None:
-        report(step=done, steps=len(held_out))
-        pause()
-
+    on_frame = frame_reporter(emit, "judging", len(data.held_out), pause)
     reference = (
-        constant_predictor(held_out, bins)
+        constant_predictor(data.held_out, bins)
         if incumbent is None
         else student_predictor(TorchRuntime(incumbent))
     )
     predictor = student_predictor(TorchRuntime(candidate))
-    errors = compare(predictor, reference, held_out, bins, on_frame=on_frame)
-    judge = judge_first if incumbent is None else judge_against_incumbent
-    return judge(errors, plan.gate)
+    seen = 0 if incumbent is None else bisect_right(data.held_out_ids, _last_frame(incumbent))
+    known, new = (
+        compare(predictor, reference, frames, bins, on_frame=lambda done: on_frame())
+        for frames in (data.held_out[:seen], data.held_out[seen:])
+    )
+    if incumbent is None:
+        return judge_first(new, plan.gate)
+    return judge_against_incumbent(known, new, plan.gate)
+
+
+def _last_frame(student: Student) -> int:
+    """Return the newest frame that a student was trained on; ids grow with time."""
+    return max(student.card.training.get("frame_ids", ()), default=-1)
+
+
+def frame_reporter(emit: Emit, stage: str, steps: int, pause: Pause) -> Callable[[], None]:
+    """Return what is called after each of `steps` frames: emits progress, and pauses."""
+    report, counter = ThrottledProgress(emit, stage), itertools.count(1)
+
+    def on_frame() -> None:
+        report(step=next(counter), steps=steps)
+        pause()
+
+    return on_frame
 
 
 class ThrottledProgress:
