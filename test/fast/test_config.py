@@ -42,6 +42,7 @@ _TITLES = {
     "loss": "The TIE-KD loss.",
     "augment": "How far a training sample may differ from its frame.",
     "gate": "What a candidate has to show before it goes live.",
+    "confidence": "What a confidence says.",
     "canary": "What a promoted student has to stand before its predecessor is let go.",
     "resources": "How training gives way to the depth node on the same machine.",
     "diagnostics": "What /diagnostics warns of.",

@@ -71,6 +71,10 @@ def test_a_second_student_inherits_its_shape_and_is_judged_against_the_first(sta
     assert not result["accepted"]  # too little gain: it is kept, and not promoted
     assert (after.card.status, after.card.reason) == ("refused", result["reason"])
     assert after.card.scores["baseline"] == "incumbent"
+    checks = {check["name"]: check["passed"] for check in after.card.scores["checks"]}
+    assert checks["AbsRel"] is False
+    assert after.card.confidence.tolerance == 0.1
+    assert 0 <= after.card.scores["confidence"]["mean"] <= 1
     with pytest.raises(CheckpointError, match="refused by the gate"):
         live.promote(result["version"])
 

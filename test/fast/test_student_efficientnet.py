@@ -13,6 +13,7 @@ from tiekd_ros.student.networks import build_network
 from tiekd_ros.student.networks.efficientnet import EfficientNetStudent, upsample
 
 SHARES = 5 * 16
+SUMMARY = torch.zeros(1, 112 + 192)
 
 
 def with_peaks(*peaks_m: float) -> EfficientNetStudent:
@@ -46,7 +47,8 @@ def test_pixels_are_convex_combinations_of_the_cells_around_them():
 def test_a_pixel_is_on_the_surface_of_the_cell_with_the_largest_share_and_as_sure():
     """Cells at 2, 2.1 and 6 m, the last unsure; a pixel's own cell counts a little more."""
     network = with_peaks(2.0)
-    centres, raw = BINS.centres(), (torch.zeros(1, 64, 1, 3), torch.zeros(1, 32, 1, 3))
+    centres = BINS.centres()
+    raw = torch.zeros(1, 64, 1, 3), torch.zeros(1, 32, 1, 3), SUMMARY
     widths = (0.1, 0.1, 0.5)
     network.head.bias.zero_()
     for cell, (peak, width) in enumerate(zip((2.0, 2.1, 6.0), widths, strict=True)):
@@ -69,7 +71,7 @@ def test_a_pixel_is_on_the_surface_of_the_cell_with_the_largest_share_and_as_sur
 
 @torch.no_grad()
 def test_a_pixel_that_sees_two_surfaces_is_on_one_of_them_and_unsure():
-    raw = torch.zeros(1, 64, 2, 3), torch.zeros(1, 32, 2, 3)
+    raw = torch.zeros(1, 64, 2, 3), torch.zeros(1, 32, 2, 3), SUMMARY
     one, two = (with_peaks(*peaks).moments(raw) for peaks in ((2.0,), (2.0, 2.0, 6.0)))
     assert one.mean.shape == one.std.shape == (1, 1, 8, 12)
     torch.testing.assert_close(one.mean, torch.full_like(one.mean, 2.0), rtol=0.02, atol=0)

@@ -11,7 +11,7 @@ from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.base_student import load_base
 from tiekd_ros.student.bins import DepthBins
-from tiekd_ros.student.checkpoint import Student, StudentCard
+from tiekd_ros.student.checkpoint import ConfidenceScale, Student, StudentCard
 from tiekd_ros.student.networks import ARCHITECTURES
 from tiekd_ros.student.runtimes.base import fuse_batch_norms, shift_logits
 from tiekd_ros.student.runtimes.onnx_runtime import OnnxRuntime, export_graph
@@ -103,17 +103,23 @@ def test_the_shift_is_folded_into_the_head_only_where_exp_is_sure_to_stay_a_numb
 @pytest.mark.parametrize("architecture", ["mobilenetv2-fast", "efficientnet-lite0", "resnet18"])
 def test_students_of_a_kind_share_a_graph_and_keep_their_own_weights(architecture):
     graphs = {}
+    scale = ConfidenceScale(0.1, offset=-1.0, slope=1.5, known_novelty=1.0)
     students = [
-        with_statistics(small_student(seed, architecture=architecture), seed) for seed in range(3)
+        with_statistics(small_student(seed, architecture=architecture, confidence=scale), seed)
+        for seed in range(3)
     ]
     for student in students:
+        student.network.remember(torch.randn(5, 112 + 192))  # what is seen is not known
         with torch.no_grad():
             student.network.classifier.weight.mul_(100)
     runtimes = [OnnxRuntime(student, graphs=graphs) for student in students]
     assert len(graphs) == 1
-    depths = [runtime.predict(IMAGE).depth for runtime in runtimes]
-    for student, depth in zip(students, depths, strict=True):
-        np.testing.assert_allclose(depth, TorchRuntime(student).predict(IMAGE).depth, atol=SAME_M)
+    found = [runtime.predict(IMAGE) for runtime in runtimes]
+    for student, mine in zip(students, found, strict=True):
+        wanted = TorchRuntime(student).predict(IMAGE)
+        np.testing.assert_allclose(mine.depth, wanted.depth, atol=SAME_M)
+        np.testing.assert_allclose(mine.confidence, wanted.confidence, atol=1e-3)
+    depths = [mine.depth for mine in found]
     assert np.abs(depths[0] - depths[1]).max() > SAME_M
     other = Student.fresh(StudentCard(BINS, InputSize(96, 64), architecture=architecture))
     OnnxRuntime(other, graphs=graphs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tiekd_ros import __version__
 from tiekd_ros.cli.__main__ import app, main
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.state import StateFolder
+from tiekd_ros.rounds.gate import Check
 from tiekd_ros.student.checkpoint import StudentStatus
 from tiekd_ros.student.registry import StudentRegistry
 
@@ -41,7 +43,12 @@ def state(tmp_path) -> StateFolder:
     """A state folder with three students, the second of them refused."""
     state = StateFolder(tmp_path / "state").create()
     registry = StudentRegistry(state.students)
-    scores = {"after": {"rmse": 0.5, "abs_rel": 0.1}}
+    check = Check("RMSE", 0.4, 0.5, -0.25, -0.02, False, (-0.3, -0.2))
+    scores = {
+        "after": {"rmse": 0.5, "abs_rel": 0.1},
+        "checks": [dataclasses.asdict(check)],
+        "confidence": {"mean": 0.6, "right": 0.65, "gap at 0.5": 0.04},
+    }
     registry.add(small_student(0, frames={"train": 10}))
     card = {"status": StudentStatus.REFUSED, "reason": "worse", "scores": scores}
     registry.add(small_student(1, frames={"train": 11}, **card))
@@ -71,8 +78,18 @@ def test_students_are_listed_shown_promoted_and_rolled_back(state):
     table = run("students", "list", *folder)
     assert "000003" in table
     assert "live" in table
-    card = json.loads(run("students", "show", "000002", *folder))
+    card = json.loads(run("students", "show", "000002", "--json", *folder))
     assert (card["reason"], card["frames"]) == ("worse", {"train": 11})
+    shown = run("students", "show", "000002", *folder)
+    for text in (
+        "refused: worse",
+        "RMSE",
+        "-25.0%",
+        "-30% to -20%",
+        "54 % of those that say 0.5",
+    ):
+        assert text in shown
+    assert "no gate has judged it" in run("students", "show", "000001", *folder)
     assert "000001 is live" in run("students", "rollback", *folder)
     assert StudentRegistry(state.students).live() == "000001"
     assert "000002 is live" in run("students", "promote", "000002", "--force", *folder)

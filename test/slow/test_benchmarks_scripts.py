@@ -40,7 +40,7 @@ def test_student_measures_ours_and_judges_only_what_it_measured(tmp_path):
     rows = results["tables"]["64x96, threads 1"]["rows"]
     assert {"torch", "eager"} <= {row["runtime"] for row in rows}
     for row in rows:
-        assert row["M params"] == pytest.approx(2.46, abs=0.01)
+        assert row["M params"] == pytest.approx(2.48, abs=0.01)
         assert 0 < row["ms"]["low"] <= row["ms"]["median"] <= row["ms"]["high"]
         assert row["GMAC"] > 0
     assert all(goal["met"] is None for goal in results["goals"])
@@ -92,6 +92,20 @@ def test_starts_are_compared_on_scenes_and_the_base_is_evaluated(tmp_path):
     assert {row["depth"] for row in results["tables"]["evaluate"]} == {
         "as it is", "up to scale", "median depth",
     }  # fmt: skip
+
+
+def test_gate_and_confidence_give_their_tables(tmp_path):
+    scene, other = (write_rgbd(tmp_path / name, count=18) for name in ("one", "other"))
+    short = ("--seeds", "1", "--iterations", "1", "--pixels", "4096", "--threads", "1")
+    _, results = results_of("gate", tmp_path, str(scene), "--worlds", "", *short)
+    rows = {row["candidate"]: row for row in results["tables"]["gate"]}
+    assert rows["collapse"]["number"] > rows["collapse"]["live"] == 0
+    code, results = results_of("confidence", tmp_path, str(scene), str(other), *short)
+    assert code == 0
+    found = {
+        (row["learnt"], row["in"], row["confidence"]) for row in results["tables"]["confidence"]
+    }
+    assert len(found) == 2 * 2 * 3
 
 
 def test_a_short_soak_gives_its_table_and_its_goal(tmp_path):

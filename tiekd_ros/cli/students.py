@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -149,9 +149,55 @@ def students_list(state: State = "", as_json: AsJson = False) -> None:
 
 
 @students.command("show")
-def students_show(version: str, state: State = "") -> None:
-    """Print a version's card (JSON)."""
-    typer.echo(_registry(state).card(version).to_json())
+def students_show(version: str, state: State = "", as_json: AsJson = False) -> None:
+    """Print a version's card: where it comes from, and what the gate saw."""
+    registry = _registry(state)
+    card = registry.card(version)
+    if as_json:
+        typer.echo(card.to_json())
+        return
+    live = "live, " if registry.live() == card.version else ""
+    size, frames = card.input_size, ", ".join(f"{n} {name}" for name, n in card.frames.items())
+    lines = {
+        card.version: f"{live}{card.status}: {card.reason or 'no gate has judged it'}",
+        "network": f"{card.architecture}, input {size.height}x{size.width}, {card.bins.count} bins "
+        f"from {card.bins.min_depth_m:g} to {card.bins.max_depth_m:g} m",
+        "made": f"{card.created[:16].replace('T', ' ')} UTC, round {card.round or '-'}, from "
+        f"{card.parent or card.training.get('start', 'elsewhere')}",
+        "learnt from": f"{frames or '-'} frames; teacher: {card.teacher or '-'}",
+    }
+    for name, text in lines.items():
+        console.print(f"{name.replace('_', ' '):>12}  {text}", highlight=False, soft_wrap=True)
+    if checks := card.scores.get("checks"):
+        console.print(_checks_table(checks))
+    if scores := card.scores.get("confidence"):
+        gaps = ", ".join(
+            f"{100 * (float(name[-3:]) + gap):.0f} % of those that say {name[-3:]}"
+            for name, gap in scores.items()
+            if name.startswith("gap at")
+        )
+        console.print(
+            f"confidence: {scores['mean']:.2f} in the mean, {scores['right']:.2f} of the held-out "
+            f"pixels are right{gaps and ': ' + gaps}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _checks_table(checks: list[dict[str, Any]]) -> Table:
+    """Return the gate's checks of a candidate against its incumbent."""
+    table = Table("held-out frames", "before > after", "better by", "interval", "least", "")
+    for check in checks:
+        low, high = check["interval"]
+        table.add_row(
+            check["name"],
+            f"{check['before']:.3f} > {check['after']:.3f}",
+            f"{check['change']:+.1%}",
+            f"{low:+.0%} to {high:+.0%}",
+            f"{check['allowed']:+.1%}",
+            "" if check["passed"] else "refused",
+        )
+    return table
 
 
 @students.command("promote")

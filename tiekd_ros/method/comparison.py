@@ -44,13 +44,13 @@ def constant_predictor(samples: Sequence[Sample], bins: DepthBins) -> DepthPredi
 
 @dataclass(frozen=True)
 class Change:
-    """How a metric's mean changes from the reference to the candidate.
+    """How a metric changes from the reference to the candidate.
 
     Attributes:
         before: the reference's mean.
         after: the candidate's.
-        relative: the change as a share of `before`; above 0 = larger.
-        drawn: the same in bootstrap draws of the frames, (1000,), ascending.
+        relative: the change as a share; above 0 = larger.
+        drawn: the same in bootstrap draws of the frames, (1000,).
     """
 
     before: float
@@ -90,33 +90,50 @@ class PairedErrors:
         """The reference's mean over the frames; BadDepthError where there is none."""
         return mean_metrics(self.reference)
 
-    def change(self, metric: str, *, worst: float = 1.0, least: float = _TINY) -> Change | None:
-        """Return how a metric changes over the frames that have it; None where none has.
+    def change(self, metric: str) -> Change | None:
+        """Return how a metric changes frame by frame; None where no frame has it.
 
-        Frames are drawn in blocks of neighbours, as they come, since neighbours err alike
-        (moving-block bootstrap, Künsch 1989): the fewer the frames, the wider what is drawn.
+        The geometric mean of the frames' ratios: a frame counts by how much better or worse it
+        is, not by how large its errors are, so that fewer frames tell as much.
+
+        Args:
+            metric: field of `FrameMetrics`, above 0.
+        """
+        pairs = np.maximum(self._values(metric), _TINY)  # NaN stays
+        ratios = np.log(pairs[:, :1] / pairs[:, 1:])  # (n, 1)
+
+        def relative(drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            return np.asarray(np.expm1(drawn[..., 0].mean(axis=-1)))
+
+        return _change(pairs, ratios, relative)
+
+    def change_of_mean(
+        self, metric: str, *, worst: float = 1.0, least: float = _TINY
+    ) -> Change | None:
+        """Return how a metric's mean changes; None where no frame has it.
 
         Args:
             metric: field of `FrameMetrics`.
             worst: only the frames where each is largest count, this share of them.
             least: changes are relative to the reference's mean, but to no less than this.
         """
+        pairs = self._values(metric)
+        count = math.ceil(worst * len(pairs))
+
+        def relative(drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            after, before = np.moveaxis(
+                np.sort(drawn, axis=-2)[..., -count:, :].mean(axis=-2), -1, 0
+            )
+            return np.asarray((after - before) / np.maximum(before, least))
+
+        return _change(np.sort(pairs, axis=0)[-count:], pairs, relative)
+
+    def _values(self, metric: str) -> npt.NDArray[np.float64]:
+        """Return candidate's and reference's values of the frames that have it, (n, 2)."""
         pairs = zip(self.candidate, self.reference, strict=True)
-        values = np.array([(getattr(a, metric), getattr(b, metric)) for a, b in pairs])
-        values = values[~np.isnan(values[:, 1])] if len(values) else values
-        if not len(values):
-            return None
-        count = math.ceil(worst * len(values))
-
-        def means(chosen: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:  # (..., n) -> (...)
-            mean: npt.NDArray[np.float64] = np.sort(chosen, axis=-1)[..., -count:].mean(axis=-1)
-            return mean
-
-        after, before = (float(means(values[:, i])) for i in (0, 1))
-        draws = _blocks(len(values))
-        drawn_after, drawn_before = (means(values[:, i][draws]) for i in (0, 1))
-        relative = (drawn_after - drawn_before) / np.maximum(drawn_before, least)
-        return Change(before, after, (after - before) / max(before, least), np.sort(relative))
+        values = [(getattr(a, metric), getattr(b, metric)) for a, b in pairs]
+        found = np.array(values, np.float64).reshape(-1, 2)
+        return found[~np.isnan(found[:, 1])]
 
     def ratio(self, metric: str) -> float:
         """Return the candidate's mean of a metric as a multiple of the reference's."""
@@ -126,6 +143,28 @@ class PairedErrors:
         """Return the candidate's metric as a multiple of the reference's for each frame, (n,)."""
         pairs = zip(self.candidate, self.reference, strict=True)
         return np.array([_ratio(one, other, metric) for one, other in pairs])
+
+
+def _change(
+    pairs: npt.NDArray[np.float64],
+    frames: npt.NDArray[np.float64],
+    relative: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+) -> Change | None:
+    """Return a change and its bootstrap draws; None where there is no frame.
+
+    Frames are drawn in blocks of neighbours, as they come, since neighbours err alike (moving-block
+    bootstrap, Künsch 1989): the fewer the frames, the wider what is drawn.
+
+    Args:
+        pairs: whose means are told, (m, 2).
+        frames: values of each frame, (n, v).
+        relative: the change by the frames, (..., n, v) -> (...).
+    """
+    if not len(frames):
+        return None
+    after, before = pairs.mean(axis=0)
+    drawn = relative(frames[_blocks(len(frames))])
+    return Change(float(before), float(after), float(relative(frames)), drawn)
 
 
 @lru_cache(maxsize=8)

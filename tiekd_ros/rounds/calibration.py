@@ -18,6 +18,12 @@ from tiekd_ros.core.images import DepthMap
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.method.calibration import label_factor, scale_for
 from tiekd_ros.method.comparison import PairedErrors, compare, constant_predictor, student_predictor
+from tiekd_ros.method.confidence import (
+    FrameSpread,
+    calibrated,
+    frame_spreads,
+    remember_frames,
+)
 from tiekd_ros.method.first_student import (
     base_depths,
     calibrated_student,
@@ -87,19 +93,29 @@ def run_calibration(
     )
     emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": count})
     on_frame = frame_reporter(emit, "judging", count, pause)
-    verdict = judge_first(_errors(samples, said, student_of, bins, on_frame), plan.gate)
+    errors, spreads = _judge_halves(samples, said, student_of, bins, on_frame)
+    verdict = judge_first(errors, plan.gate)
     factor = label_factor(said, depths)
     reason = describe(factor, len(said), verdict.reason, focal_known=focal_px is not None)
     student = student_of(scale_for(factor))
+    remember_frames(student.network.eval(), samples, pause)
+    confidence = calibrated(spreads, plan.confidence.tolerance)
     card = replace(
         student.card,
+        confidence=None if confidence is None else confidence[0],
         round=number,
         teacher=data.teacher,
         focal_px=focal_px,
         frames={"train": count, "held_out": count},  # every one is held out from one half's fit
         training={**student.card.training, "start": CALIBRATED_START},
     )
-    store_judged(registry, Student(card, student.network), replace(verdict, reason=reason), emit)
+    store_judged(
+        registry,
+        Student(card, student.network),
+        replace(verdict, reason=reason),
+        None if confidence is None else confidence[1],
+        emit,
+    )
 
 
 def _load(state: StateFolder, plan: RoundPlan, live: str | None, emit: Emit) -> CalibrationData:
@@ -111,28 +127,32 @@ def _load(state: StateFolder, plan: RoundPlan, live: str | None, emit: Emit) -> 
         return CalibrationData(samples, reader.size, teachers_of(store))
 
 
-def _errors(
+def _judge_halves(
     samples: Sequence[Sample],
     said: Sequence[DepthMap],
     student_of: Callable[[float], Student],
     bins: DepthBins,
     on_frame: Callable[[], None],
-) -> PairedErrors:
-    """Return the errors on each half of a student that is fitted to the other half.
+) -> tuple[PairedErrors, list[FrameSpread]]:
+    """Return the errors on each half of a student that is fitted to the other, and its spreads.
 
     Compared with the best constant depth of all frames.
     """
     constant = constant_predictor(samples, bins)
     middle = len(samples) // 2
     first, second = slice(None, middle), slice(middle, None)
-    errors = PairedErrors([], [])
+    errors, spreads = PairedErrors([], []), []
     for fitted, judged in ((second, first), (first, second)):
-        scale = scale_for(label_factor(said[fitted], [s.depth for s in samples[fitted]]))
-        predictor = student_predictor(TorchRuntime(student_of(scale), owned=True))
+        student = student_of(
+            scale_for(label_factor(said[fitted], [s.depth for s in samples[fitted]]))
+        )
+        remember_frames(student.network.eval(), samples[fitted])
+        spreads += frame_spreads(student.network, samples[judged])
+        predictor = student_predictor(TorchRuntime(student, owned=True))
         errors += compare(
             predictor, constant, samples[judged], bins, on_frame=lambda done: on_frame()
         )
-    return errors
+    return errors, spreads
 
 
 def describe(factor: float, frames: int, verdict: str, *, focal_known: bool) -> str:

@@ -40,7 +40,7 @@ class GateSettings(Settings):
         maximum=1.0,
     )
     confidence_level: float = setting(
-        0.95,
+        0.8,
         "of the bootstrap interval of that improvement, which must lie above zero; 0 = the mean "
         "is enough",
         minimum=0.0,
@@ -63,8 +63,8 @@ class GateSettings(Settings):
 
 
 _WORST = 0.1  # share of the frames
-_PROOF = 0.8
-"""Share of the draws in which a loss has to be there: less is asked than of a gain."""
+_PROOF = 0.9
+"""Share of the draws in which a loss has to be there; at level 0.8 a gain has to be in as many."""
 _LEAST_F1 = 0.05  # of outlines that are not there anyway, nothing is lost
 _MAX_SPREAD_LOSS = 0.3
 
@@ -165,7 +165,7 @@ def _gain(errors: PairedErrors, settings: GateSettings) -> Check:
     low, high = change.interval(settings.confidence_level)
     gain, least = -change.relative, settings.min_gain
     certain = settings.confidence_level == 0 or -high > 0
-    passed = gain >= least and certain
+    passed = gain >= least and certain and change.after <= change.before
     return Check("AbsRel", change.before, change.after, gain, least, passed, (-high, -low))
 
 
@@ -188,8 +188,8 @@ def _losses(known: PairedErrors, errors: PairedErrors, settings: GateSettings) -
     yield from check("RMSE", errors.change("rmse"), most, larger=False)
     yield from check(near, errors.change("near_abs_rel"), most, larger=False)
     yield from check("AbsRel on known frames", known.change("abs_rel"), most, larger=False)
-    worst = errors.change("abs_rel", worst=_WORST)
+    worst = errors.change_of_mean("abs_rel", worst=_WORST)
     yield from check("AbsRel of the worst tenth", worst, most_detail, larger=False)
-    outlines = errors.change("boundary_f1", least=_LEAST_F1)
+    outlines = errors.change_of_mean("boundary_f1", least=_LEAST_F1)
     yield from check("boundary F1", outlines, most_detail, larger=True)
     yield from check("spread of depth", errors.change("spread"), _MAX_SPREAD_LOSS, larger=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.settings import SettingGroups, Settings, setting
+from tiekd_ros.method.confidence import ConfidenceSettings
 from tiekd_ros.method.first_student import BASE_START, StudentSettings
 from tiekd_ros.method.losses import LossSettings
 from tiekd_ros.method.samples import AugmentSettings
@@ -116,5 +117,6 @@ class RoundPlan(SettingGroups):
     loss: LossSettings = field(default_factory=LossSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    confidence: ConfidenceSettings = field(default_factory=ConfidenceSettings)
     canary: CanarySettings = field(default_factory=CanarySettings)
     resources: ResourceSettings = field(default_factory=ResourceSettings)

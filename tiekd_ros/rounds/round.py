@@ -13,6 +13,12 @@ from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
 from tiekd_ros.method.comparison import compare, constant_predictor, student_predictor
+from tiekd_ros.method.confidence import (
+    ConfidenceErrors,
+    calibrated,
+    frame_spreads,
+    remember_frames,
+)
 from tiekd_ros.method.first_student import RANDOM_START, first_student, median_focal
 from tiekd_ros.method.losses import describe_unknown
 from tiekd_ros.method.samples import Sample
@@ -74,6 +80,7 @@ def run_round(
     result = _train(student, data, plan, emit, pause)
     emit({"event": WorkerEvent.STAGE, "stage": "judging", "frames": len(data.held_out)})
     verdict = _judge(student, incumbent, data, plan, emit, pause)
+    student, quality = with_confidence(student, data.train, data.held_out, plan, pause)
     training = {**student.card.training, **asdict(result), "frame_ids": data.train_ids}
     card = replace(
         student.card,
@@ -88,6 +95,7 @@ def run_round(
         registry,
         Student(card, student.network),
         verdict,
+        quality,
         emit,
         train_ids=data.train_ids,
         steps=result.steps,
@@ -99,6 +107,7 @@ def store_judged(
     registry: StudentRegistry,
     candidate: Student,
     verdict: GateVerdict,
+    quality: ConfidenceErrors | None,
     emit: Emit,
     *,
     train_ids: Sequence[int] = (),
@@ -110,6 +119,7 @@ def store_judged(
         registry: gets the candidate as a new version.
         candidate: its card says all but the verdict.
         verdict: of the gate.
+        quality: of its confidence, where it has one.
         emit: receives the result event.
         train_ids: the frames that it was trained on.
         more: values of the result beside these.
@@ -125,7 +135,11 @@ def store_judged(
         created="",
         status=StudentStatus.ACCEPTED if verdict.accepted else StudentStatus.REFUSED,
         reason=verdict.reason,
-        scores={**scores, "checks": [asdict(check) for check in verdict.checks]},
+        scores={
+            **scores,
+            "checks": [asdict(check) for check in verdict.checks],
+            "confidence": {} if quality is None else quality.as_dict(),
+        },
     )
     card = registry.add(Student(judged, candidate.network))
     emit(
@@ -143,6 +157,31 @@ def store_judged(
             **more,
         }
     )
+
+
+def with_confidence(
+    student: Student,
+    train: Sequence[Sample],
+    held_out: Sequence[Sample],
+    plan: RoundPlan,
+    pause: Pause,
+) -> tuple[Student, ConfidenceErrors | None]:
+    """Return a student that knows how sure it is, and how well it does.
+
+    Args:
+        student: trained; its network will remember the frames.
+        train: what it was trained on.
+        held_out: what it was not.
+        plan: says what is right.
+        pause: called after each frame.
+    """
+    network = student.network.eval()
+    remember_frames(network, train, pause)
+    spreads = frame_spreads(network, held_out, pause) if network.has_dpm else []
+    found = calibrated(spreads, plan.confidence.tolerance)
+    if found is None:
+        return student, None
+    return replace(student, card=replace(student.card, confidence=found[0])), found[1]
 
 
 def _load(state: StateFolder, plan: RoundPlan, parent: Student | None, emit: Emit) -> RoundData:

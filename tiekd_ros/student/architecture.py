@@ -90,6 +90,9 @@ class Moments(NamedTuple):
 
     mean: Tensor
     std: Tensor
+    novelty: Tensor | None = None
+    """How far what is seen is from all that the student learnt from: one value for all pixels, 0
+    where that is not known. None where the network cannot tell."""
 
 
 class StudentNetwork(nn.Module, abc.ABC):
@@ -136,7 +139,7 @@ class StudentNetwork(nn.Module, abc.ABC):
 
     def answer(self, raw: Any) -> Tensor:
         """Return the maps that an exported graph gives, (B, K, ...), for `moments_of`."""
-        return torch.cat(self.moments(raw), dim=1)
+        return torch.cat([each for each in self.moments(raw) if each is not None], dim=1)
 
     def moments_of(self, answer: Tensor) -> Moments:
         """Return depth and its spread for what `answer` gave."""
@@ -149,6 +152,20 @@ class StudentNetwork(nn.Module, abc.ABC):
         Args:
             probabilities: the share of the labels in each bin, (C,); need not sum to 1.
         """
+
+    def summary(self, raw: Any) -> Tensor | None:
+        """Return what tells one place from another, (B, F); None where the network has none."""
+        return None
+
+    def remember(self, summaries: Tensor) -> None:
+        """Keep summaries, (N, F), of what was learnt from: novelty is the distance to them.
+
+        Does nothing where the network has no summary.
+        """
+
+    def absent_weights(self) -> dict[str, Tensor]:
+        """Return the weights that a file of before may lack, as they are then."""
+        return {}
 
     def predict_depth(self, x: Tensor) -> Tensor:
         """Return depth in metres for normalised RGB, both of size H x W: (B, 1, H, W).

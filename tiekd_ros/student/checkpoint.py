@@ -46,6 +46,10 @@ class StudentStatus(TextEnum):
     """A start for training, which no gate has passed."""
 
 
+LEAST_SPREAD = 1e-3
+"""Of std / mean: less says no more."""
+_NOVELTY_COST = 5.0  # of ln confidence, for novelty as large again as is known
+
 _TEXTS = ("architecture", "version", "created", "reason", "teacher", "weights_sha256")
 _TABLES = ("frames", "scores", "training")
 
@@ -79,6 +83,37 @@ class TargetWidth:
 
 
 @dataclass(frozen=True)
+class ConfidenceScale:
+    """What makes a student's spread a confidence, fitted on held-out frames.
+
+    With std / mean = u the confidence is sigmoid(offset - slope * ln u): how often depth is off by
+    at most `tolerance` where the student says so. It falls where what is seen is newer than
+    `known_novelty`, and all but vanishes at twice that.
+    """
+
+    tolerance: float
+    offset: float
+    slope: float
+    known_novelty: float = 0.0
+    """Novelty that nineteen in twenty of these frames have at most; 0 = not known."""
+
+    def __post_init__(self) -> None:
+        values = (self.tolerance, self.offset, self.slope, self.known_novelty)
+        if not all(map(math.isfinite, values)) or self.slope < 0 or self.known_novelty < 0:
+            raise ValueError(
+                f"confidence scale {self} must be finite, slope and novelty not below 0"
+            )
+
+    def confidence(self, relative_std: Tensor, novelty: Tensor | None) -> Tensor:
+        """Return the confidence, 0..1, for std / mean and novelty, of one shape."""
+        sure = (self.offset - self.slope * relative_std.clamp_min(LEAST_SPREAD).log()).sigmoid()
+        if novelty is None or not self.known_novelty:
+            return sure
+        beyond = (novelty / self.known_novelty - 1).clamp_min(0.0)
+        return sure * (-_NOVELTY_COST * beyond).exp()
+
+
+@dataclass(frozen=True)
 class StudentCard:
     """Everything about a student but its weights. Written as `card.json`."""
 
@@ -86,6 +121,8 @@ class StudentCard:
     input_size: InputSize
     architecture: str = DEFAULT_ARCHITECTURE
     target: TargetWidth = field(default_factory=TargetWidth)
+    confidence: ConfidenceScale | None = None
+    """None, in cards of before and of students that no round has judged: `TargetWidth` is used."""
     focal_px: tuple[float, float] | None = None
     """Focal lengths (fx, fy) at the network's input size of the camera it was trained on."""
     version: str = ""
@@ -125,6 +162,8 @@ class StudentCard:
             fields["bins"] = DepthBins.from_mapping(fields["bins"])
             fields["input_size"] = InputSize.from_mapping(fields["input_size"])
             fields["target"] = TargetWidth(**fields["target"])
+            if fields.get("confidence") is not None:
+                fields["confidence"] = ConfidenceScale(**fields["confidence"])
             if fields.get("focal_px") is not None:
                 fx, fy = fields["focal_px"]
                 fields["focal_px"] = (float(fx), float(fy))
@@ -227,6 +266,7 @@ def load_student(folder: Path) -> Student:
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is no safetensors file: {error}") from error
     plan = meta_network(card.architecture, card.bins)
+    state = plan.absent_weights() | state
     misfits = describe_misfits(state, plan.state_dict())
     if misfits:
         raise CheckpointError(f"{path} does not fit its architecture: {misfits}")

@@ -83,9 +83,8 @@ class DepthSettings(CommonSettings):
     max_range_m: float = _metres("farther depth becomes +Inf; 0 = the student's own")
     min_confidence: float = setting(
         0.0,
-        "depth of lower or unknown confidence becomes NaN; 0 = keep all. Each student has its own "
-        "typical confidence, often below 0.5: choose by the confidence topic, or the median "
-        "confidence in the diagnostics",
+        "depth of lower or unknown confidence becomes NaN; 0 = keep all. It is the share of pixels "
+        "saying so that are off by at most confidence.tolerance (10 %)",
         minimum=0.0,
         maximum=1.0,
     )

@@ -51,16 +51,21 @@ _MODE_SHARE = 0.05
 _SURFACE_RATIO = 1.1  # of two cells' depths: those of one surface are nearer to each other
 _FIRST_SHARE = 2.0
 """Logit by which a cell's own depth stands out before anything is learnt."""
+_REMEMBERED = 64
+"""Frames whose summaries are kept: a robot's room has fewer views that differ much."""
 
 
 class EfficientNetStudent(FastStudent):
     """EfficientNet-Lite0 encoder, DPM at 1/4 resolution, depth at the input's resolution.
 
     The raw output is what its two heads get, which make the logits of the DPM and of the shares:
-    features, and the guide, what the image looks like inside each cell.
+    features, and the guide, what the image looks like inside each cell; and the summary, the means
+    of the encoder's two coarsest feature maps, by which the student knows whether it has learnt
+    from such a place.
 
     Attributes:
         groups: of neighbouring bins, in which the main mode is looked for: 0 or 1, (K, C).
+        memory: of the summaries of frames that it was trained on.
     """
 
     groups: Tensor
@@ -78,14 +83,31 @@ class EfficientNetStudent(FastStudent):
         groups = groups[groups.any(dim=1)]  # near ones may be narrower than a bin
         self.group_count = len(groups)
         self.register_buffer("groups", groups, persistent=False)
+        self.memory = Memory(sum(self.backbone.channels[-2:]))
 
     def forward(self, x: Tensor) -> Any:  # a tuple
-        """Return what the heads get, (B, 64, H/4, W/4) and (B, 32, H/4, W/4).
+        """Return what the heads get, (B, 64, H/4, W/4) and (B, 32, H/4, W/4), and the summary.
 
         Args:
             x: normalised RGB, (B, 3, H, W), H and W multiples of 32.
         """
-        return self.features(x), self.guide(x)
+        encoded = self.backbone(x)
+        summary = torch.cat([each.mean(dim=(2, 3)) for each in encoded[-2:]], dim=1)
+        return self.decode(encoded), self.guide(x), summary
+
+    def summary(self, raw: Any) -> Tensor:
+        """Return the mean of each channel of the encoder's two coarsest maps, (B, 304)."""
+        found: Tensor = raw[2].float()
+        return found
+
+    def remember(self, summaries: Tensor) -> None:
+        """Keep at most 64 of the summaries, (N, 304), that lie far from each other."""
+        self.memory.remember(summaries)
+
+    def absent_weights(self) -> dict[str, Tensor]:
+        """Return an empty memory."""
+        names = dict(self.memory.named_parameters(prefix="memory"))
+        return {name: torch.zeros(weight.shape) for name, weight in names.items()}
 
     def output(self, raw: Any) -> StudentOutput:
         """Return the DPM's logits, its expectation, and that at the input's resolution."""
@@ -110,7 +132,8 @@ class EfficientNetStudent(FastStudent):
         mean, square = first / total, second / total
         spread = (square - 2 * depth * mean + depth * depth).clamp_min(0.0)  # E[(d - depth)^2]
         depth, std = upsample_surface(depth, spread.sqrt(), self._shares(raw))
-        return Moments(depth * self.centres[-1], std * self.centres[-1])
+        novelty = self.memory(self.summary(raw)).expand_as(depth)
+        return Moments(depth * self.centres[-1], std * self.centres[-1], novelty)
 
     def _main_mode(self, mass: Tensor) -> Tensor:
         """Return which groups of bins belong to the main mode, 0 or 1, for masses (B, K, h, w).
@@ -125,9 +148,9 @@ class EfficientNetStudent(FastStudent):
         below = low.cumsum(dim=1)  # connected is what has as many low masses below it
         return (1 - low) * (below == below.gather(1, top)).float()
 
-    def _shares(self, raw: tuple[Tensor, Tensor]) -> Tensor:
+    def _shares(self, raw: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Return the logits of the shares, (B, 80, h, w)."""
-        features, guide = raw
+        features, guide, _ = raw
         shares: Tensor = self.shares(features) + self.guide_shares(guide)
         return shares
 
@@ -137,6 +160,45 @@ class EfficientNetStudent(FastStudent):
 
     answer = StudentNetwork.answer  # a mode is no sum
     moments_of = StudentNetwork.moments_of
+
+
+class Memory(nn.Module):
+    """Summaries of what was learnt from, and the distance to the nearest of them.
+
+    Parameters, which runtimes bring in by name, though nothing trains them. While the scale is 0,
+    nothing is remembered, and everything is at distance 0.
+    """
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.summaries = nn.Parameter(torch.zeros(_REMEMBERED, values), requires_grad=False)
+        self.scale = nn.Parameter(torch.zeros(values), requires_grad=False)
+
+    def forward(self, summary: Tensor) -> Tensor:
+        """Return the distances of summaries, (B, F): (B, 1, 1, 1).
+
+        Root of the mean square over the values, each in standard deviations.
+        """
+        scaled = (summary * self.scale)[:, None]  # (B, 1, F)
+        square = (scaled - self.summaries).square().mean(dim=2)  # (B, 64)
+        return square.amin(dim=1).sqrt().view(-1, 1, 1, 1)
+
+    @torch.no_grad()
+    def remember(self, summaries: Tensor) -> None:
+        """Keep at most 64 of the summaries, (N, F), each the farthest from all before it."""
+        deviation = summaries.std(dim=0, correction=0)
+        # One that hardly varies here may do so elsewhere, but not by as much as others.
+        self.scale.copy_(1 / (deviation + 1e-3 * deviation.mean() + 1e-6))
+        scaled = summaries * self.scale
+        distance = (scaled - scaled.mean(dim=0)).square().sum(dim=1)
+        chosen = [int(distance.argmin())]
+        distance.fill_(torch.inf)
+        while len(chosen) < min(_REMEMBERED, len(scaled)):
+            from_last = (scaled - scaled[chosen[-1]]).square().sum(dim=1)
+            distance = torch.minimum(distance, from_last)
+            chosen.append(int(distance.argmax()))
+        kept = scaled[chosen]
+        self.summaries.copy_(kept[torch.arange(_REMEMBERED) % len(kept)])
 
 
 def _shares_layer(channels: int) -> nn.Conv2d:

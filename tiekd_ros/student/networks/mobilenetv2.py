@@ -240,7 +240,11 @@ class FastStudent(DpmNetwork):
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the head gets, (B, 64, H/4, W/4), for normalised RGB (B, 3, H, W)."""
-        *finer, x = self.backbone(x)
+        return self.decode(self.backbone(x))
+
+    def decode(self, encoded: Sequence[Tensor]) -> Tensor:
+        """Return what the head gets for the encoder's feature maps."""
+        *finer, x = encoded
         x = self.neck(x)  # (B, 128, H/32, W/32)
         for up, skip, feature in zip(self.up, self.skip, reversed(finer), strict=True):
             x = functional.interpolate(up(x), scale_factor=2.0, mode="nearest")

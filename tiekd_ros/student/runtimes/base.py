@@ -138,7 +138,13 @@ class Stopwatch:
 
 
 def confidence_of(card: StudentCard, moments: Moments) -> Tensor:
-    """Return how sure a student is, 0..1, (B, 1, h, w): 1 = as sharp as it was taught."""
+    """Return how sure a student is, 0..1, (B, 1, h, w).
+
+    How often it is right where it says so (`ConfidenceScale`); of one for which no round has fitted
+    that, 1 = as sharp as it was taught.
+    """
+    if card.confidence is not None:
+        return card.confidence.confidence(moments.std / moments.mean, moments.novelty)
     sigma = card.target.sigma(moments.mean, card.bins)
     return (sigma / moments.std.clamp_min(1e-6)).clamp_max(1.0)
 

@@ -1,0 +1,171 @@
+"""Measure what confidence is worth: in the place that was learnt, and in places that were not.
+
+    python benchmarks/confidence.py DIR DIR [DIR ...] [--seeds 2] [--json FILE]
+
+In each DIR, an RGB-D folder (docs/training.md), a first student is trained, with blocks of time
+held out. What makes its spread a confidence is fitted to the earlier half of these; judged are the
+later half, and up to 60 frames of every other place. Beside it: the same without novelty, and the
+confidence of students that no round has calibrated (1 = as sharp as it was taught).
+
+Reported are AbsRel, the mean confidence, the share of pixels within 10 % of the label, and by how
+much that share differs from the confidence among pixels that say about 0.5, 0.7 and 0.9; ENCE, AUSE
+and AURG (tiekd_ros/method/confidence.py); the share of pixels that say 0.5 or more; and the largest
+confidence over share in steps of 0.1 from 0.3 on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import scenes
+import torch
+from harness import Report, Row, parser, run
+
+from tiekd_ros.method.confidence import (
+    ConfidenceSettings,
+    FrameSpread,
+    Values,
+    confidence_errors,
+    errors_of,
+    fit_confidence,
+    frame_spreads,
+    remember_frames,
+    said_of,
+)
+from tiekd_ros.method.first_student import BASE_START, StudentSettings, first_input_size
+from tiekd_ros.method.samples import Sample, fit_sample, spread
+from tiekd_ros.student.architecture import InputSize
+from tiekd_ros.student.checkpoint import StudentCard
+
+_ELSEWHERE = 60  # frames
+_STEPS = np.arange(0.3, 1.0, 0.1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = read_options(argv)
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(1)
+    report = Report("confidence", options)
+    settings = {"iterations": options.iterations, "pixels": options.pixels}
+    runs = report.experiment(
+        [
+            (
+                {"scene": folder.name, "start": options.start, "seed": seed, **settings},
+                partial(train_and_judge, folder, options.scenes, options.start, seed, settings),
+            )
+            for folder, seed in itertools.product(options.scenes, range(options.seeds))
+        ]
+    )
+    report.table("confidence", "Confidence", summary([row for r in runs for row in r["rows"]]))
+    return report.finish()
+
+
+def read_options(argv: list[str] | None) -> argparse.Namespace:
+    made = parser(__doc__)
+    add = made.add_argument
+    add("scenes", nargs="+", type=Path, metavar="DIR", help="RGB-D folders")
+    add("--start", default=BASE_START, help="as for scenes.py: base, random, a folder [base]")
+    add("--seeds", type=int, default=1, help="students of each place [1]")
+    add("--iterations", type=int, help="steps of each training [150; quick: 20]")
+    add("--pixels", type=int, help=f"input size [{StudentSettings().pixels}; quick: 12288]")
+    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads [all cores]")
+    options = made.parse_args(argv)
+    options.iterations = options.iterations or (20 if options.quick else 150)
+    options.pixels = options.pixels or (12288 if options.quick else StudentSettings().pixels)
+    return options
+
+
+def train_and_judge(
+    folder: Path, places: Sequence[Path], start: str, seed: int, settings: dict[str, int]
+) -> dict[str, Any]:
+    """Train a student in one place; return what its confidence is worth there and elsewhere."""
+    first = StudentSettings(pixels=settings["pixels"])
+    frames = scenes.load_scene(folder)
+    size = first_input_size(*frames[0].image.shape[:2], first)
+    both = scenes.split_by_time(len(frames), "blocks")
+    train, held_out = (fitted([frames[i] for i in part], size) for part in both)
+    torch.manual_seed(seed)
+    student = scenes.starting_student(train, first, start)
+    budget = {"iterations": settings["iterations"]}
+    scenes.fine_tune(student, train, seed, budget, has_parent=start != "random")
+    network = student.network.eval()
+    remember_frames(network, train)
+    tolerance = ConfidenceSettings().tolerance
+    middle = len(held_out) // 2
+    scale = fit_confidence(frame_spreads(network, held_out[:middle]), tolerance)
+    blind = replace(scale, known_novelty=0.0)
+    rows = []
+    for place in places:
+        seen = held_out[middle:]
+        if place != folder:
+            seen = fitted(spread(scenes.load_scene(place), _ELSEWHERE), size)
+        found = frame_spreads(network, seen)
+        for name, said in (
+            ("calibrated", said_of(scale, found)),
+            ("without novelty", said_of(blind, found)),
+            ("as sharp as taught", as_taught(student.card, found)),
+        ):
+            rows.append({"learnt": folder.name, "in": place.name, "confidence": name}
+                        | measured(said, errors_of(found), tolerance))  # fmt: skip
+    return {"rows": rows, "scale": [scale.offset, scale.slope, scale.known_novelty]}
+
+
+def fitted(frames: Sequence[scenes.Frame], size: InputSize) -> list[Sample]:
+    return [fit_sample(f.image, f.depth, f.intrinsics, size) for f in frames]
+
+
+def as_taught(card: StudentCard, frames: Sequence[FrameSpread]) -> Values:
+    """Return the confidence of a student without a scale, but for its floor near by."""
+    stds = np.concatenate([frame.relative_std for frame in frames])
+    return np.minimum(card.target.relative / np.maximum(stds, 1e-6), 1.0)
+
+
+def measured(said: Values, error: Values, tolerance: float) -> dict[str, float]:
+    errors = confidence_errors(said, error, tolerance)
+    right = error <= tolerance
+    over = []
+    for low in _STEPS:
+        those = (said >= low) & (said < low + 0.1)
+        if those.mean() >= 0.005:
+            over.append(float(said[those].mean() / max(right[those].mean(), 1e-3)))
+    return {
+        "AbsRel": float(error.mean()),
+        "mean": errors.mean,
+        "right": errors.right,
+        **{f"gap {level:g}": gap for level, gap in errors.gaps.items()},
+        "ENCE": errors.ence,
+        "AUSE": errors.ause,
+        "constant's": errors.ause_constant,
+        "AURG": errors.ause_constant - errors.ause,
+        "c >= 0.5": float((said >= 0.5).mean()),
+        "c / right": max(over, default=float("nan")),
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    """Return the mean over the seeds of each place, judged place and confidence."""
+    found: list[Row] = []
+    names = ("learnt", "in", "confidence")
+    keys = list(dict.fromkeys(tuple(row[n] for n in names) for row in rows))
+    for key in keys:
+        own = [row for row in rows if tuple(row[n] for n in names) == key]
+        means: Row = dict(zip(names, key, strict=True))
+        for name in own[0]:
+            if name not in names:
+                values = np.array([np.nan if r[name] is None else r[name] for r in own], float)
+                known = values[np.isfinite(values)]
+                means[name] = float(known.mean()) if len(known) else None
+        found.append(means)
+    return found
+
+
+if __name__ == "__main__":
+    run(main)
