@@ -13,7 +13,7 @@ from tiekd_ros.student.networks import build_network
 from tiekd_ros.student.networks.efficientnet import EfficientNetStudent, upsample
 
 SHARES = 5 * 16
-SUMMARY = torch.zeros(1, 112 + 192)
+SUMMARY = torch.zeros(1, 24 + 40 + 112 + 192)
 
 
 def with_peaks(*peaks_m: float) -> EfficientNetStudent:

@@ -109,7 +109,7 @@ def test_students_of_a_kind_share_a_graph_and_keep_their_own_weights(architectur
         for seed in range(3)
     ]
     for student in students:
-        student.network.remember(torch.randn(5, 112 + 192))  # what is seen is not known
+        student.network.remember(torch.randn(5, 24 + 40 + 112 + 192))  # what is seen is not known
         with torch.no_grad():
             student.network.classifier.weight.mul_(100)
     runtimes = [OnnxRuntime(student, graphs=graphs) for student in students]

@@ -51,8 +51,8 @@ _MODE_SHARE = 0.05
 _SURFACE_RATIO = 1.1  # of two cells' depths: those of one surface are nearer to each other
 _FIRST_SHARE = 2.0
 """Logit by which a cell's own depth stands out before anything is learnt."""
-_REMEMBERED = 64
-"""Frames whose summaries are kept: a robot's room has fewer views that differ much."""
+_AXES = 16
+"""Of what is remembered: chosen on five places, between 16 and 32, and the nearest of 64 frames."""
 
 
 class EfficientNetStudent(FastStudent):
@@ -60,8 +60,8 @@ class EfficientNetStudent(FastStudent):
 
     The raw output is what its two heads get, which make the logits of the DPM and of the shares:
     features, and the guide, what the image looks like inside each cell; and the summary, the means
-    of the encoder's two coarsest feature maps, by which the student knows whether it has learnt
-    from such a place.
+    of the encoder's feature maps, by which the student knows whether it has learnt from such a
+    place.
 
     Attributes:
         groups: of neighbouring bins, in which the main mode is looked for: 0 or 1, (K, C).
@@ -83,7 +83,7 @@ class EfficientNetStudent(FastStudent):
         groups = groups[groups.any(dim=1)]  # near ones may be narrower than a bin
         self.group_count = len(groups)
         self.register_buffer("groups", groups, persistent=False)
-        self.memory = Memory(sum(self.backbone.channels[-2:]))
+        self.memory = Memory(sum(self.backbone.channels))
 
     def forward(self, x: Tensor) -> Any:  # a tuple
         """Return what the heads get, (B, 64, H/4, W/4) and (B, 32, H/4, W/4), and the summary.
@@ -92,16 +92,16 @@ class EfficientNetStudent(FastStudent):
             x: normalised RGB, (B, 3, H, W), H and W multiples of 32.
         """
         encoded = self.backbone(x)
-        summary = torch.cat([each.mean(dim=(2, 3)) for each in encoded[-2:]], dim=1)
+        summary = torch.cat([each.mean(dim=(2, 3)) for each in encoded], dim=1)
         return self.decode(encoded), self.guide(x), summary
 
     def summary(self, raw: Any) -> Tensor:
-        """Return the mean of each channel of the encoder's two coarsest maps, (B, 304)."""
+        """Return the mean of each channel of the encoder's maps, (B, 368)."""
         found: Tensor = raw[2].float()
         return found
 
     def remember(self, summaries: Tensor) -> None:
-        """Keep at most 64 of the summaries, (N, 304), that lie far from each other."""
+        """Keep the subspace of summaries, (N, 368)."""
         self.memory.remember(summaries)
 
     def absent_weights(self) -> dict[str, Tensor]:
@@ -163,42 +163,45 @@ class EfficientNetStudent(FastStudent):
 
 
 class Memory(nn.Module):
-    """Summaries of what was learnt from, and the distance to the nearest of them.
+    """What was learnt from, as the subspace of its summaries, and how far others are from it.
 
     Parameters, which runtimes bring in by name, though nothing trains them. While the scale is 0,
     nothing is remembered, and everything is at distance 0.
+
+    Attributes:
+        centre: mean of the summaries, (F,).
+        scale: one over their standard deviations, (F,).
+        axes: their principal axes, orthonormal, (16, F); rows of 0 where there are fewer.
     """
 
     def __init__(self, values: int) -> None:
         super().__init__()
-        self.summaries = nn.Parameter(torch.zeros(_REMEMBERED, values), requires_grad=False)
+        self.centre = nn.Parameter(torch.zeros(values), requires_grad=False)
         self.scale = nn.Parameter(torch.zeros(values), requires_grad=False)
+        self.axes = nn.Parameter(torch.zeros(_AXES, values), requires_grad=False)
 
     def forward(self, summary: Tensor) -> Tensor:
-        """Return the distances of summaries, (B, F): (B, 1, 1, 1).
+        """Return the distances of summaries, (B, F), from the subspace: (B, 1, 1, 1).
 
         Root of the mean square over the values, each in standard deviations.
         """
-        scaled = (summary * self.scale)[:, None]  # (B, 1, F)
-        square = (scaled - self.summaries).square().mean(dim=2)  # (B, 64)
-        return square.amin(dim=1).sqrt().view(-1, 1, 1, 1)
+        scaled = (summary - self.centre) * self.scale
+        # No transposed weights: torch's exporter would make a constant of them.
+        along = (scaled[:, None] * self.axes).sum(dim=2)  # (B, 16)
+        beyond = scaled - along @ self.axes
+        return beyond.square().mean(dim=1).sqrt().view(-1, 1, 1, 1)
 
     @torch.no_grad()
     def remember(self, summaries: Tensor) -> None:
-        """Keep at most 64 of the summaries, (N, F), each the farthest from all before it."""
+        """Keep centre, scale and axes of summaries, (N, F)."""
+        self.centre.copy_(summaries.mean(dim=0))
         deviation = summaries.std(dim=0, correction=0)
-        # One that hardly varies here may do so elsewhere, but not by as much as others.
+        # What hardly varies here may do so elsewhere, but not by as much as others.
         self.scale.copy_(1 / (deviation + 1e-3 * deviation.mean() + 1e-6))
-        scaled = summaries * self.scale
-        distance = (scaled - scaled.mean(dim=0)).square().sum(dim=1)
-        chosen = [int(distance.argmin())]
-        distance.fill_(torch.inf)
-        while len(chosen) < min(_REMEMBERED, len(scaled)):
-            from_last = (scaled - scaled[chosen[-1]]).square().sum(dim=1)
-            distance = torch.minimum(distance, from_last)
-            chosen.append(int(distance.argmax()))
-        kept = scaled[chosen]
-        self.summaries.copy_(kept[torch.arange(_REMEMBERED) % len(kept)])
+        scaled = (summaries - self.centre) * self.scale
+        found = torch.linalg.svd(scaled, full_matrices=False).Vh[: min(_AXES, len(summaries) - 1)]
+        self.axes.zero_()
+        self.axes[: len(found)] = found
 
 
 def _shares_layer(channels: int) -> nn.Conv2d:

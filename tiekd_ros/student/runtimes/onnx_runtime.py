@@ -155,12 +155,14 @@ def _told_apart(network: StudentNetwork) -> StudentNetwork:
 def _check_no_weights_left(model: Any, network: StudentNetwork, names: list[str]) -> None:
     """Refuse a graph with constants that may be weights: all students would get this one's.
 
-    The exporter has its own constants; none has the shape of a convolution's weights.
+    The exporter has its own constants; none has the shape of weights, nor that of weights that it
+    has transposed.
     """
     import onnx
 
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     shapes = {tuple(weight.shape) for weight in network.parameters() if weight.dim() > 1}
+    shapes |= {shape[::-1] for shape in shapes}
     constants = [each for each in model.graph.initializer if each.name not in names]
     for node in model.graph.node:
         constants += [each.t for each in node.attribute if node.op_type == "Constant"]
