@@ -1,4 +1,4 @@
-"""Measure what confidence is worth: in the place that was learnt, and in places that were not.
+"""Measure what confidence is worth, in the place that was learnt and in others, and drift.
 
     python benchmarks/confidence.py DIR DIR [DIR ...] [--seeds 2] [--json FILE]
 
@@ -11,6 +11,10 @@ Reported are AbsRel, the mean confidence, the share of pixels within 10 % of the
 much that share differs from the confidence among pixels that say about 0.5, 0.7 and 0.9; ENCE, AUSE
 and AURG (tiekd_ros/method/confidence.py); the share of pixels that say 0.5 or more; and the largest
 confidence over share in steps of 0.1 from 0.3 on.
+
+Drift: labels as they might come are drawn in stretches of four from the frames that are judged. In
+the place that was learnt, how many alarms come in a thousand labels, and after how many labels
+errors that are 1.5, 2 and 3 times as large are noticed; elsewhere, after how many labels that is.
 """
 
 from __future__ import annotations
@@ -42,11 +46,14 @@ from tiekd_ros.method.confidence import (
 )
 from tiekd_ros.method.first_student import BASE_START, StudentSettings, first_input_size
 from tiekd_ros.method.samples import Sample, fit_sample, spread
+from tiekd_ros.rounds.drift import DriftDetector
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.checkpoint import StudentCard
 
 _ELSEWHERE = 60  # frames
 _STEPS = np.arange(0.3, 1.0, 0.1)
+_STREAMS, _STRETCH, _SOON = 100, 4, 30
+_FACTORS = (1.5, 2.0, 3.0)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         ]
     )
     report.table("confidence", "Confidence", summary([row for r in runs for row in r["rows"]]))
+    report.table("drift", "Drift", [row for r in runs for row in r["drift"]])
     return report.finish()
 
 
@@ -102,7 +110,8 @@ def train_and_judge(
     middle = len(held_out) // 2
     scale = fit_confidence(frame_spreads(network, held_out[:middle]), tolerance)
     blind = replace(scale, known_novelty=0.0)
-    rows = []
+    rows, drift = [], []
+    usual = float(errors_of(frame_spreads(network, held_out[:middle])).mean())
     for place in places:
         seen = held_out[middle:]
         if place != folder:
@@ -115,7 +124,12 @@ def train_and_judge(
         ):
             rows.append({"learnt": folder.name, "in": place.name, "confidence": name}
                         | measured(said, errors_of(found), tolerance))  # fmt: skip
-    return {"rows": rows, "scale": [scale.offset, scale.slope, scale.known_novelty]}
+        each = np.array([frame.error.mean() for frame in found])
+        drift.append(
+            {"learnt": folder.name, "in": place.name, "seed": seed, "frames": len(each)}
+            | noticed(each, usual, is_known=place == folder)
+        )
+    return {"rows": rows, "drift": drift, "scale": [scale.offset, scale.slope, scale.known_novelty]}
 
 
 def fitted(frames: Sequence[scenes.Frame], size: InputSize) -> list[Sample]:
@@ -148,6 +162,40 @@ def measured(said: Values, error: Values, tolerance: float) -> dict[str, float]:
         "c >= 0.5": float((said >= 0.5).mean()),
         "c / right": max(over, default=float("nan")),
     }
+
+
+def noticed(each: Values, usual: float, *, is_known: bool) -> dict[str, float | None]:
+    """Return after how many labels drift is noticed, or how often in vain.
+
+    Args:
+        each: AbsRel of each judged frame, in the order of time.
+        usual: what the student had when it went live.
+        is_known: whether the place is that of the student.
+    """
+    rng = np.random.default_rng(0)
+
+    def labels_until(factor: float, count: int) -> float:
+        starts = rng.integers(max(len(each) - _STRETCH, 0) + 1, size=-(-count // _STRETCH))
+        stream = [error for start in starts for error in each[start : start + _STRETCH]]
+        detector = DriftDetector(lambda version: usual)
+        for number, error in enumerate(stream[:count], start=1):
+            detector.add("", factor * error)
+            if detector.found():
+                return number
+        return float("inf")
+
+    if not is_known:
+        late = np.array([labels_until(1.0, _SOON) for _ in range(_STREAMS)])
+        return {"labels": float(np.median(late)), "within 30": float(np.isfinite(late).mean())}
+    alarms = np.array([labels_until(1.0, 1000) for _ in range(_STREAMS)])
+    seen = np.minimum(alarms, 1000).sum()
+    row: dict[str, float | None] = {
+        "alarms in 1000": 1000 * float(np.isfinite(alarms).sum() / seen)
+    }
+    for factor in _FACTORS:
+        late = np.array([labels_until(factor, _SOON) for _ in range(_STREAMS)])
+        row[f"{factor:g}x within 30"] = float(np.isfinite(late).mean())
+    return row
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[Row]:

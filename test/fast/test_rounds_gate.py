@@ -369,7 +369,7 @@ def facts(plan: RoundPlan, **known: Any) -> TriggerFacts:
     def unread() -> Any:
         raise AssertionError("read without need")
 
-    read = dict.fromkeys(("new_labels", "labelled", "last_calibration"), unread)
+    read = dict.fromkeys(("new_labels", "labelled", "last_calibration", "drift"), unread)
     return TriggerFacts(**{"now_s": 0.0, "plan": plan, "has_student": True, **read, **known})
 
 
@@ -391,6 +391,25 @@ def test_a_period_starts_a_round_once_with_enough_new_labels():
     assert due(34.9, 9) is None
     assert due(35.0, 9) == "period: 9 new labels"
     assert due(1e9, 10**6, period_s=0.0) is None
+
+
+def test_drift_starts_a_round_with_enough_labels_within_the_budget():
+    def due(now_s: float, labels: int, text: str | None = "it drifts", **distill) -> str | None:
+        plan = RoundPlan(distill=RoundSettings(**{"drift": True, "min_new_labels": 5, **distill}))
+        known = facts(plan, now_s=now_s, new_labels=lambda: labels, drift=lambda: text)
+        found = due_round(triggers, known)
+        return None if found is None else found.reason
+
+    triggers = automatic_triggers(0.0)
+    assert due(1.0, 5) == "drift: it drifts; 5 new labels"
+    assert due(1.0, 4) is None
+    assert due(1.0, 5, None) is None
+    assert due(1.0, 5, drift=False) is None
+    for trigger in triggers:
+        trigger.on_start(2.0)
+    assert due(3.0, 9, max_per_hour=1.0) is None
+    assert due(3.0, 9, max_per_hour=2.0) is not None
+    assert due(3700.0, 9, max_per_hour=1.0) is not None
 
 
 def test_the_first_labels_start_a_calibration_and_after_a_refusal_twice_as_many():

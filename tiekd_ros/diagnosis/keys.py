@@ -79,6 +79,7 @@ LABELS_COMPARED = "labels compared with"
 LABEL_SCALES_SETTLED = "label scales settled"
 LABEL_MEDIAN = "label median [m]"
 LABEL_TO_STUDENT = "label / student"
+LABEL_DISAGREEMENT = "label to student AbsRel"
 
 # companion_node: rounds and what follows them.
 ROUND = "round"

@@ -42,8 +42,18 @@ class RoundSettings(Settings):
         minimum=0.0,
         maximum=1e7,
     )
+    drift: bool = setting(
+        False,
+        "start a round when labels disagree with the live student by more than when it went live",
+    )
     min_new_labels: int = setting(
-        30, "new labelled frames that a round by period waits for", minimum=1, maximum=10**6
+        30,
+        "new labelled frames that a round by period or drift waits for",
+        minimum=1,
+        maximum=10**6,
+    )
+    max_per_hour: float = setting(
+        0.0, "rounds by period or drift in an hour at most; 0 = any", minimum=0.0, maximum=1e4
     )
     max_frames: int = setting(
         400, "training frames of a round; the newest half first", minimum=1, maximum=10**6

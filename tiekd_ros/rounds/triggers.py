@@ -32,6 +32,7 @@ class TriggerFacts:
         labelled: returns how many have a label; reads the frame log.
         last_calibration: returns the last calibration that was not interrupted, if any; reads the
             round log.
+        drift: returns what has drifted, None where nothing has.
     """
 
     now_s: float
@@ -40,6 +41,7 @@ class TriggerFacts:
     new_labels: Callable[[], int]
     labelled: Callable[[], LabelledSpan]
     last_calibration: Callable[[], RoundRecord | None]
+    drift: Callable[[], str | None]
 
 
 class RoundTrigger(Protocol):
@@ -87,6 +89,21 @@ class PeriodTrigger(RoundTrigger):
         self._began_s = now_s
 
 
+class DriftTrigger(RoundTrigger):
+    """Starts a round where the live student has drifted and there are enough new labels."""
+
+    def due(self, facts: TriggerFacts) -> str | None:
+        """Return `drift` and its numbers where there is one."""
+        settings = facts.plan.distill
+        if not settings.drift or (found := facts.drift()) is None:
+            return None
+        new = facts.new_labels()
+        return f"drift: {found}; {new} new labels" if new >= settings.min_new_labels else None
+
+    def on_start(self, now_s: float) -> None:
+        """Note nothing: what detects it is told by the companion."""
+
+
 class FirstLabelsTrigger(RoundTrigger):
     """Has the base student calibrated to the first `distill.first_labels` while none is live.
 
@@ -112,9 +129,33 @@ class FirstLabelsTrigger(RoundTrigger):
         """Note nothing: the round log knows."""
 
 
+_HOUR_S = 3600.0
+
+
+class HourlyBudget(RoundTrigger):
+    """Keeps a trigger from starting more than `distill.max_per_hour` rounds; all rounds count."""
+
+    def __init__(self, trigger: RoundTrigger) -> None:
+        self.kind = trigger.kind
+        self._trigger = trigger
+        self._started_s: list[float] = []
+
+    def due(self, facts: TriggerFacts) -> str | None:
+        """Return the trigger's reason while there is budget left."""
+        most = facts.plan.distill.max_per_hour
+        lately = sum(facts.now_s - started_s < _HOUR_S for started_s in self._started_s)
+        return None if most and lately >= most else self._trigger.due(facts)
+
+    def on_start(self, now_s: float) -> None:
+        """Count a round."""
+        self._started_s = [s for s in self._started_s if now_s - s < _HOUR_S] + [now_s]
+        self._trigger.on_start(now_s)
+
+
 def automatic_triggers(now_s: float) -> tuple[RoundTrigger, ...]:
     """Return the triggers that the companion asks, for a companion that starts at `now_s`."""
-    return (FirstLabelsTrigger(), PeriodTrigger(now_s))
+    often = (DriftTrigger(), PeriodTrigger(now_s))
+    return (FirstLabelsTrigger(), *map(HourlyBudget, often))
 
 
 class DueRound(NamedTuple):

@@ -106,6 +106,14 @@ class StudentRegistry:
         """Return the live version, or None while there is none."""
         return self._pointer()[0]
 
+    def held_out_abs_rel(self, version: str) -> float | None:
+        """Return a version's AbsRel on held-out frames; None where its card does not say."""
+        try:
+            value = self.card(version).scores.get("after", {}).get("abs_rel")
+        except CheckpointError:
+            return None
+        return float(value) if isinstance(value, (int, float)) else None
+
     def history(self) -> list[str]:
         """Return the versions that were live before, the latest last."""
         return self._pointer()[1]

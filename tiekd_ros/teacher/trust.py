@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -278,8 +278,21 @@ class TrustSnapshot:
 class LabelJudge:
     """Compares labels with those before; safe to use from several threads."""
 
-    def __init__(self, settings: TrustSettings | None = None, past: Iterable[Label] = ()) -> None:
-        """Begin with the labels of an earlier process, which were believed, oldest first."""
+    def __init__(
+        self,
+        settings: TrustSettings | None = None,
+        past: Iterable[Label] = (),
+        on_compared: Callable[[str, float], None] = lambda version, abs_rel: None,
+    ) -> None:
+        """Begin with the labels of an earlier process, which were believed, oldest first.
+
+        Args:
+            settings: how far a label may differ.
+            past: the labels.
+            on_compared: called with the student's version and AbsRel of it against each label that
+                is believed.
+        """
+        self._on_compared = on_compared
         self.settings = settings or TrustSettings()
         self._lock = threading.Lock()  # guards all below
         self._teacher: TeacherIdentity | None = None
@@ -321,6 +334,10 @@ class LabelJudge:
             if doubt is not None:
                 raise doubt
             history.accept(scale)
+        if student is not None and factor is not None:
+            known = np.isfinite(depth) & (depth > 0)
+            error = np.abs(depth[known] - student.depth[known]) / depth[known]
+            self._on_compared(student.version, float(error.mean()))
 
     def snapshot(self) -> TrustSnapshot:
         """Return the present state."""

@@ -138,6 +138,7 @@ class CompanionNode(ManagedNode):
             record = self._resources.runner.start(due.reason, due.kind)
         except TiekdError as error:
             return False, str(error)
+        self._resources.drift.restart()
         for trigger in self._triggers:
             trigger.on_start(time.monotonic())
         frames = f"{record.train_frames} frames to train on, {record.held_out_frames} held out"
@@ -226,6 +227,7 @@ class CompanionNode(ManagedNode):
             lambda: resources.store.stats().new_labels,
             resources.store.labelled_span,
             resources.runner.last_calibration,
+            resources.drift.found,
         )
         try:
             due = due_round(self._triggers, facts)

@@ -13,6 +13,7 @@ from tiekd_ros.framelog import FrameStore, Labeller, Recorder
 from tiekd_ros.nodes.common.reporting import ERROR, WARN, Report
 from tiekd_ros.nodes.companion.resources import CompanionResources
 from tiekd_ros.rounds.canary_monitor import CanaryMonitor
+from tiekd_ros.rounds.drift import DriftDetector
 from tiekd_ros.rounds.round_log import CanaryState, RoundKind, RoundRecord, RoundState
 from tiekd_ros.teacher.client import TeacherClient
 from tiekd_ros.teacher.trust import LabelJudge
@@ -32,11 +33,18 @@ def add_companion_report(
     else:
         _add_labeller(report, resources.labeller)
         _add_teacher(report, resources.client, resources.judge, thresholds)
+        _add_drift(report, resources.drift)
     record = resources.runner.record or resources.last_round
     if record is not None:
         _add_round(report, record, has_student=resources.canary.live is not None)
     _add_canary(report, resources.canary)
     resources.latency.report(report)
+
+
+def _add_drift(report: Report, drift: DriftDetector) -> None:
+    report.add({keys.LABEL_DISAGREEMENT: drift.disagreement})
+    if (found := drift.found()) is not None:
+        report.find(WARN, f"{found}: call distill (with distill.drift a round starts by itself)")
 
 
 def _add_round(report: Report, record: RoundRecord, *, has_student: bool) -> None:

@@ -21,6 +21,7 @@ from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.parameter_groups import LearningSettings
 from tiekd_ros.nodes.common.reporting import WARN, Report
 from tiekd_ros.rounds.canary_monitor import CanaryMonitor
+from tiekd_ros.rounds.drift import DriftDetector
 from tiekd_ros.rounds.limits import GuardState, LatencyGuard, ResourceSettings
 from tiekd_ros.rounds.plan import RoundPlan
 from tiekd_ros.rounds.round_log import RoundRecord
@@ -50,6 +51,7 @@ class CompanionResources:
     runner: RoundRunner
     canary: CanaryMonitor
     latency: LatencyMonitor
+    drift: DriftDetector
     registry: StudentRegistry
     students: StudentPublisher
     last_round: RoundRecord | None = None
@@ -87,7 +89,8 @@ class CompanionResources:
         registry = StudentRegistry(folder.students)
         store = FrameStore(folder.frames, settings.frames)
         held.callback(store.close)
-        client, judge, labeller = _open_labelling(held, store, registry, settings)
+        drift = DriftDetector(registry.held_out_abs_rel)
+        client, judge, labeller = _open_labelling(held, store, registry, settings, drift)
         recorder = Recorder(store, None if labeller is None else lambda _: labeller.notify())
         runner = RoundRunner(folder, store, plan(), on_round)
         held.callback(runner.stop)
@@ -99,7 +102,17 @@ class CompanionResources:
         held.callback(students.close)
         students.check()
         return cls(
-            store, recorder, client, judge, labeller, runner, canary, latency, registry, students
+            store,
+            recorder,
+            client,
+            judge,
+            labeller,
+            runner,
+            canary,
+            latency,
+            drift,
+            registry,
+            students,
         )
 
     def set_plan(self, plan: RoundPlan) -> None:
@@ -109,13 +122,19 @@ class CompanionResources:
 
 
 def _open_labelling(
-    held: ExitStack, store: FrameStore, registry: StudentRegistry, settings: LearningSettings
+    held: ExitStack,
+    store: FrameStore,
+    registry: StudentRegistry,
+    settings: LearningSettings,
+    drift: DriftDetector,
 ) -> tuple[TeacherClient, LabelJudge, Labeller] | tuple[None, None, None]:
     if not settings.teacher.url:
         return None, None, None
     client = TeacherClient(settings.teacher, require_credentials=False)
     held.callback(client.close)
-    judge = LabelJudge(settings.trust, store.newest_labels(settings.trust.history))
+    judge = LabelJudge(
+        settings.trust, store.newest_labels(settings.trust.history), on_compared=drift.add
+    )
     source = TeacherLabelSource(
         client,
         checks=settings.checks,
