@@ -38,11 +38,11 @@ from tiekd_ros.method.confidence import (
     FrameSpread,
     Values,
     confidence_errors,
-    errors_of,
+    confidences,
     fit_confidence,
     frame_spreads,
+    relative_errors,
     remember_frames,
-    said_of,
 )
 from tiekd_ros.method.first_student import BASE_START, StudentSettings, first_input_size
 from tiekd_ros.method.samples import Sample, fit_sample, spread
@@ -109,21 +109,21 @@ def train_and_judge(
     tolerance = ConfidenceSettings().tolerance
     middle = len(held_out) // 2
     scale = fit_confidence(frame_spreads(network, held_out[:middle]), tolerance)
-    blind = replace(scale, known_novelty=0.0)
+    without_novelty = replace(scale, known_novelty=0.0)
     rows, drift = [], []
-    usual = float(errors_of(frame_spreads(network, held_out[:middle])).mean())
+    usual = float(relative_errors(frame_spreads(network, held_out[:middle])).mean())
     for place in places:
         seen = held_out[middle:]
         if place != folder:
             seen = fitted(spread(scenes.load_scene(place), _ELSEWHERE), size)
         found = frame_spreads(network, seen)
         for name, said in (
-            ("calibrated", said_of(scale, found)),
-            ("without novelty", said_of(blind, found)),
+            ("calibrated", confidences(scale, found)),
+            ("without novelty", confidences(without_novelty, found)),
             ("as sharp as taught", as_taught(student.card, found)),
         ):
             rows.append({"learnt": folder.name, "in": place.name, "confidence": name}
-                        | measured(said, errors_of(found), tolerance))  # fmt: skip
+                        | measured(said, relative_errors(found), tolerance))  # fmt: skip
         each = np.array([frame.error.mean() for frame in found])
         drift.append(
             {"learnt": folder.name, "in": place.name, "seed": seed, "frames": len(each)}
@@ -180,7 +180,7 @@ def noticed(each: Values, usual: float, *, is_known: bool) -> dict[str, float | 
         detector = DriftDetector(lambda version: usual)
         for number, error in enumerate(stream[:count], start=1):
             detector.add("", factor * error)
-            if detector.found():
+            if detector.found(""):
                 return number
         return float("inf")
 

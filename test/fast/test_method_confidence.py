@@ -19,11 +19,11 @@ from tiekd_ros.method.confidence import (
     FrameSpread,
     calibrated,
     confidence_errors,
-    errors_of,
+    confidences,
     fit_confidence,
     frame_spreads,
+    relative_errors,
     remember_frames,
-    said_of,
 )
 from tiekd_ros.method.samples import Sample
 from tiekd_ros.student.checkpoint import (
@@ -33,6 +33,7 @@ from tiekd_ros.student.checkpoint import (
     load_student,
     save_student,
 )
+from tiekd_ros.student.networks.efficientnet import Memory
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
 LITE0 = "efficientnet-lite0"
@@ -47,7 +48,7 @@ def frames(seed: int, slope: float = 1.0, count: int = 8) -> list[FrameSpread]:
 
 
 def of_others(scale: ConfidenceScale, others: list[FrameSpread]) -> ConfidenceErrors:
-    return confidence_errors(said_of(scale, others), errors_of(others), scale.tolerance)
+    return confidence_errors(confidences(scale, others), relative_errors(others), scale.tolerance)
 
 
 def test_confidence_is_the_share_that_is_right_also_on_other_frames():
@@ -96,6 +97,13 @@ def test_a_student_knows_the_frames_it_remembers_and_says_less_of_others():
     runtime = TorchRuntime(replace(student, card=replace(student.card, confidence=scale)))
     assert runtime.predict(seen[0].image).confidence == pytest.approx(0.5, abs=1e-6)
     assert runtime.predict(noise).confidence.max() < 0.01
+
+
+def test_the_memory_takes_summaries_of_any_device():
+    """A network that was trained on a GPU stays there; `meta` is a device, too."""
+    memory = Memory(8).to("meta")
+    memory.remember(torch.rand(5, 8))
+    assert memory.centre.device.type == "meta"
 
 
 def test_a_student_of_before_remembers_nothing_and_loads(tmp_path: Path):

@@ -28,7 +28,7 @@ def detector(usual: float | None = 0.1) -> DriftDetector:
 def labels_until_found(found: DriftDetector, errors: np.ndarray) -> int | None:
     for number, error in enumerate(errors, start=1):
         found.add("000001", error)
-        if found.found():
+        if found.found("000001"):
             return number
     return None
 
@@ -42,22 +42,23 @@ def test_a_student_twice_as_wrong_is_noticed_within_30_labels_and_scatter_is_not
     one_lie = detector()
     for error in (0.1, 9.0, 0.1, 9.0, 0.1, 0.1):
         one_lie.add("000001", error)
-    assert one_lie.found() is None
+    assert one_lie.found("000001") is None
 
 
 def test_what_is_told_and_when_it_begins_anew():
     found = detector(0.1)
     assert math.isnan(found.disagreement)
     assert labels_until_found(found, np.full(20, 0.4)) == 5
-    assert found.found() == (
+    assert found.found("000001") == (
         "labels disagree with student 000001 by AbsRel 0.40, 0.10 when it went live"
     )
     assert found.disagreement == pytest.approx(0.4)
     found.restart()
-    assert found.found() is None
+    assert found.found("000001") is None
     assert labels_until_found(found, np.full(20, 0.4)) == 5  # it still is so
+    assert found.found("000002") is None  # another student went live
     found.add("000002", 0.1)
-    assert found.found() is None  # another student
+    assert found.found("000001") is None
     unscored = detector(None)  # compared with its first labels
     assert labels_until_found(unscored, np.full(40, 0.4)) is None
     assert labels_until_found(unscored, np.full(40, 1.2)) == 5
@@ -72,4 +73,7 @@ def test_labels_that_are_believed_are_compared_with_the_student():
     student = StudentDepth(np.full((48, 64), 2.5, np.float32), "000007", 0.1, 10.0)
     judge.judge(teacher, depth, student)
     judge.judge(teacher, depth)  # no student is live
-    assert told == [("000007", pytest.approx(0.25))]
+    far = depth.copy()
+    far[20:] = 30.0  # beyond what the student knows: it says nothing there
+    judge.judge(teacher, far, student)
+    assert told == [("000007", pytest.approx(0.25))] * 2

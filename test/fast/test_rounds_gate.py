@@ -117,7 +117,7 @@ def verdict_on(candidates: list[FrameMetrics], **settings: float) -> GateVerdict
         ([dataclasses.replace(BETTER, rmse=1.03)] * 20, "RMSE 1.000 -> 1.030 (3.0% worse"),
         (
             [dataclasses.replace(BETTER, near_abs_rel=0.06)] * 20,
-            "AbsRel nearer than 2 m 0.050 -> 0.060 (20.0% worse, -20.0% to -20.0%), at most 2.0%",
+            "AbsRel nearer than 2 m 0.050 -> 0.060 (20.0% worse, interval -20.0% to -20.0%), at most",
         ),
         (
             [dataclasses.replace(BETTER, abs_rel=0.104)] * 10
@@ -158,6 +158,25 @@ def test_what_the_labels_do_not_tell_is_not_asked_and_a_loss_by_chance_is_none()
     lucky = [dataclasses.replace(BETTER, near_abs_rel=0.045)] * 17
     assert verdict_on(lucky[:9] + unlucky + lucky[9:]).accepted
     assert "boundary_f1" not in verdict.after.as_dict()  # no NaN in a card
+
+
+def test_a_near_thing_that_is_missed_and_a_collapsed_depth_are_measured():
+    truth = np.full((48, 64), 4.0, np.float32)
+    truth[16:32, 16:32] = 1.8
+    truth[0] = np.nan
+    missed = frame_metrics(np.full_like(truth, 8.0), truth, 0.1, 10.0)
+    assert missed.near_abs_rel == pytest.approx(8.0 / 1.8 - 1)
+    assert missed.spread == pytest.approx(0.0, abs=1e-5)
+    exact = frame_metrics(np.nan_to_num(truth, nan=1.0), truth, 0.1, 10.0)
+    assert (exact.near_abs_rel, exact.boundary_f1, exact.spread) == (0.0, 1.0, 1.0)
+    wide = frame_metrics(np.nan_to_num(truth**2 / 4.0, nan=1.0), truth, 0.1, 10.0)
+    assert wide.spread == 1.0  # too much is no gain, and to correct it no loss
+    assert np.isnan(frame_metrics(truth[:8], truth[:8], 0.1, 10.0).near_abs_rel)
+
+
+def test_frames_without_anything_to_compare_are_told():
+    with pytest.raises(BadDepthError, match="valid pixel"):
+        judge_against_incumbent(NONE, NONE, GateSettings())
 
 
 def share_that_goes_live(gain: float, frames: int = 36) -> float:
@@ -407,9 +426,9 @@ def test_drift_starts_a_round_with_enough_labels_within_the_budget():
     assert due(1.0, 5, drift=False) is None
     for trigger in triggers:
         trigger.on_start(2.0)
-    assert due(3.0, 9, max_per_hour=1.0) is None
-    assert due(3.0, 9, max_per_hour=2.0) is not None
-    assert due(3700.0, 9, max_per_hour=1.0) is not None
+    assert due(3.0, 9, max_per_hour=1) is None
+    assert due(3.0, 9, max_per_hour=2) is not None
+    assert due(3700.0, 9, max_per_hour=1) is not None
 
 
 def test_the_first_labels_start_a_calibration_and_after_a_refusal_twice_as_many():

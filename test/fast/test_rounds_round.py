@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from tiekd_ros.core.errors import RoundRefusedError
 from tiekd_ros.core.images import encode_depth_png
 from tiekd_ros.core.state import StateFolder
 from tiekd_ros.framelog import FrameStore
+from tiekd_ros.method.comparison import PairedErrors
+from tiekd_ros.rounds.gate import GateSettings, GateVerdict, judge_against_incumbent
 from tiekd_ros.rounds.round import run_round
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.checkpoint import CheckpointError, Student, StudentCard
@@ -73,10 +77,34 @@ def test_a_second_student_inherits_its_shape_and_is_judged_against_the_first(sta
     assert after.card.scores["baseline"] == "incumbent"
     checks = {check["name"]: check["passed"] for check in after.card.scores["checks"]}
     assert checks["AbsRel"] is False
+    assert "AbsRel on known frames" not in checks  # the first student has learnt from none
     assert after.card.confidence.tolerance == 0.1
     assert 0 <= after.card.scores["confidence"]["mean"] <= 1
     with pytest.raises(CheckpointError, match="refused by the gate"):
         live.promote(result["version"])
+
+
+def test_frames_of_before_the_incumbent_are_those_it_must_not_forget(state, live):
+    incumbent = live.load("000001")
+    with FrameStore(state.frames) as store:
+        held_out, train = store.labelled_ids("held_out"), store.labelled_ids("train")
+    last = held_out[len(held_out) // 2 - 1]  # half of the held-out frames came until then
+    learnt = [frame_id for frame_id in train if frame_id <= last]
+    card = replace(incumbent.card, version="", training={"frame_ids": learnt})
+    known = sum(frame_id < max(learnt) for frame_id in held_out)
+    assert 0 < known < len(held_out)
+    live.promote(live.add(Student(card, incumbent.network)).version)
+    seen: list[int] = []
+
+    def judge(known: PairedErrors, new: PairedErrors, settings: GateSettings) -> GateVerdict:
+        seen.extend((len(known), len(new)))
+        return judge_against_incumbent(known, new, settings)
+
+    with mock.patch("tiekd_ros.rounds.round.judge_against_incumbent", judge):
+        result = run(state)
+    assert seen == [known, len(held_out) - known]
+    names = [check["name"] for check in live.card(result["version"]).scores["checks"]]
+    assert "AbsRel on known frames" in names
 
 
 def test_a_student_taught_as_published_says_the_published_width(state, live):

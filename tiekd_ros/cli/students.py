@@ -167,7 +167,7 @@ def students_show(version: str, state: State = "", as_json: AsJson = False) -> N
         "learnt from": f"{frames or '-'} frames; teacher: {card.teacher or '-'}",
     }
     for name, text in lines.items():
-        console.print(f"{name.replace('_', ' '):>12}  {text}", highlight=False, soft_wrap=True)
+        console.print(f"{name:>12}  {text}", highlight=False, markup=False, soft_wrap=True)
     if checks := card.scores.get("checks"):
         console.print(_checks_table(checks))
     if scores := card.scores.get("confidence"):

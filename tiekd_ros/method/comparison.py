@@ -47,9 +47,10 @@ class Change:
     """How a metric changes from the reference to the candidate.
 
     Attributes:
-        before: the reference's mean.
+        before: the reference's mean over the frames.
         after: the candidate's.
-        relative: the change as a share; above 0 = larger.
+        relative: the change as a share, above 0 = larger: of `change`, of the frames' ratios, of
+            `change_of_mean`, of the means.
         drawn: the same in bootstrap draws of the frames, (1000,).
     """
 

@@ -27,14 +27,14 @@ from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.checkpoint import LEAST_SPREAD, ConfidenceScale
 from tiekd_ros.student.preprocessing import normalise
 
-_LOOKED_AT = 128  # frames, for the memory
+_MEMORY_FRAMES = 128  # that are looked at, at most
 _PIXELS = 2000  # of a frame: its neighbours say the same
-_KNOWN = 0.95  # share of the held-out frames whose novelty counts as known
+_KNOWN_QUANTILE = 0.95  # share of the held-out frames whose novelty counts as known
 _STEPS = 30  # of Newton's method; ten would do
 _PRIOR = 1.0  # weight of "a spread of 7 % is right half the time", in pixels
 _PRIOR_SCALE = (-5.3, 2.0)  # offset and slope
 _BINS = 10
-_CHECKED = (0.5, 0.7, 0.9)
+_GAP_LEVELS = (0.5, 0.7, 0.9)
 _HALF_WIDTH = 0.05  # around these
 _LEAST_SHARE = 0.005  # of the pixels
 
@@ -47,7 +47,7 @@ class ConfidenceSettings(Settings):
 
     tolerance: float = setting(
         0.1,
-        "confidence is the share of pixels whose depth is off by at most this share of the label",
+        "of pixels with confidence c, a share c is off by at most this share of the label",
         minimum=0.01,
         maximum=1.0,
     )
@@ -79,13 +79,13 @@ def remember_frames(
         pause: called after each frame.
     """
     found = []
-    for sample in spread(samples, _LOOKED_AT):
+    for sample in spread(samples, _MEMORY_FRAMES):
         summary = network.summary(_raw(network, sample))
         if summary is None:
             return
         found.append(summary)
         pause()
-    network.remember(torch.cat(found).cpu())
+    network.remember(torch.cat(found))
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def fit_confidence(frames: Sequence[FrameSpread], tolerance: float) -> Confidenc
         tolerance: relative error up to which a pixel is right.
     """
     spreads = np.concatenate([frame.relative_std for frame in frames])
-    right = errors_of(frames) <= tolerance
+    right = relative_errors(frames) <= tolerance
     x = np.stack((np.ones_like(spreads), -np.log(np.maximum(spreads, LEAST_SPREAD))))  # (2, n)
     prior = np.array(_PRIOR_SCALE)
     weights = prior.copy()
@@ -147,7 +147,7 @@ def fit_confidence(frames: Sequence[FrameSpread], tolerance: float) -> Confidenc
     if weights[1] < 0:  # the spread misleads: say how often it is right on the whole
         share = (right.sum() + 0.5) / (len(right) + 1)
         weights = np.array([np.log(share / (1 - share)), 0.0])
-    novelty = float(np.quantile([frame.novelty for frame in frames], _KNOWN))
+    novelty = float(np.quantile([frame.novelty for frame in frames], _KNOWN_QUANTILE))
     return ConfidenceScale(tolerance, float(weights[0]), float(weights[1]), novelty)
 
 
@@ -203,14 +203,14 @@ def confidence_errors(said: Values, error: Values, tolerance: float) -> Confiden
     return ConfidenceErrors(
         mean=float(said.mean()),
         right=float(right.mean()),
-        gaps={level: _gap(said, right, level) for level in _CHECKED},
+        gaps={level: _gap(said, right, level) for level in _GAP_LEVELS},
         ence=float(np.mean([abs(share - mean) / max(mean, 1e-3) for mean, share in parts])),
         ause=float((own - best).mean()),
         ause_constant=float((error.mean() - best).mean()),
     )
 
 
-def said_of(scale: ConfidenceScale, frames: Sequence[FrameSpread]) -> Values:
+def confidences(scale: ConfidenceScale, frames: Sequence[FrameSpread]) -> Values:
     """Return the confidences of all pixels of frames, one after the other."""
     stds = torch.from_numpy(np.concatenate([frame.relative_std for frame in frames]))
     new = np.concatenate([np.full(len(frame.error), frame.novelty) for frame in frames])
@@ -218,7 +218,7 @@ def said_of(scale: ConfidenceScale, frames: Sequence[FrameSpread]) -> Values:
     return said
 
 
-def errors_of(frames: Sequence[FrameSpread]) -> Values:
+def relative_errors(frames: Sequence[FrameSpread]) -> Values:
     """Return the errors of all pixels of frames, one after the other."""
     return np.concatenate([frame.error for frame in frames])
 
@@ -242,6 +242,6 @@ def calibrated(
         return None
     halves = frames[:middle], frames[middle:]
     first, second = (fit_confidence(half, tolerance) for half in halves)
-    said = np.concatenate((said_of(second, halves[0]), said_of(first, halves[1])))
-    errors = confidence_errors(said, errors_of(frames), tolerance)
+    said = np.concatenate((confidences(second, halves[0]), confidences(first, halves[1])))
+    errors = confidence_errors(said, relative_errors(frames), tolerance)
     return fit_confidence(frames, tolerance), errors

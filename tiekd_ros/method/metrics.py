@@ -118,7 +118,7 @@ class FrameMetrics(DepthMetrics):
     flying: float = float("nan")
     """Share of pixels at outlines that are on no surface: `boundary_errors`."""
     spread: float = float("nan")
-    """Standard deviation of ln depth over the truth's: 0 = the same depth everywhere."""
+    """Standard deviation of ln depth over the truth's, at most 1; 0 = one depth everywhere."""
 
     def as_dict(self) -> dict[str, float]:
         """Return the values by name, those that are known."""
@@ -173,17 +173,18 @@ def frame_metrics(
         return None
     clipped = predicted.clip(min_depth_m, max_depth_m)
     known = np.where(valid_pixels(truth, min_depth_m, max_depth_m), truth, np.float32(np.nan))
-    near = depth_metrics(clipped, truth, min_depth_m, min(NEAR_M, max_depth_m))
+    near = valid_pixels(truth, min_depth_m, min(NEAR_M, max_depth_m))
+    near_errors = np.abs(clipped[near] - truth[near]) / truth[near]  # a missed obstacle is far off
     outlines = boundary_errors(clipped, known)
     with np.errstate(divide="ignore", invalid="ignore"):
         there = np.isfinite(known)
         spread = np.log(clipped[there]).std() / np.log(known[there]).std()  # of one pixel: 0 / 0
     return FrameMetrics(
         **asdict(errors),
-        near_abs_rel=float("nan") if near is None else near.abs_rel,
+        near_abs_rel=float(near_errors.mean(dtype=np.float64)) if near.any() else float("nan"),
         boundary_f1=outlines.f1,
         flying=outlines.flying,
-        spread=float(spread) if np.isfinite(spread) else float("nan"),
+        spread=min(float(spread), 1.0) if np.isfinite(spread) else float("nan"),
     )
 
 

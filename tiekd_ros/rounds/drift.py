@@ -67,10 +67,14 @@ class DriftDetector:
         with self._lock:
             return sum(self._last) / len(self._last) if self._last else math.nan
 
-    def found(self) -> str | None:
-        """Return what has drifted, None where nothing has."""
+    def found(self, live: str | None) -> str | None:
+        """Return what has drifted, None where nothing has.
+
+        Args:
+            live: the version that is live; what is known of another one says nothing.
+        """
         with self._lock:
-            if self._sum <= _THRESHOLD or self._usual is None:
+            if self._sum <= _THRESHOLD or self._usual is None or live != self._version:
                 return None
             last = sum(self._last) / len(self._last)
             return (

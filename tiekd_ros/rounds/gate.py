@@ -4,9 +4,9 @@ Candidate and incumbent are judged on the same held-out frames in the same run, 
 first student has no incumbent; it must beat the best constant depth clearly.
 
 A mean hides a bad room, and a bad near field. So beside the gain itself, which must be more than
-chance, there are checks of what must not get worse. Each is refused where it is worse by more than
-is allowed and that, too, is more than chance. What an image takes needs no check: candidate and
-incumbent have the same architecture and input.
+chance, there are checks of what must not get worse. A candidate is refused where one of them is
+worse by more than is allowed, and worse at all in nine of ten bootstrap draws. What an image takes
+needs no check: candidate and incumbent have the same architecture and input.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Check:
 
     Attributes:
         name: of it.
-        before: the incumbent's mean.
+        before: the incumbent's mean over the frames.
         after: the candidate's.
-        change: relative, below 0 = worse.
+        change: relative, below 0 = worse: as `Change.relative`.
         allowed: the least change.
         passed: whether it was met.
         interval: ends of the bootstrap interval of the change.
@@ -95,12 +95,8 @@ class Check:
         low, high = self.interval
         return (
             f"{self.name} {self.before:.3f} -> {self.after:.3f} ({abs(self.change):.1%} "
-            f"{'better' if self.change > 0 else 'worse'}, {_signed(low)} to {_signed(high)})"
+            f"{'better' if self.change > 0 else 'worse'}, interval {low:+.1%} to {high:+.1%})"
         )
-
-
-def _signed(change: float) -> str:
-    return f"{change:+.1%}"
 
 
 @dataclass(frozen=True)
@@ -140,8 +136,12 @@ def judge_against_incumbent(
             empty.
         new: of the others; may be empty as well, but not both.
         settings: what is asked.
+
+    Raises:
+        BadDepthError: there is no frame.
     """
     errors = known + new
+    candidate, incumbent = errors.candidate_mean, errors.reference_mean
     gain = _gain(errors, settings)
     checks = (gain, *_losses(known, errors, settings))
     failed = [
@@ -152,7 +152,6 @@ def judge_against_incumbent(
     if not gain.passed:
         failed.insert(0, f"a gain of {gain.allowed:.1%} in AbsRel, and beyond chance, is asked")
     rmse = errors.ratio("rmse") - 1
-    candidate, incumbent = errors.candidate_mean, errors.reference_mean
     reason = f"held-out {gain}, RMSE {incumbent.rmse:.3f} -> {candidate.rmse:.3f} m ({rmse:+.1%})"
     return GateVerdict(
         not failed, "; ".join((reason, *failed)), incumbent, candidate, "incumbent", checks

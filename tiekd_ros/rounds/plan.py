@@ -44,7 +44,8 @@ class RoundSettings(Settings):
     )
     drift: bool = setting(
         False,
-        "start a round when labels disagree with the live student by more than when it went live",
+        "start a round when labels disagree with the live student by more than when it went live "
+        "(needs trust.student)",
     )
     min_new_labels: int = setting(
         30,
@@ -52,8 +53,11 @@ class RoundSettings(Settings):
         minimum=1,
         maximum=10**6,
     )
-    max_per_hour: float = setting(
-        0.0, "rounds by period or drift in an hour at most; 0 = any", minimum=0.0, maximum=1e4
+    max_per_hour: int = setting(
+        12,
+        "rounds in an hour after which none starts by period or drift; 0 = any number",
+        minimum=0,
+        maximum=10**4,
     )
     max_frames: int = setting(
         400, "training frames of a round; the newest half first", minimum=1, maximum=10**6

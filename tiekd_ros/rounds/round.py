@@ -179,9 +179,8 @@ def with_confidence(
     remember_frames(network, train, pause)
     spreads = frame_spreads(network, held_out, pause) if network.has_dpm else []
     found = calibrated(spreads, plan.confidence.tolerance)
-    if found is None:
-        return student, None
-    return replace(student, card=replace(student.card, confidence=found[0])), found[1]
+    scale, quality = (None, None) if found is None else found
+    return replace(student, card=replace(student.card, confidence=scale)), quality
 
 
 def _load(state: StateFolder, plan: RoundPlan, parent: Student | None, emit: Emit) -> RoundData:

@@ -101,7 +101,7 @@ class DriftTrigger(RoundTrigger):
         return f"drift: {found}; {new} new labels" if new >= settings.min_new_labels else None
 
     def on_start(self, now_s: float) -> None:
-        """Note nothing: what detects it is told by the companion."""
+        """Note nothing: the companion restarts the detector."""
 
 
 class FirstLabelsTrigger(RoundTrigger):
@@ -133,7 +133,7 @@ _HOUR_S = 3600.0
 
 
 class HourlyBudget(RoundTrigger):
-    """Keeps a trigger from starting more than `distill.max_per_hour` rounds; all rounds count."""
+    """Keeps a trigger from starting rounds after `distill.max_per_hour` in an hour, of any kind."""
 
     def __init__(self, trigger: RoundTrigger) -> None:
         self.kind = trigger.kind

@@ -164,7 +164,7 @@ class StudentNetwork(nn.Module, abc.ABC):
         """
 
     def absent_weights(self) -> dict[str, Tensor]:
-        """Return the weights that a file of before may lack, as they are then."""
+        """Return the values of weights that files of earlier versions lack."""
         return {}
 
     def predict_depth(self, x: Tensor) -> Tensor:

@@ -70,7 +70,9 @@ class TrustSettings(Settings):
         minimum=1.0,
         maximum=1e6,
     )
-    student: bool = setting(True, "compare with the live student, on one CPU thread, once a label")
+    student: bool = setting(
+        True, "compare with the live student, on one CPU thread, once a label; drift needs it"
+    )
     max_flip_difference: float = setting(
         0.0,
         "largest median relative difference to the depth of the mirrored image, which is asked "
@@ -289,8 +291,8 @@ class LabelJudge:
         Args:
             settings: how far a label may differ.
             past: the labels.
-            on_compared: called with the student's version and AbsRel of it against each label that
-                is believed.
+            on_compared: called with the student's version and its AbsRel against each label that is
+                believed, where the label is within the student's range.
         """
         self._on_compared = on_compared
         self.settings = settings or TrustSettings()
@@ -335,9 +337,10 @@ class LabelJudge:
                 raise doubt
             history.accept(scale)
         if student is not None and factor is not None:
-            known = np.isfinite(depth) & (depth > 0)
-            error = np.abs(depth[known] - student.depth[known]) / depth[known]
-            self._on_compared(student.version, float(error.mean()))
+            within = (depth > student.min_depth_m) & (depth < student.max_depth_m)  # not NaN
+            if within.any():
+                error = np.abs(depth[within] - student.depth[within]) / depth[within]
+                self._on_compared(student.version, float(error.mean()))
 
     def snapshot(self) -> TrustSnapshot:
         """Return the present state."""

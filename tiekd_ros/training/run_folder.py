@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.method.stepping import TrainingError
+from tiekd_ros.student.architecture import StudentNetwork
 from tiekd_ros.student.checkpoint import (
     Student,
     StudentCard,
@@ -369,6 +370,8 @@ def _restore(
         for name, tensor in tensors.items()
         if name.startswith(_NETWORK)
     }
+    if isinstance(network, StudentNetwork):
+        weights = network.absent_weights() | weights
     network.load_state_dict(weights)
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

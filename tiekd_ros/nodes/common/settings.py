@@ -83,8 +83,8 @@ class DepthSettings(CommonSettings):
     max_range_m: float = _metres("farther depth becomes +Inf; 0 = the student's own")
     min_confidence: float = setting(
         0.0,
-        "depth of lower or unknown confidence becomes NaN; 0 = keep all. It is the share of pixels "
-        "saying so that are off by at most confidence.tolerance (10 %)",
+        "depth of lower or unknown confidence becomes NaN; 0 = keep all. Of pixels with confidence "
+        "c, a share c is within 10 % of the teacher's depth (companion: confidence.tolerance)",
         minimum=0.0,
         maximum=1.0,
     )

@@ -227,7 +227,7 @@ class CompanionNode(ManagedNode):
             lambda: resources.store.stats().new_labels,
             resources.store.labelled_span,
             resources.runner.last_calibration,
-            resources.drift.found,
+            lambda: resources.drift.found(resources.canary.live),
         )
         try:
             due = due_round(self._triggers, facts)

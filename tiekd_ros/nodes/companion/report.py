@@ -33,7 +33,7 @@ def add_companion_report(
     else:
         _add_labeller(report, resources.labeller)
         _add_teacher(report, resources.client, resources.judge, thresholds)
-        _add_drift(report, resources.drift)
+        _add_drift(report, resources.drift, resources.canary.live)
     record = resources.runner.record or resources.last_round
     if record is not None:
         _add_round(report, record, has_student=resources.canary.live is not None)
@@ -41,10 +41,10 @@ def add_companion_report(
     resources.latency.report(report)
 
 
-def _add_drift(report: Report, drift: DriftDetector) -> None:
+def _add_drift(report: Report, drift: DriftDetector, live: str | None) -> None:
     report.add({keys.LABEL_DISAGREEMENT: drift.disagreement})
-    if (found := drift.found()) is not None:
-        report.find(WARN, f"{found}: call distill (with distill.drift a round starts by itself)")
+    if (found := drift.found(live)) is not None:
+        report.find(WARN, f"{found}: call distill, or have rounds start so (distill.drift)")
 
 
 def _add_round(report: Report, record: RoundRecord, *, has_student: bool) -> None:

@@ -142,7 +142,7 @@ def _open_labelling(
         upload=settings.upload,
         logged_quality=settings.frames.jpeg_quality,
         max_side=settings.labels.max_side,
-        student_depth=LiveStudentDepth(registry) if settings.trust.needs_student else None,
+        student_depth=LiveStudentDepth(registry) if settings.trust.student else None,
     )
     labeller = Labeller(store, source.label, settings.labels)
     held.callback(_stop_labelling, labeller, client)

@@ -371,7 +371,7 @@ def _remedy(
         if settings.min_confidence > 0:
             return (
                 f"most have less confidence than min_confidence = {settings.min_confidence:g} "
-                f"(half of all pixels less than {confidence:.2f}): lower it"
+                f"(half of all pixels less than {confidence:.2f}): {elsewhere}, or lower it"
             )
         return "most are unknown: see what the camera sees"
     if most == shares.near:

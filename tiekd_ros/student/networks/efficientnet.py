@@ -52,7 +52,7 @@ _SURFACE_RATIO = 1.1  # of two cells' depths: those of one surface are nearer to
 _FIRST_SHARE = 2.0
 """Logit by which a cell's own depth stands out before anything is learnt."""
 _AXES = 16
-"""Of what is remembered: chosen on five places, between 16 and 32, and the nearest of 64 frames."""
+"""Of what is remembered; chosen on the places of docs/learning.md."""
 
 
 class EfficientNetStudent(FastStudent):
@@ -193,7 +193,8 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def remember(self, summaries: Tensor) -> None:
-        """Keep centre, scale and axes of summaries, (N, F)."""
+        """Keep centre, scale and axes of summaries, (N, F), on any device."""
+        summaries = summaries.to(self.centre.device)
         self.centre.copy_(summaries.mean(dim=0))
         deviation = summaries.std(dim=0, correction=0)
         # What hardly varies here may do so elsewhere, but not by as much as others.
