@@ -117,7 +117,7 @@ students = typer.Typer(help="The student versions of a state folder.", no_args_i
 
 @students.command("list")
 def students_list(state: State = "", as_json: AsJson = False) -> None:
-    """List the versions, the live one marked."""
+    """List the versions, the live one marked; `show` tells more of one."""
     registry = _registry(state)
     live = registry.live()
     cards = []
@@ -130,7 +130,7 @@ def students_list(state: State = "", as_json: AsJson = False) -> None:
         values = [{**json.loads(c.to_json()), "live": c.version == live} for c in cards]
         typer.echo(json.dumps(values, indent=2))
         return
-    heads = ("version", "verdict", "network", "parent", "frames", "RMSE [m]", "AbsRel", "created")
+    heads = ("version", "verdict", "frames", r"RMSE \[m]", "AbsRel", "created (UTC)")
     table = Table("", *heads)
     for card in cards:
         after = card.scores.get("after", {})
@@ -138,8 +138,6 @@ def students_list(state: State = "", as_json: AsJson = False) -> None:
             "live" if card.version == live else "",
             card.version,
             card.status,
-            card.architecture,
-            card.parent or "",
             str(card.frames.get("train", "")),
             f"{after['rmse']:.3f}" if "rmse" in after else "",
             f"{after['abs_rel']:.3f}" if "abs_rel" in after else "",
