@@ -11,6 +11,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from helpers.certificates import Certificates, make_certificates
+from helpers.students import small_student
 from helpers.teachers import (
     HEIGHT,
     RELATIVE,
@@ -21,11 +22,19 @@ from helpers.teachers import (
     ramp,
     serving,
 )
-from ros_helpers.companion import STEP_NS, await_frames, log_pictures, logging_companion, stats
+from ros_helpers.companion import (
+    STEP_NS,
+    await_frames,
+    log_pictures,
+    logging_companion,
+    round_parameters,
+    stats,
+)
 from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import Peer
 from tiekd_ros.core.launch_options import free_port
 from tiekd_ros.core.state import StateFolder
+from tiekd_ros.student.registry import StudentRegistry
 from tiekd_ros.teacher.errors import BackendRefusal
 from tiekd_ros.teacher.protocol import TeacherIdentity
 
@@ -305,3 +314,22 @@ def test_labels_of_a_scale_that_settled_are_told_of(
         log_pictures(peer, state, range(8, 14))
         peer.await_diagnosis(NODE, "of another scale than before", DiagnosticStatus.WARN)
         peer.await_value(NODE, "label scales settled", "1")
+
+
+def test_labels_that_disagree_with_the_live_student_are_told_and_start_a_round(
+    peer: Peer, state: StateFolder, port: int
+) -> None:
+    registry = StudentRegistry(state.students)
+    card = {"status": "accepted", "scores": {"after": {"abs_rel": 0.001}}}
+    registry.promote(registry.add(small_student(**card)).version)
+    distill = {"min_new_labels": 4, "min_frames": 2, "min_held_out": 2}
+    rounds = round_parameters(distill=distill, train={"iterations": 1})
+    url = f"127.0.0.1:{port}"
+    with serving(StubBackend(), port=port), logging_companion(peer, state, url, **rounds):
+        log_pictures(peer, state, range(6))
+        await_frames(state, "labelled", 6)
+        said = "labels disagree with student 000001 by AbsRel"
+        peer.await_diagnosis(NODE, said, DiagnosticStatus.WARN)
+        assert not peer.statuses  # told only
+        assert peer.set_parameter(NODE, "distill.drift", True).successful
+        assert peer.await_round(1)["trigger"].startswith(f"drift: {said}")
