@@ -96,7 +96,7 @@ def small_settings(**groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "augment": {"zoom": 1.0},
         "gate": {
             "first_margin": 1.0, "min_gain": 0.0, "confidence_level": 0.0,
-            "max_loss": 1.0, "max_detail_loss": 1.0,
+            "max_loss": 10.0, "max_detail_loss": 10.0,
         },
     }  # fmt: skip
     for name, values in groups.items():

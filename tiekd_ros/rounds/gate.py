@@ -51,14 +51,14 @@ class GateSettings(Settings):
         f"most that RMSE, AbsRel nearer than {NEAR_M:g} m and AbsRel on the frames of before the "
         "incumbent may get worse, relative",
         minimum=0.0,
-        maximum=1.0,
+        maximum=10.0,
     )
     max_detail_loss: float = setting(
         0.05,
         "most that AbsRel of the worst tenth of the frames and the outlines (boundary F1) may get "
         "worse, relative",
         minimum=0.0,
-        maximum=1.0,
+        maximum=10.0,
     )
 
 
