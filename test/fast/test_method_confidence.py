@@ -64,6 +64,18 @@ def test_confidence_is_the_share_that_is_right_also_on_other_frames():
     assert of_others(strict, frames(1)).mean < 0.2
 
 
+def test_the_fit_converges_whatever_the_spreads():
+    """Of a logistic regression, the mean of what it says is the share that is right."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        level, scatter = rng.uniform(0.01, 0.5), rng.uniform(0.05, 1.0)
+        stds = np.exp(rng.normal(np.log(level), scatter, (4, 2000)))
+        errors = rng.uniform(0.2, 3.0) * stds * np.abs(rng.normal(size=stds.shape))
+        seen = [FrameSpread(s, e, 0.5) for s, e in zip(stds, errors, strict=True)]
+        found = of_others(fit_confidence(seen, 0.1), seen)
+        assert found.mean == pytest.approx(found.right, abs=2e-3), seed
+
+
 def test_a_spread_that_misleads_is_not_believed():
     scale = fit_confidence(frames(0, slope=-1.0), tolerance=0.1)
     assert scale.slope == 0.0

@@ -30,7 +30,8 @@ from tiekd_ros.student.preprocessing import normalise
 _MEMORY_FRAMES = 128  # that are looked at, at most
 _PIXELS = 2000  # of a frame: its neighbours say the same
 _KNOWN_QUANTILE = 0.95  # share of the held-out frames whose novelty counts as known
-_STEPS = 30  # of Newton's method; ten would do
+_STEPS = 50  # of Newton's method; ten would do
+_FINE = 1e-6  # a smaller step ends it
 _PRIOR = 1.0  # weight of "a spread of 7 % is right half the time", in pixels
 _PRIOR_SCALE = (-5.3, 2.0)  # offset and slope
 _BINS = 10
@@ -137,18 +138,39 @@ def fit_confidence(frames: Sequence[FrameSpread], tolerance: float) -> Confidenc
     spreads = np.concatenate([frame.relative_std for frame in frames])
     right = relative_errors(frames) <= tolerance
     x = np.stack((np.ones_like(spreads), -np.log(np.maximum(spreads, LEAST_SPREAD))))  # (2, n)
-    prior = np.array(_PRIOR_SCALE)
-    weights = prior.copy()
-    for _ in range(_STEPS):
-        p = _sigmoid(weights @ x)
-        gradient = x @ (right - p) - _PRIOR * (weights - prior)
-        hessian = (x * p * (1 - p)) @ x.T + _PRIOR * np.eye(2)
-        weights += np.clip(np.linalg.solve(hessian, gradient), -1.0, 1.0)
+    weights = _logistic_regression(x, right)
     if weights[1] < 0:  # the spread misleads: say how often it is right on the whole
         share = (right.sum() + 0.5) / (len(right) + 1)
         weights = np.array([np.log(share / (1 - share)), 0.0])
     novelty = float(np.quantile([frame.novelty for frame in frames], _KNOWN_QUANTILE))
     return ConfidenceScale(tolerance, float(weights[0]), float(weights[1]), novelty)
+
+
+def _logistic_regression(x: Values, right: npt.NDArray[np.bool_]) -> Values:
+    """Return weights w, (2,), such that sigmoid(w @ x) fits what is right, (n,), for x (2, n).
+
+    Newton's method; a step is halved until it helps, without which it may go to and fro for ever.
+    """
+    prior = np.array(_PRIOR_SCALE)
+
+    def cost(weights: Values) -> float:
+        z = weights @ x
+        far = weights - prior
+        return float(np.logaddexp(0.0, z).sum() - z[right].sum() + 0.5 * _PRIOR * (far @ far))
+
+    weights = prior.copy()
+    for _ in range(_STEPS):
+        p = _sigmoid(weights @ x)
+        gradient = x @ (right - p) - _PRIOR * (weights - prior)
+        hessian = (x * p * (1 - p)) @ x.T + _PRIOR * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        before = cost(weights)
+        while cost(weights + step) > before and np.abs(step).max() > _FINE:
+            step = step / 2
+        weights = weights + step
+        if np.abs(step).max() <= _FINE:
+            break
+    return weights
 
 
 def _sigmoid(x: Values) -> Values:
