@@ -122,7 +122,7 @@ def demo(
 
     Real ROS nodes and a real gRPC teacher, each a process. Writes a contact sheet and
     demo.json; exits 0 only if depth got better than the best constant, the second round made
-    nothing worse, and no frame was dropped by a swap. Takes about eight minutes on two cores.
+    nothing worse, and no frame was dropped by a swap. Takes five to nine minutes on two cores.
     """
     supervisor.require_ros()
     supervisor.prepare_environment()

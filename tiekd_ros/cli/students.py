@@ -184,7 +184,9 @@ def students_show(version: str, state: State = "", as_json: AsJson = False) -> N
 
 def _checks_table(checks: list[dict[str, Any]]) -> Table:
     """Return the gate's checks of a candidate against its incumbent."""
-    table = Table("held-out frames", "before > after", "better by", "interval", "least", "")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for head in ("held-out frames", "before > after", "better", "interval", "least", ""):
+        table.add_column(head, no_wrap=True)
     for check in checks:
         low, high = check["interval"]
         table.add_row(

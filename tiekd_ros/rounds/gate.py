@@ -41,8 +41,8 @@ class GateSettings(Settings):
     )
     confidence_level: float = setting(
         0.8,
-        "of the bootstrap interval of that improvement, which must lie above zero; 0 = the mean "
-        "is enough",
+        "level of the bootstrap interval of that improvement, which must lie above zero; 0 = the "
+        "mean is enough",
         minimum=0.0,
         maximum=0.999,
     )

@@ -60,7 +60,10 @@ class RoundSettings(Settings):
         maximum=10**4,
     )
     max_frames: int = setting(
-        400, "training frames of a round; the newest half first", minimum=1, maximum=10**6
+        400,
+        "training frames of a round: half of them the newest, half drawn from all earlier ones",
+        minimum=1,
+        maximum=10**6,
     )
     max_held_out: int = setting(100, "held-out frames that judge a round", minimum=1, maximum=10**6)
 
