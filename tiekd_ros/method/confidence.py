@@ -65,12 +65,8 @@ class FrameSpread:
     """Of the frame; 0 where it is not known."""
 
 
-def _no_pause() -> None:
-    pass
-
-
 def remember_frames(
-    network: StudentNetwork, samples: Sequence[Sample], pause: Callable[[], object] = _no_pause
+    network: StudentNetwork, samples: Sequence[Sample], pause: Callable[[], object] = lambda: None
 ) -> None:
     """Have a network in eval mode remember what it was trained on, if it can.
 
@@ -97,7 +93,7 @@ def _raw(network: StudentNetwork, sample: Sample) -> object:
 
 @torch.no_grad()
 def frame_spreads(
-    network: StudentNetwork, samples: Iterable[Sample], pause: Callable[[], object] = _no_pause
+    network: StudentNetwork, samples: Iterable[Sample], pause: Callable[[], object] = lambda: None
 ) -> list[FrameSpread]:
     """Return what a network in eval mode says of the frames that have known depth.
 
