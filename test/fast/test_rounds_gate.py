@@ -199,6 +199,21 @@ def test_chance_goes_live_seldom_and_a_gain_mostly():
     assert share_that_goes_live(0.15) >= 0.8
 
 
+def test_a_label_that_both_find_odd_says_nothing_and_one_that_the_candidate_misses_does():
+    def errors(odd: float) -> list[FrameMetrics]:
+        usual = [dataclasses.replace(PERFECT, rmse=0.1, abs_rel=0.1) for _ in range(12)]
+        usual[5] = dataclasses.replace(PERFECT, rmse=odd, abs_rel=odd)
+        return usual
+
+    assert len(PairedErrors(errors(0.9), errors(0.8)).without_outliers()) == 11
+    for one, other in ((0.9, 0.1), (0.1, 0.9), (0.14, 0.14), (0.1, 0.1)):
+        assert len(PairedErrors(errors(one), errors(other)).without_outliers()) == 12
+    hard = [dataclasses.replace(PERFECT, abs_rel=0.1 if n < 12 else 0.9) for n in range(24)]
+    assert len(PairedErrors(hard, hard).without_outliers()) == 24  # a place that is new to both
+    assert len(PairedErrors(hard[10:14], hard[10:14]).without_outliers()) == 4  # too few to tell
+    assert len(NONE.without_outliers()) == 0
+
+
 def test_margins_are_settings():
     easy = GateSettings(first_margin=1.0, min_gain=0.0, max_loss=1.0)
     assert judge_first(paired((0.99, 0.49), (1.0, 0.5)), easy).accepted

@@ -1,6 +1,7 @@
 """The trainer: it learns, it keeps to its budget, and a bad step changes nothing."""
 
 import copy
+import dataclasses
 import itertools
 import math
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from helpers.frames import samples
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.method.losses import LossSettings, make_objective
 from tiekd_ros.method.samples import AugmentSettings, Sample
 from tiekd_ros.method.stepping import Stepper, TrainingError, make_optimizer
@@ -88,6 +90,24 @@ def test_the_first_answer_is_the_distribution_of_the_labels():
     assert torch.equal(trained.head.bias, before)
     with pytest.raises(TrainingError, match="no frame"):
         trainer_for(network(), [])
+
+
+def test_a_label_that_alone_disagrees_is_left_out_and_a_new_place_is_not():
+    student, honest = network(), [small(1)[0]] * 12
+    trainer_for(student, honest, iterations=40).run(ignore)
+    lie = dataclasses.replace(honest[0], depth=honest[0].depth * 2)
+    lies = [*honest[:5], lie, *honest[6:]]
+    for data, factor, expected in (
+        (lies, 1.5, 1),
+        (lies, 0.0, 0),
+        ([*honest, *[lie] * 12], 1.5, 0),  # all of a stretch: the place is new
+    ):
+        trainer = trainer_for(
+            copy.deepcopy(student), data, has_parent=True, iterations=2, outlier_factor=factor
+        )
+        assert trainer.run(ignore).outliers == expected
+    with pytest.raises(InvalidSettingError, match="above 1, or 0"):
+        TrainSettings(outlier_factor=0.9)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tiekd_ros.core.images import DepthMap, RgbImage
 from tiekd_ros.method.metrics import FrameMetrics, best_constant, frame_metrics, mean_metrics
+from tiekd_ros.method.outliers import outliers
 from tiekd_ros.method.samples import Sample
 from tiekd_ros.student.bins import DepthBins
 from tiekd_ros.student.runtimes.base import Runtime
@@ -80,6 +81,16 @@ class PairedErrors:
         return PairedErrors(
             [*self.candidate, *other.candidate], [*self.reference, *other.reference]
         )
+
+    def without_outliers(self) -> PairedErrors:
+        """Return the errors without the frames whose labels both find to be outliers.
+
+        Such a label is likely wrong, and says nothing. The frames have to be in the order of time.
+        """
+        each = (self.candidate, self.reference)
+        found = np.logical_and(*(outliers([one.abs_rel for one in own]) for own in each))
+        kept = ([one for one, lies in zip(own, found, strict=True) if not lies] for own in each)
+        return PairedErrors(*kept)
 
     @cached_property
     def candidate_mean(self) -> FrameMetrics:

@@ -131,6 +131,8 @@ def judge_against_incumbent(
 ) -> GateVerdict:
     """Judge a candidate by its errors and those of the student that is live.
 
+    Frames whose labels both students find to be outliers do not count.
+
     Args:
         known: of frames of before the incumbent was trained, which show what it knows; may be
             empty.
@@ -140,6 +142,7 @@ def judge_against_incumbent(
     Raises:
         BadDepthError: there is no frame.
     """
+    known, new = known.without_outliers(), new.without_outliers()
     errors = known + new
     candidate, incumbent = errors.candidate_mean, errors.reference_mean
     gain = _gain(errors, settings)

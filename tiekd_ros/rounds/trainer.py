@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from tiekd_ros.core.devices import choose_device
+from tiekd_ros.core.errors import InvalidSettingError
 from tiekd_ros.core.settings import Settings, setting
 from tiekd_ros.method.first_student import start_from_label_histogram
 from tiekd_ros.method.losses import LossParts, LossSettings, make_objective
-from tiekd_ros.method.samples import AugmentSettings, Sample, augment
+from tiekd_ros.method.outliers import OUTLIER_FACTOR, outliers
+from tiekd_ros.method.samples import AugmentSettings, Sample, augment, cell_depth
 from tiekd_ros.method.stepping import (
     BadSteps,
     Stepper,
@@ -45,6 +47,13 @@ class TrainSettings(Settings):
         4e-3, "peak learning rate from a parent or the base student", minimum=1e-7, maximum=1.0
     )
     weight_decay: float = setting(0.01, "AdamW's weight decay", minimum=0.0, maximum=1.0)
+    outlier_factor: float = setting(
+        OUTLIER_FACTOR,
+        "a label that disagrees with the student by so many times as much as those around it in "
+        "time is left out, at the start and anew at half of the steps; 0 = none is",
+        minimum=0.0,
+        maximum=1e6,
+    )
     clip_norm: float = setting(10.0, "gradients are clipped to this norm", minimum=0.0, maximum=1e6)
     batch_norm: str = setting(
         "auto",
@@ -61,6 +70,16 @@ class TrainSettings(Settings):
     device: str = setting("auto", "device to train on: auto, cpu, cuda or cuda:N")
     seed: int = setting(0, "seed of shuffling and augmentation", minimum=0, maximum=2**31 - 1)
 
+    def check(self) -> None:
+        """Refuse a factor that would leave out usual labels."""
+        if 0 < self.outlier_factor <= 1:
+            raise InvalidSettingError(
+                f"outlier_factor {self.outlier_factor:g} would leave out half of the labels; take "
+                "one above 1, or 0 to leave out none"
+            )
+
+
+_SCORED_AT_A_TIME = 8  # frames
 
 Pause = Callable[[], float]
 """Called between steps: blocks while training is paused; returns the seconds that it did."""
@@ -92,6 +111,8 @@ class TrainResult:
     seconds: float
     first_loss: float
     last_loss: float
+    outliers: int = 0
+    """Labels that were left out in the end."""
 
 
 class Trainer:
@@ -99,7 +120,7 @@ class Trainer:
 
     Args:
         network: what is trained.
-        samples: what it is trained on.
+        samples: what it is trained on, in the order of time.
         settings: budget and recipe.
         loss: what it learns.
         augmentation: how the samples are varied.
@@ -124,6 +145,8 @@ class Trainer:
         self.network = network.to(self.device)
         to_channels_last(self.network)
         self._samples = samples
+        self._chosen = np.arange(len(samples))  # what batches are drawn from
+        self._has_parent = has_parent
         self._augmentation = augmentation
         self._rng = np.random.default_rng(settings.seed)
         self._peak = settings.fine_tune_rate if has_parent else settings.learning_rate
@@ -155,8 +178,12 @@ class Trainer:
         losses: list[float] = []
         step, elapsed, paused_s = 0, 0.0, 0.0
         bad = BadSteps()
+        looks_at = [0.0, 0.5] if self._has_parent else [0.5]  # shares of the budget
         while (done := self._share_done(step, elapsed)) < 1.0:
             paused_s += pause()
+            if looks_at and done >= looks_at[0] and self.settings.outlier_factor > 0:
+                looks_at.pop(0)
+                paused_s += self._leave_out_outliers(pause)
             did = self._stepper.step(*self._draw_batch(), warm_up_then_cosine(self._peak, done))
             step += 1
             elapsed = time.monotonic() - start - paused_s
@@ -176,7 +203,30 @@ class Trainer:
         few = max(1, len(losses) // 20)
         first, last = float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
         seconds = time.monotonic() - start - paused_s
-        return TrainResult(step, bad.total, seconds, first, last)
+        left_out = len(self._samples) - len(self._chosen)
+        return TrainResult(step, bad.total, seconds, first, last, left_out)
+
+    @torch.no_grad()
+    def _leave_out_outliers(self, pause: Pause) -> float:
+        """Draw no more from labels that disagree far more than those around them.
+
+        Returns:
+            The seconds that `pause` blocked.
+        """
+        self.network.eval()
+        bins = self.network.bins
+        errors: list[float] = []
+        paused_s = 0.0
+        for first in range(0, len(self._samples), _SCORED_AT_A_TIME):
+            paused_s += pause()
+            images, depth = self._tensors(self._samples[first : first + _SCORED_AT_A_TIME])
+            student = self.network.output(self.network(images)).depth
+            label = cell_depth(depth, depth.shape[2] // student.shape[2])
+            inside = (label > bins.min_depth_m) & (label < bins.max_depth_m)  # not NaN
+            differs = torch.where(inside, (student / label).log().abs(), torch.nan)
+            errors += differs.flatten(1).nanmean(dim=1).tolist()
+        self._chosen = np.flatnonzero(~outliers(errors, self.settings.outlier_factor))
+        return paused_s
 
     def _loss(self, raw: Any, depth: Tensor) -> LossParts:
         return self._objective(self.network.output(raw), depth)
@@ -191,7 +241,7 @@ class Trainer:
         return max(step, min(self.settings.iterations, round(step / done)))
 
     def _draw_batch(self) -> tuple[Tensor, Tensor]:
-        chosen = self._rng.integers(len(self._samples), size=self.settings.batch_size)
+        chosen = self._rng.choice(self._chosen, size=self.settings.batch_size)
         return self._tensors(
             [augment(self._samples[i], self._augmentation, self._rng) for i in chosen]
         )

@@ -65,8 +65,15 @@ class IndoorWorld:
     world never changes once it is built: any number of threads may render at once.
     """
 
-    def __init__(self, settings: WorldSettings = WorldSettings()) -> None:
-        """Build the world; takes about a second."""
+    def __init__(
+        self, settings: WorldSettings = WorldSettings(), furniture: int | None = None
+    ) -> None:
+        """Build the world; takes about a second.
+
+        Args:
+            settings: which one.
+            furniture: seed of another arrangement of furniture in the same rooms.
+        """
         self.settings = settings
         self._period_ns = round(settings.period_s * 1e9)
         plan_rng, path_rng, piece_rng, paint_rng, lay_rng = (
@@ -74,6 +81,8 @@ class IndoorWorld:
         )
         self._plan = make_plan(plan_rng)
         self._path = CameraPath(self._plan.route, path_rng)
+        if furniture is not None:
+            piece_rng = np.random.default_rng([settings.seed, furniture])
         boxes = furnish(self._plan, self._path.footprints(), piece_rng)
         rooms = sum(cell.kind != "doorway" for cell in self._plan.cells)
         materials = make_materials(paint_rng, rooms)
