@@ -237,9 +237,6 @@ def test_errors_are_paired_by_frame_within_the_range_and_their_means_are_plain()
     assert (found.candidate, found.reference, done) == (each, other, [1, 2, 3])
     assert (found.candidate_mean, found.reference_mean) == (mean_metrics(each), mean_metrics(other))
     assert found.ratio("rmse") == mean_metrics(each).rmse / mean_metrics(other).rmse
-    assert list(found.frame_ratios("abs_rel")) == [
-        a.abs_rel / b.abs_rel for a, b in zip(each, other, strict=True)
-    ]
 
 
 def test_frames_without_a_known_pixel_are_passed_over_but_not_all_of_them():
@@ -313,7 +310,6 @@ def test_a_plan_survives_its_way_to_the_worker_and_a_mistake_is_refused_by_name(
         ({"train": {"iterations": 0}}, "iterations must be between 1"),
         ({"canary": {"frames": 3}}, "canary.frames must be between 4 and 10000, got 3"),
         ({"canary": {"tolerance": -0.1}}, "canary.tolerance must be between 0 and 10, got -0.1"),
-        ({"canary": {"support": 0.4}}, "canary.support must be between 0.5 and 1, got 0.4"),
     ):
         with pytest.raises(InvalidSettingError, match=message):
             RoundPlan.from_mapping(groups)
@@ -336,30 +332,26 @@ def scored(error: float, count: int = 1) -> list[FrameMetrics]:
         (scored(1.04, 10), False),  # within the tolerance
         (scored(1.06, 10), True),
         (scored(1.3, 7) + scored(1.0, 3), True),
-        (scored(1.3, 6) + scored(1.0, 4), False),  # worse in the mean, and on too few of them
+        (scored(1.3, 3) + scored(1.0, 7), False),  # worse in the mean, but few frames say so
         (scored(1.0, 9) + scored(50.0), False),  # one frame is no proof, however wrong
-        (scored(1.01, 9) + scored(50.0), False),  # nor with others that are a trifle worse
         (scored(1.06, 7) + scored(0.5, 3), False),  # most are worse, others better by more
     ],
 )
-def test_a_student_is_worse_where_mean_and_most_frames_say_so(promoted, worse):
+def test_a_student_is_worse_where_nearly_all_draws_of_the_frames_say_so(promoted, worse):
     assert judge_canary(PairedErrors(promoted, scored(1.0, 10)), CanarySettings()).worse is worse
 
 
-def test_tolerance_and_support_are_settings_and_the_verdict_says_its_numbers():
-    for bad, settings, worse in (
-        (7, {"tolerance": 0.25}, False),
-        (7, {"support": 0.75}, False),
-        (6, {"support": 0.6}, True),
-    ):
-        errors = PairedErrors(scored(1.3, bad) + scored(1.0, 10 - bad), scored(1.0, 10))
-        assert judge_canary(errors, CanarySettings(**settings)).worse is worse
-    found = judge_canary(PairedErrors(scored(1.2, 10), scored(1.0, 10)), CanarySettings())
-    assert found.frames == 10
-    assert "on 10 frames since its promotion" in found.reason
-    assert "AbsRel 0.100 -> 0.120 (+20.0%), RMSE 1.000 -> 1.200 m (+20.0%)" in found.reason
-    assert "more than 5.0% worse on 100% of them (65% would be needed)" in found.reason
+def test_the_tolerance_is_a_setting_and_the_verdict_says_its_numbers():
+    errors = PairedErrors(scored(1.2, 10), scored(1.0, 10))
+    assert not judge_canary(errors, CanarySettings(tolerance=0.25)).worse
+    found = judge_canary(errors, CanarySettings())
+    assert (found.frames, found.worse) == (10, True)
+    assert "on 10 frames since its promotion AbsRel 0.100 -> 0.120 (+20.0%" in found.reason
+    assert "RMSE 1.000 -> 1.200 m (+20.0%, interval +20.0% to +20.0%)" in found.reason
+    assert found.reason.endswith("clearly more than 5.0% worse")
     assert (found.before.rmse, found.after.rmse) == pytest.approx((1.0, 1.2))
+    far = [dataclasses.replace(one, abs_rel=0.1) for one in scored(1.2, 10)]
+    assert judge_canary(PairedErrors(far, scored(1.0, 10)), CanarySettings()).worse
 
 
 def share_found_worse(factor: float, alike: int = 1) -> float:

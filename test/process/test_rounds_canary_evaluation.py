@@ -36,6 +36,27 @@ def test_a_student_that_is_clearly_worse_is_rolled_back_and_marked(state, open_c
     opened.look()
     assert len(opened.seen) == 2  # it is over
     assert worker_pids(state) == []
+    assert opened.store.unlabelled(1) == []  # nobody could be asked
+
+
+def test_labels_of_a_student_that_is_rolled_back_are_asked_for_again_and_newer_ones_stay(
+    state, open_canary
+):
+    promote_bad(state)
+    opened = open_canary()
+    opened.canary.has_teacher = True
+    labelled = opened.store.labelled_ids()
+    opened.store.reject(2, "blurred")
+    learnt = [i for i in labelled if i <= KNOWN and i != 2]
+    opened.look()
+    assert opened.told()[-1] == "rolled back", opened.canary.trouble
+    assert f"asked again for {len(learnt)} labels that were new to it" in opened.result().reason
+    assert [frame.id for frame in opened.store.unlabelled(100)] == learnt
+    assert opened.store.labelled_ids() == [i for i in labelled if i > KNOWN]
+    assert opened.store.stats().rejected == {"blurred": 1}
+    opened.store.put_label(learnt[0], Label(np.full((8, 8), 2.0, np.float32), "teacher", "2"))
+    assert learnt[0] in opened.store.labelled_ids()
+    assert opened.store.ask_again([10**6]) == 0
 
 
 def test_a_good_student_stays_and_is_judged_once(state, open_canary):

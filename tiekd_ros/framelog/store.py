@@ -45,6 +45,7 @@ from tiekd_ros.framelog.rows import (
     read_newest_labels,
     read_waiting,
     write_label,
+    write_question,
     write_rejection,
     write_round_finished,
     write_round_started,
@@ -166,6 +167,17 @@ class FrameStore(Closing):
         """
         with self._change() as connection:
             write_rejection(connection, int(frame_id), reason)
+
+    def ask_again(self, frame_ids: Iterable[int]) -> int:
+        """Drop the labels of these frames, so that a teacher is asked for them again.
+
+        Frames that are gone or have no label do no harm.
+
+        Returns:
+            How many labels were dropped.
+        """
+        with self._change() as connection:
+            return write_question(connection, frame_ids)
 
     def labelled_ids(self, split: Split | None = None, *, after_id: int = 0) -> list[int]:
         """Return the ids of all labelled frames, or of one split's, ordered by stamp.

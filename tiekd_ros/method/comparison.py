@@ -149,12 +149,9 @@ class PairedErrors:
 
     def ratio(self, metric: str) -> float:
         """Return the candidate's mean of a metric as a multiple of the reference's."""
-        return _ratio(self.candidate_mean, self.reference_mean, metric)
-
-    def frame_ratios(self, metric: str) -> npt.NDArray[np.float64]:
-        """Return the candidate's metric as a multiple of the reference's for each frame, (n,)."""
-        pairs = zip(self.candidate, self.reference, strict=True)
-        return np.array([_ratio(one, other, metric) for one, other in pairs])
+        before: float = getattr(self.reference_mean, metric)
+        after: float = getattr(self.candidate_mean, metric)
+        return after / max(before, _TINY)
 
 
 def _change(
@@ -186,11 +183,6 @@ def _blocks(count: int) -> npt.NDArray[np.int64]:
     first = np.random.default_rng(0).integers(count, size=(_DRAWS, math.ceil(count / length), 1))
     drawn: npt.NDArray[np.int64] = ((first + np.arange(length)) % count).reshape(_DRAWS, -1)
     return drawn[:, :count]
-
-
-def _ratio(candidate: FrameMetrics, reference: FrameMetrics, metric: str) -> float:
-    ratio: float = getattr(candidate, metric) / max(getattr(reference, metric), _TINY)
-    return ratio
 
 
 def compare(

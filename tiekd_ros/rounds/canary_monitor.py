@@ -39,6 +39,8 @@ class CanaryMonitor(WorkerSupervisor):
     the properties belong to one thread; while `busy`, `record` is written by the evaluation's.
     """
 
+    has_teacher = False
+    """Whether labels can be asked for again: those of a student that is rolled back are."""
     # The values before the first `check`; each monitor sets its own.
     labels_since = 0
     """Frames that came and got their label since that promotion."""
@@ -195,7 +197,19 @@ class CanaryMonitor(WorkerSupervisor):
             reason = f"rolled back by the canary evaluation: {canary.reason}"
             at_the_gate = f" (at the gate: {card.reason})" if card.reason else ""
             self._registry.mark(version, StudentStatus.ROLLED_BACK, reason + at_the_gate)
-        return self._end(record, CanaryState.ROLLED_BACK, canary.reason)
+        asked = self._quarantine(version, canary) if self.has_teacher else 0
+        more = (
+            f"; the teacher is asked again for {asked} labels that were new to it" if asked else ""
+        )
+        return self._end(record, CanaryState.ROLLED_BACK, canary.reason + more)
+
+    def _quarantine(self, version: str, canary: CanaryRecord) -> int:
+        """Have the labels that came between two students, which may be at fault, asked for anew."""
+        cards = (self._registry.card(v) for v in (canary.predecessor, version))
+        known, learnt = (set(card.training.get("frame_ids", ())) for card in cards)
+        newest = max(known, default=0)
+        between = (i for i in self._store.labelled_ids(after_id=newest) if i <= canary.after_id)
+        return self._store.ask_again({*between, *(learnt - known)})
 
     def _end(self, record: RoundRecord, state: CanaryState, reason: str) -> RoundRecord:
         return self._save(record.with_canary(state, reason))

@@ -63,7 +63,7 @@ class GateSettings(Settings):
 
 
 _WORST = 0.1  # share of the frames
-_PROOF = 0.9
+PROOF = 0.9
 """Share of the draws in which a loss has to be there; at level 0.8 a gain has to be in as many."""
 _LEAST_F1 = 0.05  # of outlines that are not there anyway, nothing is lost
 _MAX_SPREAD_LOSS = 0.3
@@ -182,7 +182,7 @@ def _losses(known: PairedErrors, errors: PairedErrors, settings: GateSettings) -
         sign = 1 if larger else -1  # of what is better
         ends = sorted(sign * end for end in change.interval(level))
         drawn, better = sign * change.drawn, sign * change.relative
-        lost = better < -most and float(np.mean(drawn < 0)) >= _PROOF
+        lost = better < -most and float(np.mean(drawn < 0)) >= PROOF
         passed = not lost and not math.isnan(better)
         yield Check(name, change.before, change.after, better, -most, passed, (ends[0], ends[1]))
 
