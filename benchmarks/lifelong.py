@@ -446,6 +446,8 @@ class Robot:
             self._store.labelled_span,
             self._runner.last_calibration,
             lambda: self._drift.found(live),
+            self._runner.refused_in_a_row,
+            charging=True,
         )
         due = due_round(self._triggers, facts)
         if due is None or self._canary.distrusts_rounds:

@@ -40,7 +40,13 @@ from tiekd_ros.rounds.round_log import (
     RoundRecord,
     RoundState,
 )
-from tiekd_ros.rounds.triggers import DueRound, TriggerFacts, automatic_triggers, due_round
+from tiekd_ros.rounds.triggers import (
+    DueRound,
+    TriggerFacts,
+    automatic_triggers,
+    describe_next,
+    due_round,
+)
 from tiekd_ros.student.architecture import InputSize
 from tiekd_ros.student.runtimes.torch_runtime import TorchRuntime
 
@@ -396,7 +402,8 @@ def facts(plan: RoundPlan, **known: Any) -> TriggerFacts:
         raise AssertionError("read without need")
 
     read = dict.fromkeys(("new_labels", "labelled", "last_calibration", "drift"), unread)
-    return TriggerFacts(**{"now_s": 0.0, "plan": plan, "has_student": True, **read, **known})
+    usual = {"now_s": 0.0, "plan": plan, "has_student": True, "refused": lambda most: 0}
+    return TriggerFacts(**{**usual, "charging": False, **read, **known})
 
 
 def test_a_period_starts_a_round_once_with_enough_new_labels():
@@ -436,6 +443,44 @@ def test_drift_starts_a_round_with_enough_labels_within_the_budget():
     assert due(3.0, 9, max_per_hour=1) is None
     assert due(3.0, 9, max_per_hour=2) is not None
     assert due(3700.0, 9, max_per_hour=1) is not None
+
+
+def test_refused_rounds_are_tried_again_with_more_labels_and_drift_does_not_wait():
+    def due(labels: int, refused: int, **distill) -> str | None:
+        plan = RoundPlan(distill=RoundSettings(min_new_labels=5, period_s=1.0, **distill))
+        found = due_round(automatic_triggers(0.0), asked(plan, labels, refused))
+        return None if found is None else found.reason
+
+    def asked(plan: RoundPlan, labels: int, refused: int) -> TriggerFacts:
+        return facts(
+            plan, now_s=2.0, new_labels=lambda: labels, drift=lambda: "it drifts",
+            refused=lambda most: min(refused, most),
+        )  # fmt: skip
+
+    for refused, needed in ((0, 5), (1, 10), (2, 20), (9, 40)):
+        assert due(needed, refused) == f"period: {needed} new labels"
+        assert due(needed - 1, refused) is None
+    assert due(5, 9, drift=True) == "drift: it drifts; 5 new labels"
+    plan = RoundPlan(distill=RoundSettings(min_new_labels=5, period_s=1.0, drift=True))
+    text = describe_next(automatic_triggers(0.0), asked(plan, 7, 1))
+    assert text == "by period, 10 new labels after refusals or by drift, 5 (now 7)"
+    nothing = describe_next(automatic_triggers(0.0), asked(RoundPlan(), 7, 1))
+    assert nothing == "none: rounds start when distill is called"
+
+
+def test_without_a_charger_only_a_person_starts_a_round_where_that_is_asked():
+    distill = RoundSettings(period_s=1.0, drift=True, only_while_charging=True)
+    for charging, expected in ((False, None), (True, "drift: it drifts; 50 new labels")):
+        triggers = automatic_triggers(0.0)
+        known = facts(
+            RoundPlan(distill=distill), now_s=2.0, new_labels=lambda: 50, charging=charging,
+            drift=lambda: "it drifts",
+        )  # fmt: skip
+        found = due_round(triggers, known)
+        assert (None if found is None else found.reason) == expected
+        assert ("held back: the robot does not charge" in describe_next(triggers, known)) == (
+            not charging
+        )
 
 
 def test_the_first_labels_start_a_calibration_and_after_a_refusal_twice_as_many():

@@ -53,7 +53,9 @@ def test_several_promotions_in_a_row_that_did_not_last_are_a_reason_for_distrust
     gone = log.record(2)
     log.save(dataclasses.replace(gone, number=3))
     log.save(RoundRecord(4, state="refused"))
+    assert [log.refused_in_a_row(most) for most in (0, 3)] == [0, 1]
     log.save(dataclasses.replace(gone, number=5))
+    assert log.refused_in_a_row(3) == 0
     opened.look()
     assert opened.canary.distrusts_rounds
     opened.canary.set_plan(small_plan(canary={"enabled": False}))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.msg import Transition
+from std_msgs.msg import Bool
 
 from helpers.frames import FROM_BASE, stretch_labels
 from helpers.students import small_student
@@ -15,6 +16,7 @@ from ros_helpers.messages import camera_info, image_message
 from ros_helpers.peer import INACTIVE, Peer
 from ros_helpers.waiting import wait_for
 from tiekd_ros.core.state import StateFolder
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.student.registry import StudentRegistry
 
 NODE = "companion_node"
@@ -115,9 +117,19 @@ def test_a_candidate_that_the_gate_refuses_is_kept_and_never_announced(
     assert not peer.students
 
 
-def test_a_round_by_period_waits_for_new_labels(peer: Peer, filled: StateFolder) -> None:
-    with learning_companion(peer, filled, distill={"period_s": 0.1, "min_new_labels": 13}):
+def test_a_round_by_period_waits_for_new_labels_and_for_the_charger(
+    peer: Peer, filled: StateFolder
+) -> None:
+    settings = {"period_s": 0.1, "min_new_labels": 13, "only_while_charging": True}
+    with learning_companion(peer, filled, distill=settings):
         peer.await_reports(NODE, 2)  # each long after the period
+        held = peer.diagnosis(NODE).values[keys.ROUND_NEXT]
+        assert held.startswith("held back: the robot does not charge"), held
+        charging = peer.node.create_publisher(Bool, f"{peer.namespace}/charging", 1)
+        wait_for(charging.get_subscription_count, "the companion")
+        charging.publish(Bool(data=True))
+        waits = "by period, 13 new labels (now 12)"
+        wait_for(lambda: peer.diagnosis(NODE).values[keys.ROUND_NEXT] == waits, waits)
         assert "round" not in peer.diagnosis(NODE).values
         assert peer.set_parameter(NODE, "distill.min_new_labels", 12).successful
         wait_for(lambda: "round" in peer.diagnosis(NODE).values, "a round")

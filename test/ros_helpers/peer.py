@@ -265,9 +265,10 @@ class Peer:
 
     def await_reports(self, node: str, count: int = 1) -> None:
         """Wait until a node has reported so often again; it works before each report."""
+        name = f"{self.namespace}/{node}"
         for _ in range(count):
-            before = self.diagnosis(node)
-            wait_for(lambda before=before: self.diagnosis(node) is not before, "a report")
+            before = self._diagnoses.get(name)
+            wait_for(lambda before=before: self._diagnoses.get(name) is not before, "a report")
 
     def await_above(
         self,

@@ -82,6 +82,7 @@ LABEL_TO_STUDENT = "label / student"
 LABEL_DISAGREEMENT = "label to student AbsRel"
 
 # companion_node: rounds and what follows them.
+ROUND_NEXT = "next round by itself"
 ROUND = "round"
 ROUND_TRIGGER = "round trigger"
 ROUND_STATE = "round state"

@@ -49,7 +49,8 @@ class RoundSettings(Settings):
     )
     min_new_labels: int = setting(
         30,
-        "new labelled frames that a round by period or drift waits for",
+        "new labelled frames that a round by period or drift waits for; by period twice as many "
+        "after each refused round, up to 8 times",
         minimum=1,
         maximum=10**6,
     )
@@ -58,6 +59,11 @@ class RoundSettings(Settings):
         "rounds in an hour after which none starts by period or drift; 0 = any number",
         minimum=0,
         maximum=10**4,
+    )
+    only_while_charging: bool = setting(
+        False,
+        "start rounds by period or drift only while the last message on the topic charging "
+        "(std_msgs/Bool) says true",
     )
     max_frames: int = setting(
         400,

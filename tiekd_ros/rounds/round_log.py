@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -183,6 +184,16 @@ class RoundLog:
         """Return the record of the newest calibration that was not interrupted, if any."""
         ended = (r for r in self._newest_first() if r.state is not RoundState.INTERRUPTED)
         return next((r for r in ended if r.kind is RoundKind.CALIBRATION), None)
+
+    def refused_in_a_row(self, most: int) -> int:
+        """Return how many of the last rounds that trained were refused, `most` at most."""
+        ended = (RoundState.PROMOTED, RoundState.REFUSED)
+        trained = (
+            r.state for r in self._newest_first()
+            if r.kind is RoundKind.TRAINING and r.state in ended
+        )  # fmt: skip
+        last = islice(trained, most)
+        return sum(1 for _ in takewhile(lambda state: state is RoundState.REFUSED, last))
 
     def _newest_first(self) -> Iterator[RoundRecord]:
         for number in reversed(self.numbers()[-_LOOK_BACK:]):

@@ -49,6 +49,10 @@ class RoundRunner(WorkerSupervisor):
         """Return the record of the last calibration that was not interrupted, if any."""
         return self._log.last_calibration()
 
+    def refused_in_a_row(self, most: int) -> int:
+        """Return how many of the last rounds that trained were refused, `most` at most."""
+        return self._log.refused_in_a_row(most)
+
     def start(self, trigger: str = CALLED, kind: RoundKind = RoundKind.TRAINING) -> RoundRecord:
         """Start a round and return its record at once.
 

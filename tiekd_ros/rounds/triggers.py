@@ -16,6 +16,7 @@ CALLED = "called"
 """The reason of a round that a person or a program asked for by service or command."""
 
 
+_MOST_DOUBLINGS = 3
 _LEAST_SPAN_S = 4.0
 """Labels that cover less show one view, by whose neighbours nothing can be judged."""
 
@@ -33,6 +34,9 @@ class TriggerFacts:
         last_calibration: returns the last calibration that was not interrupted, if any; reads the
             round log.
         drift: returns what has drifted, None where nothing has.
+        refused: returns how many of the last rounds were refused, in a row, up to the number that
+            it is given; reads the round log.
+        charging: whether the robot charges, as far as is known.
     """
 
     now_s: float
@@ -42,6 +46,14 @@ class TriggerFacts:
     labelled: Callable[[], LabelledSpan]
     last_calibration: Callable[[], RoundRecord | None]
     drift: Callable[[], str | None]
+    refused: Callable[[int], int]
+    charging: bool
+
+    @property
+    def labels_needed(self) -> int:
+        """New labels that a round by period waits for: twice as many with each refusal before."""
+        doublings = self.refused(_MOST_DOUBLINGS)
+        return int(self.plan.distill.min_new_labels * 2**doublings)
 
 
 class RoundTrigger(Protocol):
@@ -68,7 +80,8 @@ class RoundTrigger(Protocol):
 class PeriodTrigger(RoundTrigger):
     """Starts a round each `distill.period_s` where there are enough new labels.
 
-    A period that ends without them begins anew.
+    A period that ends without them begins anew. After rounds that were refused it takes more labels
+    (`labels_needed`): on what is nearly the same log, another round would learn nothing.
     """
 
     def __init__(self, now_s: float) -> None:
@@ -82,7 +95,7 @@ class PeriodTrigger(RoundTrigger):
             return None
         self._began_s = facts.now_s
         new = facts.new_labels()
-        return f"period: {new} new labels" if new >= settings.min_new_labels else None
+        return f"period: {new} new labels" if new >= facts.labels_needed else None
 
     def on_start(self, now_s: float) -> None:
         """Begin a period."""
@@ -132,19 +145,27 @@ class FirstLabelsTrigger(RoundTrigger):
 _HOUR_S = 3600.0
 
 
-class HourlyBudget(RoundTrigger):
-    """Keeps a trigger from starting rounds after `distill.max_per_hour` in an hour, of any kind."""
+class Unattended(RoundTrigger):
+    """Holds a trigger back after `distill.max_per_hour` rounds in an hour, or without a charger."""
 
     def __init__(self, trigger: RoundTrigger) -> None:
         self.kind = trigger.kind
         self._trigger = trigger
         self._started_s: list[float] = []
 
-    def due(self, facts: TriggerFacts) -> str | None:
-        """Return the trigger's reason while there is budget left."""
-        most = facts.plan.distill.max_per_hour
+    def obstacle(self, facts: TriggerFacts) -> str:
+        """Return what holds it back; empty where nothing does."""
+        settings = facts.plan.distill
+        if settings.only_while_charging and not facts.charging:
+            return "the robot does not charge, by the topic charging (distill.only_while_charging)"
         lately = sum(facts.now_s - started_s < _HOUR_S for started_s in self._started_s)
-        return None if most and lately >= most else self._trigger.due(facts)
+        if settings.max_per_hour and lately >= settings.max_per_hour:
+            return f"{lately} rounds were run within the hour (distill.max_per_hour)"
+        return ""
+
+    def due(self, facts: TriggerFacts) -> str | None:
+        """Return the trigger's reason where nothing holds it back."""
+        return None if self.obstacle(facts) else self._trigger.due(facts)
 
     def on_start(self, now_s: float) -> None:
         """Count a round."""
@@ -155,7 +176,7 @@ class HourlyBudget(RoundTrigger):
 def automatic_triggers(now_s: float) -> tuple[RoundTrigger, ...]:
     """Return the triggers that the companion asks, for a companion that starts at `now_s`."""
     often = (DriftTrigger(), PeriodTrigger(now_s))
-    return (FirstLabelsTrigger(), *map(HourlyBudget, often))
+    return (FirstLabelsTrigger(), *map(Unattended, often))
 
 
 class DueRound(NamedTuple):
@@ -169,3 +190,26 @@ def due_round(triggers: Iterable[RoundTrigger], facts: TriggerFacts) -> DueRound
     """Return the round of the first trigger that has a reason, None where none has."""
     found = ((each.kind, each.due(facts)) for each in triggers)
     return next((DueRound(kind, reason) for kind, reason in found if reason), None)
+
+
+def describe_next(triggers: Iterable[RoundTrigger], facts: TriggerFacts) -> str:
+    """Return what the next round that starts by itself waits for.
+
+    Raises:
+        TiekdError: the frame log cannot be read.
+    """
+    settings = facts.plan.distill
+    if not settings.period_s and not settings.drift:
+        return "none: rounds start when distill is called"
+    held = (each.obstacle(facts) for each in triggers if isinstance(each, Unattended))
+    if obstacle := next(filter(None, held), ""):
+        return f"held back: {obstacle}"
+    new, least = facts.new_labels(), settings.min_new_labels
+    needed = facts.labels_needed if settings.period_s else least
+    waits = []
+    if settings.period_s:
+        refused = " after refusals" if needed > least else ""
+        waits.append(f"by period, {needed} new labels{refused}")
+    if settings.drift:
+        waits.append(f"by drift, {least}")
+    return f"{' or '.join(waits)} (now {new})"

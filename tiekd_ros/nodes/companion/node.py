@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from contextlib import ExitStack
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from tiekd_ros.core.errors import TiekdError
 from tiekd_ros.core.settings import Settings
 from tiekd_ros.core.state import StateFolder
+from tiekd_ros.diagnosis import keys
 from tiekd_ros.diagnosis.thresholds import CompanionDiagnosticSettings
 from tiekd_ros.nodes.common import qos
 from tiekd_ros.nodes.common.managed import ACTIVE, ManagedNode
@@ -30,6 +33,7 @@ from tiekd_ros.rounds.triggers import (
     DueRound,
     TriggerFacts,
     automatic_triggers,
+    describe_next,
     due_round,
 )
 
@@ -58,6 +62,7 @@ class CompanionNode(ManagedNode):
         self._resources: CompanionResources | None = None
         self._frame_logger: FrameLogger | None = None
         self._triggers = automatic_triggers(time.monotonic())
+        self._charging = False
 
     def take_settings(self, group: str, settings: Settings) -> None:
         """Use a round's settings from the next round on; those of the canary at once."""
@@ -118,6 +123,11 @@ class CompanionNode(ManagedNode):
         )
         held.callback(frame_logger.close)
         self._frame_logger = frame_logger
+        charging = self.create_subscription(Bool, "charging", self._on_charging, 1)
+        held.callback(self.destroy_subscription, charging)
+
+    def _on_charging(self, message: Bool) -> None:
+        self._charging = message.data
 
     def forget_time(self) -> None:
         """Drop what is known of the camera by stamps."""
@@ -217,10 +227,13 @@ class CompanionNode(ManagedNode):
             report.add(self._frame_logger.values())
         if self._resources is not None:
             add_companion_report(report, self._resources, self.thresholds)
+            with contextlib.suppress(TiekdError):  # the frame log's, which is told already
+                facts = self._trigger_facts(self._resources)
+                report.add({keys.ROUND_NEXT: describe_next(self._triggers, facts)})
         return "logging frames"
 
-    def _start_due_round(self, resources: CompanionResources) -> None:
-        facts = TriggerFacts(
+    def _trigger_facts(self, resources: CompanionResources) -> TriggerFacts:
+        return TriggerFacts(
             time.monotonic(),
             self._plan,
             resources.canary.live is not None,  # as `canary.check` has just seen
@@ -228,9 +241,13 @@ class CompanionNode(ManagedNode):
             resources.store.labelled_span,
             resources.runner.last_calibration,
             lambda: resources.drift.found(resources.canary.live),
+            resources.runner.refused_in_a_row,
+            self._charging,
         )
+
+    def _start_due_round(self, resources: CompanionResources) -> None:
         try:
-            due = due_round(self._triggers, facts)
+            due = due_round(self._triggers, self._trigger_facts(resources))
         except TiekdError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=60.0)
             return
