@@ -389,7 +389,7 @@ class Robot:
         self._runner = RoundRunner(state, self._store, self._plan, lambda record: None)
         held.callback(self._runner.stop)
         self._canary = CanaryMonitor(state, self._store, self._plan, lambda record: None)
-        self._canary.has_teacher = True
+        self._canary.teacher_name = self._teacher.identity.name
         held.callback(self._canary.stop)
         self._triggers = automatic_triggers(0.0)
         self._shown: TorchRuntime | None = None

@@ -44,19 +44,21 @@ def test_labels_of_a_student_that_is_rolled_back_are_asked_for_again_and_newer_o
 ):
     promote_bad(state)
     opened = open_canary()
-    opened.canary.has_teacher = True
     labelled = opened.store.labelled_ids()
+    opened.canary.teacher_name = "exact"
     opened.store.reject(2, "blurred")
-    learnt = [i for i in labelled if i <= KNOWN and i != 2]
+    imported = Label(np.full((8, 8), 2.0, np.float32), "measured", "1")
+    opened.store.put_label(3, imported)
+    learnt = [i for i in labelled if i <= KNOWN and i not in (2, 3)]
     opened.look()
     assert opened.told()[-1] == "rolled back", opened.canary.trouble
     assert f"asked again for {len(learnt)} labels that were new to it" in opened.result().reason
     assert [frame.id for frame in opened.store.unlabelled(100)] == learnt
-    assert opened.store.labelled_ids() == [i for i in labelled if i > KNOWN]
+    assert opened.store.labelled_ids() == [i for i in labelled if i > KNOWN or i == 3]
     assert opened.store.stats().rejected == {"blurred": 1}
     opened.store.put_label(learnt[0], Label(np.full((8, 8), 2.0, np.float32), "teacher", "2"))
     assert learnt[0] in opened.store.labelled_ids()
-    assert opened.store.ask_again([10**6]) == 0
+    assert opened.store.ask_again([10**6, learnt[0]], "exact") == 0
 
 
 def test_a_good_student_stays_and_is_judged_once(state, open_canary):

@@ -183,22 +183,27 @@ def write_rejection(connection: sqlite3.Connection, frame_id: int, reason: str) 
     )
 
 
-def write_question(connection: sqlite3.Connection, frame_ids: Iterable[int]) -> int:
-    """Drop the labels of these frames, where they have one, so that they wait for another.
+def write_question(connection: sqlite3.Connection, frame_ids: Iterable[int], teacher: str) -> int:
+    """Drop the labels of these frames that this teacher gave, so that they wait for another.
 
     Returns:
         How many labels were dropped.
     """
     count = 0
-    for frame_id in frame_ids:
-        deleted = connection.execute("DELETE FROM labels WHERE frame_id = ?", (int(frame_id),))
-        if deleted.rowcount:
-            count += 1
-            connection.execute(
-                "UPDATE frames SET state = 'logged', teacher_name = NULL, teacher_version = NULL, "
-                "last_round = NULL, byte_size = ? WHERE id = ?",
-                (image_bytes(connection, int(frame_id)), int(frame_id)),
-            )
+    for frame_id in map(int, frame_ids):
+        known = connection.execute(
+            "SELECT 1 FROM frames WHERE id = ? AND state = 'labelled' AND teacher_name = ?",
+            (frame_id, teacher),
+        ).fetchone()
+        if known is None:
+            continue
+        count += 1
+        connection.execute("DELETE FROM labels WHERE frame_id = ?", (frame_id,))
+        connection.execute(
+            "UPDATE frames SET state = 'logged', teacher_name = NULL, teacher_version = NULL, "
+            "last_round = NULL, byte_size = ? WHERE id = ?",
+            (image_bytes(connection, frame_id), frame_id),
+        )
     return count
 
 

@@ -168,16 +168,16 @@ class FrameStore(Closing):
         with self._change() as connection:
             write_rejection(connection, int(frame_id), reason)
 
-    def ask_again(self, frame_ids: Iterable[int]) -> int:
-        """Drop the labels of these frames, so that a teacher is asked for them again.
+    def ask_again(self, frame_ids: Iterable[int], teacher: str) -> int:
+        """Drop the labels of these frames that a teacher gave, so that it is asked again.
 
-        Frames that are gone or have no label do no harm.
+        Labels of others, such as imported ones, stay; frames that are gone do no harm.
 
         Returns:
             How many labels were dropped.
         """
         with self._change() as connection:
-            return write_question(connection, frame_ids)
+            return write_question(connection, frame_ids, teacher)
 
     def labelled_ids(self, split: Split | None = None, *, after_id: int = 0) -> list[int]:
         """Return the ids of all labelled frames, or of one split's, ordered by stamp.

@@ -39,8 +39,8 @@ class CanaryMonitor(WorkerSupervisor):
     the properties belong to one thread; while `busy`, `record` is written by the evaluation's.
     """
 
-    has_teacher = False
-    """Whether labels can be asked for again: those of a student that is rolled back are."""
+    teacher_name = ""
+    """Of the teacher that answers: what it said before a rollback, it is asked again."""
     # The values before the first `check`; each monitor sets its own.
     labels_since = 0
     """Frames that came and got their label since that promotion."""
@@ -197,7 +197,7 @@ class CanaryMonitor(WorkerSupervisor):
             reason = f"rolled back by the canary evaluation: {canary.reason}"
             at_the_gate = f" (at the gate: {card.reason})" if card.reason else ""
             self._registry.mark(version, StudentStatus.ROLLED_BACK, reason + at_the_gate)
-        asked = self._quarantine(version, canary) if self.has_teacher else 0
+        asked = self._quarantine(version, canary)
         more = (
             f"; the teacher is asked again for {asked} labels that were new to it" if asked else ""
         )
@@ -209,7 +209,7 @@ class CanaryMonitor(WorkerSupervisor):
         known, learnt = (set(card.training.get("frame_ids", ())) for card in cards)
         newest = max(known, default=0)
         between = (i for i in self._store.labelled_ids(after_id=newest) if i <= canary.after_id)
-        return self._store.ask_again({*between, *(learnt - known)})
+        return self._store.ask_again({*between, *(learnt - known)}, self.teacher_name)
 
     def _end(self, record: RoundRecord, state: CanaryState, reason: str) -> RoundRecord:
         return self._save(record.with_canary(state, reason))

@@ -215,6 +215,8 @@ class CompanionNode(ManagedNode):
         resources.latency.check()
         if self.phase != ACTIVE:
             return
+        known = None if resources.client is None else resources.client.known_teacher
+        resources.canary.teacher_name = "" if known is None else known.name
         resources.canary.check()
         if resources.canary.busy or resources.canary.distrusts_rounds:
             return  # a round that is due waits, and does not lose its turn

@@ -95,7 +95,6 @@ class CompanionResources:
         runner = RoundRunner(folder, store, plan(), on_round)
         held.callback(runner.stop)
         canary = CanaryMonitor(folder, store, plan(), on_canary)
-        canary.has_teacher = labeller is not None
         held.callback(canary.stop)
         latency = LatencyMonitor(node, lambda: plan().resources, runner, canary)
         held.callback(latency.close)
