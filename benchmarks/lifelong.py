@@ -17,7 +17,7 @@ Arms:
 
     never    the base student, calibrated to the first labels, and no round
     always   every round's student goes live: no gate, no canary evaluation
-    ours     as shipped, with distill.drift on
+    ours     rounds by drift, and by period each 20 s; all else as shipped
     oracle   one student trained on all frames of the life with true depth, as it is at the end
 
 Every image is scored before its label can be learnt from, by the student that was live when it
@@ -578,7 +578,8 @@ def exams(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
         for place in next(iter(r["exams"].values())):
             row: Row = {"arm": r["arm"], "lies": f"{r['lies']:.0%}", "exam": place}
             for at, errors in r["exams"].items():
-                row[at.partition(" ")[2] + " " * (at in row)] = errors[place]
+                name = at.partition(" ")[2]
+                row[name if name not in row else f"{name}, image {at.split()[0]}"] = errors[place]
             yield row
 
 

@@ -183,7 +183,7 @@ def write_rejection(connection: sqlite3.Connection, frame_id: int, reason: str) 
     )
 
 
-def write_question(connection: sqlite3.Connection, frame_ids: Iterable[int], teacher: str) -> int:
+def write_unlabelled(connection: sqlite3.Connection, frame_ids: Iterable[int], teacher: str) -> int:
     """Drop the labels of these frames that this teacher gave, so that they wait for another.
 
     Returns:

@@ -45,10 +45,10 @@ from tiekd_ros.framelog.rows import (
     read_newest_labels,
     read_waiting,
     write_label,
-    write_question,
     write_rejection,
     write_round_finished,
     write_round_started,
+    write_unlabelled,
 )
 from tiekd_ros.framelog.schema import Database, StoreFullError, UndecodableFrameError
 from tiekd_ros.framelog.settings import FrameLogSettings
@@ -177,7 +177,7 @@ class FrameStore(Closing):
             How many labels were dropped.
         """
         with self._change() as connection:
-            return write_question(connection, frame_ids, teacher)
+            return write_unlabelled(connection, frame_ids, teacher)
 
     def labelled_ids(self, split: Split | None = None, *, after_id: int = 0) -> list[int]:
         """Return the ids of all labelled frames, or of one split's, ordered by stamp.

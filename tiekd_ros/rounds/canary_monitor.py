@@ -197,19 +197,17 @@ class CanaryMonitor(WorkerSupervisor):
             reason = f"rolled back by the canary evaluation: {canary.reason}"
             at_the_gate = f" (at the gate: {card.reason})" if card.reason else ""
             self._registry.mark(version, StudentStatus.ROLLED_BACK, reason + at_the_gate)
-        asked = self._quarantine(version, canary)
+        asked = self._quarantine(canary)
         more = (
             f"; the teacher is asked again for {asked} labels that were new to it" if asked else ""
         )
         return self._end(record, CanaryState.ROLLED_BACK, canary.reason + more)
 
-    def _quarantine(self, version: str, canary: CanaryRecord) -> int:
+    def _quarantine(self, canary: CanaryRecord) -> int:
         """Have the labels that came between two students, which may be at fault, asked for anew."""
-        cards = (self._registry.card(v) for v in (canary.predecessor, version))
-        known, learnt = (set(card.training.get("frame_ids", ())) for card in cards)
-        newest = max(known, default=0)
-        between = (i for i in self._store.labelled_ids(after_id=newest) if i <= canary.after_id)
-        return self._store.ask_again({*between, *(learnt - known)}, self.teacher_name)
+        known = self._registry.card(canary.predecessor).training.get("frame_ids", ())
+        since = self._store.labelled_ids(after_id=max(known, default=0))
+        return self._store.ask_again([i for i in since if i <= canary.after_id], self.teacher_name)
 
     def _end(self, record: RoundRecord, state: CanaryState, reason: str) -> RoundRecord:
         return self._save(record.with_canary(state, reason))
