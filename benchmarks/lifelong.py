@@ -168,12 +168,12 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     add("--lies", default="0,0.2", help="shares of labels that lie [0,0.2]")
     add("--seeds", type=int, help="lives [2; quick: 1]")
     add("--days", type=int, help="how often a life goes round [2; quick: 1]")
-    add("--iterations", type=int, help="steps of a round [200; quick: 60]")
+    add("--iterations", type=int, help="steps of a round [200; quick: 100]")
     add("--workers", type=int, default=2, help="arms at a time, each on one thread [2]")
     options = made.parse_args(argv)
     options.seeds = options.seeds or (1 if options.quick else 2)
     options.days = options.days or (1 if options.quick else 2)
-    options.iterations = options.iterations or (60 if options.quick else 200)
+    options.iterations = options.iterations or (100 if options.quick else 200)
     options.arms = options.arms.split(",")
     if unknown := set(options.arms) - set(ARMS):
         made.error(f"--arms {','.join(unknown)}: known are {', '.join(ARMS)}")
@@ -446,7 +446,7 @@ class Robot:
             self._store.labelled_span,
             self._runner.last_calibration,
             lambda: self._drift.found(live),
-            self._runner.refused_in_a_row,
+            self._runner.refused_in_a_row if self._arm == "ours" else lambda most: 0,
             charging=True,
         )
         due = due_round(self._triggers, facts)
@@ -463,7 +463,7 @@ class Robot:
         record = self._runner.record
         assert record is not None
         if self._arm == "always" and record.state == RoundState.REFUSED and record.version:
-            self._registry.promote(record.version)
+            self._registry.promote(record.version, force=True)
             record = replace(record, state=RoundState.PROMOTED)
         self._note(now_s, record)
 
