@@ -643,7 +643,10 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
             panel.text((first + end) / 2, 0.98, name.replace(" ", "\n"), ha="center", va="top",
                        fontsize=8, transform=panel.get_xaxis_transform())  # fmt: skip
         panel.set_yscale("log")
-        panel.legend(loc="lower left", fontsize=8, ncols=4)
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+        panel.set_xlim(0, own[0]["stretches"][-1][2])
+        panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     panels[-1, 0].set_xlabel("image (two a second)")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
