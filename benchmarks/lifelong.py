@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 import scenes
 import torch
@@ -69,9 +68,6 @@ from tiekd_ros.teacher.label_source import LocalTeacher, TeacherLabelSource
 from tiekd_ros.teacher.protocol import DepthAnswer, DepthRequest, TeacherIdentity
 from tiekd_ros.teacher.trust import LabelJudge
 from tiekd_ros.worlds import IndoorWorld, WorldSettings
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 ARMS = ("never", "always", "ours", "oracle")
 _LIES = (0.0, 0.2)
@@ -139,6 +135,7 @@ class Life:
 
 def main(argv: list[str] | None = None) -> int:
     options = read_options(argv)
+    load_pyplot()  # before the minutes that come: it may be missing
     report = Report("lifelong", options)
     folders = tuple(map(str, options.real))
     settings = {"iterations": options.iterations, "days": options.days}
@@ -623,10 +620,27 @@ _STYLES = {
 _WINDOW = 15  # images
 
 
+def load_pyplot() -> Any:
+    """Return matplotlib's pyplot, which draws into files.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install '.[student,docs]'") from error
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
 def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the first life: AbsRel over time, with its stretches and what became of our rounds."""
     own = [r for r in runs if not r["seed"]]
     shares = sorted({r["lies"] for r in own})
+    plt = load_pyplot()
     figure, panels = plt.subplots(
         len(shares), 1, figsize=(11, 3.4 * len(shares)), sharex=True, squeeze=False
     )
